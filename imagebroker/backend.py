@@ -1,0 +1,294 @@
+"""The contract between the core and a backend plugin.
+
+A plugin answers one question: *which bytes are these, and where do they come from?* It opens an
+image (`ImageBackend.open`) and hands out its bytes (`ImageSource.read`). Everything else about a
+download belongs to the core, which writes, verifies, retries, resumes, limits and reports; a plugin
+that does any of these itself takes them away from the user.
+
+What is not here, on purpose: destinations (a plugin never learns where bytes go), retries (raise,
+and the core decides), progress, checksums of downloads, locks. The clauses are numbered in
+``docs/contract.md``, each with the test that holds it.
+
+A complete read-only backend::
+
+    class MemoryBackend(ImageBackend):
+        api_version = 1
+        name = "memory"
+        ref_form = RefForm(id=True)
+
+        def open(self, context, ref):
+            if ref.id not in IMAGES:
+                raise ImageNotFound(f"{ref}: no such image")
+            return MemorySource(ref, IMAGES[ref.id])
+
+
+    class MemorySource(ImageSource):
+        seekable = True
+
+        def __init__(self, ref, data):
+            self.image = Image(ref=ref.text, id=ref.id, size=len(data))
+            self._data = data
+
+        def read(self, start=0, stop=None):
+            yield self._data[start:stop]
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from imagebroker.data import ImageData
+from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.image import Image, ImageQuery
+from imagebroker.policy import MAX_REDIRECTS, Policy, open_beneath, redirected
+from imagebroker.reference import DEFAULT_PORTS, ImageRef, RefForm
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+    from oslo_context.context import RequestContext
+
+    #: Who asks: the caller's request context, or None for the service's own identity.
+    Context = RequestContext | None
+else:
+    Context = object  # importing oslo.context would cost every start; only type checkers look
+
+#: The newest version of this contract. Every version ever published is supported.
+API_VERSION = 1
+
+#: What `read` yields: anything with the buffer protocol, never modified after it was yielded.
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how much a backend may take; the deployer's values."""
+
+    #: Seconds until a connection must stand.
+    connect_timeout: float = 10.0
+    #: Seconds without a byte after which a peer counts as gone.
+    stall_timeout: float = 30.0
+    #: Redirects that are followed.
+    redirects: int = MAX_REDIRECTS
+    #: Bytes of any answer that is not image data.
+    max_answer: int = 8 * 1024 * 1024
+    #: A good size of one chunk, in bytes.
+    chunk_size: int = 1024 * 1024
+
+
+class Options(Mapping[str, Any]):
+    """The values of one backend instance's options when it was made; `options.name` works too."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = MappingProxyType(dict(values))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_values":
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"no option {name}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(sorted(self._values))})"  # values may be secrets
+
+
+@dataclass
+class BackendHost:
+    """What a backend gets from the core: its options, and the guarded ways to the outside."""
+
+    #: The backend's name.
+    name: str
+    #: This instance's option values.
+    options: Options
+    #: None for the instance of `[backend:<name>]`.
+    instance: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    #: True where a person runs the command without a config file: their own keys, known hosts and
+    #: clouds may be used, and any path be read.
+    personal: bool = False
+    policy: Policy = field(default_factory=Policy, repr=False)
+    _sockets: weakref.WeakKeyDictionary[socket.socket, int] = field(
+        default_factory=weakref.WeakKeyDictionary, repr=False
+    )
+
+    def ref(self, image_id: str) -> str:
+        """The ref of an id in this instance: what belongs into `Image.ref`."""
+        return ":".join(filter(None, (self.name, self.instance, image_id)))
+
+    def connect(self, host: str, port: int, *, timeout: float | None = None) -> socket.socket:
+        """A TCP connection to an address of `host` that the policy allows.
+
+        :param timeout: seconds, `limits.connect_timeout` by default; the socket then waits for
+            `limits.stall_timeout` in each later call.
+        :raises PolicyViolation: the address or port is refused; nothing was sent.
+        :raises TransferError: nobody answers there.
+        """
+        seconds = self.limits.connect_timeout if timeout is None else timeout
+        sock = self.policy.connect(host, port, timeout=seconds, own=DEFAULT_PORTS.get(self.name))
+        sock.settimeout(self.limits.stall_timeout)
+        self._sockets[sock] = threading.get_ident()
+        return sock
+
+    def open_beneath(self, root: str | os.PathLike[str], path: str | bytes) -> int:
+        """A descriptor of the regular file `path` below `root`, following no link.
+
+        :raises PolicyViolation, ImageNotFound, NotAuthorized: as the names say.
+        """
+        return open_beneath(root, path)
+
+    def redirect(self, old: str, new: str) -> str:
+        """The absolute URL to ask next, when `old` answered with `Location: new`.
+
+        Credentials go along only if scheme, host and port stay the same; counting up to
+        `limits.redirects` is the caller's.
+
+        :raises PolicyViolation: it leads somewhere forbidden or less safe.
+        """
+        return redirected(old, new, self.policy)
+
+    def abort(self, thread: int) -> None:
+        """Shut down what `thread` has connected, so that a call that hangs there ends."""
+        for sock, owner in list(self._sockets.items()):
+            if owner == thread:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # closed in the meantime, or wrapped by TLS: its own timeout ends it
+
+
+class ImageBackend(abc.ABC):
+    """One place where images live. One instance serves all threads of the process.
+
+    `context` is the caller's `oslo_context.context.RequestContext`, or None for the identity that
+    the service is configured with. Errors are those of `imagebroker.exceptions`; any other
+    exception is taken for a bug of the plugin and reported with its name.
+    """
+
+    #: The version of this contract that the plugin was written for: a number, no constant.
+    api_version: ClassVar[int]
+    #: Its options stand in `[backend:<name>]`; schemes of one name share class and instance.
+    name: ClassVar[str]
+    #: Which parts its refs have.
+    ref_form: ClassVar[RefForm]
+    #: oslo.config options beside the core's own (`endpoint`, `allowed_networks`, ...).
+    options: ClassVar[Sequence[cfg.Opt]] = ()
+    #: The default of the option of this name: whether a download must be covered by a strong
+    #: checksum (True where every good record has one).
+    require_checksum: ClassVar[bool] = False
+
+    def __init__(self, host: BackendHost) -> None:
+        """Keep `host`; check options; no I/O.
+
+        :raises ConfigError: an option cannot be used.
+        """
+        self.host = host
+
+    @abc.abstractmethod
+    def open(self, context: Context, ref: ImageRef) -> ImageSource:
+        """Find the image and settle what its source can do. May start the request for byte 0.
+
+        :raises ImageNotFound, NotAuthorized, NotReady, PolicyViolation, TransferError: as named.
+        """
+
+    def get(
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        include_locations: bool = False,
+        show_deleted: bool = False,
+    ) -> Image:
+        """The record. Derived: that of an opened source."""
+        source = self.open(context, ref)
+        try:
+            return source.image
+        finally:
+            source.close()
+
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        """The images that match, page by page as they are asked for."""
+        raise self._unsupported("list images")
+
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        """A new record from the fields that are set in `image`, and its bytes, or neither.
+
+        `image.id` is chosen by the caller or None. The returned record is the stored one.
+
+        :raises Conflict: the id exists.
+        :raises UploadFailed: the data could not be stored; no record is left (or `.image_id` says).
+        """
+        raise self._unsupported("create images")
+
+    def update(
+        self,
+        context: Context,
+        ref: ImageRef,
+        changes: Mapping[str, Any],
+        data: ImageData | None,
+        purge_props: bool,
+    ) -> Image:
+        """Change fields (None removes), own properties, and data where none was stored yet."""
+        raise self._unsupported("update images")
+
+    def delete(self, context: Context, ref: ImageRef) -> None:
+        """Remove the record; a download that runs may finish.
+
+        :raises ImageNotFound, NotAuthorized, Conflict, PolicyViolation: in use, protected.
+        """
+        raise self._unsupported("delete images")
+
+    def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case
+        """Let go of connections; called once, when no call is under way."""
+
+    def _unsupported(self, what: str) -> UnsupportedOperation:
+        return UnsupportedOperation(f"the {self.name} backend cannot {what}")
+
+
+class ImageSource(abc.ABC):
+    """One opened image that hands out its bytes.
+
+    Settled by `open` and not changed afterwards, except that `seekable` may be lost.
+    """
+
+    #: What the backend claims about the bytes; the core checks it.
+    image: Image
+    #: True if `read(start)` works for any start.
+    seekable: bool = False
+    #: So many iterators of `read` may live at once, each in a thread of its own.
+    parallel_reads: int = 1
+    #: A file on this host with exactly these bytes: the core may copy it instead of calling `read`.
+    local_path: Path | None = None
+
+    @abc.abstractmethod
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        """Exactly the bytes from `start` to `stop` (the end by default), or raise.
+
+        Yield what has arrived at least once a second: the core watches the rate. A request after
+        the first is conditional on `image.version`.
+
+        :raises ImageChanged: the bytes are no longer those of `image.version`.
+        :raises RangeIgnored: before the first chunk: this peer cannot start in the middle.
+        :raises TransferError: the bytes stop before the end.
+        """
+
+    def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case
+        """Let go; idempotent, from any thread, also while a `read` waits (which then ends)."""

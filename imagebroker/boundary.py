@@ -1,0 +1,419 @@
+"""The only file that calls plugin code.
+
+It checks arguments before and answers after every call, turns foreign exceptions into ours and
+names the plugin in them, and bounds the time: a call or a `read` runs in a thread of its own, so
+that a plugin that never returns costs a thread, not the caller.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imagebroker.backend import BackendHost, Buffer, ImageBackend, ImageSource
+from imagebroker.data import ImageData
+from imagebroker.exceptions import (
+    BackendError,
+    BackendLoadError,
+    ImageBrokerError,
+    TooLarge,
+    TransferError,
+    TransferTimeout,
+)
+from imagebroker.image import Image, ImageQuery
+from imagebroker.reference import ImageRef
+
+if TYPE_CHECKING:
+    from imagebroker.backend import Context
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Bytes that a `read` may be ahead of its consumer; one chunk may be larger.
+READ_AHEAD = 4 * 1024 * 1024
+#: The same for each of several reads at once.
+SHARED_READ_AHEAD = 1024 * 1024
+#: Seconds that a thread gets to end after its source was closed.
+GRACE = 2.0
+
+
+class Boundary:
+    """One instance of a backend, guarded."""
+
+    def __init__(self, cls: type[ImageBackend], host: BackendHost, origin: str) -> None:
+        """`origin`: the distribution and its version, for messages.
+
+        :raises BackendLoadError: the constructor fails.
+        :raises ConfigError: the plugin refuses an option.
+        """
+        self.cls = cls
+        self.host = host
+        self.origin = origin
+        self.title = ":".join(filter(None, (host.name, host.instance)))
+        limits = host.limits
+        #: Seconds for a call that answers without image data.
+        self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
+        try:
+            self._plugin = cls(host)
+        except ImageBrokerError:
+            raise
+        except Exception as error:
+            raise BackendLoadError(
+                f"the {self.title} backend of {origin} cannot be made: "
+                f"{type(error).__name__}: {error}",
+                hint="this is a bug of the plugin: report it to its authors",
+                scheme=host.name,
+            ) from error
+        if not isinstance(self._plugin, cls):
+            raise BackendLoadError(f"{cls.__name__} of {origin} makes {type(self._plugin)!r}")
+
+    def open(
+        self, context: Context, ref: ImageRef, *, timeout: float | None = None
+    ) -> OpenedSource:
+        """The source of an image.
+
+        :raises TransferTimeout: it took longer than `timeout` seconds.
+        """
+        source = self._call(
+            "open", lambda: self._plugin.open(context, ref), timeout, late=_close_quietly
+        )
+        if not isinstance(source, ImageSource):
+            raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
+        if not isinstance(getattr(source, "image", None), Image):
+            _close_quietly(source)
+            raise self._bug("open returned a source without an Image")
+        self._check_image(source.image)
+        return OpenedSource(source, self.translated)
+
+    def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
+        return self._image("get", lambda: self._plugin.get(context, ref, **flags))
+
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        with self.translated("get_all"):  # now: what is wrong with the query is said at the call
+            images = iter(self._plugin.get_all(context, query))
+        return self._listed(images)
+
+    def _listed(self, images: Iterator[Any]) -> Iterator[Image]:
+        while True:
+            with self.translated("get_all"):
+                image = next(images, None)
+            if image is None:
+                return
+            if not isinstance(image, Image):
+                raise self._bug(f"get_all yielded {type(image).__name__}, not an Image")
+            yield image
+
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        with self.translated("create"):
+            return self._checked("create", self._plugin.create(context, image, data))
+
+    def update(
+        self,
+        context: Context,
+        ref: ImageRef,
+        changes: Mapping[str, Any],
+        data: ImageData | None,
+        purge_props: bool,
+    ) -> Image:
+        with self.translated("update"):
+            answer = self._plugin.update(context, ref, changes, data, purge_props)
+            return self._checked("update", answer)
+
+    def delete(self, context: Context, ref: ImageRef) -> None:
+        self._call("delete", lambda: self._plugin.delete(context, ref))
+
+    def close(self) -> None:
+        try:
+            self._plugin.close()
+        except Exception:
+            LOG.exception("closing the %s backend failed", self.title)
+
+    def _image(self, verb: str, call: Callable[[], Any]) -> Image:
+        return self._checked(verb, self._call(verb, call))
+
+    def _checked(self, verb: str, answer: Any) -> Image:
+        if not isinstance(answer, Image):
+            raise self._bug(f"{verb} returned {type(answer).__name__}, not an Image")
+        self._check_image(answer)
+        return answer
+
+    def _check_image(self, image: Image) -> None:
+        size = image.size
+        if size is not None and (not isinstance(size, int) or size < 0):
+            raise self._bug(f"the size of {image.ref} is {size!r}, not a number of bytes")
+        if not isinstance(image.ref, str) or not isinstance(image.checksums, Mapping):
+            raise self._bug("its record has no ref, or checksums that are no mapping")
+
+    def _bug(self, what: str) -> BackendError:
+        return BackendError(
+            f"the {self.title} backend of {self.origin}: {what}",
+            hint="this is a bug of the plugin: report it to its authors",
+            retryable=False,
+        )
+
+    @contextmanager
+    def translated(self, verb: str) -> Iterator[None]:
+        """Foreign exceptions become ours; interrupts and MemoryError pass."""
+        try:
+            yield
+        except (ImageBrokerError, MemoryError):
+            raise
+        except (ConnectionError, TimeoutError, EOFError) as error:
+            raise TransferError(
+                f"the {self.title} backend lost its connection in {verb}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        except Exception as error:
+            raise self._bug(f"{verb} failed with {type(error).__name__}: {error}") from error
+
+    def _call(
+        self,
+        verb: str,
+        call: Callable[[], T],
+        timeout: float | None = None,
+        late: Callable[[T], None] = lambda answer: None,
+    ) -> T:
+        """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
+        seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
+        running = _Call(call, late)
+        finished = False
+        try:
+            running.start()
+            finished = running.wait(max(seconds, 0.0))
+        except BaseException:  # an interrupt of the caller: whatever comes later is let go
+            if not running.abandon(self.host) and running.succeeded:
+                late(running.answer())
+            raise
+        if not finished and running.abandon(self.host):
+            raise TransferTimeout(
+                f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
+                hint="check the server and the network; stall_timeout sets the limit",
+            )
+        with self.translated(verb):
+            answer: T = running.answer()
+            return answer
+
+
+class _Call:
+    """One call under way. Either its answer is taken, or it is abandoned; never both.
+
+    On `_thread` rather than `threading.Thread`, whose `start` waits until the thread runs: that
+    would double what a short call costs.
+    """
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[Any], None]) -> None:
+        self._function, self._late = call, late
+        self._lock = threading.Lock()
+        self._running = threading.Lock()
+        self._finished = self._abandoned = False
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        self._thread = 0
+
+    def start(self) -> None:
+        self._running.acquire()
+        self._thread = _thread.start_new_thread(self._run, ())
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended in time."""
+        return self._running.acquire(timeout=seconds)
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._function()
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._finished = True
+            abandoned = self._abandoned
+        self._running.release()
+        if abandoned and self._error is None:
+            self._late(self._answer)
+
+    def abandon(self, host: BackendHost) -> bool:
+        """Give up waiting. False if the answer came in the meantime and must be taken."""
+        with self._lock:
+            if self._finished:
+                return False
+            self._abandoned = True
+        host.abort(self._thread)
+        return True
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is an answer."""
+        return self._finished and self._error is None
+
+    def answer(self) -> Any:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # the traceback would keep this frame, and so the error, alive
+        return self._answer
+
+
+def _close_quietly(source: Any) -> None:
+    try:
+        source.close()
+    except Exception:
+        LOG.warning("closing a source failed", exc_info=True)
+
+
+class OpenedSource:
+    """An `ImageSource`, guarded."""
+
+    def __init__(self, source: ImageSource, translated: Callable[[str], Any]) -> None:
+        self._source = source
+        self._translated = translated
+        self._flows: list[Flow] = []
+        self.image = source.image
+        self.local_path = source.local_path
+        self.parallel_reads = max(1, source.parallel_reads)
+        self._closed = False
+
+    @property
+    def seekable(self) -> bool:
+        return bool(self._source.seekable)
+
+    def read(
+        self, start: int = 0, stop: int | None = None, changed: threading.Condition | None = None
+    ) -> Flow:
+        """The bytes from `start` to `stop` on their way, read ahead in a thread.
+
+        `changed` is notified when something arrives, so that several flows can be waited for.
+        """
+        self._flows = [flow for flow in self._flows if flow.is_alive()]
+        ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
+        flow = Flow(self._chunks(start, stop), ahead, changed)
+        self._flows.append(flow)
+        return flow
+
+    def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
+        """What `read` yields, counted: exactly the bytes that were asked for, or an error."""
+        end = self.image.size if stop is None else stop
+        position = start
+        with self._translated("read"):
+            for chunk in self._source.read(start, stop):
+                if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                    raise TypeError(f"read yielded {type(chunk).__name__}, not bytes")
+                if isinstance(chunk, memoryview):
+                    chunk = chunk.cast("B")  # so that its length counts bytes
+                position += len(chunk)
+                if end is not None and position > end:
+                    raise TooLarge(
+                        f"{self.image.ref}: more bytes arrive than the {end} that were promised",
+                        hint="the record or the server is wrong: the image was not stored",
+                    )
+                yield chunk
+        if end is not None and position != end:
+            raise TransferError(
+                f"{self.image.ref}: the bytes end at {position} of {end}",
+                hint="the connection was cut or the stored image is damaged; try again",
+            )
+
+    def close(self) -> None:
+        """End everything; never raises. A thread that does not end is logged and left behind."""
+        if self._closed:
+            return
+        self._closed = True
+        for flow in self._flows:
+            flow.stop()
+        closing = threading.Thread(target=_close_quietly, args=(self._source,), daemon=True)
+        if threading.current_thread() is not closing:
+            closing.start()
+            closing.join(GRACE)
+        for flow in self._flows:
+            flow.join(GRACE)
+        stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
+        if stuck:
+            LOG.warning("%s: the source does not end after close: %s", self.image.ref, stuck)
+
+
+class Flow(threading.Thread):
+    """One `read` under way: a thread reads ahead, `take` hands over what has arrived."""
+
+    def __init__(
+        self,
+        chunks: Generator[Buffer, None, None],
+        ahead: int,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        super().__init__(name="imagebroker-read", daemon=True)
+        self._chunks = chunks
+        self._ready: deque[Buffer] = deque()
+        self._ahead = ahead
+        self._held = 0
+        self._changed = changed if changed is not None else threading.Condition()
+        self._stopped = self._ended = False
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for chunk in self._chunks:
+                size = len(chunk)
+                if not size:
+                    continue
+                with self._changed:
+                    while self._held and self._held + size > self._ahead and not self._stopped:
+                        self._changed.wait()
+                    if self._stopped:
+                        return
+                    self._ready.append(chunk)
+                    self._held += size
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._chunks.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be handed over than an end or an error."""
+        return self._ended and not self._ready
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return bool(self._ready) or self._ended
+
+    def take(self, timeout: float) -> list[Buffer] | None:
+        """What has arrived, an empty list if nothing did in `timeout` seconds, None at the end.
+
+        :raises: what the source raised, after the bytes that came before it.
+        """
+        ends = monotonic() + timeout
+        with self._changed:
+            while not self.has_news:
+                left = ends - monotonic()
+                if left <= 0:
+                    return []
+                self._changed.wait(left)
+            if self._ready:
+                taken, self._held = list(self._ready), 0
+                self._ready.clear()
+                self._changed.notify_all()
+                return taken
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return None
+
+    def stop(self) -> None:
+        """Let the thread end at its next chunk; nothing more is taken."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._held = 0
+            self._changed.notify_all()

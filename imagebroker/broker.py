@@ -1,0 +1,520 @@
+"""The verbs. Each one: parse the ref, find its backend, ask it, look at the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from imagebroker.boundary import Boundary
+from imagebroker.config import Section, Settings, parse_backend
+from imagebroker.data import ImageData
+from imagebroker.exceptions import (
+    ConfigError,
+    Conflict,
+    Gone,
+    ImageBrokerError,
+    InvalidImageRef,
+    PolicyViolation,
+    UnsupportedOperation,
+    UploadFailed,
+)
+from imagebroker.image import FIELDS, Image, ImageQuery, checked_info
+from imagebroker.reference import (
+    ImageRef,
+    below,
+    check_form,
+    id_below,
+    looks_like_image_url,
+    parse,
+)
+from imagebroker.registry import BackendInfo, Registry, capabilities_of
+from imagebroker.transfer import download as transfer
+from imagebroker.transfer.download import Download
+from imagebroker.transfer.file_object import FileObject
+from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.reader import ImageReader
+from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
+from imagebroker.transfer.stream import Stream
+from imagebroker.verify.checks import format_policy
+from imagebroker.verify.checksum import Checksum, parse_checksum
+from imagebroker.verify.signature import (
+    SignaturePolicy,
+    checked_certificates,
+    required_signature,
+)
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from imagebroker.backend import Context
+
+LOG = logging.getLogger(__name__)
+
+#: What `download` and `open` accept beside their named arguments: options of the configuration.
+_OVERRIDES = (
+    "deadline", "stall_timeout", "min_rate", "retries", "retry_backoff", "allow_unknown_size",
+    "allow_empty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Which backend an identifier belongs to, and why."""
+
+    #: As the backend gets it.
+    ref: ImageRef
+    #: `NAME` or `NAME:INSTANCE`.
+    backend: str
+    #: The distribution and version that provide it.
+    distribution: str
+    reason: str
+    capabilities: tuple[str, ...]
+
+
+class Broker:
+    """Gets, stores and lists disk images, wherever they live. Safe to use from several threads."""
+
+    def __init__(self, conf: cfg.ConfigOpts | Settings) -> None:
+        """`conf`: a service's own configuration object, parsed, with `[imagebroker]` in it.
+
+        :raises ConfigError: a core option is wrong, or an enabled scheme has no single plugin.
+        """
+        self._settings = conf if isinstance(conf, Settings) else Settings(conf)
+        format_policy(self._settings.core, None)  # what is wrong with the values is said now
+        SignaturePolicy.configured(self._settings.core, self._settings.limits)
+        self._registry = Registry(self._settings)
+        self._registry.check_schemes()
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str]) -> Broker:
+        """A broker of the config file at `path`, and of nothing else: no environment is read."""
+        return cls(Settings.from_file(path))
+
+    @classmethod
+    def for_person(cls) -> Broker:
+        """The command's broker where there is no config file: trusts the person who types."""
+        return cls(Settings.for_person())
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        include_locations: bool = False,
+        show_deleted: bool = True,
+    ) -> Image:
+        """What is known about an image.
+
+        :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
+        """
+        ref, backend = self._route(id_or_uri)
+        image = backend.get(
+            context, ref, include_locations=include_locations, show_deleted=show_deleted
+        )
+        if image.deleted and not show_deleted:
+            raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
+        if image.locations is not None and not include_locations:
+            image = replace(image, locations=None)
+        return image
+
+    def get_all(
+        self,
+        context: Context,
+        *,
+        backend: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        marker: str | None = None,
+        limit: int | None = None,
+        page_size: int | None = None,
+        sort_key: str = "created_at",
+        sort_dir: str = "desc",
+    ) -> Iterator[Image]:
+        """The images that this caller may see: ACTIVE and not hidden, unless `filters` says else.
+
+        Arguments are checked now; pages are read as they are needed.
+        """
+        query = _query(filters, marker, limit, page_size, sort_key, sort_dir)
+        return self._named(backend).get_all(context, query)
+
+    def open(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        *,
+        checksum: str | None = None,
+        trusted_certs: Sequence[str] | None = None,
+        max_size: int | None = None,
+        allowed_formats: Sequence[str] | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        **limits: Any,
+    ) -> ImageReader:
+        """The image as an object to read from. Its end means that every check has passed.
+
+        The arguments are those of `download`.
+        """
+        ref, backend = self._route(id_or_uri)
+        demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
+        watch = Watch(self._rules(max_size, limits), progress, cancel)
+        places, demands = self._places(context, ref, backend, demands)
+        return ImageReader(Stream(places, demands, watch))
+
+    def download(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        dest: str | os.PathLike[str] | BinaryIO,
+        *,
+        checksum: str | None = None,
+        trusted_certs: Sequence[str] | None = None,
+        max_size: int | None = None,
+        allowed_formats: Sequence[str] | None = None,
+        overwrite: bool = True,
+        file_mode: int | None = None,
+        keep_partial: bool | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        **limits: Any,
+    ) -> Download:
+        """Store the image into `dest`, a path or a writable binary file object.
+
+        A path is, at every instant, either what it was or the complete verified image.
+
+        :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's.
+        :param trusted_certs: ids of certificates in the key manager; the image must have a
+            signature whose certificate leads to a root among them.
+        :param allowed_formats: disk formats that the content may have, instead of the configured.
+        :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
+            the next call for the same image and `dest` goes on with.
+        :param limits: `deadline`, `stall_timeout`, `retries` and others of `[imagebroker]`.
+        :raises DestinationError: `dest` cannot take the bytes.
+        :raises VerificationError: the bytes are not what was asked for.
+        :raises TransferError, ImageChanged: they did not arrive; `.retryable` says if trying helps.
+        """
+        ref, backend = self._route(id_or_uri)
+        demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
+        watch = Watch(self._rules(max_size, limits), progress, cancel)
+        fsync = bool(self._settings.core.fsync)
+        if not isinstance(dest, (str, bytes, os.PathLike)):
+            with FileObject(dest, fsync=fsync) as target:
+                places, demands = self._places(context, ref, backend, demands)
+                return transfer.to_file_object(places, demands, target, watch)
+        path = Path(os.fsdecode(dest))
+        key = hashlib.sha256(ref.text.encode()).hexdigest()[:16]
+        keep = self._settings.core.keep_partial if keep_partial is None else keep_partial
+        with PartFile(
+            dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep
+        ) as part:
+            places, demands = self._places(context, ref, backend, demands)
+            return transfer.to_path(places, demands, part, watch, path)
+
+    def _demands(
+        self,
+        context: Context,
+        ref: ImageRef,
+        backend: Boundary,
+        checksum: str | None,
+        trusted_certs: Sequence[str] | None,
+        allowed_formats: Sequence[str] | None,
+    ) -> Demands:
+        """Parsed before any I/O."""
+        core = self._settings.core
+        weak = bool(core.allow_md5)
+        demanded = []
+        if checksum is not None:
+            demanded.append(parse_checksum(checksum, allow_weak=weak))
+        if ref.pin is not None:
+            demanded.append(Checksum(*ref.pin, "the ref's pin"))
+        return Demands(
+            tuple(demanded),
+            require=bool(backend.host.options.require_checksum),
+            allow_weak=weak,
+            formats=format_policy(core, allowed_formats),
+            signature=partial(
+                required_signature,
+                context,
+                checked_certificates(trusted_certs),
+                SignaturePolicy.configured(core, self._settings.limits),
+                self._settings.conf,
+            ),
+        )
+
+    def _rules(self, max_size: int | None, limits: Mapping[str, Any]) -> Rules:
+        unknown = sorted(set(limits) - set(_OVERRIDES))
+        if unknown:
+            raise TypeError(f"unexpected argument {unknown[0]!r}")
+        values = {name: limits.get(name) for name in _OVERRIDES}
+        core = self._settings.core
+        chosen = {name: core[name] if value is None else value for name, value in values.items()}
+        return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
+
+    def _places(
+        self, context: Context, ref: ImageRef, backend: Boundary, demands: Demands
+    ) -> tuple[list[Place], Demands]:
+        """The locations that may be read directly, then the backend itself."""
+        own = Place(ref.text, lambda left: backend.open(context, ref, timeout=left))
+        schemes = self._settings.core.direct_url_schemes
+        if not schemes or ref.id is None:
+            return [own], demands
+        record = backend.get(context, ref, include_locations=True, show_deleted=False)
+        if record.strong_checksum is None and not demands.checksums:
+            return [own], demands  # nothing could prove that a location has the same bytes
+        places = []
+        for location in record.locations or ():
+            if location.url.partition(":")[0] in schemes:
+                places.append(
+                    Place(location.url, partial(self._open_location, context, location.url))
+                )
+        return [*places, own], replace(demands, record=record if places else None)
+
+    def _open_location(self, context: Context, url: str, left: float) -> Any:
+        ref, backend = self._route(url)
+        return backend.open(context, ref, timeout=left)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def create(
+        self,
+        context: Context,
+        image_info: Mapping[str, Any],
+        data: Any = None,
+        *,
+        backend: str | None = None,
+    ) -> Image:
+        """A new image, with its bytes where `data` is given: both, or neither.
+
+        :param data: bytes, a path-like, a binary file object or an iterator of bytes.
+        :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
+        """
+        info = checked_info(image_info)
+        target = self._named(backend)
+        image = Image(ref=target.host.ref(info.get("id") or ""), **_given(info))
+        if data is None:
+            return target.create(context, image, None)
+        with closing(ImageData(data, size=info.get("size"))) as source:
+            return self._uploaded(source, lambda: target.create(context, image, source))
+
+    def update(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        image_info: Mapping[str, Any],
+        data: Any = None,
+        purge_props: bool = False,
+        if_version: str | None = None,
+    ) -> Image:
+        """Change fields (None removes), own properties, and the bytes where none were stored.
+
+        :raises Conflict: `if_version` is given, and the image's version is another.
+        """
+        changes = checked_info(image_info)
+        ref, backend = self._route(id_or_uri)
+        if if_version is not None:
+            found = backend.get(context, ref, include_locations=False, show_deleted=False)
+            if found.version != if_version:
+                raise Conflict(
+                    f"{ref} has the version {found.version}, not {if_version}",
+                    hint="look at it again, then repeat the change",
+                )
+        if data is None:
+            return backend.update(context, ref, changes, None, purge_props)
+        with closing(ImageData(data, size=changes.get("size"))) as source:
+            return self._uploaded(
+                source, lambda: backend.update(context, ref, changes, source, purge_props)
+            )
+
+    def _uploaded(self, data: ImageData, send: Callable[[], Image]) -> Image:
+        """The record after an upload, compared with what was sent."""
+        try:
+            image = send()
+        except ImageBrokerError as error:
+            if data.failure is not None and error is not data.failure:
+                data.failure.image_id = getattr(error, "image_id", None)
+                raise data.failure from error
+            raise
+        wrong = [
+            f"{name} {image.checksums[name]} instead of {digest}"
+            for name, digest in data.checksums.items()
+            if image.checksums.get(name, digest) != digest
+        ]
+        if image.size not in (None, data.sent):
+            wrong.append(f"{image.size} bytes instead of {data.sent}")
+        if wrong or not data.complete:
+            raise UploadFailed(
+                f"{image.ref} was stored with {'; '.join(wrong) or 'part of the data'}",
+                hint="delete the image and create it again",
+                image_id=image.id,
+            )
+        return image
+
+    def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
+        """Remove an image; a download that runs may finish."""
+        ref, backend = self._route(id_or_uri)
+        backend.delete(context, ref)
+
+    def copy(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        image_info: Mapping[str, Any] | None = None,
+        *,
+        backend: str,
+        checksum: str | None = None,
+        **limits: Any,
+    ) -> Image:
+        """A new image in `backend` with the bytes of another, verified on both sides."""
+        if "create" not in capabilities_of(self._named(backend).cls):
+            raise UnsupportedOperation(f"the {backend} backend cannot create images")
+        with self.open(context, id_or_uri, checksum=checksum, **limits) as reader:
+            info = _copied_fields(reader.image) | dict(image_info or {})
+            if reader.size is not None:
+                info["size"] = reader.size
+            return self.create(context, info, iter(reader), backend=backend)
+
+    # -- about the broker ------------------------------------------------------------------------
+
+    def resolve(self, id_or_uri: str | ImageRef) -> Resolution:
+        """Which backend an identifier belongs to, and why; no network is used.
+
+        :raises InvalidImageRef, SchemeNotEnabled, BackendLoadError, PolicyViolation: as named.
+        """
+        ref, backend, reason = self._resolved(id_or_uri)
+        return Resolution(ref, backend.title, backend.origin, reason, capabilities_of(backend.cls))
+
+    def backends(self) -> list[BackendInfo]:
+        """Every installed or enabled scheme, what it can do, and what is wrong with it."""
+        return self._registry.describe()
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._registry.close()
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- routing ---------------------------------------------------------------------------------
+
+    def _route(self, id_or_uri: str | ImageRef) -> tuple[ImageRef, Boundary]:
+        ref, backend, _ = self._resolved(id_or_uri)
+        return ref, backend
+
+    def _resolved(self, id_or_uri: str | ImageRef) -> tuple[ImageRef, Boundary, str]:
+        """The ref as its backend gets it. In this order: grammar, enabled, form, policy."""
+        ref = parse(id_or_uri)
+        section, rest, reason = self._section(ref)
+        backend = self._registry.backend(section)
+        form = backend.cls.ref_form
+        if rest is not None and (image_id := id_below(rest, form)):
+            ref = ImageRef(backend.host.ref(image_id), section.name, section.instance, image_id,
+                           pin=ref.pin)  # fmt: skip
+        elif ref.scheme is None:
+            ref = replace(ref, text=backend.host.ref(ref.id or ""), scheme=section.name,
+                          instance=section.instance)  # fmt: skip
+        check_form(ref, form)
+        backend.host.policy.check_ref(ref)
+        return ref, backend, reason
+
+    def _section(self, ref: ImageRef) -> tuple[Section, str | None, str]:
+        """The instance that `ref` belongs to, what follows its endpoint, and why."""
+        if ref.scheme is None:
+            default = self._settings.core.default_backend
+            return self._default(), None, f"a bare id goes to default_backend = {default}"
+        if ref.id is not None:
+            self._registry.check_enabled(ref.scheme)
+            return Section(ref.scheme, ref.instance), None, "the ref names it"
+        best: tuple[str, Section, str] | None = None
+        for section in self._registry.sections():
+            for prefix in self._endpoints(section, ref):
+                rest = below(ref, prefix)
+                if rest is not None and (best is None or len(prefix) > len(best[0])):
+                    best = (prefix, section, rest)
+        if best is not None:
+            return best[1], best[2], f"it is below endpoint {best[0]} of [{best[1].group}]"
+        if looks_like_image_url(ref):
+            raise PolicyViolation(
+                f"{ref} is the URL of an image in a service that is not configured",
+                hint="set endpoint of a glance backend to that service, or use the image's id",
+            )
+        self._registry.check_enabled(ref.scheme)
+        return Section(ref.scheme, None), None, f"its scheme is {ref.scheme}"
+
+    def _endpoints(self, section: Section, ref: ImageRef) -> list[str]:
+        """The prefixes of an instance; what is wrong with another backend's is its own matter."""
+        try:
+            return self._settings.endpoints(section)
+        except ConfigError as error:
+            if section.name == ref.scheme:
+                raise
+            LOG.warning("%s", error)
+            return []
+
+    def _default(self) -> Section:
+        return parse_backend(self._settings.core.default_backend)
+
+    def _named(self, title: str | None) -> Boundary:
+        section = self._default() if title is None else parse_backend(title)
+        return self._registry.backend(section)
+
+
+def _given(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields for a new record: what is None is not set."""
+    return {name: value for name, value in info.items() if value is not None}
+
+
+#: What a copy keeps of the original's record.
+_COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
+
+
+def _copied_fields(image: Image) -> dict[str, Any]:
+    found = {name: getattr(image, name) for name in _COPIED}
+    return _given(found) | ({"properties": dict(image.properties)} if image.id else {})
+
+
+_FILTERS = frozenset(FIELDS) - {"checksums", "properties", "locations", "members", "ref"}
+_MORE_FILTERS = frozenset({"changes-since", "size_min", "size_max", "tag"})
+_SORT_KEYS = _FILTERS - {"tags"}
+
+
+def _query(
+    filters: Mapping[str, Any] | None,
+    marker: str | None,
+    limit: int | None,
+    page_size: int | None,
+    sort_key: str,
+    sort_dir: str,
+) -> ImageQuery:
+    """:raises InvalidImageRef: an argument is not one that `get_all` takes."""
+    for name in filters or {}:
+        own = isinstance(name, str) and name.startswith("property-") and name != "property-"
+        if name not in _FILTERS and name not in _MORE_FILTERS and not own:
+            raise InvalidImageRef(
+                f"filters: {name!r} is unknown",
+                hint="filter by a field of Image, tag, size_min, size_max, changes-since or "
+                "property-<name>",
+            )
+    for title, number in (("limit", limit), ("page_size", page_size)):
+        if number is None:
+            continue
+        least = 1 if title == "page_size" else 0
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise InvalidImageRef(f"{title} is {number!r}, not a number of images")
+    if marker is not None and not isinstance(marker, str):
+        raise InvalidImageRef(f"marker is {type(marker).__name__}, not the id of an image")
+    if sort_key not in _SORT_KEYS or sort_dir not in ("asc", "desc"):
+        raise InvalidImageRef(
+            f"cannot sort by {sort_key!r} {sort_dir!r}",
+            hint=f"asc or desc by one of {', '.join(sorted(_SORT_KEYS))}",
+        )
+    return ImageQuery(dict(filters or {}), marker, limit, page_size, sort_key, sort_dir)

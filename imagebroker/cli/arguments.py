@@ -1,0 +1,200 @@
+"""Values of options, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from imagebroker.config import Size
+
+_N = TypeVar("_N", int, float)
+
+
+def size(text: str) -> int:
+    """Bytes: `4096`, `10G`."""
+    try:
+        return Size()(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def rate(text: str) -> int:
+    """Bytes a second; 0 for any."""
+    return 0 if text == "0" else size(text)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    return _number(text, float, lambda number: 0 < number < float("inf"), "a positive number")
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    return _number(text, int, lambda number: number >= 0, "a whole number from 0")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return _number(text, int, lambda number: number >= 1, "a whole number from 1")
+
+
+def mode(text: str) -> int:
+    """The permissions of a file, octal."""
+    return _number(
+        text, lambda t: int(t, 8), lambda bits: 0 <= bits <= 0o777, "octal permissions like 0644"
+    )
+
+
+def _number(text: str, convert: Callable[[str], _N], fits: Callable[[_N], bool], what: str) -> _N:
+    try:
+        number = convert(text)
+        if fits(number):
+            return number
+    except ValueError:
+        pass  # as good as one that does not fit
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def sort(text: str) -> tuple[str, str]:
+    """`FIELD` or `FIELD:asc` or `FIELD:desc`."""
+    field, sign, direction = text.partition(":")
+    if not field or (direction not in ("asc", "desc") and sign):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD, FIELD:asc or FIELD:desc")
+    return field, direction or "asc"
+
+
+def add_switch(parser: Any, flag: str, help_text: str) -> None:
+    """`--FLAG` and `--no-FLAG`; None where neither is given."""
+    parser.add_argument(
+        flag, action=argparse.BooleanOptionalAction, default=None, help=help_text
+    )  # fmt: skip
+
+
+def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--backend", metavar="NAME[:INSTANCE]", required=required, help=help_text
+    )  # fmt: skip
+
+
+#: Options of a transfer that are keyword arguments of the broker.
+_TRANSFER = (
+    "checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate",
+    "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs",
+)  # fmt: skip
+
+
+def names(text: str) -> list[str]:
+    """A list as it stands in the config file."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names: write them as a,b")
+    return found
+
+
+def add_transfer_options(parser: argparse.ArgumentParser) -> None:
+    """What download and copy may be told about the transfer."""
+    parser.add_argument(
+        "--checksum", metavar="ALGORITHM:HEX",
+        help="digest that the bytes must have, such as sha256:0123...; beside the record's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allowed-formats", type=names, metavar="FORMAT[,...]",
+        help="disk formats that the content may have, such as qcow2,raw",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trusted-certs", type=names, metavar="ID[,...]",
+        help="certificates in the key manager: the image must have a signature that leads to one",
+    )  # fmt: skip
+    group = parser.add_argument_group("limits", "in place of those of the configuration")
+    group.add_argument(
+        "--max-size", type=size, metavar="SIZE", help="largest image, in bytes or like 10G"
+    )
+    group.add_argument(
+        "--deadline", type=seconds, metavar="SECONDS", help="give up after so long, however it goes"
+    )
+    group.add_argument(
+        "--retries", type=count, metavar="N", help="further attempts without progress"
+    )
+    group.add_argument(
+        "--stall-timeout", type=seconds, metavar="SECONDS",
+        help="seconds without a byte after which a peer counts as gone",
+    )  # fmt: skip
+    group.add_argument(
+        "--min-rate", type=rate, metavar="SIZE",
+        help="bytes that must arrive each second, on average over the stall timeout; 0: any",
+    )  # fmt: skip
+    add_switch(group, "--allow-unknown-size",
+               "accept an image whose size nobody knows and that no checksum covers")  # fmt: skip
+    add_switch(group, "--allow-empty", "accept an image of 0 bytes though no record says so")
+
+
+def transfer_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options above that were given, as the broker takes them."""
+    return {name: value for name in _TRANSFER if (value := getattr(parsed, name)) is not None}
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress", choices=("auto", "json", "plain", "none"), default="auto",
+        help="how to report progress on standard error: auto is a bar on a terminal and nothing "
+        "elsewhere, json one object each line",
+    )  # fmt: skip
+
+
+#: Options that set the field of the same name.
+_FIELDS = (
+    "name", "disk_format", "container_format", "visibility", "protected", "hidden", "owner",
+    "min_disk", "min_ram", "size",
+)  # fmt: skip
+
+
+def add_field_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of a record that create, update and copy may set."""
+    group = parser.add_argument_group("fields of the record")
+    group.add_argument("--name")
+    group.add_argument("--disk-format", metavar="FORMAT", help="raw, qcow2, iso, vmdk, ...")
+    group.add_argument("--container-format", metavar="FORMAT", help="bare, ovf, ...")
+    group.add_argument(
+        "--property", type=pair, action="append", default=[], metavar="NAME=VALUE",
+        dest="properties", help="a property of your own; may be repeated",
+    )  # fmt: skip
+    group.add_argument("--tag", action="append", dest="tags", metavar="TAG", help="may be repeated")
+    seen_by = group.add_mutually_exclusive_group()
+    for visibility, who in (
+        ("public", "everybody sees it"),
+        ("private", "its project alone sees it"),
+        ("shared", "its project and its members see it"),
+        ("community", "everybody may use it, nobody has it in the list"),
+    ):
+        seen_by.add_argument(
+            f"--{visibility}", dest="visibility", action="store_const", const=visibility, help=who
+        )
+    add_switch(group, "--protected", "refuse to delete it")
+    add_switch(group, "--hidden", "leave it out of lists")
+    group.add_argument("--owner", metavar="PROJECT")
+    group.add_argument(
+        "--member", action="append", dest="members", metavar="PROJECT",
+        help="a project that a shared image is shared with; may be repeated",
+    )  # fmt: skip
+    group.add_argument("--min-disk", type=count, metavar="GIB", help="smallest disk that it needs")
+    group.add_argument("--min-ram", type=count, metavar="MIB", help="smallest memory that it needs")
+
+
+def field_values(parsed: argparse.Namespace) -> dict[str, Any]:
+    """`image_info` from the options above."""
+    info = {name: value for name in _FIELDS if (value := getattr(parsed, name, None)) is not None}
+    for name in ("tags", "members"):
+        if getattr(parsed, name):
+            info[name] = list(getattr(parsed, name))
+    if parsed.properties:
+        info["properties"] = dict(parsed.properties)
+    return info

@@ -1,0 +1,306 @@
+"""What `imagebroker check` finds: mistakes that would otherwise show at the first download.
+
+It works with a configuration that no broker can be made of, and goes on after each mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg
+
+from imagebroker.backend import BackendHost, ImageBackend
+from imagebroker.cli import reach
+from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
+from imagebroker.config import (
+    BACKEND_NAME,
+    CORE_OPTIONS,
+    GROUP,
+    PREFIX,
+    Section,
+    Settings,
+    backend_options,
+    parse_backend,
+)
+from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
+from imagebroker.redaction import redact
+from imagebroker.registry import Registry, find_entry_points
+
+
+def check(path: Path | None) -> list[Finding]:
+    """All that is wrong with a config file, or with what works without one (None)."""
+    loaded = load(path)
+    if not loaded.readable:
+        return list(loaded.findings)
+    written = {} if path is None else _sections(path)
+    registry = Registry(loaded.settings)
+    try:
+        return [*loaded.findings, *_Check(loaded.settings, registry, written).findings()]
+    finally:
+        registry.close()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The values of a config file, those that cannot be used replaced by their defaults."""
+
+    settings: Settings
+    findings: Sequence[Finding] = ()
+    #: What a broker would raise.
+    error: ConfigError | None = None
+    #: Whether the file is there and has the form of a config file.
+    readable: bool = True
+
+
+def load(path: Path | None) -> Loaded:
+    """The settings of a config file, as far as possible."""
+    if path is None:
+        return Loaded(Settings.for_person())
+    try:
+        return Loaded(Settings.from_file(path))
+    except ConfigError as error:
+        first = error
+    conf = cfg.ConfigOpts()
+    try:
+        _read(conf, [str(path)])
+    except (cfg.Error, ValueError, OSError):
+        empty = cfg.ConfigOpts()
+        _read(empty, [])
+        found = failure(str(path), first)
+        return Loaded(Settings(empty), [found], first, readable=False)
+    conf.register_opts(CORE_OPTIONS, group=GROUP)
+    findings = []
+    for option in CORE_OPTIONS:
+        try:
+            conf[GROUP][option.dest]
+        except (ValueError, cfg.Error) as problem:
+            findings.append(_bad_value(f"[{GROUP}] {option.name}", problem))
+            conf.set_override(option.dest, option.default, group=GROUP)
+    return Loaded(Settings(conf), findings, first)
+
+
+def _read(conf: cfg.ConfigOpts, files: list[str]) -> None:
+    conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)
+
+
+def _bad_value(where: str, problem: Exception) -> Finding:
+    why = str(problem).rpartition(" is not valid: ")[2]  # without oslo's LocationInfo(...)
+    return Finding(FAILURE, where, redact(why), "correct the value in the config file")
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    """What is written in the file: section to option to values. oslo.config tells of no section
+    that nobody asks for.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    cfg.ConfigParser(str(path), found).parse()
+    return found
+
+
+#: Sections that castellan reads, from which the certificates of signatures come.
+_CASTELLAN = ("key_manager", "barbican", "barbican_service_user", "vault")
+
+
+class _Check:
+    """The checks of one configuration whose core options have usable values."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, written: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self._settings, self._registry, self._written = settings, registry, written
+        #: The enabled backends that can be loaded, by name.
+        self._classes: dict[str, type[ImageBackend]] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        broken = list(self._load())
+        yield from self._unknown_sections()
+        yield from self._misplaced()
+        yield from self._unknown_options(GROUP, CORE_OPTIONS)
+        if not self._registry.enabled:
+            yield Finding(
+                WARNING, f"[{GROUP}] enabled_schemes", "no scheme is enabled: nothing works",
+                "name the schemes that refs may have, such as file, https",
+            )  # fmt: skip
+        yield from broken
+        yield from self._default_backend()
+        yield from self._direct_schemes()
+        yield from self._instances()
+
+    def _load(self) -> Iterator[Finding]:
+        """Import the enabled plugins."""
+        for scheme in self._registry.enabled:
+            try:
+                cls = self._registry.backend_class(scheme)
+            except ImageBrokerError as error:
+                if not self._settings.personal:  # where everything installed is tried
+                    yield failure(f"[{GROUP}] enabled_schemes", error)
+            else:
+                self._classes[cls.name] = cls
+
+    # -- what is written but never read ----------------------------------------------------------
+
+    def _unknown_sections(self) -> Iterator[Finding]:
+        guest = _belongs_to_a_service(self._written)
+        names = {*self._registry.enabled, *self._classes, *find_entry_points()}
+        known = [GROUP, *(PREFIX + name for name in sorted(names))]
+        for title in self._written:
+            name = _backend_name(title)
+            if title.lower() == GROUP or title in ("DEFAULT", *_CASTELLAN):
+                continue
+            if name in names:
+                yield from self._shared(title, name)
+                continue
+            near = difflib.get_close_matches(title.lower(), known, n=1, cutoff=0.75)
+            if near or not guest:
+                yield Finding(
+                    WARNING, f"[{title}]", "nobody reads this section", _did_you_mean(near, "[{}]")
+                )  # fmt: skip
+
+    def _shared(self, title: str, scheme: str) -> Iterator[Finding]:
+        """A section for a scheme whose backend has another name, as https has with http."""
+        if scheme in self._classes or scheme not in self._registry.enabled:
+            return
+        try:
+            owner = self._registry.backend_class(scheme).name
+        except ImageBrokerError:
+            return  # which is said elsewhere
+        yield Finding(
+            WARNING, f"[{title}]", f"nobody reads this section: {scheme} belongs to the backend "
+            f"{owner}", f"write the options into [{PREFIX}{owner}]",
+        )  # fmt: skip
+
+    def _misplaced(self) -> Iterator[Finding]:
+        ours = {option.dest for option in CORE_OPTIONS} - {"fsync", "retries", "deadline"}
+        for name in self._written.get("DEFAULT", {}):
+            if name in ours:
+                yield Finding(
+                    WARNING, f"[DEFAULT] {name}", "nobody reads this option here",
+                    f"write it into [{GROUP}]",
+                )  # fmt: skip
+
+    def _unknown_options(self, title: str, options: Iterable[cfg.Opt]) -> Iterator[Finding]:
+        known = set()
+        for option in options:
+            known |= {option.dest, *(_dest(old.name) for old in option.deprecated_opts if old.name)}
+        for name in self._written.get(title, {}):
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+                yield Finding(
+                    WARNING, f"[{title}] {name}", "there is no such option: it has no effect",
+                    _did_you_mean(near, "{}"),
+                )  # fmt: skip
+
+    # -- what cannot work ------------------------------------------------------------------------
+
+    def _default_backend(self) -> Iterator[Finding]:
+        where = f"[{GROUP}] default_backend"
+        try:
+            section = parse_backend(self._settings.core.default_backend)
+        except InvalidImageRef as error:
+            yield failure(where, error)
+            return
+        if "default_backend" not in self._written.get(GROUP, {}):
+            return  # that the default default is not enabled is no mistake
+        if section.name not in self._registry.enabled and section.name not in self._classes:
+            yield Finding(
+                WARNING, where, f"{section.name!r} is not enabled: bare ids lead nowhere",
+                f"add {section.name} to enabled_schemes, or name an enabled backend",
+            )  # fmt: skip
+        elif section.instance is not None and section not in self._settings.sections():
+            yield Finding(
+                WARNING, where, f"no instance {section.title!r} is configured",
+                f"add a section [{section.group}]",
+            )  # fmt: skip
+
+    def _direct_schemes(self) -> Iterator[Finding]:
+        for scheme in self._settings.core.direct_url_schemes:
+            if scheme not in self._registry.enabled:
+                yield Finding(
+                    WARNING, f"[{GROUP}] direct_url_schemes",
+                    f"{scheme!r} is not enabled: such locations are never read",
+                    f"add {scheme} to enabled_schemes, or remove it here",
+                )  # fmt: skip
+
+    def _instances(self) -> Iterator[Finding]:
+        """Each instance that is written, and where none is, the one that needs no section."""
+        written = [s for s in self._settings.sections() if s.name in self._classes]
+        named = {section.name for section in written}
+        alone = [Section(name, None) for name in self._classes if name not in named]
+        hosts: list[BackendHost] = []
+        for section in [*dict.fromkeys(written), *alone]:
+            try:
+                yield from self._instance(section, hosts)
+            except Exception as error:  # options that are none, for example
+                yield Finding(
+                    FAILURE, f"[{section.group}]",
+                    redact(f"the plugin fails with {type(error).__name__}: {error}"),
+                    "this is a bug of the plugin: report it to its authors",
+                )  # fmt: skip
+        yield from reach.check_servers(hosts, self._settings.limits.connect_timeout)
+
+    def _instance(self, section: Section, hosts: list[BackendHost]) -> Iterator[Finding]:
+        """One instance; what its backend works with is added to `hosts` if it can be made."""
+        cls = self._classes[section.name]
+        options = [*backend_options(cls.require_checksum), *cls.options]
+        yield from self._unknown_options(section.group, options)
+        problems, host = self._make(section, cls)
+        if self._settings.personal:
+            return  # nobody configured it: that it cannot be used is no mistake
+        yield from (failure(_where(section, problem), problem) for problem in problems)
+        if host is not None:
+            yield from reach.check_paths(host, cls.options)
+            hosts.append(host)
+
+    def _make(
+        self, section: Section, cls: type[ImageBackend]
+    ) -> tuple[list[ImageBrokerError], BackendHost | None]:
+        """All that is wrong with the options of an instance, or what its backend works with."""
+        problems: dict[str, ImageBrokerError] = {}
+        for chosen in ([], *([option] for option in cls.options)):
+            try:
+                values = self._settings.backend(section, chosen, cls.require_checksum)
+                self._settings.policy(section, values)
+            except ConfigError as error:
+                problems[str(error)] = error
+        if problems:
+            return list(problems.values()), None
+        try:
+            return [], self._registry.backend(section).host
+        except ImageBrokerError as error:
+            return [error], None
+
+
+def _backend_name(title: str) -> str:
+    """The name in a section's `backend:NAME[:INSTANCE]`, empty if it is no such section."""
+    match = BACKEND_NAME.fullmatch(title.removeprefix(PREFIX))
+    return match["name"] if match is not None and title.startswith(PREFIX) else ""
+
+
+def _dest(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _belongs_to_a_service(written: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether this is the config file of a whole service, whose other sections are its own."""
+    ours = {option.dest for option in CORE_OPTIONS}
+    others = set(written.get("DEFAULT", {})) - ours
+    return bool(others) or any(
+        re.match(r"oslo_|keystone|database$|api_database$|placement$", title) for title in written
+    )
+
+
+def _did_you_mean(near: Sequence[str], form: str) -> str:
+    if near:
+        return f"did you mean {form.format(near[0])}?"
+    return "remove it, or correct its name; `imagebroker config sample` shows all there are"
+
+
+def _where(section: Section, error: ImageBrokerError) -> str:
+    """The option that the error's text begins with, or the section."""
+    match = re.match(rf"(\[{re.escape(section.group)}\] [a-z0-9_]+): ", str(error))
+    return match[1] if match else f"[{section.group}]"

@@ -1,0 +1,87 @@
+"""What all commands have in common: cheap start-up, the broker, output formats, exit status."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, cast
+
+from cliff.command import Command
+from cliff.formatters.commaseparated import CSVLister
+from cliff.formatters.json_format import JSONFormatter
+from cliff.formatters.yaml_format import YAMLFormatter
+from cliff.lister import Lister
+from cliff.show import ShowOne
+from stevedore.extension import Extension, ExtensionManager
+
+from imagebroker.broker import Broker
+from imagebroker.cli.app import Application
+from imagebroker.cli.console import Console
+from imagebroker.cli.output import TableFormatter, ValueFormatter
+from imagebroker.exceptions import InvalidImageRef
+
+
+class BrokerCommand(Command):
+    """A command of ours. Its constructor takes no `cmd_name`: cliff would then scan for hooks."""
+
+    #: What the process ends with if nothing raises.
+    status = 0
+    #: What `-c` may name.
+    column_names: Sequence[str] = ()
+
+    def __init__(self, app: Application, app_args: argparse.Namespace | None) -> None:
+        super().__init__(app, app_args)
+
+    @property
+    def broker(self) -> Broker:
+        return cast(Application, self.app).broker
+
+    @property
+    def console(self) -> Console:
+        return cast(Application, self.app).console
+
+    def get_epilog(self) -> str:
+        # cliff's own looks through all installed distributions to say whose command this is.
+        return self._epilog or ""
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        wanted = [c.strip().lower().replace(" ", "_") for c in getattr(parsed_args, "columns", ())]
+        unknown = [column for column in wanted if column not in self.column_names]
+        if unknown:  # before anything is done
+            raise InvalidImageRef(
+                f"there is no column {unknown[0]!r}", hint=f"one of {', '.join(self.column_names)}"
+            )
+        parsed_args.columns = wanted
+        return super().run(parsed_args) or self.status
+
+
+def formatters(kinds: dict[str, type[Any]]) -> ExtensionManager[Any]:
+    """Output formats for cliff, without its scan of entry points."""
+    return ExtensionManager.make_test_instance(
+        [Extension(name, cast(Any, None), kind, kind()) for name, kind in kinds.items()]
+    )
+
+
+class ShowCommand(BrokerCommand, ShowOne):
+    """Shows one thing: fields and values."""
+
+    formats: dict[str, type[Any]] = {
+        "table": TableFormatter, "json": JSONFormatter, "value": ValueFormatter,
+        "yaml": YAMLFormatter,
+    }  # fmt: skip
+    # Not cliff's `shell`: a name that somebody else gave an image could then run commands.
+
+    def _load_formatter_plugins(self) -> ExtensionManager[Any]:
+        return formatters(self.formats)
+
+
+class ListCommand(BrokerCommand, Lister):
+    """Shows several things: a row each."""
+
+    formats: dict[str, type[Any]] = {
+        "table": TableFormatter, "json": JSONFormatter, "value": ValueFormatter,
+        "yaml": YAMLFormatter, "csv": CSVLister,
+    }  # fmt: skip
+
+    def _load_formatter_plugins(self) -> ExtensionManager[Any]:
+        return formatters(self.formats)

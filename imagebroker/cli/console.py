@@ -1,0 +1,110 @@
+"""What the command says on standard error: errors, notes and log records, one line each."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from imagebroker.cli.exit_status import Terminated, exit_status
+from imagebroker.exceptions import DestinationError, ImageBrokerError
+from imagebroker.redaction import redact
+
+NAME = "imagebroker"
+_BUG = "this is a bug of imagebroker: report it, with what --debug prints"
+
+
+@dataclass
+class Console:
+    """Standard error. That it is closed or full never ends a command."""
+
+    #: Errors as one JSON object each (`-f json`).
+    json: bool = False
+    quiet: bool = False
+    #: Tracebacks too.
+    debug: bool = False
+    #: Whether this process was started without a standard output.
+    no_output: bool = False
+
+    def write(self, text: str) -> None:
+        """One line as it is. Looked up at each call: a progress bar stands in for it at times."""
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            pass  # closed, or its terminal went away
+
+    def note(self, text: str) -> None:
+        """Something good to know; not with `-q`."""
+        if not self.quiet:
+            self.write(f"{NAME}: {text}")
+
+    def error(self, error: BaseException) -> int:
+        """Say what happened and what to do; what the process is to end with."""
+        status = exit_status(error)
+        if isinstance(error, DestinationError) and error.errno == errno.EPIPE:
+            return status  # whoever read our output has seen enough
+        if self.debug and not isinstance(error, KeyboardInterrupt):
+            self._trace(error)
+        what, hint = _explain(error)
+        if self.json:
+            self.write(json.dumps(_as_record(error, what, hint, status)))
+        else:
+            self.write(f"{NAME}: {what}")
+            if hint:
+                self.write(f"  hint: {hint}")
+        return status
+
+    def _trace(self, error: BaseException) -> None:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            # Messages of libraries further down are not redacted yet.
+            self.write(redact(line))
+
+
+def unprintable(error: OSError) -> DestinationError:
+    """What a failed write to standard output is."""
+    return DestinationError.wrap(error, "cannot write to standard output")
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """What happened, and what to do."""
+    if isinstance(error, ImageBrokerError):
+        return "; ".join([str(error), *getattr(error, "__notes__", ())]), error.hint
+    if isinstance(error, Terminated):
+        return "terminated", ""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", ""
+    if isinstance(error, MemoryError):
+        return "out of memory", ""
+    return redact(f"unexpected {type(error).__name__}: {error}"), _BUG
+
+
+def _as_record(error: BaseException, what: str, hint: str, status: int) -> dict[str, Any]:
+    return {
+        "class": type(error).__name__,
+        "message": what,
+        "hint": hint or None,
+        "retryable": getattr(error, "retryable", False),
+        "exit_status": status,
+    }
+
+
+class LogLines(logging.Handler):
+    """Log records as lines on the console, redacted: libraries log whole URLs."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # a broken format string must not hide the record
+            text = f"{record.msg!r} {record.args!r}"
+        level = record.levelname.lower()
+        self._console.write(redact(f"{NAME}: {level}: {text}"))
+        if self._console.debug and record.exc_info and record.exc_info[1] is not None:
+            self._console._trace(record.exc_info[1])

@@ -1,0 +1,207 @@
+"""`imagebroker download`: the image into a file, or to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+
+from cliff.formatters.base import SingleFormatter
+
+from imagebroker.cli import arguments
+from imagebroker.cli.command import ShowCommand
+from imagebroker.cli.console import NAME
+from imagebroker.cli.output import TableFormatter, cell, size_text
+from imagebroker.cli.progress import display
+from imagebroker.exceptions import DestinationError, InvalidImageRef
+from imagebroker.redaction import redact
+from imagebroker.verify.checksum import STRONG, WEAK
+
+if TYPE_CHECKING:
+    from imagebroker.transfer.download import Download as Done
+
+_STDOUT = "-"
+
+
+#: What it may show; of the digests those that were computed.
+_COLUMNS = (
+    "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "checked_against",
+    *STRONG, *WEAK, "disk_format", "virtual_size", "signature",
+)  # fmt: skip
+
+
+class LineFormatter(SingleFormatter):
+    """One line for a person."""
+
+    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+        pass
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        values = {
+            name: each.machine_readable() for name, each in zip(column_names, data, strict=True)
+        }
+        stdout.write(f"{NAME}: {_sentence(values)}\n")
+
+
+class Download(ShowCommand):
+    """Store an image in a file, verified, or write it to standard output.
+
+    A file at DEST is at every instant either what it was or the complete image, checked against
+    every checksum that is known. What was done is said in one line on standard error; with -f, as a
+    record on standard output.
+    """
+
+    formats = {"line": LineFormatter, **ShowCommand.formats}
+    formatter_default = "line"
+    column_names = _COLUMNS
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ref", metavar="REF", help="the image")
+        parser.add_argument(
+            "dest", metavar="DEST", nargs="?",
+            help="file to store it in, or - for standard output; by default the last part of REF "
+            "in the current folder, where nothing is overwritten",
+        )  # fmt: skip
+        parser.add_argument(
+            "--overwrite", action=argparse.BooleanOptionalAction, default=True,
+            help="replace a file that is there",
+        )  # fmt: skip
+        parser.add_argument(
+            "--file-mode", type=arguments.mode, metavar="OCTAL",
+            help="permissions of the file; by default those of the file that it replaces, or "
+            "what the umask leaves",
+        )  # fmt: skip
+        parser.add_argument(
+            "--keep-partial", action=argparse.BooleanOptionalAction, default=True,
+            help="leave a hidden file after a broken transfer, from which the next one goes on",
+        )  # fmt: skip
+        arguments.add_transfer_options(parser)
+        arguments.add_progress(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        if parsed_args.columns and parsed_args.formatter == "line":
+            parsed_args.formatter = "table"
+            self.formatter = TableFormatter()
+        dest, options = self._destination(parsed_args)
+        title = redact(os.fsdecode(dest) if isinstance(dest, (str, bytes)) else NAME, 40)
+        with display(parsed_args.progress, self.console, title) as shown:
+            try:
+                done = self.broker.download(
+                    None, parsed_args.ref, dest, progress=shown.callback,
+                    **options, **arguments.transfer_arguments(parsed_args),
+                )  # fmt: skip
+            except DestinationError as error:
+                raise _with_better_hint(error, parsed_args) from error
+        columns = dict.fromkeys(parsed_args.columns) | _columns(done)
+        return tuple(columns), [cell(name, value) for name, value in columns.items()]
+
+    def _destination(self, parsed: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        """What the broker is to write into, and how."""
+        if parsed.dest == _STDOUT:
+            return self._standard_output(), {}
+        options = {
+            "overwrite": parsed.overwrite,
+            "file_mode": parsed.file_mode,
+            "keep_partial": parsed.keep_partial,
+        }
+        if parsed.dest is not None:
+            return parsed.dest, options
+        name = self.broker.resolve(parsed.ref).ref.file_name
+        if not name:
+            raise InvalidImageRef(
+                f"{redact(parsed.ref, 200)!r} does not end in the name of a file",
+                hint="say where to store the image: imagebroker download REF DEST",
+            )
+        return name, {**options, "overwrite": False}
+
+    def _standard_output(self) -> BinaryIO:
+        """:raises DestinationError: it is closed, or a terminal."""
+        if self.console.no_output:
+            raise DestinationError("standard output is closed", errno=errno.EBADF)
+        if sys.stdout.isatty():
+            raise DestinationError(
+                "standard output is a terminal, and an image is no text",
+                hint="name a file, or send standard output into a file or another program",
+            )
+        binary = sys.stdout.buffer
+        # Unbuffered: what is counted as written has left this process.
+        return cast(BinaryIO, getattr(binary, "raw", binary))
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        columns, selector = self._generate_columns_and_selector(parsed_args, column_names)
+        if selector:
+            data = list(self._compress_iterable(data, selector))
+        if parsed_args.formatter == "line":
+            if not self.console.quiet:
+                self.formatter.emit_one(columns, data, sys.stderr, parsed_args)
+            return 0
+        # Where the image goes to standard output, nothing else may.
+        stream = sys.stderr if parsed_args.dest == _STDOUT else self.app.stdout
+        self.formatter.emit_one(columns, data, stream, parsed_args)
+        return 0
+
+
+def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> DestinationError:
+    """The library's hint says it for Python; here it is said for the command line."""
+    if error.errno == errno.EEXIST:
+        error.hint = (
+            "say where to store the image, DEST; a file that is named is replaced"
+            if parsed.dest is None
+            else "choose another name, or leave out --no-overwrite"
+        )
+    elif parsed.dest not in (None, _STDOUT) and _is_device_or_pipe(parsed.dest):
+        error.hint = "write into it with: imagebroker download REF - > DEST"
+    elif parsed.dest not in (None, _STDOUT) and os.path.isdir(parsed.dest):
+        error.hint = "name a file in that directory"
+    return error
+
+
+def _is_device_or_pipe(path: str) -> bool:
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except OSError:
+        return False
+    return kind in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO)
+
+
+def _columns(done: Done) -> dict[str, Any]:
+    """What `download` shows: how it went, and what was computed over the bytes."""
+    return {
+        "path": None if done.path is None else os.fspath(done.path),
+        "size": done.size,
+        "seconds": round(done.seconds, 3),
+        "rate": round(done.size / done.seconds) if done.seconds else None,
+        "source": redact(done.source),
+        "attempts": done.attempts,
+        "resumed_from": done.resumed_from,
+        "checked_against": (),
+        **done.evidence,
+    }
+
+
+def _sentence(values: Mapping[str, Any]) -> str:
+    """`stored x.img: 1.0 GiB in 2.0 s (512.0 MiB/s), verified: sha256 of the record`"""
+    where = f"stored {redact(values['path'])}" if values["path"] else "written"
+    text = f"{where}: {size_text(values['size'])}"
+    if values["seconds"] >= 0.1:  # anything less says little about the rate
+        text += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
+    if values["attempts"] > 1:
+        text += f", {values['attempts']} attempts"
+    if values["checked_against"]:
+        return f"{text}, verified: {', '.join(values['checked_against'])}"
+    digest = f"; its sha256 is {values['sha256']}" if values.get("sha256") else ""
+    return f"{text}, not verified: no checksum is known{digest}"

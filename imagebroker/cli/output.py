@@ -1,0 +1,141 @@
+"""Values as people and programs read them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from cliff.columns import FormattableColumn
+from cliff.formatters import table as cliff_table
+from cliff.formatters import value as cliff_value
+
+from imagebroker.redaction import printable
+
+#: Longest text in one cell: descriptions may be long, a peer's lies must not be endless.
+_LONGEST = 64 * 1024
+
+
+def plain(value: Any) -> Any:
+    """`value` made of what JSON and YAML know."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain({name: getattr(value, name) for name in value.__dataclass_fields__})
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(each) for each in value]
+    return str(value)
+
+
+def readable(value: Any) -> str:
+    """`value` for a person's terminal: no control character of a peer's gets through."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{printable(str(k))}={readable(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(readable, value))
+    return printable(str(value), _LONGEST)
+
+
+class Cell(FormattableColumn[Any]):
+    """One value of a record."""
+
+    def human_readable(self) -> str:
+        return readable(plain(self._value))
+
+    def machine_readable(self) -> Any:
+        return plain(self._value)
+
+    def __lt__(self, other: object) -> bool:
+        """What is unknown comes last."""
+        if not isinstance(other, Cell) or self._value is None:
+            return False
+        return other._value is None or bool(self._value < other._value)
+
+
+class SizeCell(Cell):
+    """A number of bytes."""
+
+    def human_readable(self) -> str:
+        return "" if self._value is None else size_text(self._value)
+
+
+class RateCell(Cell):
+    """Bytes a second."""
+
+    def human_readable(self) -> str:
+        return "" if self._value is None else f"{size_text(self._value)}/s"
+
+
+def size_text(size: float) -> str:
+    """`1536` as `1.5 KiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+#: Fields that count bytes.
+_SIZES = frozenset({"size", "virtual_size"})
+
+
+def cell(name: str, value: Any) -> Cell:
+    """The cell of the column `name`."""
+    if name == "rate":
+        return RateCell(value)
+    return SizeCell(value) if name in _SIZES else Cell(value)
+
+
+class TableFormatter(cliff_table.TableFormatter):
+    """cliff's `table`, which prints nothing at all where there is nothing."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = list(data)
+        if rows or parsed_args.print_empty:
+            super().emit_list(column_names, rows, stdout, parsed_args)
+
+
+class ValueFormatter(cliff_value.ValueFormatter):
+    """cliff's `value`, in which lists are not Python's and every value stays on its line."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = ([_on_one_line(value) for value in row] for row in data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        super().emit_one(column_names, [_on_one_line(v) for v in data], stdout, parsed_args)
+
+
+def _on_one_line(value: Any) -> Any:
+    found = value.machine_readable() if isinstance(value, FormattableColumn) else value
+    if isinstance(found, Mapping):
+        found = [f"{key}={each}" for key, each in found.items()]
+    if isinstance(found, list):
+        found = ",".join(map(str, found))
+    return printable(found, _LONGEST) if isinstance(found, str) else found

@@ -1,0 +1,187 @@
+"""How a transfer fares, on standard error: a bar, lines, JSON, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from imagebroker.cli.console import Console
+from imagebroker.cli.output import size_text
+from imagebroker.redaction import redact
+
+if TYPE_CHECKING:
+    from imagebroker.transfer.rules import Progress
+
+#: Seconds between two lines of `--progress plain`.
+_LINE_EVERY = 2.0
+
+
+class Display:
+    """Shows nothing. Its subclasses show `update`; it is a context manager."""
+
+    #: What the broker is given: None spares it the calls.
+    callback: Callable[[Progress], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Lines(Display):
+    """A line now and then, for logs and dumb terminals."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._last = float("-inf")
+        self._phase = ""
+        self.callback = self.update
+
+    def update(self, progress: Progress) -> None:
+        now = monotonic()
+        ends = progress.phase == "done"
+        if not ends and progress.phase == self._phase and now - self._last < _LINE_EVERY:
+            return
+        self._last, self._phase = now, progress.phase
+        done = size_text(progress.done)
+        if progress.total:
+            done += f" of {size_text(progress.total)} ({progress.done / progress.total:.0%})"
+        rate = f", {size_text(progress.rate)}/s" if progress.done else ""
+        retries = f", {progress.retries} retries" if progress.retries else ""
+        self._console.write(f"{self._title}: {progress.phase} {done}{rate}{retries}")
+
+
+class Objects(Display):
+    """One JSON object each line: the fields of `Progress`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.callback = self.update
+
+    def update(self, progress: Progress) -> None:
+        location = redact(progress.location) if progress.location else None
+        self._console.write(json.dumps(vars(replace(progress, location=location))))
+
+
+class Bar(Display):
+    """A bar on a terminal. It is drawn at the first report and gone at the end."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bar: Any = None
+        self._task: Any = None
+        self.callback = self.update
+
+    def update(self, progress: Progress) -> None:
+        try:
+            if self._bar is None:
+                self._draw()
+            what = self._title if progress.phase == "transfer" else progress.phase
+            rate = f"{size_text(progress.rate)}/s" if progress.done else ""
+            self._bar.update(
+                self._task, description=what, completed=progress.done, total=progress.total,
+                rate=rate,
+            )  # fmt: skip
+            self._bar.refresh()
+        except OSError:
+            pass  # the terminal went away: no reason to end a transfer
+
+    def _draw(self) -> None:
+        # Only now: most runs of the command draw nothing.
+        from rich import progress as rich
+        from rich.console import Console as Terminal
+
+        self._bar = rich.Progress(
+            rich.TextColumn("{task.description}", markup=False),
+            rich.BarColumn(),
+            rich.DownloadColumn(binary_units=True),
+            rich.TextColumn("{task.fields[rate]}"),
+            rich.TimeRemainingColumn(),
+            console=Terminal(stderr=True),
+            auto_refresh=False,  # reports come often enough, and a thread less can hang
+            transient=True,
+            redirect_stdout=False,  # the image may go there
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self._title, total=None, rate="")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            try:
+                self._bar.stop()
+            except OSError:
+                pass  # see above
+            self._bar = None
+
+
+def display(mode: str, console: Console, title: str) -> Display:
+    """The display that `--progress` asks for; `title` says what is transferred."""
+    if mode == "json":
+        return Objects(console)
+    if mode == "plain":
+        return Lines(console, title)
+    if mode == "none" or console.quiet or sys.stderr is None or not sys.stderr.isatty():
+        return Display()
+    if os.environ.get("TERM", "dumb") == "dumb" or not _rich_is_installed():
+        return Lines(console, title)
+    return Bar(title)
+
+
+def _rich_is_installed() -> bool:
+    """It comes with cliff, through cmd2; older ones came without."""
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
+class WatchedFile:
+    """A file on its way to a backend, read through: reports how far it is."""
+
+    def __init__(self, file: Any, report: Callable[[Progress], None]) -> None:
+        self._file, self._report = file, report
+        self._began = monotonic()
+        self._start = self._done = 0
+        self._told = float("-inf")
+        self._total: int | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk: bytes = self._file.read(size)
+        self._done += len(chunk)
+        now = monotonic()
+        if now - self._told >= 0.1 or not chunk:
+            self._told = now
+            self._report(self._progress("transfer" if chunk else "verify", now))
+        return chunk
+
+    def _progress(self, phase: str, now: float) -> Progress:
+        from imagebroker.transfer.rules import Progress
+
+        rate = self._done / max(now - self._began, 1e-6)
+        return Progress(phase, self._done, self._total, rate, None, 0)
+
+    def tell(self) -> int:
+        position: int = self._file.tell()
+        return position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        position: int = self._file.seek(offset, whence)
+        if whence == os.SEEK_END:
+            self._total = position - self._start
+        else:
+            self._start, self._done = position, 0
+        return position

@@ -1,0 +1,140 @@
+"""Our errors as the exceptions of the service that calls, found by name in a module of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from imagebroker.exceptions import (
+    BackendError,
+    Conflict,
+    DestinationError,
+    ImageBrokerError,
+    ImageChanged,
+    ImageNotFound,
+    InvalidImageRef,
+    NotAuthorized,
+    NotReady,
+    PolicyViolation,
+    QuotaExceeded,
+    SchemeNotEnabled,
+    TransferError,
+    UnsupportedOperation,
+    VerificationError,
+)
+from imagebroker.redaction import redact
+
+#: For each of our errors the exception that Nova's callers act upon. The first that fits counts;
+#: what is in no table (a wrong configuration) stays as it is.
+Table = dict[type[ImageBrokerError], str]
+
+#: Where the image is named by the caller: `get`, `download`.
+OF_IMAGE: Table = {
+    ImageNotFound: "ImageNotFound",
+    NotAuthorized: "ImageNotAuthorized",
+    QuotaExceeded: "ImageQuotaExceeded",
+    InvalidImageRef: "ImageBadRequest",
+    UnsupportedOperation: "ImageBadRequest",
+    Conflict: "ImageBadRequest",
+    # ImageUnacceptable ends the building of an instance; with others Nova tries another host.
+    VerificationError: "ImageUnacceptable",
+    PolicyViolation: "ImageUnacceptable",
+    SchemeNotEnabled: "ImageUnacceptable",
+    NotReady: "ImageUnacceptable",
+    ImageChanged: "GlanceConnectionFailed",
+    TransferError: "GlanceConnectionFailed",
+    BackendError: "GlanceConnectionFailed",
+}
+#: A protected image is PolicyViolation; Glance says 403.
+OF_UPDATE: Table = OF_IMAGE | {PolicyViolation: "ImageNotAuthorized"}
+OF_DELETE: Table = OF_UPDATE | {Conflict: "ImageDeleteConflict"}
+#: Where there is no image yet, or many: `get_all`, `create`.
+OF_SERVICE: Table = OF_IMAGE | {
+    ImageNotFound: "NotFound",
+    NotAuthorized: "Forbidden",
+    PolicyViolation: "Forbidden",
+    InvalidImageRef: "Invalid",
+    UnsupportedOperation: "Invalid",
+    Conflict: "Invalid",
+}
+#: `location` in `create` and `update`: libvirt uploads the bytes instead when it gets this.
+OF_LOCATION: Table = {
+    InvalidImageRef: "ImageUnacceptable",
+    UnsupportedOperation: "ImageUnacceptable",
+}
+
+_IMAGE_URL = re.compile(r"(?i)/v2/images/([0-9a-f-]{36})(?:/file)?\Z")
+
+
+class DestinationOSError(DestinationError, OSError):
+    """A destination that cannot take the bytes, which Nova's callers know as an OSError."""
+
+
+class Errors:
+    """Raises the exceptions of one service."""
+
+    def __init__(self, module: object | None) -> None:
+        """`module`: has the exceptions by Nova's names; what it does not have is ours."""
+        self._module = module
+
+    @contextmanager
+    def translated(self, table: Table, identifier: object = "") -> Iterator[None]:
+        """Our errors become the service's, with ours as their cause.
+
+        :param identifier: the image, as the caller named it.
+        """
+        try:
+            yield
+        except ImageBrokerError as error:
+            raised = self.of(error, table, identifier)
+            if raised is error:
+                raise
+            raise raised from error
+
+    def of(self, error: ImageBrokerError, table: Table, identifier: object = "") -> Exception:
+        """What to raise for `error`; `error` itself where the service has no word for it."""
+        if isinstance(error, DestinationError):
+            failed = DestinationOSError(str(error))
+            failed.__dict__.update(error.__dict__)  # errno, hint, notes
+            return failed
+        for kind, name in table.items():
+            if isinstance(error, kind):
+                return self.named(name, error, identifier)
+        return error
+
+    def named(self, name: str, error: ImageBrokerError, identifier: object = "") -> Exception:
+        """The service's exception `name`; `error` where it has none."""
+        cls = getattr(self._module, name, None)
+        if isinstance(cls, type) and issubclass(cls, Exception):
+            return _made(cls, name, shown(identifier), error)
+        return error
+
+
+def shown(identifier: object) -> str:
+    """The image as Nova names it: the id, for URLs that end in one, too."""
+    match = _IMAGE_URL.search(str(identifier))
+    return match[1] if match else redact(identifier, 255)
+
+
+def _made(cls: type[Exception], name: str, image_id: str, error: ImageBrokerError) -> Exception:
+    reason = str(error)
+    values: dict[str, Any] = {"image_id": image_id}
+    if name in ("Forbidden", "NotFound", "Invalid"):
+        values = {}
+    elif name == "ImageBadRequest":
+        values["response"] = reason
+    elif name in ("ImageUnacceptable", "ImageImportImpossible"):
+        values["reason"] = reason
+    elif name == "ImageDeleteConflict":
+        values = {"reason": reason}
+    elif name == "GlanceConnectionFailed":
+        values = {"server": "behind imagebroker", "reason": reason}
+    try:
+        raised = cls(**values) if values else cls(reason)
+    except TypeError:  # a service whose exceptions take only a text
+        raised = cls(reason)
+    if error.hint:
+        raised.add_note(error.hint)  # for the log: texts of exceptions are shown to users
+    return raised

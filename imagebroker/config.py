@@ -1,0 +1,325 @@
+"""The deployer's options: what there is, and the values that a broker works with.
+
+Core options stand in `[imagebroker]`, a backend's in `[backend:<name>]`, those of a named instance
+in `[backend:<name>:<instance>]`, so that the file can also live inside a service's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg, types
+
+from imagebroker.backend import Limits, Options
+from imagebroker.exceptions import ConfigError, InvalidImageRef
+from imagebroker.policy import Policy, networks
+from imagebroker.reference import DEFAULT_PORTS, parse
+
+GROUP = "imagebroker"
+#: Beginning of the sections that belong to backends.
+PREFIX = "backend:"
+#: What `default_backend` and `backend=` may look like.
+BACKEND_NAME = re.compile(
+    r"(?P<name>[a-z][a-z0-9+.-]{0,31})(?::(?P<instance>[A-Za-z0-9_][A-Za-z0-9_.-]*))?"
+)
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Size(types.ConfigType):
+    """Bytes, with an optional binary unit: `4096`, `10G`, `16 TiB`. At least 1."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="size")
+
+    def __call__(self, value: Any) -> int:
+        match = re.fullmatch(r"(\d{1,18})\s*(?:([kmgt])(?:i?b)?|b)?", str(value).strip().lower())
+        if match is None or int(match[1]) < 1:
+            raise ValueError(f"{value!r} is not a size: write bytes or a number with K, M, G or T")
+        return int(match[1]) * _UNITS[match[2] or ""]
+
+    def __repr__(self) -> str:
+        return "Size"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _formatter(self, value: Any) -> str:
+        return str(value)
+
+
+CORE_OPTIONS: Sequence[cfg.Opt] = (
+    cfg.ListOpt(
+        "enabled_schemes", default=[], sample_default=["file", "https", "glance"],
+        help="Schemes that refs may have. The plugin of any other scheme is not even imported. "
+        "Empty: nothing works."),
+    cfg.StrOpt(
+        "default_backend", default="file",
+        help="NAME or NAME:INSTANCE of the backend that answers bare UUIDs, and calls that name "
+        "no backend."),
+    cfg.ListOpt(
+        "direct_url_schemes", default=[],
+        help="Locations of an image with one of these schemes are read directly, before the "
+        "backend itself is asked; the image's strong checksum must hold for what they send."),
+    cfg.Opt(
+        "max_size", type=Size(), default=16 << 40, sample_default="16T",
+        help="Largest image that is downloaded (bytes, or with K, M, G, T)."),
+    cfg.IntOpt(
+        "deadline", default=86400, min=1,
+        help="Seconds after which a transfer is given up, however it fares."),
+    cfg.FloatOpt(
+        "connect_timeout", default=10.0, min=0.01, help="Seconds until a connection must stand."),
+    cfg.FloatOpt(
+        "stall_timeout", default=30.0, min=0.01,
+        help="Seconds without a byte after which a peer counts as gone."),
+    cfg.IntOpt(
+        "min_rate", default=1024, min=0,
+        help="Bytes a second that must arrive on average over each stall_timeout; 0: any."),
+    cfg.IntOpt(
+        "retries", default=4, min=0,
+        help="Attempts after the first without progress, before a transfer is given up."),
+    cfg.FloatOpt(
+        "retry_backoff", default=0.5, min=0.0,
+        help="Seconds before the first retry; doubled for each further one, up to 16 times that."),
+    cfg.BoolOpt(
+        "keep_partial",
+        default=False,
+        help="Leave a hidden part file and its journal beside the destination when a transfer "
+        "breaks or is interrupted and something proves that the rest will match; the next "
+        "download of the same image to the same place goes on with it. Swept after a day.",
+    ),
+    cfg.BoolOpt(
+        "fsync", default=True,
+        help="Force an image and its directory entry to the disk before success is reported. "
+        "Without it a power loss may take the image back; it is never partial after kill -9."),
+    cfg.BoolOpt(
+        "allow_md5", default=False,
+        help="Let md5 and sha1 satisfy a required checksum. They prove nothing against attackers."),
+    cfg.BoolOpt(
+        "allow_unknown_size", default=False,
+        help="Accept images whose size nobody knows beforehand and that no checksum covers."),
+    cfg.BoolOpt(
+        "allow_empty", default=False,
+        help="Accept images of 0 bytes though neither a record nor a checksum says so."),
+    cfg.BoolOpt(
+        "inspect_formats", default=True,
+        help="Look at the content of every image that is downloaded: it must be of the declared "
+        "disk format and of no other, and refer to no other file. Off, this is done only where "
+        "allowed_formats says what is allowed."),
+    cfg.ListOpt(
+        "allowed_formats", default=[],
+        help="Disk formats that may be downloaded (raw, qcow2, vmdk, vhd, vhdx, vdi, iso, luks), "
+        "whatever is declared. Empty: all of them."),
+    cfg.Opt(
+        "max_virtual_size", type=Size(), default=64 << 40, sample_default="64T",
+        help="Largest disk that an image may hold (bytes, or with K, M, G, T)."),
+    cfg.BoolOpt(
+        "verify_signatures", default=False,
+        help="Refuse every download whose image has no valid signature (the properties "
+        "img_signature...). Certificates are read from the key manager that [key_manager] names; "
+        "needs imagebroker[signature]."),
+    cfg.ListOpt(
+        "trusted_certificate_ids", default=[],
+        help="Ids, in the key manager, of the certificates that may sign images, where a call does "
+        "not name its own: issuers up to the self-signed root."),
+    cfg.BoolOpt(
+        "enable_certificate_validation", default=True,
+        help="Refuse signatures whose certificate none of the trusted ones issued. Off, any "
+        "certificate in the key manager may sign, as long as a call names none to trust."),
+)  # fmt: skip
+
+
+def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
+    """Options that every backend has, because the core acts on them."""
+    return (
+        cfg.ListOpt(
+            "endpoint", default=[],
+            help="URI prefixes ending in / that belong to this instance; also the servers that it "
+            "speaks to, where the backend has servers."),
+        cfg.ListOpt(
+            "allowed_networks", default=[],
+            help="Networks (10.0.0.0/8) that may be connected to beyond the global addresses."),
+        cfg.ListOpt(
+            "allowed_ports", default=[], item_type=types.Integer(min=1, max=65535),
+            help="Ports that may be connected to beyond 80, 443, the scheme's own, and those from "
+            "1024 up that belong to no well-known service."),
+        cfg.BoolOpt(
+            "require_checksum", default=require_checksum,
+            help="Refuse a download for which neither the caller nor the record has a strong "
+            "checksum."),
+        cfg.StrOpt(
+            "proxy", help="URL of the proxy to use. No proxy is taken from the environment."),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Section:
+    """A `[backend:NAME]` or `[backend:NAME:INSTANCE]` in the configuration."""
+
+    name: str
+    instance: str | None
+
+    @property
+    def group(self) -> str:
+        return PREFIX + self.title
+
+    @property
+    def title(self) -> str:
+        return ":".join(filter(None, (self.name, self.instance)))
+
+
+def parse_backend(title: str) -> Section:
+    """The section that `default_backend` or `backend=` names.
+
+    :raises InvalidImageRef: it is not NAME or NAME:INSTANCE.
+    """
+    match = BACKEND_NAME.fullmatch(title) if isinstance(title, str) else None
+    if match is None:
+        raise InvalidImageRef(f"{title!r} names no backend", hint="write NAME or NAME:INSTANCE")
+    return Section(match["name"], match["instance"])
+
+
+class Settings:
+    """A snapshot of the core's values, and access to those of the backends."""
+
+    def __init__(self, conf: cfg.ConfigOpts, *, personal: bool = False) -> None:
+        """:raises ConfigError: a core option has a value that cannot be used."""
+        self._conf = conf
+        #: True where a person runs the command without a config file.
+        self.personal = personal
+        conf.register_opts(CORE_OPTIONS, group=GROUP)
+        self.core = self._snapshot(GROUP, CORE_OPTIONS)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Settings:
+        """:raises ConfigError: the file is missing, not readable, or not in oslo.config's form."""
+        return cls(_parse([os.fspath(path)]))
+
+    @classmethod
+    def for_person(cls) -> Settings:
+        """What holds without any config file: defaults, and trust in the person who types."""
+        return cls(_parse([]), personal=True)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            connect_timeout=self.core.connect_timeout, stall_timeout=self.core.stall_timeout
+        )
+
+    @property
+    def conf(self) -> cfg.ConfigOpts:
+        """The whole configuration, for libraries that have sections of their own in it."""
+        return self._conf
+
+    @property
+    def files(self) -> list[Path]:
+        """The config files that were read."""
+        return [Path(name) for name in self._conf.config_file or []]
+
+    def sections(self) -> list[Section]:
+        """The backends' sections that the configuration has, valid names only."""
+        found = []
+        for group in self._conf.list_all_sections():
+            match = BACKEND_NAME.fullmatch(group.removeprefix(PREFIX))
+            if group.startswith(PREFIX) and match:
+                found.append(Section(match["name"], match["instance"]))
+        return found
+
+    def endpoints(self, section: Section) -> list[str]:
+        """The URI prefixes that belong to this instance, each ending in `/`.
+
+        :raises ConfigError: one is not a URI.
+        """
+        options = [opt for opt in backend_options() if opt.name == "endpoint"]
+        self._conf.register_opts(options, group=cfg.OptGroup(section.group))
+        prefixes = []
+        for value in self._snapshot(section.group, options).endpoint:
+            prefix = value if value.endswith("/") else value + "/"
+            try:
+                ref = parse(prefix)
+            except InvalidImageRef as error:
+                raise ConfigError(
+                    f"[{section.group}] endpoint: {error}", hint=error.hint
+                ) from error
+            if ref.host is None and ref.path is None:
+                raise ConfigError(f"[{section.group}] endpoint: {value!r} is not a URI")
+            prefixes.append(prefix)
+        return prefixes
+
+    def backend(self, section: Section, options: Iterable[cfg.Opt], strict: bool) -> Options:
+        """The values of one instance: the core's options for backends and its own.
+
+        `strict` is the default of `require_checksum`.
+
+        :raises ConfigError: a value cannot be used.
+        """
+        common = backend_options(strict)
+        every = [*common, *options]
+        # The default of require_checksum differs between backends; endpoint was registered before.
+        self._conf.register_opts(every, group=cfg.OptGroup(section.group))
+        return self._snapshot(section.group, every)
+
+    def policy(self, section: Section, options: Options) -> Policy:
+        """What one instance may reach.
+
+        :raises ConfigError: `allowed_networks` or a URL cannot be parsed.
+        """
+        try:
+            allowed = networks(options.allowed_networks)
+        except ValueError as error:
+            raise ConfigError(
+                f"[{section.group}] allowed_networks: {error}", hint="write networks as 10.0.0.0/8"
+            ) from error
+        named = [("endpoint", url) for url in self.endpoints(section)]
+        named += [(name, options[name]) for name in ("auth_url", "proxy") if options.get(name)]
+        return Policy(
+            allowed_networks=allowed,
+            allowed_ports=frozenset(options.allowed_ports),
+            configured=frozenset(_host_and_port(section, *each) for each in named),
+            trusting=self.personal,
+        )
+
+    def _snapshot(self, group: str, options: Iterable[cfg.Opt]) -> Options:
+        values = {}
+        for option in options:
+            try:
+                values[option.dest] = self._conf[group][option.dest]
+            except (ValueError, cfg.Error) as error:
+                why = str(error).rpartition(" is not valid: ")[2]  # not oslo's LocationInfo(...)
+                raise ConfigError(
+                    f"[{group}] {option.name}: {why}", hint="correct the value in the config file"
+                ) from error
+        return Options(values)
+
+
+def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
+    try:
+        ref = parse(url if url.count("/") > 2 else url + "/")
+    except InvalidImageRef as error:
+        raise ConfigError(f"[{section.group}] {option}: {error}", hint=error.hint) from error
+    return ref.host or "", ref.port or DEFAULT_PORTS.get(ref.scheme or "", 0)
+
+
+def _parse(files: list[str]) -> cfg.ConfigOpts:
+    """A ConfigOpts of these files alone: no environment driver, no default locations."""
+    conf = cfg.ConfigOpts()
+    try:
+        conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)
+    except cfg.ConfigFilesNotFoundError as error:
+        raise ConfigError(
+            f"no config file {', '.join(error.config_files)}",
+            hint="`imagebroker config sample` prints one to begin with",
+        ) from error
+    except (cfg.Error, ValueError, OSError) as error:
+        raise ConfigError(
+            f"the config file {', '.join(files)} cannot be read: {error}",
+            hint="it has lines `option = value` below lines `[section]`, and this user may read it",
+        ) from error
+    return conf

@@ -1,0 +1,237 @@
+"""Everything that imagebroker raises, as one tree.
+
+::
+
+    ImageBrokerError
+     ├─ InvalidImageRef          the identifier (or a checksum) is malformed
+     ├─ ConfigError              an option is missing, unknown or wrong
+     ├─ SchemeNotEnabled         the scheme is known or not, but this deployment does not enable it
+     ├─ BackendLoadError         the plugin of an enabled scheme cannot be used
+     ├─ PolicyViolation          refused: address, port, path, redirect, host key
+     │   └─ TooLarge             more bytes than promised or allowed
+     ├─ UnsupportedOperation     this backend has no such verb
+     ├─ ImageNotFound
+     │   └─ Gone                 it was there, and was deleted
+     ├─ NotAuthorized
+     ├─ Conflict                 another state than the caller assumed
+     ├─ QuotaExceeded
+     ├─ ImageChanged             the bytes are no longer those that were asked for
+     ├─ TransferError            the bytes did not arrive, or could not be sent
+     │   ├─ TransferTimeout      a limit on time ran out
+     │   ├─ RangeIgnored         the peer cannot begin in the middle; start over
+     │   ├─ UploadFailed         create or update with data failed; says what is left of it
+     │   └─ Cancelled            the caller's own `cancel` or `close`
+     ├─ BackendError             the service answered, and it is in trouble
+     │   └─ NotReady             the image is queued, saving or importing
+     ├─ VerificationError        what arrived is not what was asked for; never retried
+     │   ├─ ChecksumMismatch
+     │   ├─ ChecksumMissing      one is required, and nobody offers one
+     │   ├─ SignatureError       the signature is bad, missing, or by nobody who is trusted
+     │   └─ FormatError          the content is not an acceptable disk image
+     └─ DestinationError         the bytes cannot be put where they belong (`.errno`)
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import Any
+
+from imagebroker.redaction import redact
+
+
+class ImageBrokerError(Exception):
+    """Base of all errors. The text is redacted: it may be logged as it is.
+
+    Keyword arguments other than `hint`, `retryable` and `retry_after` become attributes
+    (`error.ref`, `error.scheme`, ...).
+    """
+
+    #: True if the same call may succeed later without anybody changing anything.
+    retryable: bool = False
+    #: What to do about it, one sentence; empty if nobody can say.
+    hint: str = ""
+    #: Seconds after which a peer asked to be tried again.
+    retry_after: float | None = None
+    #: Bytes that a caller's file object had received before the error.
+    bytes_written: int | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        **values: Any,
+    ) -> None:
+        super().__init__(redact(message))
+        if hint is not None:
+            self.hint = redact(hint)
+        if retryable is not None:
+            self.retryable = retryable
+        if retry_after is not None:
+            self.retry_after = retry_after
+        for name, value in values.items():
+            setattr(self, name, redact(value) if isinstance(value, str) else value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException would call the class with args alone and lose the hint.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(
+    kind: type[ImageBrokerError], args: tuple[Any, ...], state: dict[str, Any]
+) -> ImageBrokerError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidImageRef(ImageBrokerError):
+    """An identifier, a checksum or an argument of a call is malformed."""
+
+
+class ConfigError(ImageBrokerError):
+    """The configuration cannot be used as it is."""
+
+
+class SchemeNotEnabled(ImageBrokerError):
+    """This deployment does not enable the scheme that the identifier asks for."""
+
+
+class BackendLoadError(ImageBrokerError):
+    """A plugin is enabled but cannot be used; the text names its distribution."""
+
+
+class PolicyViolation(ImageBrokerError):
+    """The deployment's policy refuses this address, path, redirect, key or size."""
+
+
+class TooLarge(PolicyViolation):
+    """More bytes than the record promised or the policy allows."""
+
+
+class UnsupportedOperation(ImageBrokerError):
+    """The backend has no such verb; nothing was changed."""
+
+
+class ImageNotFound(ImageBrokerError):
+    """No such image, or none that this caller may see."""
+
+
+class Gone(ImageNotFound):
+    """The image existed and was deleted."""
+
+
+class NotAuthorized(ImageBrokerError):
+    """The credentials are missing, wrong or not sufficient."""
+
+
+class Conflict(ImageBrokerError):
+    """The image is in another state than the call assumes."""
+
+
+class QuotaExceeded(ImageBrokerError):
+    """The service refuses to store more."""
+
+
+class ImageChanged(ImageBrokerError):
+    """Other bytes than those the transfer began with; a new call gets the new image."""
+
+    retryable = True
+
+
+class TransferError(ImageBrokerError):
+    """The bytes did not arrive complete."""
+
+    retryable = True
+
+
+class TransferTimeout(TransferError):
+    """A limit on time (connect, stall, minimum rate, deadline) ran out."""
+
+
+class RangeIgnored(TransferError):
+    """The peer answered a request for the middle with something else."""
+
+
+class UploadFailed(TransferError):
+    """The data was not stored. `.image_id` is set if a record could not be removed."""
+
+    retryable = False
+    image_id: str | None = None
+
+
+class Cancelled(TransferError):
+    """The caller ended the transfer."""
+
+    retryable = False
+
+
+class BackendError(ImageBrokerError):
+    """The service behind the backend reported trouble of its own."""
+
+    retryable = True
+
+
+class NotReady(BackendError):
+    """The record exists, its data does not yet."""
+
+
+class VerificationError(ImageBrokerError):
+    """The bytes are not what was asked for. Not a network error: never retried."""
+
+
+class ChecksumMismatch(VerificationError):
+    """A required checksum differs from the one computed over the stored bytes."""
+
+
+class ChecksumMissing(VerificationError):
+    """A checksum is required here, and neither caller nor record has a strong one."""
+
+
+class SignatureError(VerificationError):
+    """The signature is not of these bytes, or there is none that could be verified."""
+
+
+class FormatError(VerificationError):
+    """The content is not a disk image of an acceptable format."""
+
+
+class DestinationError(ImageBrokerError):
+    """The destination cannot take the bytes."""
+
+    #: The operating system's error number, if it was the one that refused.
+    errno: int | None = None
+
+    @classmethod
+    def wrap(cls, error: OSError, what: str, *, hint: str | None = None) -> DestinationError:
+        """An OSError that arose while `what` (a phrase: "cannot write /x") was done."""
+        return cls(
+            f"{what}: {error.strerror or error}",
+            hint=_REMEDIES.get(error.errno or 0, "") if hint is None else hint,
+            errno=error.errno,
+        )
+
+
+#: What helps against the usual reasons for which an operating system refuses to store.
+_REMEDIES = {
+    _errno.ENOSPC: "free some space on that file system, or choose another destination",
+    _errno.EDQUOT: "the disk quota is used up: free some space or choose another destination",
+    _errno.EFBIG: "the file size limit (ulimit -f, or the file system's) is too small",
+    _errno.EACCES: "choose a directory that this user may write to",
+    _errno.EPERM: "the file system refuses it (immutable file or mount option)",
+    _errno.EROFS: "the file system is mounted read-only",
+    _errno.ENOENT: "create the parent directory first",
+    _errno.ENOTDIR: "a component of the path is not a directory",
+    _errno.ENAMETOOLONG: "choose a shorter name",
+    _errno.EIO: "the device reports errors: check its health",
+    _errno.EPIPE: "the reader at the other end of the pipe went away",
+}
+
+__all__ = sorted(
+    name
+    for name, value in list(globals().items())
+    if isinstance(value, type) and issubclass(value, ImageBrokerError)
+)

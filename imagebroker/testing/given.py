@@ -1,0 +1,72 @@
+"""A broker of backend classes that are given to it rather than found among what is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+from oslo_config import cfg
+
+from imagebroker.backend import ImageBackend
+from imagebroker.broker import Broker
+from imagebroker.config import CORE_OPTIONS, GROUP, PREFIX, Settings, backend_options
+from imagebroker.registry import ENTRY_POINTS, Registry
+
+#: Scheme to class.
+Classes = Mapping[str, type[ImageBackend]]
+
+
+class GivenBroker(Broker):
+    """The real broker, with these backends and no others."""
+
+    def __init__(self, settings: Settings, classes: Classes) -> None:
+        self._settings = settings
+        self._registry = _GivenRegistry(settings, classes)
+        self._registry.check_schemes()
+
+
+class _GivenEntryPoint(importlib.metadata.EntryPoint):
+    """An entry point that leads to a class which need not be importable."""
+
+    def __init__(self, scheme: str, cls: type[ImageBackend]) -> None:
+        super().__init__(scheme, f"{cls.__module__}:{cls.__qualname__}", ENTRY_POINTS)
+        vars(self)["_cls"] = cls
+
+    def load(self) -> Any:
+        return vars(self)["_cls"]
+
+
+class _GivenRegistry(Registry):
+    def __init__(self, settings: Settings, classes: Classes) -> None:
+        super().__init__(settings)
+        self._found = {scheme: (_GivenEntryPoint(scheme, cls),) for scheme, cls in classes.items()}
+
+
+def configured(
+    classes: Classes,
+    core: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+) -> cfg.ConfigOpts:
+    """A configuration with these values, as a config file would give them.
+
+    `core` are options of `[imagebroker]`; `options` maps the names of backends to theirs.
+
+    :raises cfg.Error, ValueError: an option is unknown, or a value cannot be used.
+    """
+    conf = cfg.ConfigOpts()
+    conf([], project=GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
+    conf.register_opts(CORE_OPTIONS, group=GROUP)
+    for name, value in {"enabled_schemes": list(classes), **core}.items():
+        conf.set_override(name, value, group=GROUP)
+    for cls in dict.fromkeys(classes.values()):
+        for section, values in options.items():
+            if section.partition(":")[0] != cls.name:
+                continue
+            group = PREFIX + section
+            conf.register_opts(
+                [*backend_options(cls.require_checksum), *cls.options], group=cfg.OptGroup(group)
+            )
+            for name, value in values.items():
+                conf.set_override(name, value, group=group)
+    return conf

@@ -1,0 +1,113 @@
+"""The way between a backend and the outside, on which the kit listens and puts faults."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from oslo_config import cfg
+
+from imagebroker.backend import BackendHost, Limits, Options
+from imagebroker.config import Section, Settings
+from imagebroker.policy import Policy
+from imagebroker.testing.audit import guarded
+from imagebroker.testing.proxy import NO_FAULT, Wires
+from imagebroker.testing.sockets import pair
+
+#: What the facade may connect to in the kit: servers of this host.
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+class Lab:
+    """What happens at the facade of the backends of one test."""
+
+    def __init__(self) -> None:
+        #: Connections made from now on pass through these.
+        self.wires: Wires | None = None
+        #: The fault is over once it has struck.
+        self.once = True
+        #: Refuse every address.
+        self.closed = False
+        #: `(host, port)` of every connection that was made.
+        self.targets: list[tuple[str, int]] = []
+
+    @property
+    def connections(self) -> int:
+        return len(self.targets)
+
+    def connected(self, sock: socket.socket, host: str, port: int, timeout: float) -> socket.socket:
+        """What a backend gets that has connected to a server: through the wires, if there are."""
+        self.targets.append((host, port))
+        wires = self.wires
+        if wires is None:
+            return sock
+        if self.once and any(each.struck.is_set() for each in wires.passages):
+            wires.fault = NO_FAULT
+        if wires.fault.refuse:
+            sock.close()
+        near, far = pair()
+        wires.join(far, lambda: sock)
+        near.settimeout(timeout)
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return near
+
+    def close(self) -> None:
+        """End the wires; connections made from now on go straight."""
+        wires, self.wires = self.wires, None
+        if wires is not None:
+            wires.close()
+
+
+@dataclass(frozen=True)
+class LabPolicy(Policy):
+    """The real policy; what it has connected is handed to the lab."""
+
+    lab: Lab | None = None
+
+    def connect(
+        self, host: str, port: int, *, timeout: float, own: int | None = None
+    ) -> socket.socket:
+        with guarded():
+            sock = super().connect(host, port, timeout=timeout, own=own)
+            return sock if self.lab is None else self.lab.connected(sock, host, port, timeout)
+
+
+class LabHost(BackendHost):
+    """The real host, whose calls are known to come from the facade."""
+
+    def open_beneath(self, root: str | os.PathLike[str], path: str | bytes) -> int:
+        with guarded():
+            return super().open_beneath(root, path)
+
+
+class LabSettings(Settings):
+    """The real settings, whose policies belong to a lab."""
+
+    def __init__(self, conf: cfg.ConfigOpts, lab: Lab, chunk_size: int) -> None:
+        super().__init__(conf)
+        self._lab, self._chunk_size = lab, chunk_size
+
+    @property
+    def limits(self) -> Limits:
+        return replace(super().limits, chunk_size=self._chunk_size)
+
+    def policy(self, section: Section, options: Options) -> Policy:
+        found = super().policy(section, options)
+        if self._lab.closed:
+            return LabPolicy(allowed_ports=found.allowed_ports, lab=self._lab)
+        return LabPolicy(
+            found.allowed_networks, found.allowed_ports, found.configured, lab=self._lab
+        )
+
+    def host(self, section: Section, options: Iterable[cfg.Opt], strict: bool) -> LabHost:
+        """What a backend of this section gets from the core."""
+        values = self.backend(section, options, strict)
+        return LabHost(
+            name=section.name,
+            options=values,
+            instance=section.instance,
+            limits=self.limits,
+            policy=self.policy(section, values),
+        )

@@ -1,0 +1,1 @@
+"""How bytes move: attempts and retries, the part file, the reader, limits and progress."""

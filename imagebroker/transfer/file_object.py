@@ -1,0 +1,155 @@
+"""A destination that the caller has opened: a file, a block device, a pipe, a buffer."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import select
+import stat
+from typing import Any, BinaryIO
+
+from imagebroker.backend import Buffer
+from imagebroker.exceptions import DestinationError, ImageBrokerError
+
+#: Seconds that a non-blocking object may take until it accepts another byte.
+_PATIENCE = 60.0
+
+
+class FileObject:
+    """Writes into the caller's object, which stays open.
+
+    After an error a seekable object gets back its length and position; what was overwritten is
+    lost. `error.bytes_written` says what it received.
+    """
+
+    def __init__(self, target: BinaryIO, *, fsync: bool = True) -> None:
+        """:raises DestinationError: it is closed, in text mode, or cannot be written."""
+        self._target, self._fsync = target, fsync
+        self.shown = repr(getattr(target, "name", type(target).__name__))
+        if isinstance(target, io.TextIOBase) or not callable(getattr(target, "write", None)):
+            raise DestinationError(
+                f"the destination is {type(target).__name__}",
+                hint="pass a path or a file object open for writing in binary mode",
+            )
+        if getattr(target, "closed", False):
+            raise DestinationError(f"the destination {self.shown} is closed", hint="pass it open")
+        writable = getattr(target, "writable", None)
+        if callable(writable) and not writable():
+            raise DestinationError(f"the destination {self.shown} is not open for writing")
+        #: Bytes that the object has received.
+        self.size = 0
+        self._start = self._length = 0
+        self._seekable = self._measure()
+
+    def _measure(self) -> bool:
+        """Note position and length; whether the object can go back to them."""
+        try:
+            self._start = self._target.tell()
+            self._target.seek(0, os.SEEK_END)  # returns None where an object is only like a file
+            self._length = self._target.tell()
+            self._target.seek(self._start)
+        except (AttributeError, TypeError, NotImplementedError, OSError, ValueError):
+            return False  # TypeError: `seek` of oslo.vmware's handles takes one argument
+        if self._appends():
+            self._start = self._length  # where the bytes will go, whatever tell() says
+        return True
+
+    def _fd(self) -> int | None:
+        try:
+            return self._target.fileno()
+        except (AttributeError, NotImplementedError, OSError, ValueError):
+            return None
+
+    def _appends(self) -> bool:
+        fd = self._fd()
+        return fd is not None and bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+
+    def write(self, chunk: Buffer) -> None:
+        """The next bytes.
+
+        :raises DestinationError: the object fails, or takes part of them and no more.
+        """
+        view = memoryview(chunk)
+        while view:
+            try:
+                written = self._target.write(view)
+            except BlockingIOError as error:
+                written = error.characters_written
+                self._wait()
+            except OSError as error:
+                raise DestinationError.wrap(error, f"cannot write to {self.shown}") from error
+            except Exception as error:
+                raise DestinationError(f"cannot write to {self.shown}: {error}") from error
+            if written is None:  # a raw object that is not ready
+                self._wait()
+                continue
+            if not isinstance(written, int) or not 0 <= written <= len(view):
+                raise DestinationError(
+                    f"write() of {self.shown} returned {written!r} for {len(view)} bytes"
+                )
+            view = view[written:]
+            self.size += written
+
+    def _wait(self) -> None:
+        fd = self._fd()
+        if fd is None or not select.select([], [fd], [], _PATIENCE)[1]:
+            raise DestinationError(
+                f"{self.shown} accepts no more bytes", hint="open it in blocking mode"
+            )
+
+    def _give_back(self) -> None:
+        try:
+            self._target.seek(self._start)
+            if self._start + self.size > self._length and not self._is_device():
+                self._target.truncate(self._length)
+                self._target.seek(self._start)
+        except (AttributeError, OSError, ValueError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            raise DestinationError(f"cannot rewind {self.shown}: {error}", errno=number) from error
+
+    def _is_device(self) -> bool:
+        fd = self._fd()
+        return fd is not None and stat.S_ISBLK(os.fstat(fd).st_mode)
+
+    def commit(self) -> None:
+        """Flush, and force to the disk what is one."""
+        try:
+            flush = getattr(self._target, "flush", None)
+            if callable(flush):
+                flush()
+            fd = self._fd()
+            if fd is not None and self._fsync:
+                mode = os.fstat(fd).st_mode
+                if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+                    os.fsync(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # special files that cannot be synced
+                raise DestinationError.wrap(error, f"cannot flush {self.shown}") from error
+
+    def discard(self, error: BaseException | None = None) -> None:
+        """Give back length and position, and say in the error what the object received."""
+        lost = max(min(self._start + self.size, self._length) - self._start, 0)
+        if self._seekable:
+            try:
+                self._give_back()
+            except DestinationError as second:
+                if error is not None:
+                    error.add_note(str(second))
+        if isinstance(error, ImageBrokerError):
+            error.bytes_written = self.size
+            if self.size:
+                state = (
+                    f"it has its length and position back; {lost} old bytes are overwritten"
+                    if self._seekable
+                    else "they cannot be taken back"
+                )
+                error.add_note(f"{self.shown} had received {self.size} bytes: {state}")
+
+    def __enter__(self) -> FileObject:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self.discard(error)

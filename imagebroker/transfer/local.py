@@ -1,0 +1,148 @@
+"""Images that are files on this host already: cloned by the kernel where it can."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from imagebroker.boundary import OpenedSource
+from imagebroker.exceptions import (
+    DestinationError,
+    ImageChanged,
+    PolicyViolation,
+    TransferError,
+)
+from imagebroker.transfer.directory import close
+from imagebroker.transfer.part_file import PartFile
+
+_FICLONE = 0x40049409
+#: Bytes that are copied between two looks at the deadline.
+_STEP = 64 * 1024 * 1024
+_CHUNK = 1024 * 1024
+#: What says that these two files cannot share or copy inside the kernel.
+_CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
+
+
+class LocalFile:
+    """The file behind a source's `local_path`, copied by the core itself."""
+
+    def __init__(self, opened: OpenedSource) -> None:
+        """:raises PolicyViolation: it is not a regular file. :raises TransferError: unreadable."""
+        self._opened = opened
+        self.image = opened.image
+        path = opened.local_path
+        try:
+            # O_NONBLOCK: a FIFO that took the file's place must not block us.
+            self.fd = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TransferError(
+                f"{self.image.ref}: cannot read {path}: {error.strerror}", retryable=False
+            ) from error
+        self._first = self._look()
+        if not stat.S_ISREG(self._first.st_mode):
+            os.close(self.fd)
+            raise PolicyViolation(f"{self.image.ref} is not a regular file")
+        self.size = self._first.st_size
+        #: Bytes that it takes on the disk.
+        self.allocated = min(self._first.st_blocks * 512, self.size)
+        claimed = self.image.size
+        if claimed is not None and claimed != self.size:
+            os.close(self.fd)
+            raise ImageChanged(f"{self.image.ref} has {self.size} bytes now, and had {claimed}")
+
+    def _look(self) -> os.stat_result:
+        try:
+            return os.fstat(self.fd)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> TransferError:
+        return TransferError(
+            f"{self.image.ref}: the file cannot be read: {error.strerror}",
+            hint="the disk or file system below it is in trouble",
+            retryable=False,
+        )
+
+    def _pread(self, size: int, position: int) -> bytes:
+        try:
+            return os.pread(self.fd, size, position)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def check_unchanged(self) -> None:
+        """:raises ImageChanged: somebody wrote to the file or cut it since it was opened."""
+        now = self._look()
+        if (now.st_size, now.st_mtime_ns) != (self._first.st_size, self._first.st_mtime_ns):
+            raise ImageChanged(
+                f"{self.image.ref} was modified while it was copied",
+                hint="copy it again when nobody writes to it",
+            )
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        close(fd)
+
+    def clone_into(self, part: PartFile, copied: Callable[[int], None]) -> None:
+        """Give `part` the same bytes and holes, sharing blocks where the file system can.
+
+        Never a hard link: a later write to one must not show in the other. `copied` is told the
+        bytes done, and may raise to end the copy.
+        """
+        part.size = self.size
+        try:
+            fcntl.ioctl(part.fileno(), _FICLONE, self.fd)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise self._failed(error, part) from error
+            for start, stop in self._data_ranges():
+                copied(start)
+                self._copy_range(start, stop, part, copied)
+        self.check_unchanged()
+        copied(self.size)
+
+    def _data_ranges(self) -> Iterator[tuple[int, int]]:
+        """The parts of the file that are no holes."""
+        position = 0
+        while position < self.size:
+            try:
+                start = os.lseek(self.fd, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole is left
+                    return
+                start = position  # no such notion here: all of it is data
+                yield start, self.size
+                return
+            position = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, position
+
+    def _copy_range(
+        self, start: int, stop: int, part: PartFile, copied: Callable[[int], None]
+    ) -> None:
+        in_kernel = True
+        while start < stop:
+            step = min(stop - start, _STEP)
+            if in_kernel:
+                try:
+                    done = os.copy_file_range(self.fd, part.fileno(), step, start, start)
+                except OSError as error:
+                    if error.errno not in _CANNOT:
+                        raise self._failed(error, part) from error
+                    in_kernel = False
+                    continue
+            else:
+                chunk = self._pread(min(step, _CHUNK), start)
+                part.write(start, chunk)
+                done = len(chunk)
+            if not done:
+                raise ImageChanged(f"{self.image.ref} was cut while it was copied")
+            start += done
+            copied(start)
+
+    def _failed(self, error: OSError, part: PartFile) -> Exception:
+        """The kernel does not say which side failed; only the destination runs out of room."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return DestinationError.wrap(error, f"cannot write {part.shown!r}")
+        return self._unreadable(error)

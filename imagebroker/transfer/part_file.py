@@ -1,0 +1,308 @@
+"""A destination path: a part file beside it, until everything is verified and on the disk."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from imagebroker.backend import Buffer
+from imagebroker.exceptions import BackendError, DestinationError, TransferError
+from imagebroker.redaction import redact
+from imagebroker.transfer import parts
+from imagebroker.transfer.directory import close, open_directory
+from imagebroker.transfer.journal import Journal
+
+_NAME_MAX = 255
+#: After these a part file is worth keeping.
+_RESUMABLE = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
+_ZEROS = bytes(1024 * 1024)
+#: Bytes that are read back at once.
+_READ_BACK = 1024 * 1024
+
+
+class PartFile:
+    """What is at the path stays as it is until `commit`, which replaces it in one step.
+
+    The part file is created 0600 in the same directory, locked, and removed by `discard`. All
+    names are resolved once: the directory is held by descriptor.
+    """
+
+    def __init__(
+        self,
+        dest: str | bytes | os.PathLike[Any],
+        *,
+        key: str,
+        overwrite: bool = True,
+        file_mode: int | None = None,
+        fsync: bool = True,
+        keep: bool = False,
+    ) -> None:
+        """Look at the destination; sweep what dead transfers left; open the part file.
+
+        `key` distinguishes images in the part file's name. `keep`: leave it to a later process
+        after a failed or interrupted transfer, where `note` said that this makes sense.
+
+        :raises DestinationError: the path cannot take a file.
+        """
+        path = os.fsencode(dest)
+        self.path = path
+        #: For messages.
+        self.shown = redact(os.fsdecode(path).encode("utf-8", "backslashreplace").decode())
+        parent, self._name = os.path.split(path)
+        if not self._name or self._name in (b".", b"..") or b"\0" in path:
+            raise DestinationError(f"{self.shown!r} names no file", hint="write a path of a file")
+        self._overwrite, self._mode, self._fsync = overwrite, file_mode, fsync
+        self._directory = open_directory(parent or b".")
+        self.size = 0
+        self._part: bytes | None = None
+        self._fd = self._journal = -1
+        self._keep, self._noted = keep, False
+        # Written since the kernel was last asked to begin writing back, and from where on.
+        self._unsynced = self._unsynced_from = 0
+        #: What an earlier process left in the part file.
+        self.kept: Journal | None = None
+        try:
+            self._look()
+            self._take(key)
+        except BaseException:
+            close(self._directory)
+            raise
+
+    def _look(self) -> None:
+        """Refuse what cannot be replaced by a regular file."""
+        if len(self._name) > _NAME_MAX:
+            error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}")
+        try:
+            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
+        if not self._overwrite:
+            raise self._exists()
+        if stat.S_ISREG(found.st_mode):
+            if self._mode is None:
+                self._mode = stat.S_IMODE(found.st_mode) & 0o777
+        elif not stat.S_ISLNK(found.st_mode):
+            raise DestinationError(
+                f"{self.shown!r} is a {_kind(found.st_mode)}, not a regular file",
+                hint="pass an opened file object to write into a device or pipe",
+            )
+
+    def _exists(self) -> DestinationError:
+        return DestinationError(
+            f"{self.shown!r} exists already",
+            hint="choose another name, or allow it to be overwritten",
+            errno=errno.EEXIST,
+        )
+
+    def _take(self, key: str) -> None:
+        try:
+            part = parts.take(self._directory, self._name, key)
+        except OSError as error:
+            raise DestinationError.wrap(
+                error, f"cannot create a file beside {self.shown!r}"
+            ) from error
+        self._fd, self._part, self.kept = part.fd, part.name, part.kept
+        self.size = part.kept.stored if part.kept is not None else 0
+
+    def note(self, journal: Journal) -> None:
+        """What a later process may go on with. Nothing is written unless parts are kept."""
+        if not self._keep or self._part is None or not journal.proves:
+            return
+        try:
+            if self._journal < 0:
+                self._journal = parts.open_journal(self._directory, self._part)
+            journal.write(self._journal)
+            self._noted = True
+        except OSError:
+            self._keep = False  # a transfer that cannot be taken up is a transfer all the same
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def reserve(self, size: int) -> None:
+        """Refuse at once what cannot fit.
+
+        :raises DestinationError: fewer than `size` bytes are free (ENOSPC).
+        """
+        free = self._do("cannot look at the free space for", lambda: os.fstatvfs(self._fd))
+        available = free.f_bavail * free.f_frsize
+        if size > available:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise DestinationError.wrap(
+                error, f"{self.shown!r} needs {size} bytes, and {available} are free"
+            )
+
+    def write(self, offset: int, chunk: Buffer) -> None:
+        """Store `chunk` at `offset`; zeros become a hole. :raises DestinationError: as named."""
+        self.size = max(self.size, offset + len(chunk))
+        if _all_zeros(chunk):
+            return
+        view = memoryview(chunk)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
+        self._unsynced += len(chunk)
+        if self._fsync and self._unsynced >= _WRITE_BACK:
+            _start_write_back(self._fd, self._unsynced_from, offset - self._unsynced_from)
+            self._unsynced, self._unsynced_from = 0, offset
+
+    def read_back(self, start: int, stop: int) -> Iterator[bytes]:
+        """What is stored from `start` to `stop`, in order, a MiB at once."""
+        while start < stop:
+            size = min(_READ_BACK, stop - start)
+            try:
+                chunk = os.pread(self._fd, size, start)
+            except OSError as error:
+                raise DestinationError.wrap(error, f"cannot read back {self.shown!r}") from error
+            # A hole at the end is not there yet: `commit` sets the size.
+            yield chunk or bytes(size)
+            start += len(chunk) or size
+
+    def set_size(self) -> None:
+        """Give the file its size: a hole at its end is not there before."""
+        self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
+
+    def rewind(self) -> None:
+        """Forget what was written: the transfer begins again."""
+        self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
+        self.size = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove the journal: what is stored now is not what it says."""
+        if self._part is not None:
+            parts.remove(self._directory, parts.journal_name(self._part))
+        close(self._journal)
+        self._journal, self._noted, self.kept = -1, False, None
+
+    def commit(self) -> None:
+        """Make it the file at the path, on the disk. The caller has verified what was written.
+
+        :raises DestinationError: the path is as it was; except where only the directory could
+            not be synced: then the complete image is there, and a power loss may take it back.
+        """
+        self.set_size()
+        mode = 0o666 & ~_umask() if self._mode is None else self._mode
+        self._do("cannot set the mode of", lambda: os.fchmod(self._fd, mode))
+        if self._fsync:
+            self._do("cannot sync", lambda: os.fsync(self._fd))
+        self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
+        self._forget()
+        self._part = None
+        if self._fsync:
+            self._do("the image is complete, but cannot sync the directory of",
+                     lambda: os.fsync(self._directory))  # fmt: skip
+
+    def _rename(self) -> None:
+        at = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
+        part = self._part
+        if part is None:
+            raise DestinationError("the part file was already committed")
+        if self._overwrite:
+            os.rename(part, self._name, **at)
+            return
+        try:
+            _rename_exclusively(self._directory, part, self._name)
+        except FileExistsError:
+            raise self._exists() from None
+
+    def _do(self, what: str, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except OSError as error:
+            raise DestinationError.wrap(error, f"{what} {self.shown!r}") from error
+
+    def discard(self, error: BaseException | None = None) -> None:
+        """Remove the part file if it was not committed, or leave it to be taken up; never raises.
+
+        It is left where parts are kept, `note` was given what proves the rest, now or by an
+        earlier process, and the transfer broke or was interrupted. After a failed check or a
+        refusal it never is.
+        """
+        if self._fd < 0:
+            return
+        proven = self._noted or (self._keep and self.kept is not None)
+        if self._part is not None and not (proven and isinstance(error, _RESUMABLE)):
+            parts.remove(self._directory, self._part)
+            self._forget()
+        for fd in (self._fd, self._directory, self._journal):
+            close(fd)
+        self._fd = self._journal = -1
+
+    def __enter__(self) -> PartFile:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.discard(error)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device node")
+
+
+def _all_zeros(chunk: Buffer) -> bool:
+    """Compares with zeros by memcmp; the three probes spare that for almost all other data."""
+    size = len(chunk)
+    if not size or chunk[0] or chunk[-1] or chunk[size // 2]:
+        return False
+    if not isinstance(chunk, (bytes, bytearray)):
+        chunk = bytes(chunk)
+    for start in range(0, size, len(_ZEROS)):
+        piece = chunk if size <= len(_ZEROS) else chunk[start : start + len(_ZEROS)]
+        if piece != (_ZEROS if len(piece) == len(_ZEROS) else _ZEROS[: len(piece)]):
+            return False
+    return True
+
+
+def _umask() -> int:
+    """The process's umask, read without setting it (os.umask would race with other threads)."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o077  # unknown: the careful answer
+
+
+#: Bytes after which the kernel is asked to begin writing to the disk: the fsync at the end then
+#: finds little left to do, instead of everything.
+_WRITE_BACK = 16 * 1024 * 1024
+_SYNC_FILE_RANGE_WRITE = 2
+_RENAME_NOREPLACE = 1
+
+
+def _start_write_back(fd: int, start: int, size: int) -> None:
+    """Begin writing these bytes to the disk, without waiting (sync_file_range, Linux 2.6.17).
+
+    It is a hint: its errors are those that fsync will report.
+    """
+    libc = ctypes.CDLL(None)
+    if size > 0 and hasattr(libc, "sync_file_range"):
+        where = ctypes.c_int64(start), ctypes.c_int64(size)
+        libc.sync_file_range(fd, *where, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+
+
+def _rename_exclusively(directory: int, old: bytes, new: bytes) -> None:
+    """Rename that fails with FileExistsError instead of replacing (renameat2, Linux 3.15)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(directory, old, directory, new, _RENAME_NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code))
+    # A file system without the flag: a second name fails where the first exists, as one step.
+    os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.unlink(old, dir_fd=directory)

@@ -1,0 +1,64 @@
+"""Where the bytes may be had, and what must hold for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from imagebroker.exceptions import Cancelled, DestinationError, FormatError, SignatureError
+from imagebroker.image import Image
+from imagebroker.transfer.incoming import Opener
+from imagebroker.verify.checks import Required, declared_format
+from imagebroker.verify.checksum import Checksum, required_checksums
+from imagebroker.verify.disk_format import FormatPolicy
+from imagebroker.verify.signature import Signature
+
+#: Errors after which no other place is tried: none could do better, or none may.
+FINAL = (DestinationError, Cancelled, FormatError, SignatureError)
+#: Called while something is waited for; may raise.
+Waiting = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place where the bytes may be had."""
+
+    ref: str
+    open: Opener
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What must hold for the bytes, whoever sends them."""
+
+    #: Of the caller and of the ref.
+    checksums: tuple[Checksum, ...] = ()
+    #: The deployment insists on a strong checksum.
+    require: bool = False
+    allow_weak: bool = False
+    #: The record that was asked for, where it was looked at before any place was opened.
+    record: Image | None = None
+    #: What the content may be; None: nobody looks.
+    formats: FormatPolicy | None = None
+    #: Finds the signature that must hold for an image; None: nobody asks for one.
+    signature: Callable[[Image, Waiting], Signature | None] | None = None
+
+    def of_record(self, waiting: Waiting) -> Required | None:
+        """All that must hold, before any place is opened; None if no record was looked at."""
+        return None if self.record is None else self.for_image(self.record, waiting)
+
+    def for_image(self, image: Image, waiting: Waiting) -> Required:
+        """All that must hold for the bytes of `image`.
+
+        :raises ChecksumMissing, VerificationError: see `required_checksums`, `required_signature`.
+        :raises FormatError: the format that is declared is not acceptable.
+        """
+        checksums = required_checksums(
+            image, self.checksums, require=self.require, allow_weak=self.allow_weak
+        )
+        declared = declared_format(image)
+        if self.formats is not None:
+            self.formats.check_declared(declared)
+        signature = self.signature(image, waiting) if self.signature is not None else None
+        return Required(image.ref, checksums, signature, self.formats, declared)

@@ -1,0 +1,90 @@
+"""What `broker.open` returns: an image as a readable object."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any
+
+from imagebroker.backend import Buffer
+from imagebroker.image import Image
+from imagebroker.transfer.stream import Stream
+
+
+class ImageReader(io.RawIOBase):
+    """Read it, or iterate it for chunks of bytes. Its end means that every check has passed.
+
+    The last bytes are held back until then. Closing it early is not an error. After an error each
+    further read raises that error again, never an end.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._chunks = iter(stream)
+        self._rest = memoryview(b"")
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        #: The record.
+        self.image: Image = stream.image
+        #: Bytes in all, None if the source does not know.
+        self.size: int | None = stream.image.size
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What was computed over the bytes; empty before the end."""
+        return self._stream.evidence
+
+    def readable(self) -> bool:
+        return True
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the image reader is closed")
+
+    def _next(self) -> Buffer | None:
+        """The next chunk, None at the end."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return next(self._chunks, None)
+        except BaseException as error:
+            self._error = error
+            self._stream.close()
+            raise
+
+    def __next__(self) -> bytes:
+        with self._lock:
+            self._check_open()
+            if self._rest:
+                chunk, self._rest = bytes(self._rest), memoryview(b"")
+                return chunk
+            found = self._next()
+        if found is None:
+            raise StopIteration
+        return bytes(found)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer` as far as bytes are there; 0 at the verified end."""
+        target = memoryview(buffer).cast("B")
+        with self._lock:
+            self._check_open()
+            if not self._rest and len(target):
+                found = self._next()
+                if found is None:
+                    return 0
+                self._rest = memoryview(found)
+            size = min(len(target), len(self._rest))
+            target[:size] = self._rest[:size]
+            self._rest = self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                self._stream.close()
+                self._chunks.close()
+            except ValueError:
+                pass  # another thread is reading: the closed source ends it
+            finally:
+                super().close()

@@ -1,0 +1,172 @@
+"""The limits of one transfer, and the watch over them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic, sleep
+from typing import Any, Protocol
+
+from imagebroker.backend import Buffer
+from imagebroker.boundary import Flow
+from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
+
+
+class Cancel(Protocol):
+    """Anything like `threading.Event`."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What one transfer may take; from the configuration, overridden by the call."""
+
+    max_size: int
+    deadline: float
+    stall_timeout: float
+    min_rate: int
+    retries: int
+    retry_backoff: float
+    allow_unknown_size: bool = False
+    allow_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a transfer fares; what a caller's `progress` is called with."""
+
+    #: "connect", "transfer", "wait" (before a retry), "verify" or "done".
+    phase: str
+    #: Bytes that are there.
+    done: int
+    #: Bytes in all, None if unknown.
+    total: int | None
+    #: Bytes a second since the transfer began.
+    rate: float
+    #: The ref that is being read.
+    location: str | None
+    #: Attempts that failed so far.
+    retries: int
+
+
+#: Seconds between two calls of a caller's `progress`.
+_PROGRESS_EVERY = 0.1
+#: Longest pause between two attempts (seconds), whatever a peer asks for.
+_LONGEST_PAUSE = 120.0
+
+
+class Watch:
+    """Waits on behalf of one transfer: every wait of it ends, and its caller is kept informed."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+    ) -> None:
+        self.rules = rules
+        self._progress = progress
+        self._cancel = cancel
+        self.started = monotonic()
+        self._ends = self.started + rules.deadline
+        self._reported = -1.0
+        self.done = 0
+        self.total: int | None = None
+        self.location: str | None = None
+        #: Attempts that failed.
+        self.retries = 0
+        self._waited = 0.0
+        self._arrived = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._ends - monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return monotonic() - self.started
+
+    def report(self, phase: str, *, always: bool = False) -> None:
+        """Tell the caller, at most ten times a second; what its callback raises ends the call."""
+        now = monotonic()
+        if self._progress is None or (not always and now - self._reported < _PROGRESS_EVERY):
+            return
+        self._reported = now
+        rate = self.done / max(now - self.started, 1e-6)
+        self._progress(Progress(phase, self.done, self.total, rate, self.location, self.retries))
+
+    def check(self) -> None:
+        """:raises Cancelled, TransferTimeout: the caller or the deadline ends the transfer."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("the transfer was cancelled by its caller")
+        if self.left <= 0:
+            raise TransferTimeout(
+                f"the transfer did not end within its deadline of {self.rules.deadline:.0f} s",
+                hint="raise deadline if the image is that large and the network that slow",
+                retryable=False,
+            )
+
+    def begin(self) -> None:
+        """A new attempt: its rate is measured afresh."""
+        self._waited, self._arrived = 0.0, 0
+
+    def next_batch(self, flow: Flow) -> list[Buffer] | None:
+        """The chunks that have arrived, None at the end.
+
+        Only time spent waiting counts as stall: a slow destination is no fault of the peer.
+
+        :raises TransferTimeout: nothing came, or less than the minimum rate, for too long.
+        """
+        quiet = 0.0
+        while True:
+            self.check()
+            self.report("transfer")
+            before = monotonic()
+            batch = flow.take(min(_PROGRESS_EVERY, max(self.left, 0.0)))
+            passed = monotonic() - before
+            quiet += passed
+            if batch is None:
+                return None
+            if not batch and quiet >= self.rules.stall_timeout:
+                raise self.stalled()
+            self.count(sum(map(len, batch)), passed)
+            if batch:
+                return batch
+
+    def stalled(self) -> TransferTimeout:
+        return TransferTimeout(
+            f"{self.location} sent nothing for {self.rules.stall_timeout:.3g} s",
+            hint="check the server and the network; stall_timeout sets the limit",
+        )
+
+    def count(self, arrived: int, waited: float) -> None:
+        """So many bytes came in so many seconds of waiting.
+
+        :raises TransferTimeout: less than the minimum rate over the last `stall_timeout` seconds.
+        """
+        self._arrived, self._waited = self._arrived + arrived, self._waited + waited
+        limit = self.rules.stall_timeout
+        if self._waited < limit:
+            return
+        if self._arrived < self.rules.min_rate * self._waited:
+            raise TransferTimeout(
+                f"{self.location} sent {self._arrived} bytes in {self._waited:.3g} s, "
+                f"less than {self.rules.min_rate} a second",
+                hint="min_rate sets the limit",
+            )
+        self.begin()
+
+    def pause(self, failures: int, error: ImageBrokerError) -> None:
+        """Wait before the next attempt: exponential with jitter, or as long as the peer asks."""
+        backoff = self.rules.retry_backoff * min(2 ** max(failures - 1, 0), 16)
+        seconds = backoff * (0.5 + random.random() / 2)  # noqa: S311 - no secret depends on it
+        if error.retry_after is not None:
+            seconds = max(seconds, min(error.retry_after, _LONGEST_PAUSE))
+        ends = monotonic() + seconds
+        while (left := ends - monotonic()) > 0:
+            self.check()
+            self.report("wait")
+            sleep(min(left, _PROGRESS_EVERY, max(self.left, 0.0)))

@@ -1,0 +1,54 @@
+"""One content, one format: nothing may be two images at once."""
+
+from __future__ import annotations
+
+from imagebroker.exceptions import FormatError
+from imagebroker.verify.formats import second_opinion, signatures
+from imagebroker.verify.formats.spans import HEAD, Piece, Reads, the_end, up_to
+
+#: Nothing before it knows the size of what they begin; padding lets short ones be judged.
+_PADDING = b"\0"
+
+
+def nothing_else(name: str) -> Reads[bytes]:
+    """The head of an image of the format `name`, after a look for other formats in it.
+
+    :raises FormatError: it is one of those, too.
+    """
+    head = (yield from up_to(0, HEAD)).ljust(HEAD, _PADDING)
+    others = signatures.at_the_start(head)
+    if signatures.is_iso(head):
+        others.add("iso")
+    if signatures.has_boot_signature(head):
+        others.add("gpt")
+    others |= second_opinion.recognised(head)
+    others.discard(name)
+    if name == "iso":
+        others.discard("gpt")  # how an ISO boots from a USB stick
+    if others:
+        raise several(name, *others)
+    return head
+
+
+def nothing_behind(name: str) -> Reads[Piece]:
+    """The end of an image of the format `name`. :raises FormatError: a VHD ends there, too."""
+    end = yield from the_end()
+    if name == "raw" and signatures.footer_of_vhd(end.data):
+        raise FormatError(
+            "the content is a fixed vhd, which most programs take for a raw disk",
+            hint="make one that all see alike: qemu-img convert -f vpc -O vpc (or qcow2)",
+            found="vhd",
+        )
+    if signatures.footer_of_vhd(end.data):
+        raise several(name, "vhd")
+    return end
+
+
+def several(*names: str) -> FormatError:
+    """The error for content that is more than one thing."""
+    shown = " and ".join(sorted(set(names)))
+    return FormatError(
+        f"the content is {shown} at once",
+        hint="do not use it: which of them a program sees depends on the program",
+        found=shown,
+    )

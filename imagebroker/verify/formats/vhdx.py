@@ -1,0 +1,94 @@
+"""Microsoft's VHDX, complete in one file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from uuid import UUID
+
+from imagebroker.exceptions import FormatError
+from imagebroker.verify.formats.policy import FormatPolicy
+from imagebroker.verify.formats.single import nothing_behind, nothing_else
+from imagebroker.verify.formats.spans import Reads, exactly, whole_sectors
+
+_KIB = 1024
+_REGIONS_AT = 192 * _KIB
+_TABLE = 64 * _KIB
+#: Before it are the headers and the region tables, which no region may overlap.
+_FIRST_REGION_AT = 1024 * _KIB
+_MOST_ENTRIES = 2047
+_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
+_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b").bytes_le
+_DISK_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8").bytes_le
+_PARENT = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c").bytes_le
+_HAS_PARENT = 2
+
+
+def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
+    """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
+    yield from nothing_else("vhdx")
+    region = yield from _metadata_region()
+    table = yield from exactly(region.start, _TABLE)
+    (entries,) = struct.unpack_from("<H", table, 10)
+    if not table.startswith(b"metadata") or entries > _MOST_ENTRIES:
+        raise _refused("has a damaged metadata table")
+    items = _unique(_entries(table, 32, entries))
+    if _PARENT in items:
+        raise _refused("names a parent")
+    values = {}
+    # In the order in which they lie in the file: a stream is not read backwards.
+    for name in sorted((_PARAMETERS, _DISK_SIZE), key=lambda name: _item(items, name)[0]):
+        offset, length, *_ = _item(items, name)
+        if length != 8 or not _TABLE <= offset <= len(region) - 8:
+            raise _refused("has metadata outside of their region")
+        values[name] = yield from exactly(region.start + offset, 8)
+    if struct.unpack_from("<I", values[_PARAMETERS], 4)[0] & _HAS_PARENT:
+        raise _refused("has a parent")
+    (size,) = struct.unpack("<Q", values[_DISK_SIZE])
+    policy.check_virtual_size(size)
+    yield from nothing_behind("vhdx")
+    return whole_sectors(size)
+
+
+def _metadata_region() -> Reads[range]:
+    """Where in the file the metadata are."""
+    table = yield from exactly(_REGIONS_AT, _TABLE)
+    (entries,) = struct.unpack_from("<I", table, 8)
+    if not table.startswith(b"regi") or entries > _MOST_ENTRIES:
+        raise _refused("has a damaged region table")
+    regions = _unique(_entries(table, 16, entries))
+    if _METADATA not in regions:
+        raise _refused("has no metadata")
+    low, high, length, _ = regions[_METADATA]
+    start = low + (high << 32)
+    if start < _FIRST_REGION_AT or length < _TABLE:
+        raise _refused("has its metadata inside its headers")
+    return range(start, start + length)
+
+
+def _entries(table: bytes, start: int, count: int) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    for at in range(start, min(start + 32 * count, len(table) - 31), 32):
+        yield table[at : at + 16], struct.unpack_from("<4I", table, at + 16)
+
+
+def _unique(entries: Iterator[tuple[bytes, tuple[int, ...]]]) -> dict[bytes, tuple[int, ...]]:
+    found: dict[bytes, tuple[int, ...]] = {}
+    for name, entry in entries:
+        if name in found:
+            raise _refused("has the same entry twice in a table")
+        found[name] = entry
+    return found
+
+
+def _item(items: dict[bytes, tuple[int, ...]], name: bytes) -> tuple[int, ...]:
+    if name not in items:
+        raise _refused("says nothing of its size or its parameters")
+    return items[name]
+
+
+def _refused(why: str) -> FormatError:
+    return FormatError(
+        f"the vhdx {why}",
+        hint="make one that is complete in itself: qemu-img convert -O vhdx",
+        found="vhdx",
+    )

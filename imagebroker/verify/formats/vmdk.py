@@ -1,0 +1,135 @@
+"""VMware's VMDK, where one file holds header, descriptor and data."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+from imagebroker.exceptions import FormatError
+from imagebroker.verify.formats import second_opinion
+from imagebroker.verify.formats.policy import FormatPolicy
+from imagebroker.verify.formats.single import nothing_behind, nothing_else
+from imagebroker.verify.formats.spans import LONGEST, SECTOR, Reads, exactly
+
+_ONE_FILE = ("monolithicsparse", "streamoptimized")
+#: A header that says so leaves the rest to the footer, three sectors before the end.
+_IN_THE_FOOTER = 2**64 - 1
+_FOOTER_AT = -3 * SECTOR
+_MARKER = struct.Struct("<QII496s")
+_MARKS_FOOTER, _MARKS_END = 3, 0
+
+
+@dataclass(frozen=True)
+class _Header:
+    version: int
+    flags: int
+    capacity: int
+    granularity: int
+    descriptor_at: int
+    descriptor_length: int
+    table_entries: int
+    directory_at: int
+    compression: int
+
+    @classmethod
+    def of(cls, sector: bytes) -> _Header:
+        version, flags, *sizes = struct.unpack_from("<IIQQQQIQQ", sector, 4)
+        capacity, granularity, at, length, entries, _, directory = sizes
+        (compression,) = struct.unpack_from("<H", sector, 77)
+        return cls(
+            version, flags, capacity, granularity, at, length, entries, directory, compression
+        )
+
+
+def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
+    """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
+    header = _Header.of(first)
+    _check_header(header)
+    policy.check_virtual_size(header.capacity * SECTOR)
+    descriptor = yield from exactly(SECTOR, header.descriptor_length * SECTOR)
+    _check_descriptor(descriptor)
+    yield from nothing_else("vmdk")
+    end = yield from nothing_behind("vmdk")
+    if header.directory_at == _IN_THE_FOOTER:
+        _check_footer(header, end.data, end.size or 0)
+    second_opinion.require_safe("vmdk", [first + descriptor, end.data[_FOOTER_AT:]])
+    return header.capacity * SECTOR
+
+
+def _check_header(header: _Header) -> None:
+    if header.version not in (1, 2, 3):
+        raise _refused(f"is of version {header.version}, and only 1 to 3 can be verified")
+    if not header.capacity:
+        raise _refused("says nothing of its size, and so takes its data from other files")
+    if header.descriptor_at != 1:
+        raise _refused(f"has its descriptor in sector {header.descriptor_at} instead of 1")
+    if not 0 < header.descriptor_length <= LONGEST // SECTOR:
+        raise _refused(
+            f"claims {header.descriptor_length} sectors of descriptor, and it has 1 to "
+            f"{LONGEST // SECTOR}"
+        )
+
+
+_EXTENT = re.compile(r'(rw|rdonly|noaccess) \d+ sparse "[^"/\\]*"(?: \d+)?')
+_FIELD = re.compile(r"([a-z0-9_.]+)\s*=\s*(.*)")
+
+
+def _check_descriptor(descriptor: bytes) -> None:
+    """What says where the data are: in this file, and nowhere else."""
+    text, end, _ = descriptor.partition(b"\0")
+    if not end:
+        raise _refused("has a descriptor without an end")
+    if not text.isascii():
+        raise _refused("has a descriptor that is not ASCII")
+    lowered = text.decode("ascii").lower()
+    # Programs search the text for these words, comments included.
+    if "parentfilenamehint" in lowered:
+        raise _refused("names a parent")
+    if lowered.count("createtype") != 1:
+        raise _refused("has a descriptor with no createType, or several")
+    extents = [line for line in map(str.strip, lowered.split("\n")) if _is_extent(line)]
+    if len(extents) != 1:
+        raise _refused(f"has {len(extents)} extents instead of one, this file")
+
+
+def _is_extent(line: str) -> bool:
+    """:raises FormatError: the line says something dangerous, or nothing that is known."""
+    if not line or line.startswith(("#", "ddb.")):
+        return False
+    if line.startswith(("rw ", "rdonly ", "noaccess ")):
+        if not _EXTENT.fullmatch(line):
+            raise _refused(f"keeps its data elsewhere: {line[:160]!r}")
+        return True
+    field = _FIELD.fullmatch(line)
+    if field is None:
+        raise _refused(f"has an unknown line in its descriptor: {line[:160]!r}")
+    name, value = field[1], field[2].strip('" \t')
+    if name == "createtype" and value not in _ONE_FILE:
+        raise _refused(f"is of the kind {value[:40]!r}, which is not one file")
+    if name == "parentcid" and value != "ffffffff":
+        raise _refused("has a parent")
+    return False
+
+
+def _check_footer(header: _Header, tail: bytes, size: int) -> None:
+    sectors = tail[_FOOTER_AT:]
+    if size % SECTOR or size < -_FOOTER_AT + SECTOR or not sectors[SECTOR:].startswith(b"KDMV"):
+        raise _refused("has no footer, and its header says that it has one")
+    footer = _Header.of(sectors[SECTOR : 2 * SECTOR])
+    if footer.directory_at == _IN_THE_FOOTER:
+        raise _refused("has a footer that points to another footer")
+    if {**vars(header), "directory_at": 0} != {**vars(footer), "directory_at": 0}:
+        raise _refused("has a footer that contradicts its header")
+    for start, kind in ((0, _MARKS_FOOTER), (2 * SECTOR, _MARKS_END)):
+        _, length, found, rest = _MARKER.unpack_from(sectors, start)
+        if length or found != kind or any(rest):
+            raise _refused("has a damaged footer")
+
+
+def _refused(why: str) -> FormatError:
+    return FormatError(
+        f"the vmdk {why}",
+        hint="make one that is complete in itself: qemu-img convert -O vmdk",
+        found="vmdk",
+    )

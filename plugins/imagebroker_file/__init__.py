@@ -1,0 +1,164 @@
+"""The file backend: `file:///path` below allowed directories, and the embedded store of images.
+
+Two things share the name. URIs read files where they lie and never change them; ids are images of
+a store that this backend keeps by itself, bits in a directory and records in SQLite. The store
+must be on a local file system: neither SQLite nor locks can be relied on over NFS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from oslo_config import cfg
+
+from imagebroker.plugin import (
+    BackendHost,
+    ConfigError,
+    Image,
+    ImageBackend,
+    ImageData,
+    ImageQuery,
+    ImageRef,
+    ImageSource,
+    RefForm,
+    UnsupportedOperation,
+)
+from imagebroker_file.paths import Paths
+from imagebroker_file.store import Store
+
+if TYPE_CHECKING:
+    from oslo_context.context import RequestContext
+
+    Context = RequestContext | None
+
+#: Where a service's store is, unless it says.
+STORE_DIR = "/var/lib/imagebroker"
+
+OPTIONS = [
+    cfg.StrOpt(
+        "store_dir",
+        sample_default=STORE_DIR,
+        help="""
+Directory of the embedded store, on a local file system. It is made, for this user only, when the
+first image is created. Several processes and instances may share it. Where a person runs the
+command without a config file, the default is $XDG_DATA_HOME/imagebroker, and if that is not set
+either ~/.local/share/imagebroker.
+""",
+    ),
+    cfg.ListOpt(
+        "allowed_paths",
+        default=[],
+        help="""
+Directories below which file: refs may read. A directory given here may be a symbolic link; below
+it no link is followed. Only regular files are read, and never those of an image store. Empty:
+file: refs are refused (a person without a config file may read any path).
+""",
+    ),
+    cfg.BoolOpt(
+        "fsync",
+        default=True,
+        help="""
+Wait until created, changed and deleted images would survive a power loss. Off, they still survive
+the death of any process.
+""",
+    ),
+]
+
+
+class FileBackend(ImageBackend):
+    """Files of this host, and images in a store of its own."""
+
+    api_version = 1
+    name = "file"
+    ref_form = RefForm(id=True, path=True)
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
+
+    def __init__(self, host: BackendHost) -> None:
+        """:raises ConfigError: a directory is not given as an absolute path."""
+        super().__init__(host)
+        allowed = [_absolute(host, "allowed_paths", path) for path in host.options.allowed_paths]
+        self._paths = Paths(host, allowed)
+        self._store = Store(
+            Path(_absolute(host, "store_dir", host.options.store_dir or _default_store_dir(host))),
+            ref_of=host.ref,
+            timeout=host.limits.stall_timeout,
+            fsync=host.options.fsync,
+        )
+
+    def open(self, context: Context, ref: ImageRef) -> ImageSource:
+        if ref.id is None:
+            return self._paths.open(ref)
+        return self._store.open(context, ref.id.lower())
+
+    def get(
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        include_locations: bool = False,
+        show_deleted: bool = False,
+    ) -> Image:
+        """The record. It has no locations: this backend keeps none."""
+        if ref.id is None:
+            image = super().get(context, ref)
+        else:
+            image = self._store.get(context, ref.id.lower(), show_deleted=show_deleted)
+        return replace(image, locations=()) if include_locations else image
+
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return self._store.get_all(context, query)
+
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        """A new image of the store. The data is hashed on its way, whole or not there at all.
+
+        :raises QuotaExceeded: the store's file system is full.
+        """
+        return self._store.create(context, image, data)
+
+    def update(
+        self,
+        context: Context,
+        ref: ImageRef,
+        changes: Mapping[str, Any],
+        data: ImageData | None,
+        purge_props: bool,
+    ) -> Image:
+        """Fields and data change together or not at all."""
+        return self._store.update(context, self._own_id(ref, "update"), changes, data, purge_props)
+
+    def delete(self, context: Context, ref: ImageRef) -> None:
+        self._store.delete(context, self._own_id(ref, "delete"))
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _own_id(self, ref: ImageRef, verb: str) -> str:
+        if ref.id is None:
+            raise UnsupportedOperation(
+                f"cannot {verb} {ref}: files that refs name by path are only read",
+                hint=f"{verb} the file itself, or create an image from it and use its id",
+            )
+        return ref.id.lower()
+
+
+def _default_store_dir(host: BackendHost) -> str:
+    if not host.personal:
+        return STORE_DIR
+    data_home = os.environ.get("XDG_DATA_HOME", "")
+    if not data_home.startswith("/"):  # a relative one is to be ignored, says its specification
+        data_home = os.path.expanduser("~/.local/share")
+    return os.path.join(data_home, "imagebroker")
+
+
+def _absolute(host: BackendHost, option: str, path: str) -> str:
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        group = ":".join(filter(None, ("backend", host.name, host.instance)))
+        raise ConfigError(
+            f"[{group}] {option}: {path!r} is not an absolute path without '..'",
+            hint=f"write {option} as a path that begins with /",
+        )
+    return "/" + os.path.normpath(path).lstrip("/")

@@ -1,0 +1,57 @@
+"""The operating system's and SQLite's errors as ours: one table each."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagebroker.plugin import BackendError, ImageBrokerError, NotAuthorized, QuotaExceeded
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """OSErrors of the store's files; `what` begins the text."""
+    try:
+        yield
+    except OSError as error:
+        raise _from_os(error, f"{what}: {error.strerror or error}") from error
+
+
+def _from_os(error: OSError, text: str) -> ImageBrokerError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # As with an image service: it is the store that is full, no destination of the caller's.
+        hint = "free some space on the store's file system, or delete images"
+        return QuotaExceeded(text, hint=hint, errno=error.errno)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "let store_dir name a directory that this user may write to"
+        return NotAuthorized(text, hint=hint, errno=error.errno)
+    return BackendError(
+        text, hint="check store_dir and its file system", errno=error.errno, retryable=False
+    )
+
+
+@contextmanager
+def translated_sql(path: Path) -> Iterator[None]:
+    """SQLite's errors, by primary result code."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _from_sqlite(error, f"the image store {path}: {error}") from error
+
+
+def _from_sqlite(error: sqlite3.Error, text: str) -> ImageBrokerError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return QuotaExceeded(text, hint="free some space on its file system, or delete images")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BackendError(text, hint="other processes write to it without end; try again later")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        hint = "run as the user that the store belongs to; also reading needs write access"
+        return NotAuthorized(text, hint=hint)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        hint = "restore the database from a backup; the data beside it is named by image ids"
+        return BackendError(text, hint=hint, retryable=False)
+    return BackendError(text, hint="check the disk and its file system", retryable=False)

@@ -1,0 +1,141 @@
+"""One opened file as a source: the descriptor that was checked is the one that is read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagebroker.plugin import Buffer, Image, ImageChanged, ImageSource, TransferError
+
+#: Bytes in one chunk.
+CHUNK = 1024 * 1024
+
+
+class FileSource(ImageSource):
+    """The bytes behind a descriptor, which it owns from now on.
+
+    A file that is removed or replaced by another is read on to its end. One that is written to in
+    the meantime is `ImageChanged`.
+    """
+
+    seekable = True
+    parallel_reads = 4
+
+    def __init__(self, fd: int, image: Image) -> None:
+        status = os.fstat(fd)
+        self._size = status.st_size
+        self._mtime, self._ctime = status.st_mtime_ns, status.st_ctime_ns
+        self._place = _place(fd, status)
+        self.image = image
+        # Not the path: a second look-up could find another file than the one that was checked.
+        self.local_path = Path(f"/proc/self/fd/{fd}")
+        self._file = _Descriptor(fd)  # last: where this fails, the descriptor is still the caller's
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        """The bytes from `start` to `stop`.
+
+        :raises ImageChanged: the file was written to after it had been opened.
+        :raises TransferError: the device failed, or the source was closed.
+        """
+        end = self._size if stop is None else stop
+        self._read_chunk(start, 0)
+        while start < end:
+            chunk = self._read_chunk(start, min(CHUNK, end - start))
+            yield chunk
+            start += len(chunk)
+
+    def _read_chunk(self, start: int, size: int) -> bytes:
+        try:
+            with self._file.held() as fd:
+                chunk = os.pread(fd, size, start)
+                self._check_unchanged(fd)
+        except OSError as error:
+            raise self._unreadable(error, start) from error
+        if size and not chunk:
+            raise self._changed(f"it ends at {self._size} bytes, and {start} was asked for")
+        return chunk
+
+    def _check_unchanged(self, fd: int) -> None:
+        status = os.fstat(fd)
+        if (status.st_size, status.st_mtime_ns) != (self._size, self._mtime):
+            raise self._changed(f"it had {self._size} bytes and now has {status.st_size}")
+        # The ctime finds a writer who puts the mtime back. It also moves when the file gets
+        # another name, owner or mode, or loses its name: then the bytes are still the same.
+        if status.st_ctime_ns != self._ctime and _place(fd, status) == self._place:
+            raise self._changed("its change time moved")
+
+    def _changed(self, what: str) -> ImageChanged:
+        return ImageChanged(
+            f"{self.image.ref} was written to while it was read: {what}",
+            hint="try again when nobody writes to the file; replace files by renaming new ones",
+        )
+
+    def _unreadable(self, error: OSError, start: int) -> ImageChanged | TransferError:
+        if error.errno == errno.ESTALE:
+            return self._changed("its file server removed it")
+        if error.errno == errno.EBADF:
+            return TransferError(
+                f"{self.image.ref} was closed while it was read",
+                hint="keep the source open until all bytes are read",
+                retryable=False,
+            )
+        return TransferError(
+            f"{self.image.ref} cannot be read at byte {start}: {error.strerror}",
+            hint="check the health of the disk or the file server",
+            errno=error.errno,
+        )
+
+    def close(self) -> None:
+        """Close the file; a `read` that waits for the disk ends with its present chunk."""
+        self._file.close()
+
+
+class _Descriptor:
+    """A file descriptor that is closed once, and by nobody while another thread reads from it.
+
+    The kernel gives a closed number to the next file that is opened: a reader that came too late
+    would read from that one.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._closed = False
+
+    @contextmanager
+    def held(self) -> Iterator[int]:
+        """The number, valid inside the block. :raises OSError: EBADF if it was closed."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._readers += 1
+        try:
+            yield self._fd
+        finally:
+            with self._lock:
+                self._readers -= 1
+                self._close_unused()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closed and not self._readers and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _place(fd: int, status: os.stat_result) -> tuple[object, ...]:
+    """What moves a file's ctime although its bytes stay: its names, owner and mode."""
+    name = os.readlink(f"/proc/self/fd/{fd}")
+    return status.st_nlink, status.st_mode, status.st_uid, status.st_gid, name

@@ -1,0 +1,147 @@
+"""How data comes into a store: whole, or not at all, and what a killed process began is undone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable
+
+from imagebroker.plugin import (
+    Image,
+    ImageBrokerError,
+    ImageData,
+    InvalidImageRef,
+    UploadFailed,
+    VerificationError,
+)
+from imagebroker_file import rows
+from imagebroker_file.bits import Bits, Upload
+from imagebroker_file.records import Records
+from imagebroker_file.rules import active_image
+
+LOG = logging.getLogger(__name__)
+
+_UPLOADS = "SELECT id, upload, upload_undo FROM images WHERE upload IS NOT NULL"
+
+
+class Uploads:
+    """The uploads of one store. A record names its own, whose file is locked while it lives."""
+
+    def __init__(self, records: Records, bits: Bits) -> None:
+        self._records = records
+        self._bits = bits
+
+    def store(
+        self,
+        image: Image,
+        upload: Upload,
+        data: ImageData,
+        claims: Image,
+        change: Callable[[Image], Image],
+    ) -> Image:
+        """Take the data and make the record active, or undo all."""
+        image_id = str(image.id)
+        try:
+            data.hash_with(*claims.checksums)
+            size = upload.store(data)
+            _check_stored(image_id, claims, data, size)
+            with self._records.writing(image_id) as db:
+                row = rows.find(db, image_id)
+                if row is None or row["upload"] != upload.token:
+                    raise UploadFailed(
+                        f"image {image_id} was deleted while its data arrived",
+                        hint="create it again under another id",
+                    )
+                stored = change(self._records.load(db, image_id))
+                rows.write(db, active_image(stored, size, data.checksums))
+                rows.mark(db, image_id, upload=None, upload_undo=None)
+                self._bits.publish(upload, image_id)
+                return self._records.load(db, image_id)
+        except BaseException as error:
+            self._abandon(image_id, upload, error)
+            raise
+
+    def _abandon(self, image_id: str, upload: Upload, error: BaseException) -> None:
+        try:
+            with self._records.writing(image_id) as db:
+                row = rows.find(db, image_id)
+                if row is not None and row["upload"] == upload.token:
+                    self._undo(db, row)
+        except ImageBrokerError as trouble:
+            LOG.error("the unfinished image %s stays for now: %s", image_id, trouble)
+            if isinstance(error, UploadFailed):
+                error.image_id = image_id
+
+    def _undo(self, db: sqlite3.Connection, row: sqlite3.Row) -> None:
+        """Take back an upload that did not come to its end."""
+        self._bits.remove(row["id"])
+        if row["upload_undo"] is None:
+            rows.remove(db, row["id"])
+        else:
+            rows.mark(db, row["id"], status=row["upload_undo"], upload=None, upload_undo=None)
+
+    def sweep(self) -> None:
+        """Undo what processes began that are no more."""
+        self._bits.sweep()
+        with self._records.database.reading() as db:
+            uploads = db.execute(_UPLOADS).fetchall()
+            deleted = db.execute("SELECT id FROM images WHERE purge = 1").fetchall()
+        if not all(self._bits.is_live(row["upload"]) for row in uploads):
+            with self._records.database.writing() as db:
+                # Asked again: who is done by now has none, and alone in here nobody is half done.
+                for row in db.execute(_UPLOADS).fetchall():
+                    if not self._bits.is_live(row["upload"]):
+                        LOG.warning("removed the unfinished upload of image %s", row["id"])
+                        self._undo(db, row)
+        for row in deleted:
+            self.purge(row["id"])
+
+    def purge(self, image_id: str) -> None:
+        """Remove the data of a deleted image."""
+        self._bits.remove(image_id)
+        with self._records.writing(image_id) as db:
+            rows.mark(db, image_id, purge=0)
+
+
+def check_claims(claims: Image, data: ImageData) -> None:
+    """Refuse before the first byte what cannot come out right.
+
+    :raises InvalidImageRef, UploadFailed: as named.
+    """
+    if claims.size is not None and data.size is not None and claims.size != data.size:
+        raise InvalidImageRef(
+            f"the size is given as {claims.size} bytes, and the data has {data.size}",
+            hint="leave the size out",
+        )
+    if data.size == 0 and claims.size != 0:
+        raise _empty()
+    for algorithm in claims.checksums:
+        if algorithm not in hashlib.algorithms_available or algorithm.startswith("shake"):
+            raise InvalidImageRef(f"the checksum algorithm {algorithm!r} is unknown")
+
+
+def _check_stored(image_id: str, claims: Image, data: ImageData, size: int) -> None:
+    """:raises UploadFailed, VerificationError: what arrived is not what was announced."""
+    if not data.complete:
+        raise UploadFailed(f"the data of image {image_id} ended early, at {size} bytes")
+    if claims.size is not None and claims.size != size:
+        raise UploadFailed(
+            f"the data of image {image_id} has {size} bytes, and was given as {claims.size}",
+            hint="leave the size out, or correct it",
+        )
+    if size == 0 and claims.size != 0:
+        raise _empty()
+    for algorithm, digest in claims.checksums.items():
+        if data.checksums[algorithm] != str(digest).lower():
+            raise VerificationError(
+                f"the data of image {image_id} has the {algorithm} {data.checksums[algorithm]}, "
+                f"and {digest} was given",
+                hint="the data is damaged, or the checksum is another image's",
+            )
+
+
+def _empty() -> UploadFailed:
+    return UploadFailed(
+        "the data is empty", hint="give size=0 where an empty image is what you want"
+    )

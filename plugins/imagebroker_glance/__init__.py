@@ -1,0 +1,131 @@
+"""Images in OpenStack's image service (Glance, API v2), by id.
+
+keystoneauth finds token and endpoint; records and bytes travel over urllib3, through the host's
+guarded connections. keystoneauth is imported when the backend is made, not with this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from imagebroker.plugin import (
+    BackendHost,
+    BackendLoadError,
+    Gone,
+    Image,
+    ImageBackend,
+    ImageData,
+    ImageQuery,
+    ImageRef,
+    RefForm,
+)
+from imagebroker_glance.options import LazyOptions, check
+
+if TYPE_CHECKING:
+    from imagebroker_glance.identity import Identity
+    from imagebroker_glance.records import Records
+    from imagebroker_glance.source import GlanceSource
+
+__all__ = ["GlanceBackend"]
+
+
+class GlanceBackend(ImageBackend):
+    """One Glance, or several API servers of one; refs are `glance:UUID`."""
+
+    api_version = 1
+    name = "glance"
+    ref_form = RefForm(id=True, id_path="v2/images/")
+    require_checksum = True
+    options: ClassVar[Any] = LazyOptions()
+
+    def __init__(self, host: BackendHost) -> None:
+        super().__init__(host)
+        try:
+            import keystoneauth1  # noqa: F401 - only to see whether it is there
+        except ImportError as error:
+            raise BackendLoadError(
+                "the glance backend needs keystoneauth1, which is not installed",
+                hint="pip install 'imagebroker[glance]'",
+            ) from error
+        from imagebroker_glance.api import GlanceApi
+        from imagebroker_glance.identity import Keystone
+        from imagebroker_glance.personal import personal_options
+        from imagebroker_glance.wire import Wire
+
+        options = personal_options(host.options) if host.personal else host.options
+        where = f"[backend:{host.name}{':' + host.instance if host.instance else ''}]"
+        check(options, where)
+        self._wire = Wire(host, options)
+        self._keystone = Keystone(host, options, self._wire, where)
+        self._api = GlanceApi(self._wire, self._keystone)
+
+    def open(self, context: Any, ref: ImageRef) -> GlanceSource:
+        """The record is read, the data is not asked for yet."""
+        from imagebroker_glance.source import GlanceSource, check_readable
+
+        identity = self._identity(context)
+        raw, answer = self._api.show(identity, str(ref.id))
+        image = self._image(raw, answer.url, locations=False)
+        check_readable(image)
+        return GlanceSource(self._api, identity, image, raw, answer.server)
+
+    def get(
+        self,
+        context: Any,
+        ref: ImageRef,
+        *,
+        include_locations: bool = False,
+        show_deleted: bool = False,
+    ) -> Image:
+        """Glance itself shows deleted images to nobody; `show_deleted` cannot change that."""
+        raw, answer = self._api.show(self._identity(context), str(ref.id))
+        image = self._image(raw, answer.url, locations=include_locations)
+        if image.deleted and not show_deleted:
+            raise Gone(f"image {ref.id} was deleted", hint="look for another image")
+        return image
+
+    def get_all(self, context: Any, query: ImageQuery) -> Iterator[Image]:
+        from imagebroker_glance.listing import list_images
+
+        def image_of(raw: Mapping[str, Any], url: str) -> Image:
+            return self._image(raw, url, locations=False)
+
+        return list_images(self._api, self._identity(context), query, image_of)
+
+    def create(self, context: Any, image: Image, data: ImageData | None) -> Image:
+        """With data, a failure takes the record away again, or `UploadFailed` says its id."""
+        return self._records(context).create(image, data)
+
+    def update(
+        self,
+        context: Any,
+        ref: ImageRef,
+        changes: Mapping[str, Any],
+        data: ImageData | None,
+        purge_props: bool,
+    ) -> Image:
+        """Fields first, then the data of an image that has none; Glance never replaces data."""
+        return self._records(context).update(str(ref.id), changes, data, purge_props)
+
+    def delete(self, context: Any, ref: ImageRef) -> None:
+        self._records(context).delete(str(ref.id))
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _identity(self, context: Any) -> Identity:
+        return self._keystone.identity(context)
+
+    def _image(self, raw: Mapping[str, Any], url: str, *, locations: bool) -> Image:
+        from imagebroker_glance.record import to_image
+
+        return to_image(raw, url, self.host.ref, locations=locations)
+
+    def _records(self, context: Any) -> Records:
+        from imagebroker_glance.records import Records
+
+        def image_of(raw: Mapping[str, Any], url: str) -> Image:
+            return self._image(raw, url, locations=False)
+
+        return Records(self._api, self._identity(context), image_of)

@@ -1,0 +1,355 @@
+"""Whose token goes with a request, and where the image service is: keystoneauth's part.
+
+The service's configured identity and a caller's token never mix: a caller's request carries the
+caller's token or is refused, and only the service's own token is ever renewed.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import io
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import keystoneauth1.exceptions as ks
+import requests
+import urllib3
+from keystoneauth1 import loading, session
+from keystoneauth1.access import service_catalog
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from imagebroker.plugin import (
+    BackendError,
+    BackendHost,
+    ConfigError,
+    ImageBrokerError,
+    NotAuthorized,
+    Options,
+    PolicyViolation,
+)
+from imagebroker_glance import record
+from imagebroker_glance.options import backend_options, interfaces
+from imagebroker_glance.wire import Wire, origin
+
+_TOKEN = re.compile(r"[!-~]{1,16384}")
+_REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Identity(abc.ABC):
+    """One side that Glance is asked for: the service, or a caller with a token."""
+
+    def __init__(self) -> None:
+        self._secrets: set[str] = set()
+
+    def headers(self) -> dict[str, str]:
+        """What proves it. Only for `servers`."""
+        headers = self._proof()
+        self._secrets.update(filter(None, headers.values()))
+        return headers
+
+    def hide(self, text: str) -> str:
+        """`text` without the tokens that were sent: a server may repeat them in its errors."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    @abc.abstractmethod
+    def _proof(self) -> dict[str, str]: ...
+
+    @abc.abstractmethod
+    def servers(self) -> list[str]:
+        """URL prefixes, each ending in `/`, in the order in which to try them."""
+
+    def renew(self) -> bool:
+        """Whether another attempt, after a 401, would carry a new token."""
+        return False
+
+
+class Keystone:
+    """Makes identities from the options of one backend instance."""
+
+    def __init__(self, host: BackendHost, options: Options, wire: Wire, where: str) -> None:
+        """:raises ConfigError: the auth options do not fit together."""
+        self.where = where
+        self._personal = host.personal
+        self.options = options
+        self.wire = wire
+        self.limit = host.limits.max_answer
+        #: The configured endpoints; whoever finds one dead moves it to the end.
+        self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
+        random.shuffle(self.endpoints)
+        self.auth = self._load_auth()
+        self.session = session.Session(
+            auth=self.auth, session=self._requests_session(), redirect=False
+        )
+
+    def identity(self, context: Any) -> Identity:
+        """:raises NotAuthorized: the context has no token. ConfigError: no credentials here."""
+        if context is not None:
+            return _Caller(self, context)
+        if self.auth is None:
+            raise ConfigError(
+                f"{self.where} has no credentials for the service itself",
+                hint="set OS_CLOUD, or the OS_* variables of your cloud"
+                if self._personal
+                else "set auth_type, auth_url and what they need, or pass a context with a token",
+            )
+        return _Service(self)
+
+    def _load_auth(self) -> Any:
+        name = self.options.get("auth_type")
+        if not name:
+            if self.options.get("username") or self.options.get("password"):
+                raise ConfigError(
+                    f"{self.where}: username or password is set, and auth_type is not",
+                    hint="set auth_type = password",
+                )
+            return None
+        first = next(iter(self.endpoints), None)
+
+        def value(opt: Any) -> Any:
+            given = first if opt.dest == "endpoint" else self.options.get(opt.dest)
+            return opt.default if given is None else given
+
+        try:
+            return loading.get_plugin_loader(name).load_from_options_getter(value)
+        except ks.NoMatchingPlugin as error:
+            raise ConfigError(
+                f"{self.where}: auth_type {name!r} is unknown",
+                hint="password, v3applicationcredential and token are the usual ones",
+            ) from error
+        except (ks.MissingRequiredOptions, ks.OptionError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.where}: the options of auth_type {name!r} are incomplete: {error}",
+                hint=f"see keystoneauth's documentation of {name}",
+            ) from error
+
+    def _requests_session(self) -> requests.Session:
+        """What keystoneauth sends through: only to configured origins, over our connections."""
+        sending = requests.Session()
+        sending.trust_env = False
+        sending.headers.clear()
+        urls = [str(self.options.get(opt.dest) or "") for opt in backend_options()]
+        origins = {origin(url) for url in urls if url.startswith(("http://", "https://"))}
+        for scheme in list(sending.adapters):
+            sending.mount(scheme, _Adapter(self.wire, origins, self.limit))
+        return sending
+
+    def catalogue_url(self) -> str:
+        """Where a token can be exchanged for its catalogue."""
+        base = str(self.options.get("auth_url") or "").rstrip("/")
+        if not base:
+            raise ConfigError(
+                f"{self.where}: there is no way to find the image service",
+                hint="set endpoint, or auth_url",
+            )
+        root = base.rpartition("/")[0] if base.rpartition("/")[2] in ("v3", "v2.0") else base
+        return f"{root}/v3/auth/catalog"
+
+    def endpoint_in(self, catalogue: Any) -> str:
+        """The image service's prefix in a catalogue as Keystone or a context has it.
+
+        :raises ConfigError: it has none that fits the options.
+        """
+        with _translated(self.where):
+            entries = catalogue if isinstance(catalogue, list) else []
+            points = [point for entry in entries for point in entry.get("endpoints") or ()]
+            newer = any("interface" in point for point in points)
+            kind = service_catalog.ServiceCatalogV3 if newer else service_catalog.ServiceCatalogV2
+            return self.prefix(kind(entries).url_for(**self.filter()))
+
+    def filter(self) -> dict[str, Any]:
+        """Which entry of a catalogue is meant."""
+        return {
+            "service_type": self.options.get("service_type") or "image",
+            "service_name": self.options.get("service_name"),
+            "region_name": self.options.get("region_name"),
+            "interface": interfaces(self.options),
+        }
+
+    def prefix(self, url: object) -> str:
+        """A catalogue's URL without a version, ending in `/`."""
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        odd = parts.username or parts.password or parts.query or parts.fragment
+        if parts.scheme not in ("http", "https") or not parts.hostname or odd:
+            raise ConfigError(
+                f"{self.where}: the catalogue has no usable URL of the image service: {url!r}",
+                hint="set endpoint",
+            )
+        path = re.sub(r"/v[12](\.\d+)?\Z", "", parts.path.rstrip("/"))
+        return f"{origin(url)}{path}/" if isinstance(url, str) else ""
+
+
+class _Service(Identity):
+    """The identity that the service is configured with."""
+
+    def __init__(self, keystone: Keystone) -> None:
+        super().__init__()
+        self._keystone = keystone
+
+    def _proof(self) -> dict[str, str]:
+        keystone = self._keystone
+        with _translated(keystone.where):
+            found = keystone.auth.get_headers(keystone.session)
+        if not found:
+            raise NotAuthorized(
+                f"{keystone.where}: no token for the service", hint="check the auth options"
+            )
+        return dict(found)
+
+    def renew(self) -> bool:
+        return bool(self._keystone.auth.invalidate())
+
+    def servers(self) -> list[str]:
+        keystone = self._keystone
+        if keystone.endpoints:
+            return list(keystone.endpoints)
+        with _translated(keystone.where):
+            found = keystone.auth.get_endpoint(
+                keystone.session, skip_discovery=True, **keystone.filter()
+            )
+            return [keystone.prefix(found)]
+
+
+class _Caller(Identity):
+    """A caller of the service: their token, and never the service's instead of it."""
+
+    def __init__(self, keystone: Keystone, context: Any) -> None:
+        super().__init__()
+        token = getattr(context, "auth_token", None)
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise NotAuthorized(
+                "the caller's context has no (well-formed) token",
+                hint="pass a context with auth_token, or None for the service's own identity",
+            )
+        self._keystone = keystone
+        self._token = token
+        self._catalogue = getattr(context, "service_catalog", None)
+        self._request_id = str(getattr(context, "global_id", None) or "")
+        self._found: list[str] = []
+
+    def headers(self) -> dict[str, str]:
+        headers = super().headers()
+        if _REQUEST_ID.fullmatch(self._request_id):
+            headers["X-OpenStack-Request-ID"] = self._request_id
+        return headers
+
+    def _proof(self) -> dict[str, str]:
+        headers = {"X-Auth-Token": self._token}
+        if self._keystone.options.get("send_service_user_token"):
+            service = self._keystone.identity(None).headers()
+            headers["X-Service-Token"] = service.get("X-Auth-Token", "")
+        return headers
+
+    def servers(self) -> list[str]:
+        if self._keystone.endpoints:
+            return list(self._keystone.endpoints)
+        if not self._found:
+            catalogue = self._catalogue or self._read_catalogue()
+            self._found = [self._keystone.endpoint_in(catalogue)]
+        return self._found
+
+    def _read_catalogue(self) -> Any:
+        url = self._keystone.catalogue_url()
+        wire, limit = self._keystone.wire, self._keystone.limit
+        reply = wire.send("GET", url, {"X-Auth-Token": self._token, "Accept": "application/json"})
+        body = wire.read_all(reply, url, limit)
+        if reply.status in (401, 403):
+            raise NotAuthorized(
+                "Keystone does not accept the caller's token", hint="get a new token"
+            )
+        if reply.status != 200:
+            raise BackendError(
+                f"{origin(url)}: Keystone answered {reply.status} to a question for the catalogue",
+                hint="check auth_url, or set endpoint",
+                retryable=reply.status >= 500,
+            )
+        return record.parse_json(body, url).get("catalog")
+
+
+class _Adapter(BaseAdapter):
+    """How requests (and so keystoneauth) reaches the identity service: guarded and bounded."""
+
+    def __init__(self, wire: Wire, origins: set[str], limit: int) -> None:
+        super().__init__()
+        self._wire = wire
+        self._origins = origins
+        self._limit = limit
+        self._builder = HTTPAdapter()
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """The timeouts, certificates and proxy of the wire apply, whatever requests says."""
+        url = str(request.url)
+        if origin(url) not in self._origins:
+            raise PolicyViolation(
+                f"Keystone at {sorted(self._origins)} sends credentials on to {origin(url)}",
+                hint="write the URL that Keystone names as auth_url",
+            )
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        if not (body is None or isinstance(body, bytes)):
+            raise TypeError(f"keystoneauth sends {type(body).__name__}")
+        headers = {
+            name: value.decode("latin-1") if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+        }
+        reply = self._wire.send(str(request.method), url, headers, body)
+        content = self._wire.read_all(reply, url, self._limit)
+        # A reply made of memory: requests can neither read more, nor take cookies from it.
+        kept = urllib3.HTTPResponse(
+            io.BytesIO(content),
+            headers=reply.headers,
+            status=reply.status,
+            reason=reply.reason,
+            preload_content=False,
+        )
+        return self._builder.build_response(request, kept)
+
+    def close(self) -> None:
+        self._builder.close()
+
+
+@contextlib.contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turn keystoneauth's exceptions, and those that a malformed answer causes in it, into ours."""
+    try:
+        yield
+    except ImageBrokerError:
+        raise
+    except (ks.EndpointNotFound, ks.CatalogException) as error:
+        raise ConfigError(
+            f"{where}: the catalogue has no such image service: {error}",
+            hint="check region_name, valid_interfaces and service_type, or set endpoint",
+        ) from error
+    except (ks.Unauthorized, ks.Forbidden) as error:
+        raise NotAuthorized(
+            f"{where}: Keystone refuses the service's credentials",
+            hint="check username, password, project and their domains",
+        ) from error
+    except ks.HttpError as error:
+        raise BackendError(
+            f"{where}: Keystone answered {error.http_status}: {error}",
+            hint="check auth_url" if error.http_status < 500 else "see Keystone's log",
+            retryable=error.http_status >= 500 or error.http_status == 429,
+        ) from error
+    except ks.ClientException as error:
+        raise BackendError(
+            f"{where}: no token from Keystone: {error}", hint="check auth_url", retryable=False
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BackendError(
+            f"{where}: Keystone's answer cannot be used ({type(error).__name__})",
+            hint="check that auth_url is an identity service",
+            retryable=False,
+        ) from error

@@ -1,0 +1,162 @@
+"""Listing images: our filters in Glance's words, and pages read as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from imagebroker.plugin import (
+    Image,
+    ImageNotFound,
+    ImageQuery,
+    InvalidImageRef,
+    TransferError,
+)
+from imagebroker_glance.api import GlanceApi
+from imagebroker_glance.identity import Identity
+from imagebroker_glance.record import API_NAMES, BASE, is_uuid
+
+#: Images in one answer, where the caller does not say; servers allow up to 1000 by default.
+PAGE = 100
+#: How many of a page's last images are tried as its mark, should they be deleted meanwhile.
+_MARKS = 10
+
+#: Fields that Glance filters by.
+_FILTERS = frozenset({
+    "id", "name", "status", "visibility", "owner", "hidden", "protected", "size", "size_min",
+    "size_max", "disk_format", "container_format", "min_disk", "min_ram", "tag", "tags",
+    "created_at", "updated_at", "changes-since",
+})  # fmt: skip
+#: Those where Glance reads `op:value`, and takes several values.
+_WITH_OPERATOR = frozenset({"id", "name", "status", "disk_format", "container_format"})
+#: Query parameters that a property's name must not be mistaken for.
+_PARAMETERS = frozenset({"limit", "marker", "member_status", "sort", "sort_key", "sort_dir", "tag"})
+
+ImageOf = Callable[[Mapping[str, Any], str], Image]
+
+
+def list_images(
+    api: GlanceApi, identity: Identity, query: ImageQuery, image_of: ImageOf
+) -> Iterator[Image]:
+    """The images that match; arguments are checked now, pages are read later.
+
+    :raises InvalidImageRef: a filter is unknown or has an impossible value.
+    """
+    parameters = _parameters(query)
+    return _images(api, identity, query, parameters, image_of)
+
+
+def _parameters(query: ImageQuery) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in query.filters.items():
+        if value is not None:
+            found.extend(_filter(name, value))
+    if "status" not in query.filters:
+        found.append(("status", "active"))
+    key = API_NAMES.get(query.sort_key, query.sort_key)
+    return [*found, ("sort_key", key), ("sort_dir", query.sort_dir)]
+
+
+def _filter(name: str, value: Any) -> list[tuple[str, str]]:
+    if name.startswith("property-"):
+        own = name.removeprefix("property-")
+        if not own or own in BASE or own in _PARAMETERS:
+            raise InvalidImageRef(
+                f"the filter {name!r} names no property of an image's owner",
+                hint="attributes of all images are filtered by their own name",
+            )
+        return [(own, _text(value))]
+    if name not in _FILTERS:
+        raise InvalidImageRef(
+            f"the glance backend has no filter {name!r}",
+            hint=f"there are property-<name>, {', '.join(sorted(_FILTERS))}",
+        )
+    if name in ("tag", "tags"):
+        return [("tag", each) for each in ([value] if isinstance(value, str) else value)]
+    if name == "changes-since":
+        return [("updated_at", f"gte:{_text(value)}")]
+    if name in _WITH_OPERATOR:
+        return [(name, _operand(value))]
+    return [(API_NAMES.get(name, name), _text(value))]
+
+
+def _operand(value: Any) -> str:
+    """A value, or several, of which no character is taken for an operator."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        values = [str(each) for each in value]
+        if any('"' in each or "\\" in each for each in values):
+            raise InvalidImageRef("one of several values of a filter cannot hold quotes")
+        return "in:" + ",".join(f'"{each}"' for each in values)
+    text = str(value)
+    return f"eq:{text}" if ":" in text else text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _images(
+    api: GlanceApi,
+    identity: Identity,
+    query: ImageQuery,
+    parameters: list[tuple[str, str]],
+    image_of: ImageOf,
+) -> Iterator[Image]:
+    left = query.limit
+    seen: set[str] = set()
+    marks = [query.marker] if query.marker else []
+    while left is None or left > 0:
+        size = query.page_size or PAGE
+        size = size if left is None else min(size, left)
+        page, url = _page(api, identity, [*parameters, ("limit", str(size))], marks)
+        images = [image_of(raw, url) for raw in page["images"]]
+        fresh = [image for image in images if image.id not in seen][:left]
+        for image in fresh:
+            seen.add(str(image.id))
+            yield image
+        left = None if left is None else left - len(fresh)
+        if not page.get("next"):
+            return
+        if not fresh:
+            raise TransferError(
+                "the list of images repeats itself", hint="see the image service's log"
+            )
+        marks = _marks(str(page["next"]), images)
+
+
+def _marks(following: str, images: list[Image]) -> list[str]:
+    """Where the next page begins: as the server says, else behind the images that came.
+
+    Nothing but an id is taken from the server's link: the next request goes where this one went.
+    """
+    named = parse_qs(urlsplit(following).query).get("marker", [])
+    ids = [str(image.id) for image in reversed(images)][:_MARKS]
+    return list(dict.fromkeys([*(each for each in named if is_uuid(each)), *ids]))
+
+
+def _page(
+    api: GlanceApi, identity: Identity, parameters: list[tuple[str, str]], marks: list[str]
+) -> tuple[dict[str, Any], str]:
+    """One page; the mark may have been deleted since, then an earlier one serves."""
+    for index, mark in enumerate(marks or [""]):
+        try:
+            answer = api.list(
+                identity, "images", [*parameters, *([("marker", mark)] if mark else [])],
+                "the list of images",
+            )  # fmt: skip
+        except (ImageNotFound, InvalidImageRef):
+            if index + 1 >= len(marks):
+                raise
+            continue
+        page = api.json_of(answer, api.wire.limits.max_answer)
+        images = page.get("images")
+        if not isinstance(images, list) or not all(isinstance(each, dict) for each in images):
+            raise TransferError(
+                "the list of images is no list", hint="check that the endpoint is the image service"
+            )
+        return page, answer.url
+    raise AssertionError("unreachable")

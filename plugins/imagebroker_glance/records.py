@@ -1,0 +1,320 @@
+"""Creating, changing and deleting images; a create with data is all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from imagebroker.plugin import (
+    BackendError,
+    Conflict,
+    Image,
+    ImageBrokerError,
+    ImageData,
+    ImageNotFound,
+    InvalidImageRef,
+    Location,
+    NotAuthorized,
+    PolicyViolation,
+    TransferError,
+    UnsupportedOperation,
+    UploadFailed,
+)
+from imagebroker_glance.api import PATCH_TYPE, GlanceApi
+from imagebroker_glance.identity import Identity
+from imagebroker_glance.listing import ImageOf
+from imagebroker_glance.record import API_NAMES, BASE, api_properties
+from imagebroker_glance.upload import send_data, wait_for_status
+
+LOG = logging.getLogger(__name__)
+
+#: Fields of `Image` that are plain attributes in Glance, and what None means for them.
+_PLAIN: Mapping[str, Any] = {
+    "name": None, "visibility": "shared", "owner": None, "hidden": False, "protected": False,
+    "tags": [], "disk_format": None, "container_format": None, "min_disk": 0, "min_ram": 0,
+}  # fmt: skip
+#: Properties that belong to Glance's own tasks.
+_INTERNAL = "os_glance"
+
+
+class Records:
+    """What one identity writes."""
+
+    def __init__(self, api: GlanceApi, identity: Identity, image_of: ImageOf) -> None:
+        self._api = api
+        self._identity = identity
+        self._image_of = image_of
+
+    def create(self, image: Image, data: ImageData | None) -> Image:
+        """The stored record. Its id is chosen here or by the caller, so that a lost answer to the
+        first request leaves nothing behind that nobody knows of.
+
+        :raises Conflict: the id exists (or existed: Glance uses no id twice).
+        :raises UploadFailed: `.image_id` is set if the record could not be removed again.
+        """
+        if data is None and image.size == 0 and not image.locations:
+            data = ImageData(b"")  # as nova does: an empty image that is active
+        if data is None and image.size is not None and not image.locations:
+            raise InvalidImageRef(
+                "image_info: a size without data or locations means nothing to Glance",
+                hint="leave it out; Glance computes it from the data",
+            )
+        document = _document(image, later=data is not None)
+        image_id = self._begin(image.id, document)
+        try:
+            self._fill(image_id, image, data)
+        except BaseException as error:
+            self._undo(image_id, error)
+        return self._image(image_id, members=image.members)
+
+    def update(
+        self, image_id: str, changes: Mapping[str, Any], data: ImageData | None, purge_props: bool
+    ) -> Image:
+        raw, _ = self._api.show(self._identity, image_id)
+        if data is not None and raw.get("status") != "queued":
+            raise Conflict(
+                f"image {image_id} is {raw.get('status')}: its data cannot be replaced",
+                hint="create another image",
+            )
+        patch = _patch(raw, changes, purge_props, with_data=data is not None)
+        if patch:
+            self._patch(image_id, patch)
+        members = changes.get("members")
+        if "members" in changes:
+            self._set_members(image_id, members or ())
+        self._add_locations(image_id, changes.get("locations") or (), known=raw)
+        if data is not None:
+            send_data(self._api, self._identity, image_id, data, changes.get("checksums"))
+        return self._image(image_id, members=tuple(members) if members is not None else None)
+
+    def delete(self, image_id: str) -> None:
+        """:raises PolicyViolation: it is protected."""
+        try:
+            self._remove(image_id)
+        except NotAuthorized as error:
+            if getattr(error, "status", None) == 403 and self._is_protected(image_id):
+                raise PolicyViolation(
+                    f"image {image_id} is protected", hint="set protected to false first"
+                ) from error
+            raise
+
+    def _begin(self, chosen: str | None, document: dict[str, Any]) -> str:
+        """Make the record. Where the answer is lost, look whether it exists, and adopt it."""
+        image_id = chosen or str(uuid.uuid4())
+        if chosen and self._exists(chosen):
+            raise Conflict(f"image {chosen} exists", hint="choose another id")
+        document["id"] = image_id
+        try:
+            self._api.send_json(
+                self._identity, "POST", "images", document, what=f"record of image {image_id}"
+            )
+        except (TransferError, BackendError):
+            if not self._exists(image_id):
+                raise
+        return image_id
+
+    def _fill(self, image_id: str, image: Image, data: ImageData | None) -> None:
+        if image.members:
+            self._set_members(image_id, image.members)
+        self._add_locations(image_id, image.locations or (), checksums=image.checksums)
+        if data is not None:
+            send_data(self._api, self._identity, image_id, data, image.checksums)
+            if image.protected:
+                self._patch(image_id, [_replace("protected", True)])
+
+    def _undo(self, image_id: str, error: BaseException) -> NoReturn:
+        try:
+            self._remove(image_id)
+        except ImageNotFound:
+            raise error from error.__cause__
+        except ImageBrokerError as failure:
+            LOG.error("the record of image %s is left behind: %s", image_id, failure)
+            if not isinstance(error, Exception):
+                raise error from failure
+            raise UploadFailed(
+                f"{error}; and the record could not be removed: {failure}",
+                hint=f"delete image {image_id}",
+                image_id=image_id,
+            ) from error
+        raise error from error.__cause__
+
+    def _remove(self, image_id: str) -> None:
+        answer = self._api.ask(
+            self._identity, "DELETE", f"images/{image_id}",
+            what=f"image {image_id}", allowed=(200, 204), headers={"Accept": "application/json"},
+        )  # fmt: skip
+        self._api.drop(answer)
+
+    def _exists(self, image_id: str) -> bool:
+        try:
+            self._api.show(self._identity, image_id)
+        except ImageNotFound:
+            return False
+        return True
+
+    def _is_protected(self, image_id: str) -> bool:
+        try:
+            return self._api.show(self._identity, image_id)[0].get("protected") is True
+        except ImageBrokerError:
+            return False
+
+    def _image(self, image_id: str, members: Iterable[str] | None) -> Image:
+        raw, answer = self._api.show(self._identity, image_id)
+        image = self._image_of(raw, answer.url)
+        return image if members is None else dataclasses.replace(image, members=tuple(members))
+
+    def _patch(self, image_id: str, patch: list[dict[str, Any]]) -> None:
+        self._api.send_json(
+            self._identity, "PATCH", f"images/{image_id}", patch,
+            what=f"image {image_id}", kind=PATCH_TYPE,
+        )  # fmt: skip
+
+    def _set_members(self, image_id: str, wanted: Iterable[str]) -> None:
+        path, what = f"images/{image_id}/members", f"members of image {image_id}"
+        answer = self._api.list(self._identity, path, [], what)
+        found = self._api.json_of(answer, self._api.wire.limits.max_answer).get("members") or []
+        present = {each.get("member_id") for each in found if isinstance(each, dict)}
+        for member in wanted:
+            if member not in present:
+                self._api.send_json(self._identity, "POST", path, {"member": member}, what=what)
+        for member in sorted(str(each) for each in present - set(wanted)):
+            gone = self._api.ask(
+                self._identity, "DELETE", f"{path}/{quote(member, safe='')}",
+                what=what, allowed=(200, 204, 404),
+            )  # fmt: skip
+            self._api.drop(gone)
+
+    def _add_locations(
+        self,
+        image_id: str,
+        locations: Iterable[Any],
+        known: Mapping[str, Any] | None = None,
+        checksums: Mapping[str, str] | None = None,
+    ) -> None:
+        """Register bytes that lie elsewhere: with the older call, else with the newer."""
+        listed = (known or {}).get("locations") or ()
+        present = {each.get("url") for each in listed if isinstance(each, dict)}
+        for location in map(_location, locations):
+            if location.url not in present:
+                self._add_location(image_id, location, _validation(checksums or {}))
+
+    def _add_location(self, image_id: str, location: Location, proof: dict[str, str]) -> None:
+        """First the way that answers when it is done, where the service permits it."""
+        document: dict[str, Any] = {"url": location.url}
+        if proof:
+            document["validation_data"] = proof
+        value = {"metadata": dict(location.metadata), **document}
+        try:
+            self._patch(image_id, [{"op": "add", "path": "/locations/-", "value": value}])
+            return
+        except NotAuthorized as error:
+            if getattr(error, "status", None) != 403:
+                raise
+        answer = self._api.ask(
+            self._identity, "POST", f"images/{image_id}/locations",
+            what=f"location of image {image_id}", allowed=(200, 202),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            body=json.dumps(document).encode(),
+        )  # fmt: skip
+        self._api.drop(answer)
+        status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "active")
+        if status != "active":
+            raise UploadFailed(
+                f"the location of image {image_id} was not taken: it is {status}",
+                hint="check that the image service can read the location",
+            )
+
+
+def _location(each: Any) -> Location:
+    if isinstance(each, Location):
+        return each
+    if isinstance(each, str):
+        return Location(each)
+    if isinstance(each, Mapping) and isinstance(each.get("url"), str):
+        return Location(each["url"], each.get("metadata") or {})
+    raise InvalidImageRef(
+        f"image_info: {type(each).__name__} is no location", hint="write the URL as text"
+    )
+
+
+def _validation(checksums: Mapping[str, str]) -> dict[str, str]:
+    for algorithm in ("sha512", "sha256"):
+        if algorithm in checksums:
+            return {"os_hash_algo": algorithm, "os_hash_value": checksums[algorithm]}
+    return {}
+
+
+def _document(image: Image, *, later: bool) -> dict[str, Any]:
+    """What the first request says. With data, `protected` comes `later`: see `_fill`."""
+    document: dict[str, Any] = {}
+    for field in _PLAIN:
+        value = getattr(image, field)
+        if value is not None and not (field == "protected" and later):
+            document[API_NAMES.get(field, field)] = list(value) if field == "tags" else value
+    if later and "disk_format" not in document:
+        raise InvalidImageRef(
+            "image_info: Glance stores no data without a disk_format",
+            hint="set disk_format (raw, qcow2, ...)",
+        )
+    if "disk_format" in document:
+        document.setdefault("container_format", "bare")
+    _refuse_internal(image.properties)
+    return {**api_properties(image.properties), **document}
+
+
+def _patch(
+    raw: Mapping[str, Any], changes: Mapping[str, Any], purge_props: bool, *, with_data: bool
+) -> list[dict[str, Any]]:
+    """The operations that make `raw` what `changes` say."""
+    patch: list[dict[str, Any]] = []
+    for field, value in changes.items():
+        if field in _PLAIN:
+            name = API_NAMES.get(field, field)
+            wanted = _PLAIN[field] if value is None else value
+            wanted = list(wanted) if field == "tags" else wanted
+            if raw.get(name) != wanted:
+                patch.append(_replace(name, wanted))
+        elif field in ("size", "checksums") and not with_data:
+            raise UnsupportedOperation(
+                f"Glance does not let anybody set the {field} of an image",
+                hint="it is computed from the data",
+            )
+    return patch + _property_patch(raw, changes.get("properties") or {}, purge_props)
+
+
+def _property_patch(
+    raw: Mapping[str, Any], properties: Mapping[str, Any], purge_props: bool
+) -> list[dict[str, Any]]:
+    _refuse_internal(properties)
+    stored = api_properties(properties)
+    own = {name for name in raw if name not in BASE and not name.startswith(_INTERNAL)}
+    removed = {name for name, value in properties.items() if value is None} & own
+    if purge_props:
+        removed |= own - set(stored)
+    added = [
+        {"op": "add", "path": _pointer(name), "value": value}
+        for name, value in stored.items()
+        if raw.get(name) != value
+    ]
+    return [*added, *({"op": "remove", "path": _pointer(name)} for name in sorted(removed))]
+
+
+def _refuse_internal(properties: Mapping[str, Any]) -> None:
+    for name in properties:
+        if name.startswith(_INTERNAL):
+            raise PolicyViolation(
+                f"the property {name!r} belongs to Glance itself", hint="use another name"
+            )
+
+
+def _replace(name: str, value: Any) -> dict[str, Any]:
+    return {"op": "replace", "path": _pointer(name), "value": value}
+
+
+def _pointer(name: str) -> str:
+    return "/" + name.replace("~", "~0").replace("/", "~1")

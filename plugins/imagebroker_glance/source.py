@@ -1,0 +1,238 @@
+"""The bytes of one opened image, from whichever of its servers gives them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from imagebroker.plugin import (
+    BackendError,
+    Buffer,
+    Gone,
+    Image,
+    ImageBrokerError,
+    ImageChanged,
+    ImageNotFound,
+    ImageSource,
+    NotReady,
+    PolicyViolation,
+    RangeIgnored,
+    TooLarge,
+    TransferError,
+)
+from imagebroker_glance.api import Answer, GlanceApi
+from imagebroker_glance.identity import Identity
+from imagebroker_glance.wire import Reply, refuse_encoding, translated
+
+#: Bytes asked of the socket at a time; what has arrived is handed on without waiting for more.
+_PIECE = 256 * 1024
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+#: What says that an image still has the bytes that a transfer began with.
+_LASTING = ("status", "size", "disk_format", "os_hash_algo", "os_hash_value", "checksum")
+
+
+def check_readable(image: Image) -> None:
+    """Refuse an image whose status says that it has no bytes to give.
+
+    :raises NotReady, Gone, PolicyViolation, BackendError: by status.
+    """
+    what = f"image {image.id} is {image.status}"
+    if image.status in ("queued", "saving", "importing", "uploading"):
+        raise NotReady(f"{what}: its data is not stored yet", hint="wait until it is active")
+    if image.status == "deactivated":
+        raise PolicyViolation(what, hint="an administrator of the image service can reactivate it")
+    if image.status in ("deleted", "pending_delete", "killed"):
+        raise Gone(what, hint="look for another image with the same content")
+    if image.status != "active":
+        raise BackendError(what, hint="wait until it is active", retryable=False)
+
+
+class GlanceSource(ImageSource):
+    """Reads `GET /v2/images/ID/file`; from the middle only where a digest proves the whole."""
+
+    parallel_reads = 1
+
+    def __init__(
+        self, api: GlanceApi, identity: Identity, image: Image, raw: Mapping[str, Any], server: str
+    ) -> None:
+        self.image = image
+        self.seekable = image.version is not None
+        self._api = api
+        self._identity = identity
+        self._first = {name: raw.get(name) for name in _LASTING}
+        self._servers = deque(identity.servers())
+        self._first_server(server)
+        self._begun = self._closed = False
+        #: Where an answer is awaited: what `close` has to shut.
+        self._sock: socket.socket | None = None
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        """The record is looked at again before every later request and after the last byte."""
+        size = self.image.size
+        end = size if stop is None else stop if size is None else min(stop, size)
+        if self._begun:
+            self._look_again()
+        self._begun = True
+        if start and end is not None and start >= end:
+            return
+        answer = self._request(start, end)
+        if answer is not None:
+            try:
+                yield from self._pieces(answer, start, end)
+            finally:
+                self._sock = None
+                answer.reply.close()  # a complete body has given its connection back already
+        if end == size:
+            self._look_again()
+
+    def close(self) -> None:
+        self._closed = True
+        sock = self._sock
+        if sock is not None:
+            # Ends a read that waits in another thread. It may have ended by itself just now.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _watch(self, sock: socket.socket) -> None:
+        self._sock = sock
+        if self._closed:
+            self.close()
+
+    def _look_again(self) -> None:
+        """:raises ImageChanged: the record no longer says what it said when it was opened."""
+        if self._closed:
+            raise self._error(TransferError, "the source is closed")
+        try:
+            with self._api.wire.watched(self._watch):
+                raw, _ = self._api.show(self._identity, str(self.image.id), list(self._servers))
+        except ImageNotFound:
+            return  # deleted meanwhile: bytes that are under way may still arrive, and are verified
+        for name, first in self._first.items():
+            # A digest that came late (computed in the background) is no change.
+            if raw.get(name) != first and not (first is None and name.startswith("os_hash")):
+                raise self._error(
+                    ImageChanged,
+                    f"its {name} was {first!r} and is {raw.get(name)!r}",
+                    hint="download it again",
+                )
+
+    def _request(self, start: int, end: int | None) -> Answer | None:
+        """The answer whose body begins at `start`; None for an image without any byte."""
+        headers = {"Accept": "application/octet-stream, */*"}
+        if start:
+            last = "" if end is None or end == self.image.size else end - 1
+            headers["Range"] = f"bytes={start}-{last}"
+        try:
+            with self._api.wire.watched(self._watch):
+                answer = self._api.ask(
+                    self._identity, "GET", f"images/{self.image.id}/file",
+                    what=f"image {self.image.id}",
+                    allowed=(200, 204, 206, 400, 416) if start else (200, 204),
+                    headers=headers, servers=list(self._servers),
+                )  # fmt: skip
+            self._first_server(answer.server)
+            return self._acceptable(answer, start, end)
+        except RangeIgnored:
+            self.seekable = False
+            raise
+        except ImageBrokerError:
+            self._servers.rotate(-1)
+            raise
+
+    def _first_server(self, server: str) -> None:
+        while server in self._servers and self._servers[0] != server:
+            self._servers.rotate(-1)
+
+    def _acceptable(self, answer: Answer, start: int, end: int | None) -> Answer | None:
+        try:
+            if answer.reply.status == 204:
+                self._check_empty()
+                return None
+            refuse_encoding(answer.reply, answer.url)
+            self._check_head(answer.reply, start, end)
+        except ImageBrokerError:
+            answer.reply.close()
+            raise
+        return answer
+
+    def _check_empty(self) -> None:
+        """:raises NotReady: the image should have bytes (204 is a record without data)."""
+        if self.image.size != 0:
+            raise self._error(
+                NotReady, "the service has a record and no data", hint="upload it again"
+            )
+
+    def _check_head(self, reply: Reply, start: int, end: int | None) -> None:
+        """Hold the answer to what was asked, before the first byte."""
+        if start:
+            self._check_range(reply, start, end)
+        lengths = set(reply.headers.getlist("Content-Length"))
+        if any(not _LENGTH.fullmatch(value) for value in lengths) or len(lengths) > 1:
+            raise self._error(TransferError, f"the answer has the length {sorted(lengths)}")
+        wanted = self.image.size
+        if start and wanted is not None and end is not None:
+            wanted = end - start
+        length = int(lengths.pop()) if lengths else None
+        if wanted is None or length is None or length == wanted:
+            return
+        kind: type[ImageBrokerError] = TooLarge if length > wanted else TransferError
+        raise self._error(kind, f"the record says {wanted} bytes, the answer has {length}")
+
+    def _check_range(self, reply: Reply, start: int, end: int | None) -> None:
+        if reply.status != 206:
+            raise self._error(
+                RangeIgnored, f"the server cannot begin at byte {start} (status {reply.status})"
+            )
+        ranges = reply.headers.getlist("Content-Range")
+        match = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
+        size = self.image.size
+        if match is not None:
+            first, last, total = map(int, match.groups())
+            wanted = (start, total if end is None else end, total if size is None else size)
+            if (first, last + 1, total) == wanted:
+                return
+        raise self._error(RangeIgnored, f"asked from byte {start}, the server sent {ranges}")
+
+    def _pieces(self, answer: Answer, start: int, end: int | None) -> Iterator[Buffer]:
+        reply, at = answer.reply, start
+        while end is None or at < end:
+            try:
+                with translated(answer.url):
+                    piece = reply.read1(_PIECE)
+            except ImageBrokerError:
+                self._servers.rotate(-1)
+                raise
+            if self._closed:
+                # After a shutdown under TLS, the rest would be read as if it were plain text.
+                raise self._error(TransferError, "the source was closed while it was read")
+            if not piece:
+                break
+            at += len(piece)
+            if end is not None and at > end:
+                if end == self.image.size:
+                    raise self._error(TooLarge, f"the server sends more than {end} bytes")
+                piece, at = piece[: end - at], end
+            yield piece
+        self._check_end(answer, at, end)
+
+    def _check_end(self, answer: Answer, at: int, end: int | None) -> None:
+        """Neither less nor, where no length announced the end, more than the record says."""
+        if end is not None and at < end:
+            self._servers.rotate(-1)
+            raise self._error(TransferError, f"the bytes end after {at} of {end}")
+        announced = "Content-Length" in answer.reply.headers
+        if end is not None and end == self.image.size and not announced:
+            with translated(answer.url):
+                more = answer.reply.read1(1)
+            if more:
+                raise self._error(TooLarge, f"the server sends more than {end} bytes")
+
+    def _error(
+        self, kind: type[ImageBrokerError], what: str, hint: str = "see the image service's log"
+    ) -> ImageBrokerError:
+        return kind(f"image {self.image.id}: {what}", hint=hint)

@@ -1,0 +1,165 @@
+"""Sending an image's bytes: all of them or an error, never a second time what cannot be rewound."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imagebroker.plugin import (
+    BackendError,
+    Conflict,
+    Gone,
+    ImageBrokerError,
+    ImageData,
+    TransferError,
+    UploadFailed,
+)
+from imagebroker_glance.api import GlanceApi
+from imagebroker_glance.identity import Identity
+from imagebroker_glance.wire import translated
+
+LOG = logging.getLogger(__name__)
+
+#: Requests with the data, where it can be rewound.
+ATTEMPTS = 3
+#: How much longer than for other answers to wait while a server stores what it has received.
+PATIENCE = 20.0
+#: Seconds for which a status must last before it is believed.
+_SETTLING = 0.5
+_BETWEEN = ("saving", "uploading", "importing")
+
+
+def send_data(
+    api: GlanceApi,
+    identity: Identity,
+    image_id: str,
+    data: ImageData,
+    declared: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Store the bytes of a queued image; its record, found to say what was sent.
+
+    :param declared: digests that the caller says the data has.
+
+    :raises UploadFailed: they are not stored, or not as they were sent; also what the source of
+        the data failed with.
+    :raises QuotaExceeded, Conflict, FormatError, NotAuthorized, Gone: as the service refuses.
+    """
+    data.hash_with("sha512")  # what Glance computes unless configured otherwise
+    attempt = 1
+    gives_up = float("inf")
+    while True:
+        try:
+            _put(api, identity, image_id, data)
+            break
+        except (Conflict, Gone):
+            # "From saving to saving": Glance was still busy with the attempt that broke.
+            status = _status_after_break(api, identity, image_id) if attempt > 1 else None
+            if status != "queued" or time.monotonic() > gives_up:
+                raise
+        except (TransferError, BackendError) as error:
+            if data.failure is not None:
+                raise data.failure from data.failure.__cause__
+            status = _status_after_break(api, identity, image_id)
+            if status == "active":
+                break  # it was the answer that got lost
+            again = error.retryable and data.rewindable and status == "queued"
+            if not again or attempt == ATTEMPTS:
+                raise _failed(image_id, str(error), error) from error
+            LOG.warning("sending image %s again after: %s", image_id, error)
+            attempt += 1
+            gives_up = time.monotonic() + api.wire.limits.stall_timeout
+    for algorithm, digest in (declared or {}).items():
+        if data.checksums.get(algorithm, digest.lower()) != digest.lower():
+            raise _failed(image_id, f"its {algorithm} is not the one that was declared")
+    return _verified(api, identity, image_id, data)
+
+
+def _put(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> None:
+    headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+    if data.size is not None:
+        headers["Content-Length"] = headers["x-openstack-image-size"] = str(data.size)
+    answer = api.ask(
+        identity, "PUT", f"images/{image_id}/file", what=f"upload of image {image_id}",
+        allowed=(200, 204), headers=headers, body=data, patience=PATIENCE,
+    )  # fmt: skip
+    api.drop(answer)
+
+
+def _status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> object:
+    """What an upload came to that broke. Glance may not even have begun to look at it."""
+    status = wait_for_status(api, identity, image_id, lambda now: now not in _BETWEEN)
+    for _ in range(5):
+        time.sleep(_SETTLING)
+        before, status = (
+            status,
+            wait_for_status(api, identity, image_id, lambda now: now not in _BETWEEN),
+        )
+        if status == before:
+            break
+    return status
+
+
+def wait_for_status(
+    api: GlanceApi, identity: Identity, image_id: str, right: Callable[[object], bool]
+) -> object:
+    """The status once it is `right`, or after stall_timeout; None if the service does not say."""
+    ends = time.monotonic() + api.wire.limits.stall_timeout
+    pause = 0.05
+    while True:
+        try:
+            raw, _ = api.show(identity, image_id)
+        except ImageBrokerError:
+            return None
+        status = raw.get("status")
+        if right(status) or time.monotonic() > ends:
+            return status
+        time.sleep(pause)
+        pause = min(1.0, 2 * pause)
+
+
+def _verified(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> dict[str, Any]:
+    """Hold the record to what was sent."""
+    raw, _ = api.show(identity, image_id)
+    if raw.get("status") != "active" or not data.complete:
+        raise _failed(image_id, f"it is {raw.get('status')} after its data was sent")
+    if raw.get("size") != data.sent:
+        raise _failed(image_id, f"{data.sent} bytes were sent, and {raw.get('size')} are stored")
+    algorithm, digest = _digest(raw)
+    if algorithm not in data.checksums:
+        algorithm, digest = "sha256", _reread(api, identity, image_id)
+    if digest != data.checksums[algorithm]:
+        raise _failed(image_id, f"its {algorithm} is not that of the data that was sent")
+    return raw
+
+
+def _digest(raw: Mapping[str, Any]) -> tuple[str, str]:
+    algorithm, digest = raw.get("os_hash_algo"), raw.get("os_hash_value")
+    if isinstance(algorithm, str) and isinstance(digest, str):
+        return algorithm, digest.lower()
+    return "", ""
+
+
+def _reread(api: GlanceApi, identity: Identity, image_id: str) -> str:
+    """The sha256 of what is stored, where the record has no digest that was computed here."""
+    hasher = hashlib.sha256()
+    answer = api.ask(
+        identity, "GET", f"images/{image_id}/file", what=f"image {image_id}", allowed=(200, 204)
+    )
+    try:
+        with translated(answer.url):
+            while piece := answer.reply.read1(256 * 1024):
+                hasher.update(piece)
+    finally:
+        answer.reply.close()
+    return hasher.hexdigest()
+
+
+def _failed(image_id: str, what: str, cause: ImageBrokerError | None = None) -> UploadFailed:
+    return UploadFailed(
+        f"the data of image {image_id} was not stored: {what}",
+        hint="upload it again" if cause is None else cause.hint,
+        retryable=False if cause is None else cause.retryable,
+    )

@@ -1,0 +1,98 @@
+"""Images behind http and https URLs; read-only.
+
+Speaks HTTP/1.1. Nothing but the backend's section configures it: no environment variable, no
+netrc, no cookies.
+"""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from imagebroker.plugin import (
+    BackendHost,
+    Image,
+    ImageBackend,
+    ImageRef,
+    ImageSource,
+    RefForm,
+)
+from imagebroker_http.answers import check_encoding, check_status, described
+from imagebroker_http.session import Client, Session
+from imagebroker_http.source import HttpSource
+
+__all__ = ["HttpBackend", "HttpSource"]
+
+OPTIONS = (
+    cfg.StrOpt(
+        "ca_file",
+        help="PEM file of the authorities that may sign a server's certificate. By default those "
+        "of the operating system."),
+    cfg.StrOpt(
+        "cert_file",
+        help="PEM file of a client certificate. Shown only to the servers that endpoint names; "
+        "without an endpoint to the server of a ref, and to none that it redirects to."),
+    cfg.StrOpt(
+        "key_file",
+        help="PEM file of the client certificate's key, without passphrase and not readable by "
+        "every user. By default it stands in cert_file."),
+    cfg.BoolOpt(
+        "insecure", default=False,
+        help="Believe every server certificate. Needs allow_insecure too."),
+    cfg.BoolOpt(
+        "allow_insecure", default=False,
+        help="Confirms insecure: whoever is between here and a server may then change images."),
+    cfg.StrOpt(
+        "min_tls", default="TLSv1.2", choices=["TLSv1.2", "TLSv1.3"],
+        help="Oldest version of TLS that is spoken."),
+    cfg.StrOpt(
+        "username",
+        help="User name for Basic authentication. Sent only to the scheme, host and port of an "
+        "endpoint, which must be set."),
+    cfg.StrOpt(
+        "password", secret=True,
+        help="Password for Basic authentication. Let nobody else read the file that holds it."),
+)  # fmt: skip
+
+#: What servers answer that do not like HEAD but may serve GET (presigned URLs are for one method).
+_NO_HEAD = (403, 405, 501)
+
+
+class HttpBackend(ImageBackend):
+    """Serves the refs of http and https."""
+
+    api_version = 1
+    name = "http"
+    ref_form = RefForm(host=True, port=True, path=True, query=True, opaque_path=True)
+    options = OPTIONS
+
+    def __init__(self, host: BackendHost) -> None:
+        super().__init__(host)
+        self._client = Client(host)
+
+    def open(self, context: object, ref: ImageRef) -> ImageSource:
+        session = Session(self._client, ref.text)
+        answer = session.request("GET")
+        try:
+            return HttpSource(session, ref, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def get(
+        self,
+        context: object,
+        ref: ImageRef,
+        *,
+        include_locations: bool = False,
+        show_deleted: bool = False,
+    ) -> Image:
+        """The record, from a HEAD; from a GET that is not read where the server refuses HEAD."""
+        session = Session(self._client, ref.text)
+        answer = session.request("HEAD")
+        answer.close()
+        if answer.head.status in _NO_HEAD:
+            answer = session.request("GET")
+            answer.close()
+        check_status(answer.head, answer.place.url)
+        check_encoding(answer.head, answer.place.url)
+        return described(ref, answer.head)

@@ -1,0 +1,152 @@
+"""What the head of an answer means: errors, ranges, validators, dates."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from imagebroker.plugin import (
+    BackendError,
+    Gone,
+    Image,
+    ImageBrokerError,
+    ImageNotFound,
+    ImageRef,
+    NotAuthorized,
+    TransferError,
+    printable,
+)
+from imagebroker_http.stream import Malformed
+from imagebroker_http.wire import Head
+
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]+"')
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DATE = re.compile(
+    rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
+    r"([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+_HTML_TYPES = ("text/html", "application/xhtml+xml")
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|!--)", re.I)
+
+
+def described(ref: ImageRef, head: Head) -> Image:
+    """The record: what the head of a 200 says about an image."""
+    shown = {"content_type": head.get("content-type"), "etag": head.get("etag")}
+    return Image(
+        ref=ref.text,
+        size=head.content_length,
+        version=strong_etag(head),
+        updated_at=parse_date(head.get("last-modified")),
+        properties=MappingProxyType({k: printable(v, 256) for k, v in shown.items() if v}),
+    )
+
+
+def strong_etag(head: Head) -> str | None:
+    """The ETag, quotes included, if it promises that equal means equal bytes."""
+    etag = head.get("etag")
+    return etag if etag is not None and _STRONG_ETAG.fullmatch(etag) else None
+
+
+def takes_ranges(head: Head) -> bool:
+    return "bytes" in head.tokens("accept-ranges")
+
+
+def content_range(head: Head) -> tuple[int, int, int] | None:
+    """`(start, stop, total)`, stop exclusive; None if it is anything but one complete range."""
+    values = head.all("content-range")
+    match = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None or head_type(head) == "multipart/byteranges":
+        return None
+    start, last, total = map(int, match.groups())
+    return (start, last + 1, total) if start <= last < total else None
+
+
+def head_type(head: Head) -> str:
+    """The media type without parameters, in lower case."""
+    return (head.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+def may_be_page(head: Head) -> bool:
+    return head_type(head) in _HTML_TYPES
+
+
+def is_page(begin: bytes) -> bool:
+    """Whether data begins like HTML."""
+    return _HTML.match(begin) is not None
+
+
+def parse_date(text: str | None) -> datetime | None:
+    """A date in the one form that servers may send; None if it is anything else."""
+    match = _DATE.fullmatch(text or "")
+    if match is None:
+        return None
+    day, month, year, hour, minute, second = match.groups()
+    try:
+        return datetime(
+            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second),
+            tzinfo=UTC,
+        )  # fmt: skip
+    except ValueError:
+        return None
+
+
+def retry_after(head: Head) -> float | None:
+    """Seconds that the server asks to wait; None if it says nothing that makes sense."""
+    text = head.get("retry-after") or ""
+    if re.fullmatch(r"[0-9]{1,10}", text):
+        return float(text)
+    date = parse_date(text)
+    return None if date is None else max((date - datetime.now(UTC)) / timedelta(seconds=1), 0.0)
+
+
+def check_encoding(head: Head, url: object) -> None:
+    """:raises Malformed: the bytes are not sent as they are stored."""
+    codings = head.tokens("content-encoding")
+    if any(coding != "identity" for coding in codings):
+        raise Malformed(
+            f"{url}: the server encodes the image as {printable(', '.join(codings), 60)!r} "
+            "though it was asked not to",
+            hint="turn compression off for this URL in the server",
+        )
+
+
+def check_status(head: Head, url: object) -> None:
+    """Pass a 200.
+
+    :raises ImageNotFound, Gone, NotAuthorized, BackendError, TransferError: as RFC 9110 has it.
+    """
+    if head.status != 200:
+        raise _error(head, f"{url}: {head.status} {printable(head.reason, 80)}".rstrip())
+
+
+def _error(head: Head, message: str) -> ImageBrokerError:
+    status = head.status
+    if status == 404:
+        return ImageNotFound(message, hint="check the URL")
+    if status == 410:
+        return Gone(message, hint="the image was removed for good; look for its successor")
+    if status in (204, 205):
+        return ImageNotFound(f"{message}: there is no data", hint="check the URL")
+    if status == 401 or status == 407:
+        who = "proxy" if status == 407 else "server"
+        return NotAuthorized(
+            f"{message}: the {who} wants credentials",
+            hint="set username, password and endpoint in the backend's section"
+            if status == 401
+            else "use a proxy that this host may use without a password",
+        )
+    if status == 403:
+        return NotAuthorized(message, hint="ask the owner of the server for access")
+    if status == 429 or status >= 500:
+        return BackendError(
+            message, hint="the server is in trouble; try again later", retry_after=retry_after(head)
+        )
+    if status >= 400:
+        return BackendError(message, hint="the server refuses the request", retryable=False)
+    return TransferError(
+        f"{message}: not an answer to what was asked",
+        hint="check the URL and the server",
+        retryable=False,
+    )

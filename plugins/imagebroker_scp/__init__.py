@@ -1,0 +1,98 @@
+"""Images behind scp: URIs, read and stored over SFTP. Needs the extra `scp` (paramiko).
+
+No child process, no shell, and nothing from ssh_config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from oslo_config import cfg
+
+from imagebroker.plugin import (
+    BackendHost,
+    BackendLoadError,
+    Image,
+    ImageBackend,
+    ImageData,
+    ImageQuery,
+    ImageRef,
+    RefForm,
+)
+
+if TYPE_CHECKING:
+    from imagebroker_scp.source import RemoteFile, ScpSource
+
+__all__ = ["ScpBackend"]
+
+OPTIONS = (
+    cfg.StrOpt(
+        "known_hosts", default="/etc/imagebroker/known_hosts",
+        help="File with the keys of the hosts that may be connected to, in the format of OpenSSH. "
+        "Without it every host is unknown, and refused."),
+    cfg.StrOpt(
+        "identity_file",
+        help="Private key to log in with (Ed25519, ECDSA or RSA), readable by this service alone. "
+        "It is offered only to hosts that known_hosts names, and to no other than those of "
+        "endpoint where that is set."),
+    cfg.StrOpt(
+        "identity_passphrase", secret=True, help="Passphrase of identity_file, if it has one."),
+    cfg.StrOpt(
+        "username",
+        help="User to log in as. A ref that names another is refused. Without it the user comes "
+        "from endpoint or from the ref."),
+    cfg.BoolOpt(
+        "require_strict_kex", default=True,
+        help="Refuse servers without strict key exchange, the remedy against Terrapin "
+        "(CVE-2023-48795). OpenSSH has it since 9.6, and in updates of older versions."),
+)  # fmt: skip
+
+
+class ScpBackend(ImageBackend):
+    """Serves the refs of scp. Lists, stores and deletes in the directory that `endpoint` names."""
+
+    api_version = 1
+    name = "scp"
+    ref_form = RefForm(user=True, host=True, port=True, path=True, forbidden=b"\r\n")
+    options = OPTIONS
+
+    def __init__(self, host: BackendHost) -> None:
+        super().__init__(host)
+        try:
+            from imagebroker_scp.sessions import Sessions
+        except ImportError as error:
+            raise BackendLoadError(
+                f"the scp backend needs paramiko, which cannot be imported ({error})",
+                hint="pip install 'imagebroker[scp]'",
+            ) from error
+        self._sessions = Sessions(host)
+
+    def open(self, context: object, ref: ImageRef) -> ScpSource:
+        from imagebroker_scp.source import ScpSource
+
+        return ScpSource(ref, lambda: self._open_file(ref))
+
+    def _open_file(self, ref: ImageRef) -> RemoteFile:
+        from imagebroker_scp.source import RemoteFile
+
+        session, endpoint = self._sessions.for_ref(ref)
+        return RemoteFile(session, ref, endpoint)
+
+    def get_all(self, context: object, query: ImageQuery) -> Iterator[Image]:
+        """The regular files directly in the directory that `endpoint` names."""
+        from imagebroker_scp.directory import Directory
+
+        return Directory(self._sessions, "list images").listed(query)
+
+    def create(self, context: object, image: Image, data: ImageData | None) -> Image:
+        """Store a file called `image.name` beneath `endpoint`. SFTP keeps no other field."""
+        from imagebroker_scp.directory import Directory
+
+        return Directory(self._sessions, "create images").store(image, data)
+
+    def delete(self, context: object, ref: ImageRef) -> None:
+        """Remove a file beneath `endpoint`; who reads it already may finish."""
+        from imagebroker_scp.directory import Directory
+
+        Directory(self._sessions, "delete images").remove(ref)

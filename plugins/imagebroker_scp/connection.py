@@ -1,0 +1,244 @@
+"""One SSH connection that carries one SFTP session: its server known, its every wait bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import paramiko
+
+from imagebroker.plugin import (
+    BackendHost,
+    ImageBrokerError,
+    NotAuthorized,
+    PolicyViolation,
+    TransferError,
+    TransferTimeout,
+    printable,
+)
+from imagebroker_scp.known_hosts import HostKeys
+from imagebroker_scp.packets import (
+    CHANNEL_PACKET,
+    CHANNEL_WINDOW,
+    Prompted,
+    ProtocolViolation,
+    Stalled,
+    Transport,
+)
+
+#: Seconds that the other side of a limit gets, so that one of two limits is always the first.
+_GRACE = 0.25
+#: More than the channel can hold: takes all that has arrived, in one copy.
+_EVERYTHING = 1 << 30
+#: Bytes that are sent within one limit on time, so that a slow peer is not taken for a dead one.
+_PIECE = 32 * 1024
+#: RFC 4253, section 11.1: no more authentication methods available.
+_NO_MORE_METHODS = 14
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom to connect to, and as whom."""
+
+    host: str
+    port: int
+    user: str
+
+    def __str__(self) -> str:
+        return f"{self.host} port {self.port}"
+
+
+class Connection:
+    """An SFTP channel to a server whose key is known. `send` and `receive` make it a `Stream`."""
+
+    def __init__(
+        self,
+        host: BackendHost,
+        peer: Peer,
+        known: HostKeys,
+        keys: Sequence[paramiko.PKey],
+        *,
+        strict_kex: bool,
+    ) -> None:
+        """Connect, check who is there, log in, and start the sftp subsystem.
+
+        :raises PolicyViolation: the server's key is not one of `known`; nothing was said about us.
+        :raises NotAuthorized: the server refuses our keys.
+        :raises TransferError: it cannot be reached, or does not speak acceptable SSH.
+        """
+        self._peer = peer
+        self._patience = host.limits.stall_timeout
+        self._closing = threading.Lock()
+        self._sock = host.connect(peer.host, peer.port)
+        try:
+            self._transport = Transport(self._sock, known.types, self._patience)
+            self._packets = self._transport.packetizer
+        except BaseException:
+            self._sock.close()
+            raise
+        try:
+            self._handshake(known, strict_kex)
+            self._log_in(keys)
+            self._channel = self._open_channel()
+        except BaseException:
+            self.close()
+            raise
+
+    def _handshake(self, known: HostKeys, strict_kex: bool) -> None:
+        with self._stage("exchanging keys"):
+            self._transport.start_client()
+            key = self._transport.get_remote_server_key()
+        self._check_host_key(key, known)
+        if strict_kex and not self._transport.agreed_on_strict_kex:
+            raise TransferError(
+                f"{self._peer} does not offer strict key exchange, which protects against Terrapin",
+                hint="update the server (OpenSSH 9.6 or later), or set require_strict_kex = false",
+                retryable=False,
+            )
+
+    def _check_host_key(self, key: paramiko.PKey, known: HostKeys) -> None:
+        shown = key.asbytes()
+        if shown in known.revoked:
+            raise PolicyViolation(
+                f"{self._peer} shows the key {_fingerprint(key)}, which is revoked in known_hosts",
+                hint="do not connect until its administrator has explained it",
+            )
+        if not known.includes(shown):
+            raise PolicyViolation(
+                f"{self._peer} shows the key {key.get_name()} {_fingerprint(key)}, which is not "
+                "the one in known_hosts",
+                hint="somebody may be listening: ask the server's administrator whether its key "
+                "was changed, and only then replace its lines in known_hosts",
+            )
+
+    def _log_in(self, keys: Sequence[paramiko.PKey]) -> None:
+        for key in keys:
+            with self._stage("logging in"):
+                try:
+                    further = self._transport.auth_publickey(self._peer.user, key)
+                except paramiko.AuthenticationException:
+                    if self._transport.is_active():
+                        continue  # refused; the next may be welcome
+                    raise
+            if further:
+                raise self._refusal(f"wants {printable(', '.join(further), 64)} beside the key")
+            return
+        raise self._refusal("refuses the key")
+
+    def _refusal(self, what: str) -> NotAuthorized:
+        return NotAuthorized(
+            f"{self._peer} {what} of user {self._peer.user}",
+            hint="add the public key of identity_file to ~/.ssh/authorized_keys of "
+            f"{self._peer.user} there, or check the user name",
+        )
+
+    def _open_channel(self) -> paramiko.Channel:
+        with self._stage("opening a channel"):
+            channel = self._transport.open_session(
+                CHANNEL_WINDOW, CHANNEL_PACKET, timeout=self._patience + _GRACE
+            )
+            channel.settimeout(self._patience + _GRACE)
+        with self._stage("starting the sftp subsystem"):
+            try:
+                channel.invoke_subsystem("sftp")
+            except paramiko.SSHException as error:
+                if self._packets.failure is not None or not self._transport.is_active():
+                    raise
+                raise TransferError(
+                    f"{self._peer} has no sftp subsystem",
+                    hint='enable it in the server\'s sshd_config: "Subsystem sftp internal-sftp"',
+                    retryable=False,
+                ) from error
+        return channel
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`.
+
+        :raises TransferTimeout: the server takes nothing.
+        """
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            while piece:
+                with self._stage("sending"):
+                    sent = self._channel.send(piece)
+                    if not sent:
+                        raise self._packets.failure or EOFError()
+                piece = piece[sent:]
+
+    def receive(self) -> bytes:
+        """All that has arrived, or arrives next; empty if the server has ended the session.
+
+        :raises TransferTimeout: nothing arrives.
+        """
+        with self._stage("waiting for data"):
+            data = self._channel.recv(_EVERYTHING)
+            if not data and self._packets.failure is not None:
+                raise self._packets.failure
+        return data
+
+    def close(self) -> None:
+        """End the connection and paramiko's thread; from any thread, and any number of times."""
+        with self._closing:
+            # Its thread finds the end of the stream and cleans up; closing the descriptor under it
+            # could let it read from whoever gets the number next.
+            try:
+                self._sock.shutdown(2)
+            except OSError:
+                pass  # gone already
+            if self._transport.is_alive() and self._transport is not threading.current_thread():
+                self._transport.join(2)
+            self._transport.close()
+            self._sock.close()
+
+    @contextmanager
+    def _stage(self, what: str) -> Iterator[None]:
+        """Bound a part of the conversation in time, and say what went wrong in it."""
+        self._packets.deadline = monotonic() + self._patience
+        try:
+            yield
+        except (ImageBrokerError, MemoryError):
+            raise
+        # paramiko lets through whatever a peer's nonsense provokes: ValueError, IndexError,
+        # struct.error, UnicodeDecodeError, errors of cryptography.
+        except Exception as error:
+            raise self._translated(what, error) from error
+        finally:
+            self._packets.deadline = None
+
+    def _translated(self, what: str, error: Exception) -> ImageBrokerError:
+        cause = self._packets.failure or error
+        if isinstance(cause, (Stalled, TimeoutError)):
+            return TransferTimeout(
+                f"{self._peer}: no progress for {self._patience:g} s while {what}",
+                hint="check the server and the network between; stall_timeout sets the limit",
+            )
+        if isinstance(cause, Prompted):
+            return self._refusal("asks for a password instead of the key")
+        if self._packets.goodbye is not None:
+            code, text = self._packets.goodbye
+            if code == _NO_MORE_METHODS or text.startswith("Too many authentication failures"):
+                return self._refusal(f"disconnected ({text}) after the key")
+            return TransferError(
+                f"{self._peer} disconnected while {what}: {text}", hint="see the server's log"
+            )
+        if isinstance(cause, (paramiko.ssh_exception.IncompatiblePeer, ProtocolViolation)):
+            return TransferError(
+                f"{self._peer} does not speak acceptable SSH: {printable(str(cause), 256)}",
+                hint="weak algorithms are refused; update the server, or enable current ciphers, "
+                "MACs, key exchanges and host keys there", retryable=False,
+            )  # fmt: skip
+        if isinstance(cause, EOFError):
+            return TransferError(
+                f"{self._peer} closed the connection while {what}", hint="see the server's log"
+            )
+        text = printable(f"{type(cause).__name__}: {cause}", 256)
+        return TransferError(
+            f"{self._peer}: an error while {what}: {text}", hint="see the server's log"
+        )
+
+
+def _fingerprint(key: paramiko.PKey) -> str:
+    return str(key.fingerprint)

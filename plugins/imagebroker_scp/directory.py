@@ -1,0 +1,246 @@
+"""The directory that `endpoint` names: files listed, stored and removed there, and nowhere else."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes
+
+from imagebroker.plugin import (
+    BackendError,
+    Conflict,
+    Image,
+    ImageBrokerError,
+    ImageData,
+    ImageQuery,
+    ImageRef,
+    InvalidImageRef,
+    TransferError,
+    UnsupportedOperation,
+    UploadFailed,
+)
+from imagebroker_scp import pipeline
+from imagebroker_scp.messages import (
+    CREATE,
+    EXCLUSIVE,
+    FAILURE,
+    FOR_WRITING,
+    NO_SUCH_FILE,
+    Attributes,
+    StatusError,
+    translated,
+)
+from imagebroker_scp.selection import Selection
+from imagebroker_scp.sessions import Endpoint, Session, Sessions
+from imagebroker_scp.sftp import Sftp
+from imagebroker_scp.source import check_regular, described, resolved_beneath
+
+#: End of the names of files that are still being stored.
+PART = b".imagebroker-part"
+#: Files in a directory that is listed, at most: they are sorted here, and SFTP knows no pages.
+MOST_FILES = 100_000
+
+
+class Directory:
+    """The directories of all endpoints for lists, that of the first for new files."""
+
+    def __init__(self, sessions: Sessions, purpose: str) -> None:
+        """:raises UnsupportedOperation: no endpoint is configured."""
+        self._sessions = sessions
+        if not sessions.endpoints:
+            raise UnsupportedOperation(
+                f"the scp backend cannot {purpose} without a directory",
+                hint="set endpoint to scp://host/directory/",
+            )
+
+    def listed(self, query: ImageQuery) -> Iterator[Image]:
+        """The images that a query asks for; its arguments are checked now, all else later.
+
+        :raises InvalidImageRef: an argument that makes no sense.
+        """
+        selection = Selection(query)
+        return self._listed(selection)
+
+    def _listed(self, selection: Selection) -> Iterator[Image]:
+        yield from selection.of(
+            image for endpoint in self._sessions.endpoints for image in self._files(endpoint)
+        )
+
+    def _files(self, endpoint: Endpoint) -> Iterator[Image]:
+        with self._sessions.for_endpoint(endpoint) as session, translated(endpoint.prefix):
+            for count, (name, attributes) in enumerate(session.sftp.listdir(endpoint.directory)):
+                if count >= MOST_FILES:
+                    raise BackendError(
+                        f"{endpoint.prefix} has more than {MOST_FILES} files",
+                        hint="divide them among several directories", retryable=False,
+                    )  # fmt: skip
+                if attributes.is_regular and _is_a_name(name) and not name.endswith(PART):
+                    yield described(_ref(endpoint, name), name, attributes)
+
+    def store(self, image: Image, data: ImageData | None) -> Image:
+        """A new file called `image.name`, complete or not there.
+
+        :raises InvalidImageRef: no usable name, an id, or no data.
+        :raises Conflict: there is a file of this name.
+        :raises UploadFailed: the data could not be stored.
+        """
+        if data is None:
+            raise InvalidImageRef("an image of the scp backend is its bytes", hint="pass data")
+        if image.id is not None:
+            raise InvalidImageRef("images of the scp backend have no ids", hint="pass a name only")
+        endpoint = self._sessions.endpoints[0]
+        return _Upload(self._sessions, endpoint, _checked_name(image.name), data).run()
+
+    def remove(self, ref: ImageRef) -> None:
+        """Remove the file of a ref; a link is removed itself, not what it leads to.
+
+        :raises ImageNotFound, NotAuthorized, PolicyViolation: as the names say.
+        """
+        session, endpoint = self._sessions.for_ref(ref)
+        with session, translated(ref):
+            if endpoint is None:  # `__init__` has seen to that
+                raise UnsupportedOperation(f"{ref} is beneath no endpoint")
+            parent, _, name = ref.path_bytes.rpartition(b"/")
+            if parent + b"/" != endpoint.directory:
+                parent = resolved_beneath(session.sftp, parent, endpoint, ref)
+            path = parent + b"/" + name
+            check_regular(session.sftp.lstat(path), ref, links=True)
+            session.sftp.remove(path)
+
+
+@dataclass
+class _Upload:
+    """One file on its way to the server: written under another name, then given its own."""
+
+    sessions: Sessions
+    endpoint: Endpoint
+    name: bytes
+    data: ImageData
+    #: Whether there may be a part file on the server.
+    begun = False
+    #: Whether the server was asked to give the file its name.
+    committing = False
+
+    def __post_init__(self) -> None:
+        self._path = self.endpoint.directory + self.name
+        self._part = self.endpoint.directory + b"." + secrets.token_hex(8).encode() + PART
+        self._ref = _ref(self.endpoint, self.name)
+
+    def run(self) -> Image:
+        with self.sessions.for_endpoint(self.endpoint) as session, translated(self._ref):
+            self._check_free(session.sftp)
+            try:
+                attributes = self._written(session.sftp)
+            except BaseException as error:
+                stored = self._settled(session, error)
+                if stored is None:
+                    raise self._failure(error) from error
+                attributes = stored
+        return described(self._ref, self.name, attributes)
+
+    def _check_free(self, sftp: Sftp) -> None:
+        try:
+            sftp.lstat(self._path)
+        except StatusError as error:
+            if error.code == NO_SUCH_FILE:
+                return
+            raise
+        raise Conflict(f"{self._ref} exists", hint="choose another name, or delete it first")
+
+    def _written(self, sftp: Sftp) -> Attributes:
+        self.begun = True
+        try:
+            handle = sftp.open(self._part, FOR_WRITING | CREATE | EXCLUSIVE, 0o600)
+        except StatusError:
+            self.begun = False
+            raise
+        pipeline.write(sftp, handle, self.data)
+        sftp.fsync(handle)
+        attributes = sftp.fstat(handle)
+        if attributes.size is not None and attributes.size != self.data.sent:
+            raise UploadFailed(
+                f"{self._ref}: the server has {attributes.size} of {self.data.sent} bytes",
+                hint="see whether its disk is full, and its log",
+            )
+        sftp.close(handle)
+        self.committing = True
+        try:
+            # Not posix-rename: this one refuses to replace a file that came in the meantime.
+            sftp.rename(self._part, self._path)
+        except StatusError as error:
+            if error.code == FAILURE:
+                self._check_free(sftp)
+            raise
+        return attributes
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """What to raise for an error, when nothing was left on the server."""
+        if self.data.failure is not None:
+            return self.data.failure
+        reported = isinstance(error, StatusError) and error.code == FAILURE
+        lost = isinstance(error, TransferError) and not isinstance(error, UploadFailed)
+        if not reported and not lost:
+            return error
+        hint = getattr(error, "hint", "") or "see whether the server's disk is full"
+        return UploadFailed(f"{self._ref} could not be stored: {error}", hint=hint)
+
+    def _settled(self, session: Session, error: BaseException) -> Attributes | None:
+        """Remove what was sent, over a new connection if need be.
+
+        Where only the server's last answer was lost, the file has its name: then what it is.
+
+        :raises UploadFailed: the part file is still there.
+        """
+        if not self.begun:
+            return None
+        try:
+            try:
+                return self._remove_part(session.sftp)
+            except (ImageBrokerError, StatusError):
+                with self.sessions.for_endpoint(self.endpoint) as fresh:
+                    return self._remove_part(fresh.sftp)
+        except (ImageBrokerError, StatusError) as second:
+            raise UploadFailed(
+                f"{self._ref} could not be stored: {error}; nor could what was sent be removed: "
+                f"{second}",
+                hint="remove that file from the server",
+                image_id=_ref(self.endpoint, self._part.rpartition(b"/")[2]),
+            ) from error
+
+    def _remove_part(self, sftp: Sftp) -> Attributes | None:
+        try:
+            sftp.remove(self._part)
+            return None
+        except StatusError as error:
+            if error.code != NO_SUCH_FILE:
+                raise
+        if not self.committing:
+            return None
+        try:
+            stored = sftp.stat(self._path)
+        except StatusError:
+            return None
+        return stored if stored.size == self.data.sent else None
+
+
+def _checked_name(name: str | None) -> bytes:
+    try:
+        encoded = (name or "").encode()
+    except UnicodeEncodeError:
+        encoded = b""
+    if not _is_a_name(encoded) or encoded.endswith(PART) or len(encoded) > 255:
+        raise InvalidImageRef(
+            f"{name!r} cannot be the name of a file",
+            hint="set name to a file name of 1 to 255 bytes without slashes and control characters",
+        )
+    return encoded
+
+
+def _is_a_name(name: bytes) -> bool:
+    """Whether a ref can name such a file. A hostile server's names are no exception."""
+    return name not in (b"", b".", b"..") and not any(byte in b"/\0\r\n" for byte in name)
+
+
+def _ref(endpoint: Endpoint, name: bytes) -> str:
+    return endpoint.prefix + quote_from_bytes(name, safe="")

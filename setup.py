@@ -1,0 +1,5 @@
+"""The distribution is described in setup.cfg."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,188 @@
+"""`imagebroker download` for what needs no process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, ContainsAll, Equals, Not, StartsWith
+
+from tests.cli.conftest import Inside
+
+DATA = b"the bytes of an image" * 1000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def ref(tmp_path: Path) -> str:
+    path = tmp_path / "disk image.raw"
+    path.write_bytes(DATA)
+    return f"file://{tmp_path}/disk%20image.raw"
+
+
+def test_an_omitted_destination_is_the_last_part_of_the_path_here(
+    imagebroker: Inside, ref: str
+) -> None:
+    assert_that(imagebroker("download", ref).status, Equals(0))
+    assert_that((imagebroker.work / "disk image.raw").read_bytes(), Equals(DATA))
+
+
+def test_an_omitted_destination_is_never_an_existing_file(imagebroker: Inside, ref: str) -> None:
+    there = imagebroker.work / "disk image.raw"
+    there.write_bytes(b"mine")
+    done = imagebroker("download", "--overwrite", ref)
+    assert_that(done.status, Equals(9))
+    assert_that(done.stderr, Contains("hint: say where to store the image"))
+    assert_that(there.read_bytes(), Equals(b"mine"))
+
+
+def test_an_omitted_destination_of_an_id_is_the_id(imagebroker: Inside, ref: str) -> None:
+    image_id = "6e4f3a52-5c7f-4b5c-9d0b-0f4c7a0f2b11"
+    (imagebroker.work / "disk").write_bytes(DATA)
+    imagebroker("create", "--file", "disk", "--id", image_id)
+    assert_that(imagebroker("download", image_id).status, Equals(0))
+    assert_that((imagebroker.work / image_id).read_bytes(), Equals(DATA))
+
+
+def test_a_ref_that_ends_in_no_name_needs_a_destination(imagebroker: Inside) -> None:
+    done = imagebroker("download", "http://127.0.0.1:1/images/")
+    assert_that(done.status, Equals(2))
+    assert_that(done.stderr, Contains("imagebroker download REF DEST"))
+
+
+def test_a_named_destination_is_replaced_unless_that_is_forbidden(
+    imagebroker: Inside, ref: str
+) -> None:
+    dest = imagebroker.work / "dest"
+    dest.write_bytes(b"old")
+    refused = imagebroker("download", "--no-overwrite", ref, "dest")
+    assert_that((refused.status, dest.read_bytes()), Equals((9, b"old")))
+    assert_that(refused.stderr, Contains("--no-overwrite"))
+    assert_that(imagebroker("download", ref, "dest").status, Equals(0))
+    assert_that(dest.read_bytes(), Equals(DATA))
+
+
+def test_options_may_stand_between_the_arguments(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", ref, "--file-mode", "0640", "dest", "-f", "json")
+    assert_that(done.status, Equals(0))
+    mode = stat.S_IMODE((imagebroker.work / "dest").stat().st_mode)
+    assert_that(mode, Equals(0o640))
+
+
+def test_the_record_says_what_was_computed_and_checked(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", ref, "dest", "--checksum", f"sha256:{DIGEST}", "-f", "json")
+    assert_that(done.stderr, Equals(""))
+    expected = {
+        "path": "dest", "size": len(DATA), "source": ref, "attempts": 1, "resumed_from": None,
+        "sha256": DIGEST, "checked_against": ["sha256 of the caller"],
+    }  # fmt: skip
+    assert_that({name: done.record[name] for name in expected}, Equals(expected))
+
+
+def test_one_line_tells_a_person_that_it_is_verified(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", f"{ref}#sha256={DIGEST}", "dest")
+    assert_that(done.stdout, Equals(b""))
+    line = "imagebroker: stored dest: 20.5 KiB, verified: sha256 of the ref's pin\n"
+    assert_that(done.stderr, Equals(line))
+
+
+def test_columns_are_chosen_before_anything_is_done(imagebroker: Inside, ref: str) -> None:
+    chosen = imagebroker("download", ref, "dest", "-f", "value", "-c", "Size")
+    assert_that(chosen.stdout, Equals(b"%d\n" % len(DATA)))
+    refused = imagebroker("download", ref, "other", "-c", "sise")
+    assert_that(refused.status, Equals(2))
+    assert_that(refused.stderr, Contains("hint: one of path, size"))
+    assert_that((imagebroker.work / "other").exists(), Equals(False))
+
+
+def test_a_wrong_checksum_leaves_nothing(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", ref, "dest", "--checksum", "sha256:" + 64 * "0")
+    assert_that(done.status, Equals(6))
+    assert_that(os.listdir(imagebroker.work), Equals([]))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--checksum", "sha256:12"),
+        ("--max-size", "many"),
+        ("--deadline", "-1"),
+        ("--deadline", "inf"),
+        ("--retries", "some"),
+        ("--file-mode", "rw"),
+        ("--file-mode", "4755"),
+        ("--nonsense",),
+    ],
+)
+def test_a_malformed_option_is_a_mistake_of_the_caller(
+    argv: tuple[str, ...], imagebroker: Inside, ref: str
+) -> None:
+    assert_that(imagebroker("download", ref, "dest", *argv).status, Equals(2))
+    assert_that(os.listdir(imagebroker.work), Equals([]))
+
+
+def test_the_largest_size_may_have_a_unit(imagebroker: Inside, ref: str) -> None:
+    assert_that(imagebroker("download", ref, "dest", "--max-size", "10K").status, Equals(4))
+    assert_that(imagebroker("download", ref, "dest", "--max-size", "10G").status, Equals(0))
+
+
+def test_an_error_is_one_json_object_where_json_is_asked_for(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", "-f", "json", "file:///missing", "dest")
+    error = json.loads(done.stderr)
+    expected = {"class": "ImageNotFound", "retryable": False, "exit_status": 3}
+    assert_that({name: error[name] for name in expected}, Equals(expected))
+    assert_that(error["message"], StartsWith("file:///missing: "))
+    assert_that(error["hint"], Contains("check the path"))
+
+
+def test_progress_as_json_is_one_object_each_line(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", "--progress", "json", "-f", "json", ref, "dest")
+    last = [json.loads(line) for line in done.stderr.splitlines()][-1]
+    expected = {"phase": "done", "done": len(DATA), "total": len(DATA), "location": ref}
+    assert_that({name: last[name] for name in expected}, Equals(expected))
+
+
+def test_progress_in_plain_lines_ends_with_all_of_it(imagebroker: Inside, ref: str) -> None:
+    done = imagebroker("download", "--progress", "plain", ref, "dest")
+    assert_that(done.stderr, Contains("dest: done 20.5 KiB of 20.5 KiB (100%)"))
+
+
+def test_a_device_is_written_through_standard_output_says_the_hint(
+    imagebroker: Inside, ref: str
+) -> None:
+    os.mkfifo(imagebroker.work / "pipe")
+    done = imagebroker("download", ref, "pipe")
+    assert_that(done.status, Equals(9))
+    assert_that(done.stderr, Contains("hint: write into it with: imagebroker download REF -"))
+
+
+def test_a_bug_of_a_plugin_is_one_line_and_a_traceback_only_where_asked_for(
+    imagebroker: Inside,
+) -> None:
+    imagebroker.faulty()
+    done = imagebroker("download", "faulty://host/bug", "dest")
+    assert_that(done.status, Equals(1))
+    assert_that(done.stderr.splitlines()[0], Contains("ValueError"))
+    assert_that(done.stderr, Not(Contains("Traceback")))
+    traced = imagebroker("--debug", "download", "faulty://host/bug", "dest")
+    assert_that(traced.stderr, ContainsAll(["Traceback", "ValueError"]))
+    assert_that(done.stderr + traced.stderr, Not(Contains("s3cret")))
+
+
+def test_a_query_is_shown_nowhere(imagebroker: Inside) -> None:
+    imagebroker.faulty()
+    ref = "faulty://host/good?signature=s3cret"
+    shown = [
+        imagebroker("--debug", "download", ref, "dest", "--progress", "json", "-f", "json"),
+        imagebroker("download", ref, "dest"),
+        imagebroker("download", ref.replace("good", "NotAuthorized"), "dest"),
+        imagebroker("resolve", ref),
+    ]
+    assert_that([done.status for done in shown], Equals([0, 0, 4, 0]))
+    for done in shown:
+        assert_that(done.stderr + done.stdout.decode(), Not(Contains("s3cret")))

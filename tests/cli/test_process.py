@@ -1,0 +1,208 @@
+"""The command as a process: exit status, streams, signals, terminals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import (
+    Contains,
+    Equals,
+    HasLength,
+    LessThan,
+    MatchesRegex,
+    Not,
+    StartsWith,
+)
+
+from imagebroker._version import VERSION
+from tests.cli.conftest import Shell
+
+#: What faulty://host/good holds.
+DATA = bytes(range(256)) * 1024
+
+
+def test_the_version_is_there_in_less_than_a_third_of_a_second(shell: Shell) -> None:
+    seconds = []
+    for _ in range(4):
+        began = time.monotonic()
+        done = shell.run("--version")
+        seconds.append(time.monotonic() - began)
+        assert_that(done.stdout.decode(), Equals(f"imagebroker {VERSION}\n"))
+    assert_that(min(seconds), LessThan(0.3))
+
+
+@pytest.mark.parametrize(
+    ("status", "ref"),
+    [
+        (0, "faulty://host/good"),
+        (1, "faulty://host/Conflict"),
+        (2, "no ref"),
+        (3, "faulty://host/ImageNotFound"),
+        (4, "faulty://host/PolicyViolation"),
+        (5, "faulty://host/TransferError"),
+        (6, "faulty://host/VerificationError"),
+        (7, "other://host/path"),
+    ],
+)
+def test_the_exit_status_says_what_went_wrong(status: int, ref: str, shell: Shell) -> None:
+    shell.faulty()
+    done = shell.run("download", ref, "dest")
+    assert_that(done.status, Equals(status))
+    lines = done.stderr.splitlines()
+    assert_that(lines[0], StartsWith("imagebroker: "))
+    assert_that(os.listdir(shell.work), Equals(["dest"] if status == 0 else []))
+    if status:
+        assert_that(lines, HasLength(2))
+        assert_that(lines[1], StartsWith("  hint: "))
+
+
+def test_a_destination_that_cannot_be_written_ends_with_9(shell: Shell) -> None:
+    shell.faulty()
+    done = shell.run("download", "faulty://host/good", "missing/dest")
+    assert_that(done.status, Equals(9))
+    assert_that(done.stderr, Contains("hint: create the parent directory first"))
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_it_with_one_line_and_leaves_nothing(
+    signum: signal.Signals, status: int, word: str, shell: Shell
+) -> None:
+    shell.faulty()
+    argv = ("download", "--progress", "json", "faulty://host/stall", "dest")
+    with shell.start(*argv) as process:
+        assert process.stderr is not None
+        while b'"done": 131072' not in process.stderr.readline():
+            assert process.poll() is None
+        assert_that(os.listdir(shell.work), HasLength(1))
+        process.send_signal(signum)
+        _, rest = process.communicate(timeout=30)
+    assert_that(process.returncode, Equals(status))
+    assert_that(rest.decode().splitlines()[-1], Equals(f"imagebroker: {word}"))
+    assert_that(rest, Not(Contains(b"Traceback")))
+    assert_that(os.listdir(shell.work), Equals([]))
+
+
+def test_standard_output_gets_the_bytes_and_nothing_else(shell: Shell) -> None:
+    shell.faulty()
+    done = shell.run("download", "faulty://host/good", "-", "-f", "json")
+    assert_that(done.stdout, Equals(DATA))
+    assert_that(done.stderr, Contains('"size": 262144'))
+
+
+@pytest.mark.parametrize("argv", [("download", "faulty://host/good", "-"), ("backends",)])
+def test_a_reader_that_has_seen_enough_is_no_reason_to_complain(
+    argv: tuple[str, ...], shell: Shell
+) -> None:
+    shell.faulty()
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = shell.run(*argv, stdout=writing)
+    finally:
+        os.close(writing)
+    assert_that(done.stderr, Equals(""))
+    assert_that(done.status, Equals(9))
+
+
+def test_a_full_standard_output_is_an_error(shell: Shell) -> None:
+    shell.faulty()
+    with open("/dev/full", "wb") as full:
+        done = shell.run("backends", stdout=full)
+    assert_that(done.status, Equals(9))
+    assert_that(done.stderr, Contains("No space left on device"))
+
+
+def test_without_a_standard_output_a_file_is_stored_all_the_same(shell: Shell) -> None:
+    shell.faulty()
+    program = 'exec "$0" -m imagebroker download faulty://host/good "$1" >&-'
+    for dest, status in (("dest", 0), ("-", 9)):
+        done = subprocess.run(
+            ["sh", "-c", program, sys.executable, dest],
+            cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert_that(done.returncode, Equals(status))
+    assert_that((shell.work / "dest").read_bytes(), Equals(DATA))
+
+
+def _on_a_terminal(shell: Shell, *argv: str) -> str:
+    """What a person sees who runs the command."""
+    master, slave = pty.openpty()
+    shell.environment["TERM"] = "xterm"
+    with shell.start(*argv, stderr=slave) as process:
+        os.close(slave)
+        seen = b""
+        try:
+            while piece := os.read(master, 65536):
+                seen += piece
+        except OSError as error:  # how Linux ends a terminal whose other side is closed
+            assert_that(error.errno, Equals(errno.EIO))
+        finally:
+            os.close(master)
+        process.communicate(timeout=60)
+    assert_that(process.returncode, Equals(0))
+    return seen.decode()
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_gone_at_the_end(shell: Shell) -> None:
+    shell.faulty()
+    seen = _on_a_terminal(shell, "download", "faulty://host/good", "dest")
+    assert_that(seen, MatchesRegex(r"(?s).*━.*(256\.0|262\.1)"))
+    assert_that(seen.rstrip().rpartition("\x1b[2K")[2], StartsWith("imagebroker: stored dest"))
+
+
+def test_quiet_says_nothing_on_a_terminal_either(shell: Shell) -> None:
+    shell.faulty()
+    seen = _on_a_terminal(shell, "-q", "download", "faulty://host/good", "dest")
+    assert_that(seen, Equals(""))
+
+
+def test_no_progress_is_reported_where_nobody_watches(shell: Shell) -> None:
+    shell.faulty()
+    done = shell.run("download", "faulty://host/good", "dest")
+    assert_that(done.stderr.splitlines(), HasLength(1))
+    assert_that(done.stderr, Not(Contains("\x1b")))
+
+
+def test_a_download_pays_for_no_bar_that_is_not_drawn(shell: Shell) -> None:
+    program = (
+        "import sys; from imagebroker.cli.main import main; "
+        "status = main(['download', 'faulty://host/good', 'dest']); "
+        "print(status, *{'rich', 'cmd2', 'yaml', 'requests'} & set(sys.modules))"
+    )
+    shell.faulty()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert_that(done.stdout.split()[:1], Equals([b"0"]))
+    assert_that({b"rich", b"cmd2", b"yaml"}.isdisjoint(done.stdout.split()), Equals(True))
+
+
+def test_the_bytes_of_an_image_come_from_standard_input(shell: Shell) -> None:
+    done = shell.run("create", "--file", "-", "--size", str(len(DATA)), "-f", "json", data=DATA)
+    assert_that((done.status, done.record["size"]), Equals((0, len(DATA))))
+
+
+def test_the_sample_is_the_config_file_in_etc(shell: Shell) -> None:
+    """After a change of options: `imagebroker config sample > etc/imagebroker/imagebroker.conf`."""
+    sample = Path(__file__).parents[2] / "etc" / "imagebroker" / "imagebroker.conf"
+    done = shell.run("config", "sample")
+    assert_that(done.stdout.decode(), Equals(sample.read_text()))
+
+
+def test_completion_knows_the_commands_and_their_options(shell: Shell) -> None:
+    script = shell.run("complete").stdout.decode()
+    assert_that(script, Contains("complete -F _imagebroker imagebroker"))
+    assert_that(script, MatchesRegex(r"(?s).*cmds_download='[^']*--checksum"))

@@ -1,0 +1,68 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagebroker
+from tests.distributions import install
+from tests.scripted import IMAGES, Script
+
+pytest_plugins = ["tests.servers.fixtures"]
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[Callable[..., imagebroker.Broker]]:
+    """A broker from the text of a config file; closed when the test ends."""
+    brokers: list[imagebroker.Broker] = []
+
+    def make(config: str) -> imagebroker.Broker:
+        path = tmp_path / f"imagebroker-{len(brokers)}.conf"
+        path.write_text(textwrap.dedent(config))
+        brokers.append(imagebroker.Broker.from_config(path))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        broker.close()
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path; `tests.distributions.install` puts plugins there."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+@pytest.fixture
+def scripted(on_path: Path, make_broker: Callable[..., imagebroker.Broker]) -> Scripted:
+    """A broker with the scripted backend, without pauses between attempts."""
+    install(on_path, "imagebroker-scripted", {"scripted": "tests.scripted:ScriptedBackend"})
+    IMAGES.clear()
+    return Scripted(make_broker)
+
+
+class Scripted:
+    def __init__(self, make_broker: Callable[..., imagebroker.Broker]) -> None:
+        self._make_broker = make_broker
+        self.broker = self.configured()
+
+    def configured(self, core: str = "", backend: str = "") -> imagebroker.Broker:
+        """A broker with further options."""
+        self.broker = self._make_broker(
+            "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 0\n"
+            f"{core}\n[backend:scripted]\n{backend}\n"
+        )
+        return self.broker
+
+    def image(self, data: bytes, path: str = "/image", **how: Any) -> tuple[str, Script]:
+        """Publish an image; its ref and its script."""
+        IMAGES[path] = Script(data, **how)
+        return f"scripted://host{path}", IMAGES[path]

@@ -1,0 +1,56 @@
+"""docs/configuration.md lists every option, with the default that it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import imagebroker_file
+import imagebroker_http
+import imagebroker_scp
+import pytest
+from imagebroker_glance import options as glance
+from oslo_config import cfg
+from testtools.assertions import assert_that
+from testtools.matchers import Equals
+
+from imagebroker.config import CORE_OPTIONS, backend_options
+
+TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+NOT_SUPPORTED = {"auth_section", "endpoint_override"}
+
+
+def rows(title: str) -> dict[str, str]:
+    """Option to default, in the table below a heading."""
+    text = re.split(rf"^## {title}$", TEXT, flags=re.MULTILINE)[1].split("\n## ")[0]
+    found: dict[str, str] = {}
+    for names, default in re.findall(r"^\| (`[^|]*`) \| ([^|]*?) ?\|", text, flags=re.MULTILINE):
+        found |= {name: default.strip("` ") for name in re.findall(r"`(\w+)`", names)}
+    return found
+
+
+def spelled(option: cfg.Opt) -> str:
+    """The default as a deployer would write it."""
+    if option.dest in ("max_size", "max_virtual_size", "store_dir"):
+        return str(option.sample_default)
+    return "" if option.default in (None, []) else str(option.default)
+
+
+@pytest.mark.parametrize(
+    ("title", "options"),
+    [
+        ("The core", CORE_OPTIONS),
+        ("Every backend", backend_options()),
+        ("file", imagebroker_file.OPTIONS),
+        ("http", imagebroker_http.OPTIONS),
+        ("scp", imagebroker_scp.OPTIONS),
+        ("glance", [o for o in glance.OWN if o.dest not in NOT_SUPPORTED]),
+    ],
+)
+def test_every_option_is_there_with_its_default(title: str, options: Iterable[cfg.Opt]) -> None:
+    expected = {option.dest: spelled(option) for option in options}
+    found = rows(title)
+    if title == "glance":
+        found.pop("endpoint")  # the core's, explained once more
+    assert_that(found, Equals(expected))

@@ -1,0 +1,110 @@
+"""What the documentation names is there: tests, files, links, clauses, advisory classes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.snippets import snippets
+from tests.docs.test_snippets import DOCUMENTS, ROOT
+
+_TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)*)`")
+_FILE = re.compile(r"`((?:imagebroker|plugins|tests|docs|etc|changes)/[\w./-]+)`")
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
+
+
+def _id(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@functools.cache
+def names_in(path: Path) -> frozenset[str]:
+    """The tests of a file, as `test_x` and `TestClass::test_x`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found.add(node.name)
+            members = (each for each in node.body if isinstance(each, ast.FunctionDef))
+            found.update(f"{node.name}::{each.name}" for each in members)
+    return frozenset(found)
+
+
+def missing_tests(text: str) -> list[str]:
+    """The tests that `text` names and that do not exist."""
+    missing = []
+    for name in _TEST.findall(text):
+        path, _, test = name.partition("::")
+        file = ROOT / path
+        if not file.is_file() or (test and test not in names_in(file)):
+            missing.append(name)
+    return missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    assert missing_tests(document.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_file_and_link_leads_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for snippet in snippets(document):
+        text = text.replace(snippet.text, "")
+    files = [name for name in _FILE.findall(text) if not (ROOT / name).exists()]
+    links = [name for name in _LINK.findall(text) if not (document.parent / name).exists()]
+    assert (files, links) == ([], [])
+
+
+def sections(document: Path, heading: str) -> dict[str, str]:
+    """The text below each heading that matches, by the heading's number."""
+    parts = re.split(heading, document.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+CLAUSES = sections(ROOT / "docs" / "contract.md", r"^### C(\d+)\. ")
+CLASSES = sections(ROOT / "docs" / "security.md", r"^### (\d+)\. ")
+
+
+def test_the_clauses_of_the_contract_are_numbered_without_a_gap() -> None:
+    assert list(CLAUSES) == [str(number) for number in range(1, len(CLAUSES) + 1)]
+
+
+@pytest.mark.parametrize("number", CLAUSES)
+def test_every_clause_of_the_contract_names_a_test_that_exists(number: str) -> None:
+    assert _TEST.findall(CLAUSES[number]), f"C{number} names no test"
+    assert missing_tests(CLAUSES[number]) == []
+
+
+def test_every_class_of_advisories_is_answered() -> None:
+    assert list(CLASSES) == [str(number) for number in range(1, 36)]
+
+
+@pytest.mark.parametrize("number", CLASSES)
+def test_every_answer_names_a_test_or_says_that_there_is_none(number: str) -> None:
+    answer = CLASSES[number]
+    assert _TEST.findall(answer) or "Not yet:" in answer or "Does not apply:" in answer
+
+
+def test_the_plugin_names_are_all_in_the_documents() -> None:
+    """What a plugin author may import is explained somewhere."""
+    import imagebroker.plugin
+
+    text = "".join(
+        (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("contract.md", "writing-a-backend.md")
+    )
+    assert [name for name in imagebroker.plugin.__all__ if name not in text] == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_stands_in_the_list() -> None:
+    folder = ROOT / "docs" / "decisions"
+    files = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    assert [name[:4] for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
+    listed = _LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == files

@@ -1,0 +1,214 @@
+"""An SSH server made of paramiko, to misbehave where sshd cannot be made to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.common import cMSG_CHANNEL_DATA, cMSG_DISCONNECT, cMSG_EXT_INFO, cMSG_IGNORE
+
+from tests.plugins.hostile_sftp import HostileSftp
+from tests.servers.raw import Connection, RawServer
+
+
+class Peer(paramiko.Transport):
+    """The server's side of one connection; subclasses misbehave."""
+
+    #: What its SFTP server does.
+    scenario: dict[str, Any] = {}
+
+    def __init__(self, sock: socket.socket, **how: Any) -> None:
+        super().__init__(sock, **how)
+        self.raw = sock
+        self.set_log_channel("tests.ssh_peer")
+        self.add_server_key(HOST_KEY)
+
+    def authenticated_with(self, key: paramiko.PKey) -> int:
+        return paramiko.AUTH_SUCCESSFUL
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        """In a thread of its own."""
+        server = HostileSftp(self.scenario)
+        received = bytearray()
+        while piece := channel.recv(1 << 20):
+            received += piece
+            while len(received) >= 4:
+                length = int.from_bytes(received[:4], "big")
+                if len(received) < 4 + length:
+                    break
+                packet = bytes(received[4 : 4 + length])
+                del received[: 4 + length]
+                for answer in server.answers(packet):
+                    channel.sendall(answer)
+
+    def say(self, kind: bytes, *fields: Any) -> None:
+        """Send a message as it is."""
+        message = paramiko.Message()
+        message.add_byte(kind)
+        for field in fields:
+            message.add(field)
+        self._send_message(message)
+
+
+class _Interface(paramiko.ServerInterface):
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return self._peer.authenticated_with(key)
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
+        threading.Thread(target=self._serve, args=(channel,), daemon=True).start()
+        return name == "sftp"
+
+    def _serve(self, channel: paramiko.Channel) -> None:
+        try:
+            self._peer.sftp_started(channel)
+            channel.close()
+        except (OSError, EOFError, paramiko.SSHException):
+            pass  # the client went away
+
+
+HOST_KEY = paramiko.ECDSAKey.generate()
+
+
+@contextmanager
+def ssh_server(
+    kind: Callable[[Connection], Peer], folder: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The beginning of URLs on a server of this kind, and the options that make it known."""
+
+    def script(connection: Connection, index: int) -> None:
+        peer = kind(connection)
+        try:
+            peer.start_server(server=_Interface(peer), event=threading.Event())
+            peer.join()
+        finally:
+            peer.close()
+
+    with RawServer(script) as server:
+        known = folder / "known_peer"
+        key = f"{HOST_KEY.get_name()} {HOST_KEY.get_base64()}"
+        known.write_text(f"[127.0.0.1]:{server.port} {key}\n")
+        yield f"scp://user@127.0.0.1:{server.port}", {"known_hosts": str(known)}
+
+
+class WithoutStrictKex(Peer):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, strict_kex=False)
+
+
+class IgnoredDuringKex(Peer):
+    """Injects what Terrapin injects."""
+
+    def _send_kex_init(self) -> None:
+        self.say(cMSG_IGNORE, b"injected")
+        super()._send_kex_init()  # type: ignore[misc]
+
+
+class AsksForPasswords(Peer):
+    def authenticated_with(self, key: paramiko.PKey) -> int:
+        for _ in range(1000):
+            self.say(b"\x3c", "Password", "Please", "", 1, "Password: ", False)
+        return paramiko.AUTH_FAILED
+
+
+class FloodsDuringAuthentication(Peer):
+    def authenticated_with(self, key: paramiko.PKey) -> int:
+        while True:
+            self.say(cMSG_IGNORE, b"x" * 1000)
+
+
+class Disconnects(Peer):
+    text: bytes = b""
+    code = 11
+
+    def authenticated_with(self, key: paramiko.PKey) -> int:
+        self.say(cMSG_DISCONNECT, self.code, self.text, "")
+        return paramiko.AUTH_FAILED
+
+
+class AnnouncesExtensions(Peer):
+    def authenticated_with(self, key: paramiko.PKey) -> int:
+        message = paramiko.Message()
+        message.add_byte(cMSG_EXT_INFO)
+        message.add_bytes(struct.pack(">I", 0xFFFFFFFF))
+        self._send_message(message)
+        return paramiko.AUTH_SUCCESSFUL
+
+
+class AnnouncesAHugePacket(Peer):
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self.raw.sendall(struct.pack(">I", 0xFFFFFF00) + bytes(100))
+
+
+class Overflows(Peer):
+    """Sends on and on, whatever the window."""
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        channel.recv(9)
+        while True:
+            self.say(cMSG_CHANNEL_DATA, channel.remote_chanid, b"\0" * 30_000)
+
+
+class OverflowsWithZeros(Peer):
+    """Announces data that are not in the packet, and that paramiko would make up."""
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        while True:
+            message = paramiko.Message()
+            message.add_byte(cMSG_CHANNEL_DATA)
+            message.add_bytes(struct.pack(">II", channel.remote_chanid, 1_000_000))
+            self._send_message(message)
+
+
+class NeverOpensTheWindow(Peer):
+    """Takes 40 bytes, and no more."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, default_window_size=40)
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        channel._check_add_window = lambda count: 0
+        super().sftp_started(channel)
+
+
+class IgnoresRekeying(Peer):
+    scenario = {"real_size": 8 << 20}
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self._handler_table[20] = lambda message: None
+        super().sftp_started(channel)
+
+
+class AsksDuringRekeying(Peer):
+    """Wants an answer while the client waits for the end of its key exchange (paramiko #822)."""
+
+    scenario = {"real_size": 8 << 20}
+    channel: paramiko.Channel | None = None
+    #: An answer of "no" (as any client gives) would make paramiko close the channel.
+    _channel_handler_table = {
+        **paramiko.Transport._channel_handler_table,
+        100: lambda channel, message: None,
+    }
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self.channel = channel
+        super().sftp_started(channel)
+
+    def _negotiate_keys(self, m: paramiko.Message) -> None:
+        if self.channel is not None:
+            self.say(b"\x62", self.channel.remote_chanid, "keepalive@openssh.com", True)
+        super()._negotiate_keys(m)  # type: ignore[misc]

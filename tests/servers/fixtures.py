@@ -1,0 +1,57 @@
+"""The servers as pytest fixtures: ``pytest_plugins = ["tests.servers.fixtures"]``.
+
+A fixture skips its test with a sentence that says what to install. With
+``IMAGEBROKER_REQUIRE_SERVERS=1`` it fails instead: where the servers are meant to be there, a test
+that did not run must not look like one that passed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import images as image_files
+from tests.servers import nginx as nginx_server
+from tests.servers import openstack as openstack_servers
+from tests.servers import sshd as sshd_server
+
+
+def require(problem: str | None) -> None:
+    """Skip the test, or fail where servers are required, if there is a problem."""
+    if problem is None:
+        return
+    if os.environ.get("IMAGEBROKER_REQUIRE_SERVERS") == "1":
+        pytest.fail(problem, pytrace=False)
+    pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nginx_server.Nginx]:
+    """nginx; put files below ``nginx.root``, under names that no other test uses."""
+    require(nginx_server.missing())
+    with nginx_server.Nginx(tmp_path_factory.mktemp("nginx-root")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[sshd_server.Sshd]:
+    """An sshd with sftp, exec and everything OpenSSH offers by default."""
+    require(sshd_server.missing())
+    with sshd_server.Sshd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def openstack() -> Iterator[openstack_servers.OpenStack]:
+    """Keystone and Glance."""
+    require(openstack_servers.missing())
+    with openstack_servers.OpenStack() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def qemu_img() -> None:
+    """For tests that call ``make_qcow2``."""
+    require(image_files.missing())

@@ -1,0 +1,7 @@
+"""A TCP proxy that puts faults between a client and a real server: that of the conformance kit."""
+
+from __future__ import annotations
+
+from imagebroker.testing.proxy import NO_FAULT, Fault, Passage, TcpProxy
+
+__all__ = ["NO_FAULT", "Fault", "Passage", "TcpProxy"]

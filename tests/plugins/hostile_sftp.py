@@ -116,7 +116,7 @@ class HostileSftp:
             self.kept.append(answer)
             if len(self.kept) >= (4 if how == "shuffled" else 50):
                 yield self.flush()
-        elif how == "short first" and self.reads == 1:
+        elif how == "short first" and self.reads == 1 and len(piece) > 1:
             yield _packet(103, number, _string(piece[:-1]))
         elif how == "short each" or how == "one byte each":
             yield _packet(103, number, _string(piece[: 1 if how == "one byte each" else 1000]))

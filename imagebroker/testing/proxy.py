@@ -185,9 +185,10 @@ class Wires:
         if self._ended:
             passage.close()
             return
-        server.settimeout(None)
-        for side in (server, passage.client):
-            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # closed meanwhile by `close` or `cut_all`
+            server.settimeout(None)
+            for side in (server, passage.client):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._relay(passage, server)
         passage.close()
 

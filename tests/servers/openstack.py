@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,7 @@ class OpenStack(Server):
         self._token_seconds = token_seconds
         self._services: dict[str, Service] = {}
         self._tokens: dict[str, tuple[float, str]] = {}
+        self._asking = threading.Lock()
         self._locations_endpoint: str | None = None
 
     def auth_options(self, user: str) -> dict[str, str]:
@@ -98,10 +100,16 @@ class OpenStack(Server):
         return call(method, url, body, {"X-Auth-Token": self._kept_token(user)})
 
     def _kept_token(self, user: str) -> str:
-        made, kept = self._tokens.get(user, (-math.inf, ""))
-        if time.monotonic() - made > self._token_seconds / 2:
-            made, kept = self._tokens[user] = time.monotonic(), self.token(user)
-        return kept
+        with self._asking:
+            made, kept = self._tokens.get(user, (-math.inf, ""))
+            if time.monotonic() - made > self._token_seconds / 2:
+                made, kept = time.monotonic(), self.token(user)
+                # Both services load their policies at the first request, and answer 401 to others
+                # that come meanwhile.
+                url = f"{self.endpoint}/v2/images?limit=1"
+                call("GET", url, headers={"X-Auth-Token": kept})
+                self._tokens[user] = made, kept
+            return kept
 
     def create_image(self, data: bytes | None, user: str = "red", **fields: object) -> str:
         """Create a raw, bare image; upload the data unless that is None; return the id."""

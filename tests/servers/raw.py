@@ -177,7 +177,11 @@ class RawServer:
                 accepted, _ = self._listener.accept()
             except OSError:
                 return
-            connection = self._wrap(accepted)
+            try:
+                connection = self._wrap(accepted)
+            except OSError:  # TLS looks at the peer, which may have reset the connection already
+                accepted.close()
+                continue
             with self._changed:
                 self.connections.append(connection)
                 self._changed.notify_all()

@@ -8,6 +8,7 @@ that a plugin that never returns costs a thread, not the caller.
 from __future__ import annotations
 
 import _thread
+import contextvars
 import logging
 import threading
 from collections import deque
@@ -81,7 +82,7 @@ class Boundary:
         :raises TransferTimeout: it took longer than `timeout` seconds.
         """
         source = self._call(
-            "open", lambda: self._plugin.open(context, ref), timeout, late=_close_quietly
+            "open", context, lambda: self._plugin.open(context, ref), timeout, late=_close_quietly
         )
         if not isinstance(source, ImageSource):
             raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
@@ -89,10 +90,11 @@ class Boundary:
             _close_quietly(source)
             raise self._bug("open returned a source without an Image")
         self._check_image(source.image)
-        return OpenedSource(source, self.translated)
+        return OpenedSource(source, self.translated, context)
 
     def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
-        return self._image("get", lambda: self._plugin.get(context, ref, **flags))
+        answer = self._call("get", context, lambda: self._plugin.get(context, ref, **flags))
+        return self._checked("get", answer)
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
         with self.translated("get_all"):  # now: what is wrong with the query is said at the call
@@ -126,16 +128,13 @@ class Boundary:
             return self._checked("update", answer)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
-        self._call("delete", lambda: self._plugin.delete(context, ref))
+        self._call("delete", context, lambda: self._plugin.delete(context, ref))
 
     def close(self) -> None:
         try:
             self._plugin.close()
         except Exception:
             LOG.exception("closing the %s backend failed", self.title)
-
-    def _image(self, verb: str, call: Callable[[], Any]) -> Image:
-        return self._checked(verb, self._call(verb, call))
 
     def _checked(self, verb: str, answer: Any) -> Image:
         if not isinstance(answer, Image):
@@ -175,13 +174,15 @@ class Boundary:
     def _call(
         self,
         verb: str,
+        context: Context,
         call: Callable[[], T],
         timeout: float | None = None,
         late: Callable[[T], None] = lambda answer: None,
     ) -> T:
         """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
-        running = _Call(call, late)
+        surroundings = Surroundings(context)
+        running = _Call(lambda: surroundings.run(call), late)
         finished = False
         try:
             running.start()
@@ -198,6 +199,21 @@ class Boundary:
         with self.translated(verb):
             answer: T = running.answer()
             return answer
+
+
+class Surroundings:
+    """What a thread of ours takes over from its caller's, for the logs and spans of a plugin."""
+
+    def __init__(self, context: Context = None) -> None:
+        self._context = context
+        self._variables = contextvars.copy_context()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """`call()` under the caller's context variables, and with its request's id in oslo.log."""
+        store = getattr(self._context, "update_store", None)
+        if store is not None:
+            store()  # for this thread, which oslo.log asks
+        return self._variables.run(call)
 
 
 class _Call:
@@ -270,9 +286,12 @@ def _close_quietly(source: Any) -> None:
 class OpenedSource:
     """An `ImageSource`, guarded."""
 
-    def __init__(self, source: ImageSource, translated: Callable[[str], Any]) -> None:
+    def __init__(
+        self, source: ImageSource, translated: Callable[[str], Any], context: Context = None
+    ) -> None:
         self._source = source
         self._translated = translated
+        self._context = context
         self._flows: list[Flow] = []
         self.image = source.image
         self.local_path = source.local_path
@@ -292,7 +311,7 @@ class OpenedSource:
         """
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(self._chunks(start, stop), ahead, changed)
+        flow = Flow(self._chunks(start, stop), ahead, changed, Surroundings(self._context))
         self._flows.append(flow)
         return flow
 
@@ -345,8 +364,10 @@ class Flow(threading.Thread):
         chunks: Generator[Buffer, None, None],
         ahead: int,
         changed: threading.Condition | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         super().__init__(name="imagebroker-read", daemon=True)
+        self._surroundings = surroundings if surroundings is not None else Surroundings()
         self._chunks = chunks
         self._ready: deque[Buffer] = deque()
         self._ahead = ahead
@@ -357,6 +378,9 @@ class Flow(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        self._surroundings.run(self._read_ahead)
+
+    def _read_ahead(self) -> None:
         try:
             for chunk in self._chunks:
                 size = len(chunk)

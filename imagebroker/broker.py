@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from imagebroker.reference import (
     parse,
 )
 from imagebroker.registry import BackendInfo, Registry, capabilities_of
+from imagebroker.telemetry import Call, Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.file_object import FileObject
@@ -92,6 +93,10 @@ class Broker:
         SignaturePolicy.configured(self._settings.core, self._settings.limits)
         self._registry = Registry(self._settings)
         self._registry.check_schemes()
+        #: What is recorded of its calls.
+        self.telemetry = Telemetry(
+            metrics=self._settings.core.metrics, tracing=self._settings.core.tracing
+        )
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Broker:
@@ -117,9 +122,10 @@ class Broker:
         :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
         """
         ref, backend = self._route(id_or_uri)
-        image = backend.get(
-            context, ref, include_locations=include_locations, show_deleted=show_deleted
-        )
+        with self.telemetry.call("get", backend.title):
+            image = backend.get(
+                context, ref, include_locations=include_locations, show_deleted=show_deleted
+            )
         if image.deleted and not show_deleted:
             raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
         if image.locations is not None and not include_locations:
@@ -143,7 +149,10 @@ class Broker:
         Arguments are checked now; pages are read as they are needed.
         """
         query = _query(filters, marker, limit, page_size, sort_key, sort_dir)
-        return self._named(backend).get_all(context, query)
+        source = self._named(backend)
+        return _until_end(
+            lambda: source.get_all(context, query), self.telemetry.begin("get_all", source.title)
+        )
 
     def open(
         self,
@@ -165,8 +174,16 @@ class Broker:
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
-        places, demands = self._places(context, ref, backend, demands)
-        return ImageReader(Stream(places, demands, watch))
+        with self.telemetry.call("open", backend.title):
+            places, demands = self._places(context, ref, backend, demands)
+            stream = Stream(places, demands, watch)
+        read = self.telemetry.begin("read", backend.title)
+
+        def ended(error: BaseException | None) -> None:
+            read.bytes, read.retries = watch.done, watch.retries
+            read.end(error)
+
+        return ImageReader(stream, ended)
 
     def download(
         self,
@@ -204,18 +221,28 @@ class Broker:
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
         fsync = bool(self._settings.core.fsync)
-        if not isinstance(dest, (str, bytes, os.PathLike)):
-            with FileObject(dest, fsync=fsync) as target:
+        with self._recorded("download", backend, watch):
+            if not isinstance(dest, (str, bytes, os.PathLike)):
+                with FileObject(dest, fsync=fsync) as target:
+                    places, demands = self._places(context, ref, backend, demands)
+                    return transfer.to_file_object(places, demands, target, watch)
+            path = Path(os.fsdecode(dest))
+            key = hashlib.sha256(ref.text.encode()).hexdigest()[:16]
+            keep = self._settings.core.keep_partial if keep_partial is None else keep_partial
+            with PartFile(
+                dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep
+            ) as part:
                 places, demands = self._places(context, ref, backend, demands)
-                return transfer.to_file_object(places, demands, target, watch)
-        path = Path(os.fsdecode(dest))
-        key = hashlib.sha256(ref.text.encode()).hexdigest()[:16]
-        keep = self._settings.core.keep_partial if keep_partial is None else keep_partial
-        with PartFile(
-            dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep
-        ) as part:
-            places, demands = self._places(context, ref, backend, demands)
-            return transfer.to_path(places, demands, part, watch, path)
+                return transfer.to_path(places, demands, part, watch, path)
+
+    @contextmanager
+    def _recorded(self, verb: str, backend: Boundary, watch: Watch) -> Iterator[None]:
+        """A transfer as a call of `verb`, with what was moved."""
+        with self.telemetry.call(verb, backend.title) as call:
+            try:
+                yield
+            finally:
+                call.bytes, call.retries = watch.done, watch.retries
 
     def _demands(
         self,
@@ -298,10 +325,14 @@ class Broker:
         info = checked_info(image_info)
         target = self._named(backend)
         image = Image(ref=target.host.ref(info.get("id") or ""), **_given(info))
-        if data is None:
-            return target.create(context, image, None)
-        with closing(ImageData(data, size=info.get("size"))) as source:
-            return self._uploaded(source, lambda: target.create(context, image, source))
+        with self.telemetry.call("create", target.title) as call:
+            if data is None:
+                return target.create(context, image, None)
+            with closing(ImageData(data, size=info.get("size"))) as source:
+                try:
+                    return self._uploaded(source, lambda: target.create(context, image, source))
+                finally:
+                    call.bytes = source.sent
 
     def update(
         self,
@@ -318,19 +349,23 @@ class Broker:
         """
         changes = checked_info(image_info)
         ref, backend = self._route(id_or_uri)
-        if if_version is not None:
-            found = backend.get(context, ref, include_locations=False, show_deleted=False)
-            if found.version != if_version:
-                raise Conflict(
-                    f"{ref} has the version {found.version}, not {if_version}",
-                    hint="look at it again, then repeat the change",
-                )
-        if data is None:
-            return backend.update(context, ref, changes, None, purge_props)
-        with closing(ImageData(data, size=changes.get("size"))) as source:
-            return self._uploaded(
-                source, lambda: backend.update(context, ref, changes, source, purge_props)
-            )
+        with self.telemetry.call("update", backend.title) as call:
+            if if_version is not None:
+                found = backend.get(context, ref, include_locations=False, show_deleted=False)
+                if found.version != if_version:
+                    raise Conflict(
+                        f"{ref} has the version {found.version}, not {if_version}",
+                        hint="look at it again, then repeat the change",
+                    )
+            if data is None:
+                return backend.update(context, ref, changes, None, purge_props)
+            with closing(ImageData(data, size=changes.get("size"))) as source:
+                try:
+                    return self._uploaded(
+                        source, lambda: backend.update(context, ref, changes, source, purge_props)
+                    )
+                finally:
+                    call.bytes = source.sent
 
     def _uploaded(self, data: ImageData, send: Callable[[], Image]) -> Image:
         """The record after an upload, compared with what was sent."""
@@ -359,7 +394,8 @@ class Broker:
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
         """Remove an image; a download that runs may finish."""
         ref, backend = self._route(id_or_uri)
-        backend.delete(context, ref)
+        with self.telemetry.call("delete", backend.title):
+            backend.delete(context, ref)
 
     def copy(
         self,
@@ -466,6 +502,28 @@ class Broker:
     def _named(self, title: str | None) -> Boundary:
         section = self._default() if title is None else parse_backend(title)
         return self._registry.backend(section)
+
+
+def _until_end(listed: Callable[[], Iterator[Image]], call: Call) -> Iterator[Image]:
+    """The images; the call ends with the last one, or with the caller's interest in more."""
+    try:
+        images = listed()
+    except BaseException as error:
+        call.end(error)
+        raise
+    return _recorded_images(images, call)
+
+
+def _recorded_images(images: Iterator[Image], call: Call) -> Iterator[Image]:
+    try:
+        yield from images
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        call.end(error)
+        raise
+    finally:
+        call.end()
 
 
 def _given(info: Mapping[str, Any]) -> dict[str, Any]:

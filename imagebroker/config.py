@@ -133,6 +133,13 @@ CORE_OPTIONS: Sequence[cfg.Opt] = (
         "enable_certificate_validation", default=True,
         help="Refuse signatures whose certificate none of the trusted ones issued. Off, any "
         "certificate in the key manager may sign, as long as a call names none to trust."),
+    cfg.BoolOpt(
+        "metrics", default=True,
+        help="Count calls, bytes, seconds, retries and failures in prometheus-client's default "
+        "registry, where prometheus-client is installed."),
+    cfg.BoolOpt(
+        "tracing", default=True,
+        help="Record a span for each call, where OpenTelemetry's API is installed."),
 )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ class Registry:
         self._backends: dict[str, Boundary] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
+        _registries.add(self)
 
     def check_schemes(self) -> None:
         """Refuse a configuration that no plugin, or more than one, could serve.
@@ -193,6 +196,26 @@ class Registry:
             backends, self._backends = list(self._backends.values()), {}
         for backend in backends:
             backend.close()
+
+    def begin_anew(self) -> None:
+        """In the child of a fork: backends are made again, with connections of their own."""
+        _inherited.extend(self._backends.values())
+        self._backends = {}
+        self._locks, self._lock = defaultdict(threading.Lock), threading.Lock()
+
+
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+#: The parent process's backends. They are not even closed here: on a connection that both
+#: processes have, that would say goodbye in the parent's name.
+_inherited: list[Boundary] = []
+
+
+def _after_fork_in_child() -> None:
+    for registry in list(_registries):
+        registry.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:

@@ -162,9 +162,12 @@ class Application(App):
         """
         if self._broker is None:
             from imagebroker.broker import Broker
+            from imagebroker.telemetry import Telemetry
 
             path = self.config_file
             self._broker = Broker.for_person() if path is None else Broker.from_config(path)
+            # Nobody asks a process for its metrics that ends at once; importing takes longer.
+            self._broker.telemetry = Telemetry(metrics=False, tracing=False)
         return self._broker
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from imagebroker.backend import Buffer
@@ -18,9 +19,13 @@ class ImageReader(io.RawIOBase):
     further read raises that error again, never an end.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(
+        self, stream: Stream, ended: Callable[[BaseException | None], None] = lambda error: None
+    ) -> None:
+        """`ended` is called when it is closed, with the error that ended it."""
         super().__init__()
         self._stream = stream
+        self._ended = ended
         self._chunks = iter(stream)
         self._rest = memoryview(b"")
         self._error: BaseException | None = None
@@ -88,3 +93,4 @@ class ImageReader(io.RawIOBase):
                 pass  # another thread is reading: the closed source ends it
             finally:
                 super().close()
+                self._ended(self._error)

@@ -1,0 +1,171 @@
+"""What an operator sees of a broker: metrics (prometheus-client) and spans (OpenTelemetry).
+
+Each only where its library is installed and the deployer has not turned it off (`metrics`,
+`tracing`); otherwise neither is imported. Nothing of a ref, a record or a context goes into a
+metric: labels are verbs, backends and classes of errors.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from time import monotonic
+from typing import Any, TypeVar
+
+from imagebroker._version import VERSION
+
+T = TypeVar("T")
+
+#: Upper bounds of the histogram's buckets (seconds): from a record to a large image.
+_BUCKETS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200)
+
+
+class Call:
+    """One call of a verb, from its begin to its `end`."""
+
+    def __init__(self, ends: list[Callable[[Call, BaseException | None], None]]) -> None:
+        #: What is to be told when it has ended.
+        self.ends = ends
+        #: Bytes of the image that were moved.
+        self.bytes = 0
+        #: Attempts that failed.
+        self.retries = 0
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Record it, once. `error`: what it ended with."""
+        ends, self.ends = self.ends, []
+        for record in ends:
+            record(self, error)
+
+
+class Telemetry:
+    """The recorders of one broker."""
+
+    def __init__(self, *, metrics: bool, tracing: bool) -> None:
+        self._metrics, self._tracing = metrics, tracing
+
+    def begin(self, verb: str, backend: str) -> Call:
+        """A call of `verb` at a backend (`NAME:INSTANCE`) begins; any thread may end it."""
+        ends = []
+        if self._metrics and (metrics := _metrics()) is not None:
+            ends.append(metrics.begin(verb, backend))
+        if self._tracing and (spans := _spans()) is not None:
+            ends.append(spans.begin(verb, backend)[1])
+        return Call(ends)
+
+    @contextmanager
+    def call(self, verb: str, backend: str) -> Iterator[Call]:
+        """The same for a block; what it raises is recorded, and its span is the current one."""
+        call = Call([])
+        with ExitStack() as until_end:
+            if self._metrics and (metrics := _metrics()) is not None:
+                call.ends.append(metrics.begin(verb, backend))
+            if self._tracing and (spans := _spans()) is not None:
+                span, end = spans.begin(verb, backend)
+                call.ends.append(end)
+                until_end.enter_context(spans.current(span))
+            try:
+                yield call
+            except BaseException as error:
+                call.end(error)
+                raise
+            call.end()
+
+
+class _Metrics:
+    """The metrics of this process, for all brokers in it."""
+
+    def __init__(self) -> None:
+        from prometheus_client import Counter, Histogram
+
+        labels = ("verb", "backend")
+        self._calls = Counter(
+            "imagebroker_calls", "Calls that have ended, by outcome: ok or the class of the error",
+            (*labels, "outcome"),
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "imagebroker_call_seconds", "Seconds that calls took", labels, buckets=_BUCKETS
+        )
+        self._bytes = Counter("imagebroker_bytes", "Bytes of images moved", labels)
+        self._retries = Counter(
+            "imagebroker_retries", "Attempts that failed and were repeated", labels
+        )
+
+    def begin(self, verb: str, backend: str) -> Callable[[Call, BaseException | None], None]:
+        began = monotonic()
+
+        def end(call: Call, error: BaseException | None) -> None:
+            outcome = "ok" if error is None else type(error).__name__
+            self._calls.labels(verb, backend, outcome).inc()
+            self._seconds.labels(verb, backend).observe(monotonic() - began)
+            self._bytes.labels(verb, backend).inc(call.bytes)
+            self._retries.labels(verb, backend).inc(call.retries)
+
+        return end
+
+
+class _Spans:
+    """Spans of this process, through whatever tracer provider the service has set."""
+
+    def __init__(self) -> None:
+        from opentelemetry import trace
+
+        self._trace = trace
+        self._tracer = trace.get_tracer("imagebroker", VERSION)
+
+    def begin(
+        self, verb: str, backend: str
+    ) -> tuple[Any, Callable[[Call, BaseException | None], None]]:
+        span = self._tracer.start_span(
+            f"imagebroker.{verb}",
+            attributes={"imagebroker.verb": verb, "imagebroker.backend": backend},
+        )
+
+        def end(call: Call, error: BaseException | None) -> None:
+            span.set_attribute("imagebroker.bytes", call.bytes)
+            span.set_attribute("imagebroker.retries", call.retries)
+            if error is not None:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, str(error)))
+            span.end()
+
+        return span, end
+
+    def current(self, span: Any) -> Any:
+        """Make `span` the parent of what backends and their libraries record."""
+        return self._trace.use_span(span, record_exception=False, set_status_on_exception=False)
+
+
+_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have had it
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T | None]:
+    """`make()`, once in this process; None where its library is not installed."""
+
+    @functools.cache
+    def made() -> T | None:
+        try:
+            return make()
+        except ImportError:
+            return None
+
+    def get() -> T | None:
+        with _lock:  # the cache alone would let two threads make it twice
+            return made()
+
+    return get
+
+
+_metrics = _once(_Metrics)
+_spans = _once(_Spans)

@@ -1,0 +1,30 @@
+"""The rows, in the order of the table. Each is a context manager that yields the prepared row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from benchmarks.bench import Bench
+from benchmarks.contest import Row
+from benchmarks.rows import glance, http, local, sharing, ssh, start, ways
+
+Prepared = Callable[[Bench], AbstractContextManager[Row]]
+
+ROWS: dict[str, Prepared] = {
+    "start": start.version,
+    "import": start.importing,
+    "http": http.plain,
+    "http-4g": http.large,
+    "http-sha512": http.sha512,
+    "limited": ways.limited,
+    "delayed": ways.delayed,
+    "zeros": http.zeros,
+    "file": local.same_disk,
+    "file-sparse": local.sparse,
+    "file-reflink": local.reflink,
+    "scp": ssh.scp,
+    "glance": glance.glance,
+    "sharing": sharing.sixteen,
+    "cuts": ways.cuts,
+}

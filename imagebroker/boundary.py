@@ -47,8 +47,14 @@ GRACE = 2.0
 class Boundary:
     """One instance of a backend, guarded."""
 
-    def __init__(self, cls: type[ImageBackend], host: BackendHost, origin: str) -> None:
-        """`origin`: the distribution and its version, for messages.
+    def __init__(
+        self,
+        cls: type[ImageBackend],
+        host: BackendHost,
+        origin: str,
+        locate: Callable[[ImageBrokerError], None] = lambda error: None,
+    ) -> None:
+        """`origin`: the distribution and its version, for messages; `locate` completes errors.
 
         :raises BackendLoadError: the constructor fails.
         :raises ConfigError: the plugin refuses an option.
@@ -56,13 +62,15 @@ class Boundary:
         self.cls = cls
         self.host = host
         self.origin = origin
+        self.locate = locate
         self.title = ":".join(filter(None, (host.name, host.instance)))
         limits = host.limits
         #: Seconds for a call that answers without image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
         try:
             self._plugin = cls(host)
-        except ImageBrokerError:
+        except ImageBrokerError as refused:
+            locate(refused)
             raise
         except Exception as error:
             raise BackendLoadError(
@@ -161,7 +169,10 @@ class Boundary:
         """Foreign exceptions become ours; interrupts and MemoryError pass."""
         try:
             yield
-        except (ImageBrokerError, MemoryError):
+        except ImageBrokerError as error:
+            self.locate(error)
+            raise
+        except MemoryError:
             raise
         except (ConnectionError, TimeoutError, EOFError) as error:
             raise TransferError(

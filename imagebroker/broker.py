@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 
 from imagebroker.boundary import Boundary
 from imagebroker.config import Section, Settings, parse_backend
@@ -22,6 +24,7 @@ from imagebroker.exceptions import (
     ImageBrokerError,
     InvalidImageRef,
     PolicyViolation,
+    SchemeNotEnabled,
     UnsupportedOperation,
     UploadFailed,
 )
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from imagebroker.backend import Context
 
 LOG = logging.getLogger(__name__)
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 #: What `download` and `open` accept beside their named arguments: options of the configuration.
 _OVERRIDES = (
@@ -80,6 +84,51 @@ class Resolution:
     capabilities: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Values:
+    """What a configuration makes of a broker; replaced as a whole."""
+
+    settings: Settings
+    registry: Registry
+    telemetry: Telemetry
+
+    @classmethod
+    def of(cls, settings: Settings, backends: Callable[[Settings], Registry]) -> Self:
+        """:raises ConfigError: a value of the core is wrong, or a scheme has no single plugin."""
+        core = settings.core
+        try:
+            format_policy(core, None)
+            SignaturePolicy.configured(core, settings.limits)
+            registry = backends(settings)
+            registry.check_schemes()
+        except ConfigError as error:
+            settings.locate(error)
+            raise
+        return cls(settings, registry, Telemetry(metrics=core.metrics, tracing=core.tracing))
+
+
+def _verb(method: Verb) -> Verb:
+    """A call that keeps the configuration that it begins with, whatever `reload` does meanwhile.
+
+    Its errors say where the option stands that decides.
+    """
+
+    @wraps(method)
+    def call(self: Broker, *args: Any, **kwargs: Any) -> Any:
+        held = self._hold()
+        answer = None
+        try:
+            answer = method(held, *args, **kwargs)
+            return answer
+        except ImageBrokerError as error:
+            held._locate(error)
+            raise
+        finally:
+            held._let_go(after=answer)
+
+    return cast(Verb, call)
+
+
 class Broker:
     """Gets, stores and lists disk images, wherever they live. Safe to use from several threads."""
 
@@ -88,15 +137,10 @@ class Broker:
 
         :raises ConfigError: a core option is wrong, or an enabled scheme has no single plugin.
         """
-        self._settings = conf if isinstance(conf, Settings) else Settings(conf)
-        format_policy(self._settings.core, None)  # what is wrong with the values is said now
-        SignaturePolicy.configured(self._settings.core, self._settings.limits)
-        self._registry = Registry(self._settings)
-        self._registry.check_schemes()
-        #: What is recorded of its calls.
-        self.telemetry = Telemetry(
-            metrics=self._settings.core.metrics, tracing=self._settings.core.tracing
-        )
+        settings = conf if isinstance(conf, Settings) else Settings(conf)
+        self._values = _Values.of(settings, self._found_backends)
+        #: The backend that the call under way is about; set in its own copy of the broker.
+        self._asked: Boundary | None = None
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Broker:
@@ -108,8 +152,58 @@ class Broker:
         """The command's broker where there is no config file: trusts the person who types."""
         return cls(Settings.for_person())
 
+    def reload(self) -> None:
+        """Read the configuration again: the file, or what the service's object has by now.
+
+        Calls that are under way, open readers included, go on with the values and the connections
+        that they began with.
+
+        :raises ConfigError: it cannot be used; everything stays as it was.
+        """
+        values = _Values.of(self._settings.again(), self._found_backends)
+        old, self._values = self._values, values
+        old.registry.retire()
+
+    @property
+    def _settings(self) -> Settings:
+        return self._values.settings
+
+    @property
+    def _registry(self) -> Registry:
+        return self._values.registry
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What is recorded of its calls."""
+        return self._values.telemetry
+
+    @telemetry.setter
+    def telemetry(self, telemetry: Telemetry) -> None:
+        self._values = replace(self._values, telemetry=telemetry)
+
+    def _found_backends(self, settings: Settings) -> Registry:
+        return Registry(settings)
+
+    def _hold(self) -> Self:
+        """This broker as it is now."""
+        while True:
+            held = copy.copy(self)
+            if held._registry.hold():
+                return held
+
+    def _let_go(self, after: object) -> None:
+        """The end of a call; where it answers with a reader or an iterator, the end of that."""
+        if isinstance(after, Iterator):
+            weakref.finalize(after, self._registry.let_go).atexit = False
+        else:
+            self._registry.let_go()
+
+    def _locate(self, error: ImageBrokerError) -> None:
+        (self._settings if self._asked is None else self._asked).locate(error)
+
     # -- reading ---------------------------------------------------------------------------------
 
+    @_verb
     def get(
         self,
         context: Context,
@@ -132,6 +226,7 @@ class Broker:
             image = replace(image, locations=None)
         return image
 
+    @_verb
     def get_all(
         self,
         context: Context,
@@ -154,6 +249,7 @@ class Broker:
             lambda: source.get_all(context, query), self.telemetry.begin("get_all", source.title)
         )
 
+    @_verb
     def open(
         self,
         context: Context,
@@ -185,6 +281,7 @@ class Broker:
 
         return ImageReader(stream, ended)
 
+    @_verb
     def download(
         self,
         context: Context,
@@ -309,6 +406,7 @@ class Broker:
 
     # -- writing ---------------------------------------------------------------------------------
 
+    @_verb
     def create(
         self,
         context: Context,
@@ -334,6 +432,7 @@ class Broker:
                 finally:
                     call.bytes = source.sent
 
+    @_verb
     def update(
         self,
         context: Context,
@@ -391,12 +490,14 @@ class Broker:
             )
         return image
 
+    @_verb
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
         """Remove an image; a download that runs may finish."""
         ref, backend = self._route(id_or_uri)
         with self.telemetry.call("delete", backend.title):
             backend.delete(context, ref)
 
+    @_verb
     def copy(
         self,
         context: Context,
@@ -418,6 +519,7 @@ class Broker:
 
     # -- about the broker ------------------------------------------------------------------------
 
+    @_verb
     def resolve(self, id_or_uri: str | ImageRef) -> Resolution:
         """Which backend an identifier belongs to, and why; no network is used.
 
@@ -426,6 +528,7 @@ class Broker:
         ref, backend, reason = self._resolved(id_or_uri)
         return Resolution(ref, backend.title, backend.origin, reason, capabilities_of(backend.cls))
 
+    @_verb
     def backends(self) -> list[BackendInfo]:
         """Every installed or enabled scheme, what it can do, and what is wrong with it."""
         return self._registry.describe()
@@ -450,7 +553,7 @@ class Broker:
         """The ref as its backend gets it. In this order: grammar, enabled, form, policy."""
         ref = parse(id_or_uri)
         section, rest, reason = self._section(ref)
-        backend = self._registry.backend(section)
+        self._asked = backend = self._backend(section, default=ref.scheme is None)
         form = backend.cls.ref_form
         if rest is not None and (image_id := id_below(rest, form)):
             ref = ImageRef(backend.host.ref(image_id), section.name, section.instance, image_id,
@@ -501,7 +604,21 @@ class Broker:
 
     def _named(self, title: str | None) -> Boundary:
         section = self._default() if title is None else parse_backend(title)
-        return self._registry.backend(section)
+        self._asked = self._backend(section, default=title is None)
+        return self._asked
+
+    def _backend(self, section: Section, *, default: bool) -> Boundary:
+        """`default`: nobody named it but `default_backend`."""
+        try:
+            return self._registry.backend(section)
+        except SchemeNotEnabled as error:
+            if not default:
+                raise
+            raise SchemeNotEnabled(
+                f"default_backend is {section.title!r}, and {error}",
+                hint=f"set default_backend to an enabled one, or name one; else {error.hint}",
+                option="default_backend",
+            ) from error
 
 
 def _until_end(listed: Callable[[], Iterator[Image]], call: Call) -> Iterator[Image]:

@@ -6,9 +6,10 @@ in `[backend:<name>:<instance>]`, so that the file can also live inside a servic
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from oslo_config import cfg, types
 
 from imagebroker.backend import Limits, Options
-from imagebroker.exceptions import ConfigError, InvalidImageRef
+from imagebroker.config_lines import Lines
+from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.policy import Policy, networks
 from imagebroker.reference import DEFAULT_PORTS, parse
 
@@ -55,7 +57,18 @@ class Size(types.ConfigType):
         return str(value)
 
 
-CORE_OPTIONS: Sequence[cfg.Opt] = (
+def reloadable(options: Iterable[cfg.Opt]) -> list[cfg.Opt]:
+    """The same options, such that a service's `mutate_config_files` takes up their new values.
+
+    A broker sees them after `reload`, and no sooner.
+    """
+    found = [copy.copy(option) for option in options]
+    for option in found:
+        option.mutable = True
+    return found
+
+
+CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.ListOpt(
         "enabled_schemes", default=[], sample_default=["file", "https", "glance"],
         help="Schemes that refs may have. The plugin of any other scheme is not even imported. "
@@ -140,12 +153,12 @@ CORE_OPTIONS: Sequence[cfg.Opt] = (
     cfg.BoolOpt(
         "tracing", default=True,
         help="Record a span for each call, where OpenTelemetry's API is installed."),
-)  # fmt: skip
+))  # fmt: skip
 
 
 def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
     """Options that every backend has, because the core acts on them."""
-    return (
+    return reloadable((
         cfg.ListOpt(
             "endpoint", default=[],
             help="URI prefixes ending in / that belong to this instance; also the servers that it "
@@ -163,7 +176,7 @@ def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
             "checksum."),
         cfg.StrOpt(
             "proxy", help="URL of the proxy to use. No proxy is taken from the environment."),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,18 +214,35 @@ class Settings:
         self._conf = conf
         #: True where a person runs the command without a config file.
         self.personal = personal
+        #: The file that these are the values of; None where a service hands in its own.
+        self._file: str | None = None
         conf.register_opts(CORE_OPTIONS, group=GROUP)
-        self.core = self._snapshot(GROUP, CORE_OPTIONS)
+        try:
+            self.core = self._snapshot(GROUP, CORE_OPTIONS)
+        except ConfigError as error:
+            self.locate(error)
+            raise
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Settings:
         """:raises ConfigError: the file is missing, not readable, or not in oslo.config's form."""
-        return cls(_parse([os.fspath(path)]))
+        settings = cls(_parse([os.fspath(path)]))
+        settings._file = os.path.abspath(path)
+        return settings
 
     @classmethod
     def for_person(cls) -> Settings:
         """What holds without any config file: defaults, and trust in the person who types."""
         return cls(_parse([]), personal=True)
+
+    def again(self) -> Settings:
+        """The same files read again, or what the service's own object has by now.
+
+        :raises ConfigError: they cannot be used.
+        """
+        if self._file is not None:
+            return Settings.from_file(self._file)
+        return Settings.for_person() if self.personal else Settings(self._conf)
 
     @property
     def limits(self) -> Limits:
@@ -227,8 +257,38 @@ class Settings:
 
     @property
     def files(self) -> list[Path]:
-        """The config files that were read."""
-        return [Path(name) for name in self._conf.config_file or []]
+        """The config files that were read, those of a `--config-dir` too."""
+        found = [Path(name) for name in self._conf.config_file or []]
+        for folder in getattr(self._conf, "config_dir", None) or []:
+            found += sorted(Path(folder).glob("*.conf"))
+        return found
+
+    def where(self, group: str, option: str) -> str:
+        """File and line of an option, or the file in which it is not set; empty without any."""
+        lines = Lines(self.files)
+        if line := lines.find(group, option):
+            return f"{line}: [{group}] {option}".rstrip()
+        if not self.files:
+            return ""
+        file = lines.find(group) or self.files[-1]
+        return f"{file}: [{group}] {option} is not set" if option else f"{file}: [{group}]"
+
+    def locate(
+        self, error: ImageBrokerError, section: Section | None = None, names: Iterable[str] = ()
+    ) -> None:
+        """Say in `error.where` where the option stands that decides.
+
+        `names`: the options of `section`, whose backend the error comes from.
+        """
+        if error.where or self.personal:
+            return
+        groups = {option.dest: GROUP for option in CORE_OPTIONS}
+        if section is not None:
+            groups |= dict.fromkeys(names, section.group)
+        group, option = _decisive(error, groups)
+        if group:
+            error.option = f"[{group}] {option}".rstrip()
+            error.where = self.where(group, option)
 
     def sections(self) -> list[Section]:
         """The backends' sections that the configuration has, valid names only."""
@@ -268,7 +328,7 @@ class Settings:
         :raises ConfigError: a value cannot be used.
         """
         common = backend_options(strict)
-        every = [*common, *options]
+        every = [*common, *reloadable(options)]
         # The default of require_checksum differs between backends; endpoint was registered before.
         self._conf.register_opts(every, group=cfg.OptGroup(section.group))
         return self._snapshot(section.group, every)
@@ -306,6 +366,30 @@ class Settings:
         return Options(values)
 
 
+def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, str]:
+    """Section and option that an error is about; `groups` has the section of each option.
+
+    An error says so itself, or its text begins with them, or its hint names the option that is to
+    be changed.
+    """
+    for text in (f"{error.option}:", str(error)):
+        if match := _PLACE.match(text):
+            named = match["option"] or ""
+            return match["group"], named if match["colon"] or named in groups else ""
+    if error.option in groups:
+        return groups[error.option], error.option
+    for name in re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", f"{error.hint} {error}"):
+        if name in groups:
+            return groups[name], name
+    return "", ""
+
+
+#: `[section] option`, as messages begin.
+_PLACE = re.compile(
+    rf"\[(?P<group>{GROUP}|{PREFIX}[^\]\s]+)\](?:\W{{1,2}}(?P<option>[a-z][a-z0-9_]*)(?P<colon>:?))?"
+)
+
+
 def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
     try:
         ref = parse(url if url.count("/") > 2 else url + "/")
@@ -322,11 +406,19 @@ def _parse(files: list[str]) -> cfg.ConfigOpts:
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(
             f"no config file {', '.join(error.config_files)}",
-            hint="`imagebroker config sample` prints one to begin with",
+            hint=f"`imagebroker config sample > {files[-1]}` writes one to begin with",
+            where=", ".join(error.config_files),
         ) from error
     except (cfg.Error, ValueError, OSError) as error:
         raise ConfigError(
             f"the config file {', '.join(files)} cannot be read: {error}",
             hint="it has lines `option = value` below lines `[section]`, and this user may read it",
+            where=_place_of(error) or ", ".join(files),
         ) from error
     return conf
+
+
+def _place_of(error: Exception) -> str:
+    """FILE:LINE where oslo.config says where it stopped understanding."""
+    match = re.search(r"at (\S+:\d+)", str(error))
+    return match[1] if match else ""

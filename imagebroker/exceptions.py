@@ -34,7 +34,7 @@
 from __future__ import annotations
 
 import errno as _errno
-from typing import Any
+from typing import Any, ClassVar
 
 from imagebroker.redaction import redact
 
@@ -46,12 +46,21 @@ class ImageBrokerError(Exception):
     (`error.ref`, `error.scheme`, ...).
     """
 
+    #: What documentation and scripts call this kind of error; it stays as it is.
+    id: ClassVar[str] = "error"
     #: True if the same call may succeed later without anybody changing anything.
     retryable: bool = False
     #: What to do about it, one sentence; empty if nobody can say.
     hint: str = ""
+    #: The option that decides, as `name` or `[section] name`; empty if none does.
+    option: str = ""
+    #: Where that option stands: file and line, or the file in which it is not set. Empty where no
+    #: option decides, and where there is no config file.
+    where: str = ""
     #: Seconds after which a peer asked to be tried again.
     retry_after: float | None = None
+    #: Bytes that stay in a part file, with which the next call for the same image goes on.
+    bytes_kept: int | None = None
     #: Bytes that a caller's file object had received before the error.
     bytes_written: int | None = None
 
@@ -91,74 +100,105 @@ def _rebuild(
 class InvalidImageRef(ImageBrokerError):
     """An identifier, a checksum or an argument of a call is malformed."""
 
+    id = "invalid-image-ref"
+
 
 class ConfigError(ImageBrokerError):
     """The configuration cannot be used as it is."""
+
+    id = "config-error"
 
 
 class SchemeNotEnabled(ImageBrokerError):
     """This deployment does not enable the scheme that the identifier asks for."""
 
+    id = "scheme-not-enabled"
+
 
 class BackendLoadError(ImageBrokerError):
     """A plugin is enabled but cannot be used; the text names its distribution."""
+
+    id = "backend-load-error"
 
 
 class PolicyViolation(ImageBrokerError):
     """The deployment's policy refuses this address, path, redirect, key or size."""
 
+    id = "policy-violation"
+
 
 class TooLarge(PolicyViolation):
     """More bytes than the record promised or the policy allows."""
+
+    id = "too-large"
 
 
 class UnsupportedOperation(ImageBrokerError):
     """The backend has no such verb; nothing was changed."""
 
+    id = "unsupported-operation"
+
 
 class ImageNotFound(ImageBrokerError):
     """No such image, or none that this caller may see."""
+
+    id = "image-not-found"
 
 
 class Gone(ImageNotFound):
     """The image existed and was deleted."""
 
+    id = "image-deleted"
+
 
 class NotAuthorized(ImageBrokerError):
     """The credentials are missing, wrong or not sufficient."""
+
+    id = "not-authorized"
 
 
 class Conflict(ImageBrokerError):
     """The image is in another state than the call assumes."""
 
+    id = "conflict"
+
 
 class QuotaExceeded(ImageBrokerError):
     """The service refuses to store more."""
+
+    id = "quota-exceeded"
 
 
 class ImageChanged(ImageBrokerError):
     """Other bytes than those the transfer began with; a new call gets the new image."""
 
+    id = "image-changed"
     retryable = True
 
 
 class TransferError(ImageBrokerError):
     """The bytes did not arrive complete."""
 
+    id = "transfer-error"
     retryable = True
 
 
 class TransferTimeout(TransferError):
     """A limit on time (connect, stall, minimum rate, deadline) ran out."""
 
+    id = "transfer-timeout"
+
 
 class RangeIgnored(TransferError):
     """The peer answered a request for the middle with something else."""
+
+    id = "range-ignored"
 
 
 class UploadFailed(TransferError):
     """The data was not stored. `.image_id` is set if a record could not be removed."""
 
+    id = "upload-failed"
     retryable = False
     image_id: str | None = None
 
@@ -166,42 +206,57 @@ class UploadFailed(TransferError):
 class Cancelled(TransferError):
     """The caller ended the transfer."""
 
+    id = "cancelled"
     retryable = False
 
 
 class BackendError(ImageBrokerError):
     """The service behind the backend reported trouble of its own."""
 
+    id = "backend-error"
     retryable = True
 
 
 class NotReady(BackendError):
     """The record exists, its data does not yet."""
 
+    id = "not-ready"
+
 
 class VerificationError(ImageBrokerError):
     """The bytes are not what was asked for. Not a network error: never retried."""
+
+    id = "verification-error"
 
 
 class ChecksumMismatch(VerificationError):
     """A required checksum differs from the one computed over the stored bytes."""
 
+    id = "checksum-mismatch"
+
 
 class ChecksumMissing(VerificationError):
     """A checksum is required here, and neither caller nor record has a strong one."""
+
+    id = "checksum-missing"
 
 
 class SignatureError(VerificationError):
     """The signature is not of these bytes, or there is none that could be verified."""
 
+    id = "signature-error"
+
 
 class FormatError(VerificationError):
     """The content is not a disk image of an acceptable format."""
+
+    id = "format-error"
 
 
 class DestinationError(ImageBrokerError):
     """The destination cannot take the bytes."""
 
+    id = "destination-error"
     #: The operating system's error number, if it was the one that refused.
     errno: int | None = None
 

@@ -7,19 +7,29 @@ then load the one that is asked for, so that nothing else is imported.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import logging
 import os
+import re
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imagebroker.backend import API_VERSION, BackendHost, ImageBackend
 from imagebroker.boundary import Boundary
-from imagebroker.config import CORE_OPTIONS, GROUP, PREFIX, Section, Settings, backend_options
+from imagebroker.config import (
+    CORE_OPTIONS,
+    GROUP,
+    PREFIX,
+    Section,
+    Settings,
+    backend_options,
+    reloadable,
+)
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
 from imagebroker.reference import RefForm
 
@@ -58,8 +68,11 @@ class Registry:
         self._classes: dict[str, type[ImageBackend]] = {}
         self._backends: dict[str, Boundary] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         _registries.add(self)
+        #: Calls and readers that use it.
+        self._users = 0
+        self._retired = False
 
     def check_schemes(self) -> None:
         """Refuse a configuration that no plugin, or more than one, could serve.
@@ -76,14 +89,16 @@ class Registry:
         if not points:
             return ConfigError(
                 f"enabled_schemes names {scheme!r}, and no installed distribution provides it",
-                hint=f"installed are {', '.join(sorted(self._found)) or 'none'}; install the "
-                f"distribution that brings {scheme!r}, or remove it",
+                hint=f"{_unprovided(scheme, self._found)}; installed are: {_list(self._found)}",
+                option="enabled_schemes",
                 scheme=scheme,
             )
         if len(points) > 1:
             return ConfigError(
                 f"the scheme {scheme!r} is provided by {' and '.join(map(_origin, points))}",
-                hint="uninstall one of them, or do not enable the scheme",
+                hint=f"keep one: pip uninstall {_distribution(points[-1])} (or "
+                f"{_distribution(points[0])})",
+                option="enabled_schemes",
                 scheme=scheme,
             )
         return None
@@ -92,12 +107,20 @@ class Registry:
         """:raises SchemeNotEnabled: with the schemes that are."""
         if scheme in self.enabled:
             return
-        hint = f"enabled are: {', '.join(self.enabled) or 'none'}"
+        enabled = f"enabled are: {_list(self.enabled)}"
+        near = _near(scheme, self.enabled)
         if scheme in self._found:
-            hint = f"add it to enabled_schemes in [{GROUP}]; {hint}"
+            line = ", ".join((*self.enabled, scheme))
+            hint = f"add it in [{GROUP}]: enabled_schemes = {line}"
+        elif near:
+            hint = f"did you mean {near}? {enabled}"
         else:
-            hint = f"no installed distribution provides it; {hint}"
-        raise SchemeNotEnabled(f"the scheme {scheme!r} is not enabled", hint=hint, scheme=scheme)
+            hint = f"{_unprovided(scheme, self._found)}; {enabled}"
+        raise SchemeNotEnabled(
+            f"the scheme {scheme!r} is not enabled" if scheme in self._found else
+            f"the scheme {scheme!r} is unknown: no installed distribution provides it",
+            hint=hint, option="enabled_schemes", scheme=scheme,
+        )  # fmt: skip
 
     def sections(self) -> list[Section]:
         """The sections whose backend is enabled, also through another scheme of its class."""
@@ -144,7 +167,7 @@ class Registry:
         if section.instance is not None and section not in self._settings.sections():
             raise SchemeNotEnabled(
                 f"no instance {section.title!r} is configured",
-                hint=f"add a section [{section.group}]",
+                hint=self._instances_hint(section),
                 scheme=scheme,
             )
         with self._lock:
@@ -153,6 +176,15 @@ class Registry:
             if section.title not in self._backends:
                 self._backends[section.title] = self._make(cls, section, scheme)
             return self._backends[section.title]
+
+    def _instances_hint(self, section: Section) -> str:
+        there = [s.title for s in self._settings.sections() if s.name == section.name]
+        near = _near(section.title, there)
+        return (
+            (f"did you mean {near}? " if near else "")
+            + f"add a section [{section.group}]"
+            + (f"; configured are: {_list(there)}" if there else "")
+        )
 
     def _make(self, cls: type[ImageBackend], section: Section, scheme: str) -> Boundary:
         options = self._settings.backend(section, cls.options, cls.require_checksum)
@@ -164,7 +196,12 @@ class Registry:
             personal=self._settings.personal,
             policy=self._settings.policy(section, options),
         )
-        return Boundary(cls, host, _origin(self._found[scheme][0]))
+        names = tuple(options)
+
+        def locate(error: ImageBrokerError) -> None:
+            self._settings.locate(error, section, names)
+
+        return Boundary(cls, host, _origin(self._found[scheme][0]), locate)
 
     def describe(self) -> list[BackendInfo]:
         """Every scheme that is installed or enabled. Enabled plugins are loaded to find out."""
@@ -190,6 +227,30 @@ class Registry:
             str(error) if error else None, (error.hint or None) if error else None,
         )  # fmt: skip
 
+    def hold(self) -> bool:
+        """Somebody uses it from now on, until `let_go`; False if it is about to be closed."""
+        with self._lock:
+            if self._retired and not self._users:
+                return False
+            self._users += 1
+            return True
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._users = max(self._users - 1, 0)  # in a child process it began at 0
+            unused = self._retired and not self._users
+        if unused:
+            # Not here: the garbage collector may be who calls.
+            threading.Thread(target=self.close, name="imagebroker-close", daemon=True).start()
+
+    def retire(self) -> None:
+        """Nobody new will use it: close it when its last user has let go."""
+        with self._lock:
+            self._retired = True
+            unused = not self._users
+        if unused:
+            self.close()
+
     def close(self) -> None:
         """Close every backend that was made."""
         with self._lock:
@@ -201,7 +262,8 @@ class Registry:
         """In the child of a fork: backends are made again, with connections of their own."""
         _inherited.extend(self._backends.values())
         self._backends = {}
-        self._locks, self._lock = defaultdict(threading.Lock), threading.Lock()
+        self._users = 0
+        self._locks, self._lock = defaultdict(threading.Lock), threading.RLock()
 
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
@@ -228,6 +290,29 @@ def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
 
 def _origin(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """The name that was probably meant; empty if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)), "")
+
+
+def _unprovided(scheme: str, found: Iterable[str]) -> str:
+    """What to do about a scheme that no installed distribution provides."""
+    if near := _near(scheme, found):
+        return f"did you mean {near}?"
+    return (
+        f"install the distribution that brings {scheme!r}, or write one: "
+        f"`imagebroker backend new {scheme}` makes a complete one to begin with"
+    )
 
 
 def _load(
@@ -267,18 +352,40 @@ def _load(
         slow.join()
     if failures:
         raise _unloadable(
-            point, f"cannot be imported: {type(failures[0]).__name__}: {failures[0]}"
+            point,
+            f"cannot be imported: {type(failures[0]).__name__}: {failures[0]}",
+            _missing_extra(point, failures[0]),
         ) from failures[0]
     return _checked_class(point, manager[point.name].plugin, found)
 
 
-def _unloadable(point: importlib.metadata.EntryPoint, why: str) -> BackendLoadError:
+def _unloadable(
+    point: importlib.metadata.EntryPoint, why: str, remedy: str = ""
+) -> BackendLoadError:
     return BackendLoadError(
         f"the plugin {point.value} for {point.name!r} from {_origin(point)} {why}",
-        hint=f"reinstall or update {point.dist.name if point.dist else 'the distribution'}, or "
-        f"remove {point.name!r} from enabled_schemes",
+        hint=remedy
+        or f"reinstall or update it (pip install --upgrade {_distribution(point)}), or remove "
+        f"{point.name!r} from enabled_schemes",
+        option="enabled_schemes",
         scheme=point.name,
     )
+
+
+def _missing_extra(point: importlib.metadata.EntryPoint, error: BaseException) -> str:
+    """The command that installs what the import of a plugin misses, if its metadata says so."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or point.dist is None:
+        return ""
+    missing = error.name.partition(".")[0].lower().replace("-", "_")
+    for requirement in point.dist.requires or ():
+        wanted = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if wanted is None or wanted[0].lower().replace("-", "_") != missing:
+            continue
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
+        if extra:
+            return f"pip install '{point.dist.name}[{extra[1]}]'"
+        return f"pip install '{wanted[0]}'"
+    return f"install the distribution that has the module {error.name!r}"
 
 
 def _checked_class(
@@ -337,5 +444,5 @@ def list_opts() -> Iterator[tuple[Any, Sequence[Any]]]:
     for backend in installed_backends():
         yield (
             PREFIX + backend.name,
-            [*backend_options(backend.require_checksum), *backend.options],
+            [*backend_options(backend.require_checksum), *reloadable(backend.options)],
         )

@@ -145,8 +145,8 @@ def transfer_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
 def add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("auto", "json", "plain", "none"), default="auto",
-        help="how to report progress on standard error: auto is a bar on a terminal and nothing "
-        "elsewhere, json one object each line",
+        help="how to report progress on standard error: auto is a bar on a terminal, and elsewhere "
+        "a line every ten seconds; plain is a line every two, json one object each line",
     )  # fmt: skip
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +29,16 @@ class Console:
     quiet: bool = False
     #: Tracebacks too.
     debug: bool = False
+    #: What this process was called with.
+    argv: Sequence[str] = ()
     #: Whether this process was started without a standard output.
     no_output: bool = False
+
+    @property
+    def command(self) -> str:
+        """This very command, as it may be typed again."""
+        line = shlex.join([NAME, *self.argv])
+        return line if redact(line, len(line) + 1) == line else "the same command again"
 
     def write(self, text: str) -> None:
         """One line as it is. Looked up at each call: a progress bar stands in for it at times."""
@@ -53,7 +63,10 @@ class Console:
         if self.json:
             self.write(json.dumps(_as_record(error, what, hint, status)))
         else:
-            self.write(f"{NAME}: {what}")
+            known = isinstance(error, ImageBrokerError)
+            self.write(f"{NAME}: {what} [{_id(error)}]" if known else f"{NAME}: {what}")
+            if where := getattr(error, "where", ""):
+                self.write(f"  where: {where}")
             if hint:
                 self.write(f"  hint: {hint}")
         return status
@@ -73,19 +86,27 @@ def _explain(error: BaseException) -> tuple[str, str]:
     """What happened, and what to do."""
     if isinstance(error, ImageBrokerError):
         return "; ".join([str(error), *getattr(error, "__notes__", ())]), error.hint
-    if isinstance(error, Terminated):
-        return "terminated", ""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", ""
+        what = "terminated" if isinstance(error, Terminated) else "interrupted"
+        return what, getattr(error, "hint", "")
     if isinstance(error, MemoryError):
         return "out of memory", ""
     return redact(f"unexpected {type(error).__name__}: {error}"), _BUG
 
 
+def _id(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "terminated" if isinstance(error, Terminated) else "interrupted"
+    return getattr(error, "id", "") if isinstance(error, ImageBrokerError) else "unexpected"
+
+
 def _as_record(error: BaseException, what: str, hint: str, status: int) -> dict[str, Any]:
     return {
+        "id": _id(error),
         "class": type(error).__name__,
         "message": what,
+        "where": getattr(error, "where", "") or None,
+        "option": getattr(error, "option", "") or None,
         "hint": hint or None,
         "retryable": getattr(error, "retryable", False),
         "exit_status": status,

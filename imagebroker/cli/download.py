@@ -17,7 +17,7 @@ from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.console import NAME
 from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
-from imagebroker.exceptions import DestinationError, InvalidImageRef
+from imagebroker.exceptions import BackendError, DestinationError, InvalidImageRef, TransferError
 from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, WEAK
 
@@ -104,8 +104,22 @@ class Download(ShowCommand):
                 )  # fmt: skip
             except DestinationError as error:
                 raise _with_better_hint(error, parsed_args) from error
+            except (TransferError, BackendError, KeyboardInterrupt) as error:
+                self._say_how_to_go_on(error)
+                raise
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
+
+    def _say_how_to_go_on(self, error: BaseException) -> None:
+        """Where a part file was left, its hint ends with the command that takes it up."""
+        kept = getattr(error, "bytes_kept", None)
+        if kept:
+            command = self.console.command
+            hints = [
+                getattr(error, "hint", ""),
+                f"{size_text(kept)} are kept, go on with: {command}",
+            ]
+            setattr(error, "hint", "; ".join(filter(None, hints)))  # noqa: B010 - it may be Ctrl-C
 
     def _destination(self, parsed: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         """What the broker is to write into, and how."""
@@ -194,14 +208,30 @@ def _columns(done: Done) -> dict[str, Any]:
 
 
 def _sentence(values: Mapping[str, Any]) -> str:
-    """`stored x.img: 1.0 GiB in 2.0 s (512.0 MiB/s), verified: sha256 of the record`"""
+    """`stored x.img: 1.0 GiB in 2.0 s (512.0 MiB/s), sha256:0123..., qcow2 of 10.0 GiB; verified:
+    sha256 of the record`
+    """
     where = f"stored {redact(values['path'])}" if values["path"] else "written"
-    text = f"{where}: {size_text(values['size'])}"
+    parts = [f"{where}: {size_text(values['size'])}"]
     if values["seconds"] >= 0.1:  # anything less says little about the rate
-        text += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
+        parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
     if values["attempts"] > 1:
-        text += f", {values['attempts']} attempts"
+        parts.append(f"{values['attempts']} attempts")
+    if values["resumed_from"]:
+        parts.append(f"resumed at {size_text(values['resumed_from'])}")
+    parts += [f"{name}:{values[name]}" for name in (*STRONG, *WEAK) if values.get(name)]
+    if values.get("disk_format"):
+        parts.append(_format(values))
+    return f"{', '.join(parts)}; {_vouched(values)}"
+
+
+def _format(values: Mapping[str, Any]) -> str:
+    size = values.get("virtual_size")
+    return f"{values['disk_format']}{'' if size is None else f', virtual size {size_text(size)}'}"
+
+
+def _vouched(values: Mapping[str, Any]) -> str:
+    """Against what the bytes were checked, or that nobody said what they have to be."""
     if values["checked_against"]:
-        return f"{text}, verified: {', '.join(values['checked_against'])}"
-    digest = f"; its sha256 is {values['sha256']}" if values.get("sha256") else ""
-    return f"{text}, not verified: no checksum is known{digest}"
+        return f"verified: {', '.join(values['checked_against'])}"
+    return "not verified: no checksum is known, nobody vouches for these bytes"

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from imagebroker.cli.console import Console
 
-    console = Console()
+    console = Console(argv=arguments)
     with _signals():
         try:
             console.no_output = sys.stdout is None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two lines of `--progress plain`.
 _LINE_EVERY = 2.0
+#: The same where nobody asked for lines; before the first one, too: what is over soon needs none.
+_RARE_LINE_EVERY = 10.0
 
 
 class Display:
@@ -46,16 +48,18 @@ class Display:
 class Lines(Display):
     """A line now and then, for logs and dumb terminals."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, *, rare: bool = False) -> None:
+        """`rare`: only to show that a long transfer lives."""
         self._console, self._title = console, title
-        self._last = float("-inf")
+        self._rare = rare
+        self._last = monotonic() if rare else float("-inf")
         self._phase = ""
         self.callback = self.update
 
     def update(self, progress: Progress) -> None:
         now = monotonic()
-        ends = progress.phase == "done"
-        if not ends and progress.phase == self._phase and now - self._last < _LINE_EVERY:
+        news = not self._rare and (progress.phase == "done" or progress.phase != self._phase)
+        if not news and now - self._last < (_RARE_LINE_EVERY if self._rare else _LINE_EVERY):
             return
         self._last, self._phase = now, progress.phase
         done = size_text(progress.done)
@@ -135,8 +139,10 @@ def display(mode: str, console: Console, title: str) -> Display:
         return Objects(console)
     if mode == "plain":
         return Lines(console, title)
-    if mode == "none" or console.quiet or sys.stderr is None or not sys.stderr.isatty():
+    if mode == "none" or console.quiet or sys.stderr is None:
         return Display()
+    if not sys.stderr.isatty():
+        return Lines(console, title, rare=True)
     if os.environ.get("TERM", "dumb") == "dumb" or not _rich_is_installed():
         return Lines(console, title)
     return Bar(title)

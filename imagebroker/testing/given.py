@@ -10,7 +10,7 @@ from oslo_config import cfg
 
 from imagebroker.backend import ImageBackend
 from imagebroker.broker import Broker
-from imagebroker.config import CORE_OPTIONS, GROUP, PREFIX, Settings, backend_options
+from imagebroker.config import CORE_OPTIONS, GROUP, PREFIX, Settings, backend_options, reloadable
 from imagebroker.registry import ENTRY_POINTS, Registry
 
 #: Scheme to class.
@@ -21,9 +21,11 @@ class GivenBroker(Broker):
     """The real broker, with these backends and no others."""
 
     def __init__(self, settings: Settings, classes: Classes) -> None:
-        self._settings = settings
-        self._registry = _GivenRegistry(settings, classes)
-        self._registry.check_schemes()
+        self._classes = classes
+        super().__init__(settings)
+
+    def _found_backends(self, settings: Settings) -> Registry:
+        return _GivenRegistry(settings, self._classes)
 
 
 class _GivenEntryPoint(importlib.metadata.EntryPoint):
@@ -65,7 +67,8 @@ def configured(
                 continue
             group = PREFIX + section
             conf.register_opts(
-                [*backend_options(cls.require_checksum), *cls.options], group=cfg.OptGroup(group)
+                [*backend_options(cls.require_checksum), *reloadable(cls.options)],
+                group=cfg.OptGroup(group),
             )
             for name, value in values.items():
                 conf.set_override(name, value, group=group)

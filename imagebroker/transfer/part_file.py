@@ -61,6 +61,8 @@ class PartFile:
         self._part: bytes | None = None
         self._fd = self._journal = -1
         self._keep, self._noted = keep, False
+        #: Bytes that the journal vouches for.
+        self._stored = 0
         # Written since the kernel was last asked to begin writing back, and from where on.
         self._unsynced = self._unsynced_from = 0
         #: What an earlier process left in the part file.
@@ -109,7 +111,7 @@ class PartFile:
                 error, f"cannot create a file beside {self.shown!r}"
             ) from error
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
-        self.size = part.kept.stored if part.kept is not None else 0
+        self.size = self._stored = part.kept.stored if part.kept is not None else 0
 
     def note(self, journal: Journal) -> None:
         """What a later process may go on with. Nothing is written unless parts are kept."""
@@ -120,6 +122,7 @@ class PartFile:
                 self._journal = parts.open_journal(self._directory, self._part)
             journal.write(self._journal)
             self._noted = True
+            self._stored = journal.stored
         except OSError:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
 
@@ -235,6 +238,9 @@ class PartFile:
         if self._part is not None and not (proven and isinstance(error, _RESUMABLE)):
             parts.remove(self._directory, self._part)
             self._forget()
+        elif self._part is not None:
+            # Ctrl-C is no error of ours, and has the attribute all the same.
+            setattr(error, "bytes_kept", self._stored)  # noqa: B010
         for fd in (self._fd, self._directory, self._journal):
             close(fd)
         self._fd = self._journal = -1

@@ -20,6 +20,7 @@ from tests import distributions
 #: A backend whose refs say what is to happen: faulty://host/NameOfAnError, or one of the others.
 FAULTY = """
 import threading
+from pathlib import Path
 import imagebroker.plugin
 from imagebroker.plugin import *
 
@@ -42,15 +43,21 @@ class FaultyBackend(ImageBackend):
 
 
 class FaultySource(ImageSource):
+    seekable = True
+
     def __init__(self, text, stalls):
         self.image = Image(ref=text, size=len(DATA))
         self.stalls, self.closed = stalls, threading.Event()
 
     def read(self, start=0, stop=None):
-        yield DATA[start : stop or len(DATA) // 2]
-        if self.stalls:
+        half = len(DATA) // 2
+        if start < half:
+            yield DATA[start:half]
+        stalled = Path(__file__).with_name("stalled")
+        if self.stalls and not stalled.exists():  # the first time
+            stalled.touch()
             self.closed.wait(60)
-        yield DATA[len(DATA) // 2 : stop]
+        yield DATA[max(half, start) : stop]
 
     def close(self):
         self.closed.set()

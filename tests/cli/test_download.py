@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, ContainsAll, Equals, Not, StartsWith
+from testtools.matchers import (
+    Contains,
+    ContainsAll,
+    EndsWith,
+    Equals,
+    MatchesRegex,
+    Not,
+    StartsWith,
+)
 
 from tests.cli.conftest import Inside
 
@@ -87,8 +95,37 @@ def test_the_record_says_what_was_computed_and_checked(imagebroker: Inside, ref:
 def test_one_line_tells_a_person_that_it_is_verified(imagebroker: Inside, ref: str) -> None:
     done = imagebroker("download", f"{ref}#sha256={DIGEST}", "dest")
     assert_that(done.stdout, Equals(b""))
-    line = "imagebroker: stored dest: 20.5 KiB, verified: sha256 of the ref's pin\n"
+    line = (
+        f"imagebroker: stored dest: 20.5 KiB, sha256:{DIGEST}, raw, virtual size 20.5 KiB; "
+        "verified: sha256 of the ref's pin\n"
+    )
     assert_that(done.stderr, Equals(line))
+
+
+def test_one_line_tells_a_person_that_nobody_vouches_for_it_and_what_it_is(
+    imagebroker: Inside,
+) -> None:
+    imagebroker.faulty()
+    done = imagebroker("download", "faulty://host/good", "dest")
+    digest = hashlib.sha256((imagebroker.work / "dest").read_bytes()).hexdigest()
+    assert_that(
+        done.stderr,
+        MatchesRegex(
+            rf"imagebroker: stored dest: 256\.0 KiB( in .*)?, sha256:{digest}, raw, "
+            "virtual size 256.0 KiB; not verified: no checksum is known, nobody vouches for these "
+            "bytes\n"
+        ),
+    )
+    again = imagebroker("download", "faulty://host/good", "dest", "--checksum", f"sha256:{digest}")
+    assert_that(again.stderr, EndsWith("; verified: sha256 of the caller\n"))
+
+
+def test_what_goes_to_standard_output_is_told_of_in_the_same_line(
+    imagebroker: Inside, ref: str
+) -> None:
+    done = imagebroker("download", f"{ref}#sha256={DIGEST}", "-")
+    assert_that(done.stdout, Equals(DATA))
+    assert_that(done.stderr, StartsWith(f"imagebroker: written: 20.5 KiB, sha256:{DIGEST}, raw"))
 
 
 def test_columns_are_chosen_before_anything_is_done(imagebroker: Inside, ref: str) -> None:
@@ -134,7 +171,10 @@ def test_the_largest_size_may_have_a_unit(imagebroker: Inside, ref: str) -> None
 def test_an_error_is_one_json_object_where_json_is_asked_for(imagebroker: Inside, ref: str) -> None:
     done = imagebroker("download", "-f", "json", "file:///missing", "dest")
     error = json.loads(done.stderr)
-    expected = {"class": "ImageNotFound", "retryable": False, "exit_status": 3}
+    expected = {
+        "id": "image-not-found", "class": "ImageNotFound", "where": None, "option": None,
+        "retryable": False, "exit_status": 3,
+    }  # fmt: skip
     assert_that({name: error[name] for name in expected}, Equals(expected))
     assert_that(error["message"], StartsWith("file:///missing: "))
     assert_that(error["hint"], Contains("check the path"))

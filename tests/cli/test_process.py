@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +26,9 @@ from testtools.matchers import (
 )
 
 from imagebroker._version import VERSION
+from imagebroker.cli import progress
+from imagebroker.cli.console import Console
+from imagebroker.transfer.rules import Progress
 from tests.cli.conftest import Shell
 
 #: What faulty://host/good holds.
@@ -61,8 +66,9 @@ def test_the_exit_status_says_what_went_wrong(status: int, ref: str, shell: Shel
     assert_that(lines[0], StartsWith("imagebroker: "))
     assert_that(os.listdir(shell.work), Equals(["dest"] if status == 0 else []))
     if status:
-        assert_that(lines, HasLength(2))
-        assert_that(lines[1], StartsWith("  hint: "))
+        assert_that(lines[0], MatchesRegex(r".* \[[a-z-]+\]"))
+        kinds = [line.partition(": ")[0] for line in lines[1:]]
+        assert_that(kinds, Equals(["  where", "  hint"] if status == 7 else ["  hint"]))
 
 
 def test_a_destination_that_cannot_be_written_ends_with_9(shell: Shell) -> None:
@@ -92,6 +98,33 @@ def test_a_signal_ends_it_with_one_line_and_leaves_nothing(
     assert_that(rest.decode().splitlines()[-1], Equals(f"imagebroker: {word}"))
     assert_that(rest, Not(Contains(b"Traceback")))
     assert_that(os.listdir(shell.work), Equals([]))
+
+
+def test_after_ctrl_c_the_very_command_that_is_named_goes_on(shell: Shell) -> None:
+    shell.faulty()
+    ref = f"faulty://host/stall#sha256={hashlib.sha256(DATA).hexdigest()}"
+    with shell.start("download", "--progress", "json", ref, "the dest") as process:
+        assert process.stderr is not None
+        while b'"done": 131072' not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
+    assert_that(process.returncode, Equals(130))
+    said, hint = rest.decode().splitlines()[-2:]
+    assert_that(said, Equals("imagebroker: interrupted"))
+    assert_that(hint, StartsWith("  hint: 128.0 KiB are kept, go on with: imagebroker download "))
+    assert_that((shell.work / "the dest").exists(), Equals(False))
+
+    again = shell.run(*shlex.split(hint.partition("go on with: ")[2])[1:])
+    assert_that((shell.work / "the dest").read_bytes(), Equals(DATA))
+    assert_that(again.stderr, Contains("resumed at 128.0 KiB"))
+    assert_that(os.listdir(shell.work), Equals(["the dest"]))
+
+
+def test_a_command_that_holds_a_secret_is_not_said_again() -> None:
+    secret = Console(argv=["download", "https://host/disk?signature=s3cret", "disk"])
+    assert_that(secret.command, Equals("the same command again"))
+    assert_that(Console(argv=["show", "a b"]).command, Equals("imagebroker show 'a b'"))
 
 
 def test_standard_output_gets_the_bytes_and_nothing_else(shell: Shell) -> None:
@@ -173,6 +206,22 @@ def test_no_progress_is_reported_where_nobody_watches(shell: Shell) -> None:
     done = shell.run("download", "faulty://host/good", "dest")
     assert_that(done.stderr.splitlines(), HasLength(1))
     assert_that(done.stderr, Not(Contains("\x1b")))
+
+
+def test_where_nobody_watches_a_long_transfer_shows_now_and_then_that_it_lives(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress, "monotonic", lambda: now)
+    shown = progress.display("auto", Console(), "disk")
+    assert shown.callback is not None
+    for _ in range(250):  # 25 s
+        now += 0.1
+        shown.callback(Progress("transfer", int(now) << 20, 200 << 20, 1 << 20, None, 0))
+    shown.callback(Progress("done", 200 << 20, 200 << 20, 1 << 20, None, 0))
+    said = capsys.readouterr().err.splitlines()
+    assert_that(said[0], Equals("disk: transfer 110.0 MiB of 200.0 MiB (55%), 1.0 MiB/s"))
+    assert_that(said, HasLength(2))
 
 
 def test_a_download_pays_for_no_bar_that_is_not_drawn(shell: Shell) -> None:

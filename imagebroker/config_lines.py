@@ -1,0 +1,53 @@
+"""On which lines of the config files things are written; oslo.config does not say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_SECTION = re.compile(r"\[(.+)\]")
+#: A name at the beginning of a line. One that begins with blanks belongs to the value above it.
+_OPTION = re.compile(r"([^\s=:#;\[][^=:]*?)\s*[=:]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A place in a file."""
+
+    file: Path
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+class Lines:
+    """The sections and options of some files; of several places the last one, as it wins."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._places: dict[tuple[str, str], Line] = {}
+        for file in files:
+            try:
+                text = file.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue  # it is only looked at to give better messages
+            self._scan(file, text)
+
+    def _scan(self, file: Path, text: str) -> None:
+        section = "default"
+        for number, content in enumerate(text.split("\n"), 1):
+            if match := _SECTION.fullmatch(content.rstrip()):
+                section = match[1].strip().lower()
+                self._places[section, ""] = Line(file, number)
+            elif match := _OPTION.match(content):
+                self._places[section, _dest(match[1])] = Line(file, number)
+
+    def find(self, section: str, option: str = "") -> Line | None:
+        """The line of an option, or of its section's title; None if it is not written."""
+        return self._places.get((section.lower(), _dest(option)))
+
+
+def _dest(name: str) -> str:
+    return name.replace("-", "_")

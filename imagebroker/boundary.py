@@ -40,6 +40,8 @@ T = TypeVar("T")
 READ_AHEAD = 4 * 1024 * 1024
 #: The same for each of several reads at once.
 SHARED_READ_AHEAD = 1024 * 1024
+#: Seconds between two looks at whether a call is still waited for.
+_MOMENT = 0.1
 #: Seconds that a thread gets to end after its source was closed.
 GRACE = 2.0
 
@@ -83,14 +85,26 @@ class Boundary:
             raise BackendLoadError(f"{cls.__name__} of {origin} makes {type(self._plugin)!r}")
 
     def open(
-        self, context: Context, ref: ImageRef, *, timeout: float | None = None
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        timeout: float | None = None,
+        waiting: Callable[[], Any] | None = None,
     ) -> OpenedSource:
         """The source of an image.
+
+        `waiting` is called every moment until it is there; what it raises ends the call.
 
         :raises TransferTimeout: it took longer than `timeout` seconds.
         """
         source = self._call(
-            "open", context, lambda: self._plugin.open(context, ref), timeout, late=_close_quietly
+            "open",
+            context,
+            lambda: self._plugin.open(context, ref),
+            timeout,
+            _close_quietly,
+            waiting,
         )
         if not isinstance(source, ImageSource):
             raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
@@ -189,6 +203,7 @@ class Boundary:
         call: Callable[[], T],
         timeout: float | None = None,
         late: Callable[[T], None] = lambda answer: None,
+        waiting: Callable[[], Any] | None = None,
     ) -> T:
         """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
@@ -197,7 +212,7 @@ class Boundary:
         finished = False
         try:
             running.start()
-            finished = running.wait(max(seconds, 0.0))
+            finished = running.wait(max(seconds, 0.0), waiting)
         except BaseException:  # an interrupt of the caller: whatever comes later is let go
             if not running.abandon(self.host) and running.succeeded:
                 late(running.answer())
@@ -247,9 +262,16 @@ class _Call:
         self._running.acquire()
         self._thread = _thread.start_new_thread(self._run, ())
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
         """Whether it ended in time."""
-        return self._running.acquire(timeout=seconds)
+        ends = monotonic() + seconds
+        while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
+            seconds = ends - monotonic()
+            if seconds <= 0:
+                return False
+            if waiting is not None:
+                waiting()
+        return True
 
     def _run(self) -> None:
         try:

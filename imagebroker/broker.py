@@ -14,7 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 
-from imagebroker.boundary import Boundary
+from imagebroker.boundary import Boundary, OpenedSource
 from imagebroker.config import Section, Settings, parse_backend
 from imagebroker.data import ImageData
 from imagebroker.exceptions import (
@@ -43,7 +43,7 @@ from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.part_file import PartFile
-from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.places import Demands, Place, Waiting
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.stream import Stream
@@ -66,7 +66,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 #: What `download` and `open` accept beside their named arguments: options of the configuration.
 _OVERRIDES = (
     "deadline", "stall_timeout", "min_rate", "retries", "retry_backoff", "allow_unknown_size",
-    "allow_empty",
+    "allow_empty", "rate_limit",
 )  # fmt: skip
 
 
@@ -295,6 +295,7 @@ class Broker:
         overwrite: bool = True,
         file_mode: int | None = None,
         keep_partial: bool | None = None,
+        preallocate: bool | None = None,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
         **limits: Any,
@@ -309,7 +310,9 @@ class Broker:
         :param allowed_formats: disk formats that the content may have, instead of the configured.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
             the next call for the same image and `dest` goes on with.
-        :param limits: `deadline`, `stall_timeout`, `retries` and others of `[imagebroker]`.
+        :param preallocate: set the whole size aside on the disk before the first byte.
+        :param limits: `deadline`, `rate_limit` (bytes a second), `stall_timeout`, `retries` and
+            others of `[imagebroker]`.
         :raises DestinationError: `dest` cannot take the bytes.
         :raises VerificationError: the bytes are not what was asked for.
         :raises TransferError, ImageChanged: they did not arrive; `.retryable` says if trying helps.
@@ -325,10 +328,13 @@ class Broker:
                     return transfer.to_file_object(places, demands, target, watch)
             path = Path(os.fsdecode(dest))
             key = hashlib.sha256(ref.text.encode()).hexdigest()[:16]
-            keep = self._settings.core.keep_partial if keep_partial is None else keep_partial
+            core = self._settings.core
+            keep = core.keep_partial if keep_partial is None else keep_partial
+            allocate = core.preallocate if preallocate is None else preallocate
             with PartFile(
-                dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep
-            ) as part:
+                dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep,
+                preallocate=allocate,
+            ) as part:  # fmt: skip
                 places, demands = self._places(context, ref, backend, demands)
                 return transfer.to_path(places, demands, part, watch, path)
 
@@ -385,7 +391,7 @@ class Broker:
         self, context: Context, ref: ImageRef, backend: Boundary, demands: Demands
     ) -> tuple[list[Place], Demands]:
         """The locations that may be read directly, then the backend itself."""
-        own = Place(ref.text, lambda left: backend.open(context, ref, timeout=left))
+        own = Place(ref.text, partial(_open, backend, context, ref))
         schemes = self._settings.core.direct_url_schemes
         if not schemes or ref.id is None:
             return [own], demands
@@ -400,9 +406,11 @@ class Broker:
                 )
         return [*places, own], replace(demands, record=record if places else None)
 
-    def _open_location(self, context: Context, url: str, left: float) -> Any:
+    def _open_location(
+        self, context: Context, url: str, left: float, waiting: Waiting
+    ) -> OpenedSource:
         ref, backend = self._route(url)
-        return backend.open(context, ref, timeout=left)
+        return _open(backend, context, ref, left, waiting)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -641,6 +649,12 @@ def _recorded_images(images: Iterator[Image], call: Call) -> Iterator[Image]:
         raise
     finally:
         call.end()
+
+
+def _open(
+    backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
+) -> OpenedSource:
+    return backend.open(context, ref, timeout=left, waiting=waiting)
 
 
 def _given(info: Mapping[str, Any]) -> dict[str, Any]:

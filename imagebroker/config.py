@@ -95,6 +95,10 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.IntOpt(
         "min_rate", default=1024, min=0,
         help="Bytes a second that must arrive on average over each stall_timeout; 0: any."),
+    cfg.Opt(
+        "rate_limit", type=Size(),
+        help="Bytes a second that one transfer takes at most (or with K, M, G). Not set: as fast "
+        "as it goes."),
     cfg.IntOpt(
         "retries", default=4, min=0,
         help="Attempts after the first without progress, before a transfer is given up."),
@@ -108,6 +112,10 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "breaks or is interrupted and something proves that the rest will match; the next "
         "download of the same image to the same place goes on with it. Swept after a day.",
     ),
+    cfg.BoolOpt(
+        "preallocate", default=False,
+        help="Set aside the whole size of an image on the disk before its first byte is written, "
+        "where the file system can (fallocate). The file then has no holes."),
     cfg.BoolOpt(
         "fsync", default=True,
         help="Force an image and its directory entry to the disk before success is reported. "

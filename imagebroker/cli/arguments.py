@@ -87,7 +87,7 @@ def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
 
 #: Options of a transfer that are keyword arguments of the broker.
 _TRANSFER = (
-    "checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate",
+    "checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate", "rate_limit",
     "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs",
 )  # fmt: skip
 
@@ -132,6 +132,9 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--min-rate", type=rate, metavar="SIZE",
         help="bytes that must arrive each second, on average over the stall timeout; 0: any",
     )  # fmt: skip
+    group.add_argument(
+        "--rate-limit", type=size, metavar="SIZE", help="take at most so many bytes each second"
+    )
     add_switch(group, "--allow-unknown-size",
                "accept an image whose size nobody knows and that no checksum covers")  # fmt: skip
     add_switch(group, "--allow-empty", "accept an image of 0 bytes though no record says so")

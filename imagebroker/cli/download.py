@@ -86,6 +86,9 @@ class Download(ShowCommand):
             "--keep-partial", action=argparse.BooleanOptionalAction, default=True,
             help="leave a hidden file after a broken transfer, from which the next one goes on",
         )  # fmt: skip
+        arguments.add_switch(
+            parser, "--preallocate", "set the whole size aside on the disk before the first byte"
+        )
         arguments.add_transfer_options(parser)
         arguments.add_progress(parser)
         return parser
@@ -129,6 +132,7 @@ class Download(ShowCommand):
             "overwrite": parsed.overwrite,
             "file_mode": parsed.file_mode,
             "keep_partial": parsed.keep_partial,
+            "preallocate": parsed.preallocate,
         }
         if parsed.dest is not None:
             return parsed.dest, options

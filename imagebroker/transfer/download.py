@@ -7,33 +7,21 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-from imagebroker.exceptions import (
-    BackendError,
-    DestinationError,
-    ImageBrokerError,
-    TransferError,
-)
+from imagebroker.exceptions import ChecksumMismatch, DestinationError, ImageBrokerError
 from imagebroker.image import Image
 from imagebroker.transfer.file_object import FileObject
-from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
-from imagebroker.transfer.journal import Journal
 from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
-from imagebroker.transfer.places import FINAL, Demands, Place
+from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.storing import Storing
 from imagebroker.transfer.stream import Stream
-from imagebroker.verify.checks import Checks, Required
+from imagebroker.verify.checks import Required
 
 LOG = logging.getLogger(__name__)
-
-#: Seconds between two notes for a later process.
-_NOTE_EVERY = 1.0
-#: What may break a transfer that a later one goes on with.
-_INTERRUPTED = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Download:
     #: Bytes.
     size: int
     image: Image
-    #: The ref of the location that served it.
+    #: The ref of the location that served it, or most of it.
     source: str
     #: What was computed over the stored bytes, and `checked_against`.
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -53,104 +41,75 @@ class Download:
     #: The byte at which the last resumed attempt went on; None if none did.
     resumed_from: int | None = None
     seconds: float = 0.0
+    #: Bytes that each location sent, by its ref.
+    served: dict[str, int] = field(default_factory=dict)
 
 
 def to_path(
     places: Sequence[Place], demands: Demands, part: PartFile, watch: Watch, path: Path
 ) -> Download:
-    """Store the image in `part` from the first place that can, and commit it when verified.
+    """Store the image in `part`, and commit it when verified.
 
-    The last place is the backend itself: its errors are the caller's. Those of a location before
-    it are logged, and everything that came from locations is dropped.
+    The last place is the backend itself. If the bytes are not what they must be, and some came from
+    a location or from an earlier process, all are dropped and the backend itself is asked.
     """
     attempts = 0
-    known = demands.of_record(watch.check)
-    for left, place in enumerate(places, start=1 - len(places)):
-        watch.location = place.ref
-        try:
-            with closing(Incoming(place.open, watch)) as incoming:
-                required = known or demands.for_image(incoming.image, watch.check)
-                evidence = _store(incoming, required, part, watch)
-        except ImageBrokerError as error:
-            if left == 0 or isinstance(error, FINAL):
-                raise
-            LOG.warning("the location %s failed, trying the next: %s", place.ref, error)
-            part.rewind()
-            continue
+    while True:
+        with closing(Incoming(places, watch, demands.record)) as incoming:
+            required = demands.of_record(watch.check) or demands.for_image(
+                incoming.image, watch.check
+            )
+            storing = Storing(incoming, required, part, watch)
+            try:
+                evidence = _store(incoming, required, storing, part, watch)
+            except ChecksumMismatch as error:
+                if not (incoming.located or storing.doubtful):
+                    raise
+                LOG.warning("%s; asking the backend itself, from the beginning", error)
+                attempts += incoming.attempts
+                places = places[-1:]
+                part.rewind()
+                continue
         watch.report("verify", always=True)
         part.commit()
         watch.report("done", always=True)
         return Download(
-            path, part.size, demands.record or incoming.image, place.ref, evidence,
-            attempts + incoming.attempts, incoming.resumed_from, watch.seconds,
+            path, part.size, demands.record or incoming.image, incoming.source, evidence,
+            attempts + incoming.attempts, incoming.resumed_from, watch.seconds, incoming.served,
         )  # fmt: skip
-    raise AssertionError("a download has at least one place")
 
 
-def _store(incoming: Incoming, required: Required, part: PartFile, watch: Watch) -> dict[str, Any]:
+def _store(
+    incoming: Incoming, required: Required, storing: Storing, part: PartFile, watch: Watch
+) -> dict[str, Any]:
     """Bytes into the part file, and what was computed over them."""
-    incoming.covered = required.covers_all
+    incoming.covered, incoming.proven = required.covers_all, required.proves_all
     incoming.check_claims(demanded=required.covers_all)
-    if incoming.local is not None:
+    while incoming.local is not None:
         if part.size:
             part.rewind()  # copying here is faster than looking at what was kept
-        with closing(LocalFile(incoming.local)) as file:
-            return _clone(file, required, part, watch)
-    part.reserve((incoming.image.size or 0) - part.size)
-    checks = _take_up(incoming, required, part, watch)
-    fed = InOrder(part, checks)
-    fed.position = part.size
-    incoming.any_order = True
-    noted = monotonic()
-    try:
-        for offset, chunk in incoming:
-            if offset == 0 and part.size:
-                checks.close()  # what was fed belongs to an attempt that is void
-                checks = required.start(incoming.image.size)
-                fed = InOrder(part, checks)
-                part.rewind()
-            part.write(offset, chunk)
-            fed.stored(offset, chunk)
-            if monotonic() - noted > _NOTE_EVERY and (hashed := checks.snapshot()) is not None:
-                part.note(Journal.of(incoming.image, required.checksums, *hashed))
-                noted = monotonic()
-        return checks.evidence()
-    except _INTERRUPTED:
-        part.note(Journal.of(incoming.image, required.checksums, fed.position, checks.prefix()))
-        raise
-    finally:
-        checks.close()
-
-
-def _take_up(incoming: Incoming, required: Required, part: PartFile, watch: Watch) -> Checks:
-    """Checks that were fed what an earlier process stored, if that belongs to this very image.
-
-    It is read and hashed again: damage is found, and the digest of the whole needs it anyway.
-    """
-    kept, checks = part.kept, required.start(incoming.image.size)
-    if kept is None:
-        return checks
-    if kept.continues(incoming.image, required.checksums) and incoming.may_begin_at(kept.stored):
-        for chunk in part.read_back(0, part.size):
-            watch.check()
-            watch.report("verify")
-            checks.feed(chunk)
-        if checks.prefix() == kept.digests:
-            return checks
-        incoming.may_begin_at(0)
-    checks.close()
-    part.rewind()
-    return required.start(incoming.image.size)
+        try:
+            with closing(LocalFile(incoming.local)) as file:
+                incoming.served = {incoming.source: file.size}
+                return _clone(file, required, part, watch)
+        except ChecksumMismatch:
+            raise
+        except ImageBrokerError as error:
+            incoming.give_up_place(error)
+            part.rewind()
+            incoming.reopen()
+    return storing.run()
 
 
 def _clone(file: LocalFile, required: Required, part: PartFile, watch: Watch) -> dict[str, Any]:
     """A local file: copied by the kernel; what landed is read back only where a digest needs it."""
     part.reserve(file.allocated)
 
-    def copied(done: int) -> None:
+    def copied(done: int, moved: int) -> None:
         watch.done = done
         watch.check()
         watch.report("transfer")
+        watch.pace(moved)
 
     watch.total = file.size
     file.clone_into(part, copied)
@@ -186,5 +145,5 @@ def to_file_object(
         target.commit()
         return Download(
             None, target.size, stream.image, stream.source, stream.evidence,
-            stream.attempts, stream.resumed_from, watch.seconds,
+            stream.attempts, stream.resumed_from, watch.seconds, stream.served,
         )  # fmt: skip

@@ -2,39 +2,122 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
 from imagebroker.backend import Buffer
+from imagebroker.exceptions import TransferError
 from imagebroker.transfer.part_file import PartFile
-from imagebroker.verify.checks import Checks
+from imagebroker.transfer.ranges import Range, Ranges
+
+#: Seconds between two looks at the deadline.
+_MOMENT = 0.1
+
+
+class Fed(Protocol):
+    """What takes the bytes in order."""
+
+    def feed(self, chunk: Buffer) -> None: ...
 
 
 class InOrder:
-    """Feeds `checks` as far as the stored bytes have no gap; what came early is read back."""
+    """Feeds `checks` as far as the stored bytes have no gap.
 
-    def __init__(self, part: PartFile, checks: Checks) -> None:
+    A chunk that comes in its turn is handed on as it is. What came early is read back when its turn
+    comes, in a thread of its own: whoever stores goes on storing meanwhile.
+    """
+
+    def __init__(self, part: PartFile, checks: Fed, position: int = 0) -> None:
+        """`position`: bytes that were stored and fed before."""
         self._part, self._checks = part, checks
         #: Bytes from the beginning that are stored without a gap, and fed.
-        self.position = 0
-        #: Stored ranges beyond the first gap: start to stop.
-        self._early: dict[int, int] = {}
-        self._early_ends: dict[int, int] = {}
+        self.position = position
+        self._early = Ranges()
+        #: Where the range ends that the thread is reading back.
+        self._reading_to = position
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._failed: Exception | None = None
+
+    @property
+    def early(self) -> list[Range]:
+        """Ranges that are stored, and not fed yet."""
+        with self._changed:
+            position, stop = self.position, self._reading_to
+            return [(position, stop), *self._early] if position < stop else list(self._early)
+
+    def has(self, start: int, stop: int) -> None:
+        """These bytes are in the part file already."""
+        with self._changed:
+            self._early.add(start, stop)
+            self._go_on()
 
     def stored(self, offset: int, chunk: Buffer) -> None:
-        """`chunk` was written at `offset`."""
-        if offset != self.position:
-            self._remember(offset, offset + len(chunk))
-            return
-        self._checks.feed(chunk)
-        self.position += len(chunk)
-        while (stop := self._early.pop(self.position, None)) is not None:
-            del self._early_ends[stop]
-            for piece in self._part.read_back(self.position, stop):
-                self._checks.feed(piece)
-            self.position = stop
+        """`chunk` was written at `offset`. :raises: what feeding an earlier one raised."""
+        with self._changed:
+            if self._failed is not None:
+                raise self._failed
+            direct = offset == self.position and self._thread is None
+            if not direct:
+                self._early.add(offset, offset + len(chunk))
+        if direct:
+            self._checks.feed(chunk)
+            self.position += len(chunk)
+        with self._changed:
+            self._go_on()
 
-    def _remember(self, start: int, stop: int) -> None:
-        """Join with the range that ends where this one begins: lanes write one after the other."""
-        before = self._early_ends.pop(start, None)
-        if before is not None:
-            start = before
-        self._early[start] = stop
-        self._early_ends[stop] = start
+    def _go_on(self) -> None:
+        """Read back what is next, if it is there and nobody is at it."""
+        if self._thread is None and not self._stopping and self._early.begins_at(self.position):
+            self._thread = threading.Thread(
+                target=self._catch_up, name="imagebroker-read-back", daemon=True
+            )
+            self._thread.start()
+
+    def _catch_up(self) -> None:
+        try:
+            while (stop := self._next()) is not None:
+                for piece in self._part.read_back(self.position, stop):
+                    self._checks.feed(piece)
+                    self.position += len(piece)
+                    if self._stopping:
+                        return
+        except Exception as error:
+            self._failed = error
+            with self._changed:
+                self._thread = None
+                self._changed.notify_all()
+
+    def _next(self) -> int | None:
+        """Where the stored bytes end that begin at `position`; None ends the thread."""
+        with self._changed:
+            stop = self._early.take(self.position)
+            if stop is None:
+                self._thread = None
+                self._changed.notify_all()
+            else:
+                self._reading_to = stop
+            return stop
+
+    def finish(self, waiting: Callable[[], Any]) -> None:
+        """Until everything that was stored has been fed; calls `waiting` every moment.
+
+        :raises: what feeding raised.
+        """
+        with self._changed:
+            while self._thread is not None:
+                self._changed.wait(_MOMENT)
+                waiting()
+            if self._failed is not None:
+                raise self._failed
+            if self._early:
+                raise TransferError("the stored bytes have a gap", retryable=False)
+
+    def stop(self) -> None:
+        """End the thread, as soon as it has fed what it has read."""
+        self._stopping = True
+        thread = self._thread
+        if thread is not None:
+            thread.join()

@@ -1,10 +1,10 @@
-"""The bytes of one image in order, from one place, through as many attempts as it takes."""
+"""The bytes of one image, from the places that have it, through as many attempts as it takes."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from imagebroker.backend import Buffer
@@ -19,60 +19,105 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.image import Image
-from imagebroker.transfer.lanes import MEASURE, WORTH_IT, Lanes, Range
+from imagebroker.transfer.lanes import WORTH_IT, Lanes
+from imagebroker.transfer.places import FINAL, Place
+from imagebroker.transfer.ranges import ENDLESS, Range, length
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.supplier import Opening, Supplier
 
 LOG = logging.getLogger(__name__)
 
-#: Opens the place; the argument is the seconds that are left.
-Opener = Callable[[float], OpenedSource]
 #: Bytes that an attempt must bring to give the next ones their full budget again.
 _PROGRESS = 64 * 1024
+#: Seconds of one connection after which more of them may be tried.
+GLANCE = 0.05
+#: Locations that are read at once.
+_LOCATIONS_AT_ONCE = 4
 
 
 class Incoming:
-    """Iterate it for `(offset, chunk)`. An offset that goes back to 0 is a transfer begun again.
+    """Iterate it for `(offset, chunk)`. Where `begun` has grown, what came before is void.
 
     What is retried: errors of the network and of a service in trouble, never a check, a refusal
     or a change of the image. The middle is asked for only where the source is seekable and
     something proves that both halves are one image: a strong version, or a digest over the whole.
+    When a place is given up, the next goes on at the missing bytes if a strong digest covers the
+    whole and the place merely broke; otherwise it begins at byte 0.
     """
 
-    def __init__(self, opener: Opener, watch: Watch) -> None:
-        """Open the place, with retries. :raises: what the last attempt raised."""
-        self._open = opener
+    def __init__(self, places: Sequence[Place], watch: Watch, record: Image | None = None) -> None:
+        """Open the first place that can be opened, with retries. The last is the backend itself.
+
+        `record`: what is known of the image before; every place must have its size.
+
+        :raises: what the last attempt at the last place raised.
+        """
+        #: Those that were not given up; the first is being read.
+        self._places = list(places)
+        self._own = self._places[-1]
         self._watch = watch
+        self._size = record.size if record is not None else None
         #: True if a required digest covers the whole image; set before iterating.
         self.covered = False
+        #: True if one covers it that nobody can forge: bytes of several places may be joined.
+        self.proven = False
+        #: True if chunks may come in any order; set before iterating.
+        self.any_order = False
         #: This one and those that failed before it.
         self.attempts = 1
         #: Where the last resumed attempt went on; None if none did.
         self.resumed_from: int | None = None
-        self._failures = 0
-        self._furthest = self._position = 0
+        #: How often the bytes began at 0.
+        self.begun = 0
+        #: Bytes that came from each place, by its ref; of those that are not void.
+        self.served: dict[str, int] = {}
+        self._failures = self._furthest = 0
         self._ranges = True
-        #: True if chunks may come in any order; set before iterating.
-        self.any_order = False
-        #: What is missing after several ranges at once broke off.
-        self._gaps: list[Range] = []
         self._changed = threading.Condition()
         self._source: OpenedSource | None = None
+        self._wanted, self._rate = 1, 0.0
+        #: What was not handed out, in order.
+        self._missing: list[Range] = [(0, ENDLESS)]
+        #: The image as the place that is being read first described it.
+        self._first: Image | None = None
         self.image: Image
-        while self._source is None:
-            try:
-                self._source = self._opened()
-            except ImageBrokerError as error:
-                self._wait_or_raise(error)
+        self._watch.location = self._places[0].ref
+        self.reopen()
 
     @property
     def local(self) -> OpenedSource | None:
         """The source, if its bytes are a file on this host."""
         return self._source if self._source and self._source.local_path is not None else None
 
+    @property
+    def source(self) -> str:
+        """The ref of the place that sent most of the bytes."""
+        return max(self.served, key=lambda ref: self.served[ref], default=self._places[0].ref)
+
+    @property
+    def located(self) -> bool:
+        """Whether any of the bytes came from a location instead of the backend itself."""
+        return any(count for ref, count in self.served.items() if ref != self._own.ref)
+
+    @property
+    def version(self) -> str | None:
+        """What proves the same bytes at the backend itself; a location's says nothing elsewhere."""
+        return self.image.version if self._places[0] is self._own else None
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        """Open the first place that can be opened. :raises: what the last attempt raised."""
+        while self._source is None:
+            try:
+                self._source = self._opened()
+            except ImageBrokerError as error:
+                self._recover(error)
+
     def _opened(self) -> OpenedSource:
         self._watch.check()
         self._watch.report("connect")
-        source = self._open(self._watch.left)
+        source = self._places[0].open(self._watch.left, self._connecting)
         try:
             self._same_image(source.image)
         except ImageBrokerError:
@@ -80,17 +125,34 @@ class Incoming:
             raise
         return source
 
+    def _connecting(self) -> None:
+        self._watch.check()
+        self._watch.report("connect")
+
     def _same_image(self, image: Image) -> None:
-        first = getattr(self, "image", None)
-        if first is not None and (image.version, image.size) != (first.version, first.size):
+        first = self._first
+        if first is not None:
+            if (image.version, image.size) != (first.version, first.size):
+                raise ImageChanged(
+                    f"{image.ref} changed while it was read",
+                    hint="download it again to get the new image",
+                )
+            return
+        self._check_fits(image)
+        known = getattr(self, "image", None)
+        self._first = self.image = image
+        self._watch.total = image.size
+        self._check_size(image.size or 0)
+        if known is None or known.size != image.size:
+            self._begin_again()
+
+    def _check_fits(self, image: Image) -> None:
+        """:raises ImageChanged: it has another size than the record."""
+        if self._size is not None and image.size not in (None, self._size):
             raise ImageChanged(
-                f"{image.ref} changed while it was read",
-                hint="download it again to get the new image",
+                f"{image.ref} has {image.size} bytes, and the record says {self._size}",
+                hint="the record and what it leads to are not of the same image",
             )
-        if first is None:
-            self.image = image
-            self._watch.total = image.size
-            self._check_size(image.size or 0)
 
     def _check_size(self, size: int) -> None:
         limit = self._watch.rules.max_size
@@ -120,12 +182,34 @@ class Incoming:
                 retryable=False,
             )
 
-    def may_begin_at(self, position: int) -> bool:
-        """Begin in the middle, because the bytes before are stored already; False if it cannot."""
+    # -- reading ---------------------------------------------------------------------------------
+
+    def may_leave_out(self, missing: Sequence[Range]) -> bool:
+        """Ask only for what is missing, because the rest is stored; False if that cannot be."""
         if self._source is None or not self._may_resume(self._source):
             return False
-        self._position = self._furthest = position
+        self._missing = list(missing)
+        self._furthest = self._count_done()
         return True
+
+    @property
+    def left(self) -> int:
+        """Bytes that are missing, as far as anybody knows."""
+        return 0 if self.image.size is None else length(self._missing)
+
+    def _count_done(self) -> int:
+        """Bytes that were handed out; also tells the watch."""
+        start, stop = self._missing[-1] if self._missing else (0, 0)
+        done = start if stop == ENDLESS else (self.image.size or 0) - length(self._missing)
+        self._watch.done = done
+        return done
+
+    def _begin_again(self) -> None:
+        """All that was handed out is void."""
+        size = self.image.size
+        self._missing = [(0, ENDLESS if size is None else size)]
+        self.served.clear()
+        self.begun += 1
 
     def __iter__(self) -> Iterator[tuple[int, Buffer]]:
         while True:
@@ -133,51 +217,110 @@ class Incoming:
                 yield from self._attempt()
                 return
             except ImageBrokerError as error:
-                self._wait_or_raise(error)
+                self._recover(error)
 
     def _attempt(self) -> Iterator[tuple[int, Buffer]]:
-        """From the first missing byte to the end, or to the next error."""
+        """Everything that is missing, to the end or to the next error."""
         if self._source is None:
             self._source = self._opened()
-        source, resume = self._source, self._may_resume(self._source)
-        if self._gaps and resume:
-            self.resumed_from = self._gaps[0][0]
-            yield from self._in_lanes(Lanes(source, self._gaps, self._watch, self._changed))
+        source = self._source
+        if not self._missing:
             return
-        start = self._position if resume else 0
-        if start:
-            self.resumed_from = start
-            LOG.info("%s: going on at byte %d", self.image.ref, start)
-        self._gaps, self._position, self._watch.done = [], start, start
+        if self._missing[0][0] or len(self._missing) > 1:
+            if self._may_resume(source):
+                self.resumed_from = self._missing[0][0]
+                LOG.info("%s: going on at byte %d", self.image.ref, self.resumed_from)
+            else:
+                self._begin_again()
+        self._count_done()
         self._watch.begin()
+        if len(self._missing) > 1 or self._others() or (self._wanted > 1 and self._may_widen()):
+            yield from self._in_lanes(None)
+            return
+        start = self._missing[0][0]
         flow = source.read(start, None, self._changed)
         try:
             yield from self._in_order(flow)
-            if not flow.has_ended:
-                lanes = Lanes(source, [(self._position, self.image.size or 0)], self._watch,
-                              self._changed)  # fmt: skip
-                lanes.adopt(flow)
-                yield from self._in_lanes(lanes)
+            if self._missing:
+                yield from self._in_lanes(flow)
         finally:
             flow.stop()
 
     def _in_order(self, flow: Flow) -> Iterator[tuple[int, Buffer]]:
-        """Chunks of one read, to its end or until more than one may be faster."""
-        began = monotonic()
-        while (batch := self._watch.next_batch(flow)) is not None:
-            for chunk in batch:
-                offset, self._position = self._position, self._position + len(chunk)
-                self._check_size(self._position)
-                self._watch.done = self._position
-                yield offset, chunk
-            if self._may_widen() and monotonic() - began > MEASURE:
-                return
+        """Chunks of one read, to its end or until more than one at once may be faster.
 
-    def _in_lanes(self, lanes: Lanes) -> Iterator[tuple[int, Buffer]]:
+        They may be where this side spends its time waiting for the peer: a server that is held
+        up by us would not become faster.
+        """
+        ref = self._places[0].ref
+        position, stop = self._missing[0]
+        self._missing = [(position, stop)]
+        began, waited, received = 0.0, 0.0, 0
+        while True:
+            before = monotonic()
+            batch = self._watch.next_batch(flow)
+            now = monotonic()
+            if batch is None:
+                self._missing = []
+                return
+            began, waited = (began, waited + now - before) if began else (now, 0.0)
+            arrived = 0
+            for chunk in batch:
+                offset, position = position, position + len(chunk)
+                self._check_size(position)
+                self._missing[0] = position, stop
+                self._watch.done = position
+                arrived += len(chunk)
+                yield offset, chunk
+            self.served[ref] = self.served.get(ref, 0) + arrived
+            received += arrived
+            self._watch.pace(arrived)
+            if now - began > GLANCE:
+                if waited > (now - began) / 2 and self._may_widen():
+                    self._rate = received / (now - began)
+                    return
+                began, waited, received = now, 0.0, 0
+
+    def _in_lanes(self, flow: Flow | None) -> Iterator[tuple[int, Buffer]]:
+        source = self._source
+        if source is None:
+            raise AssertionError("lanes need an opened source")
+        main = Supplier(self._places[0], source, wanted=self._wanted)
+        openings = [Opening(place, self._watch, self._changed) for place in self._others()]
+        lanes = Lanes(main, self._missing, self._watch, self._changed, openings)
+        lanes.fits = self._check_fits
+        if flow is not None:
+            lanes.adopt(flow, self._rate)
         try:
             yield from lanes
         finally:
-            self._gaps = lanes.missing
+            self._settle(lanes)
+
+    def _settle(self, lanes: Lanes) -> None:
+        """Take over what several suppliers have left: what is missing, and who goes on."""
+        self._missing = lanes.missing
+        for ref, count in lanes.served.items():
+            self.served[ref] = self.served.get(ref, 0) + count
+        main = lanes.main
+        self._wanted = max(main.wanted, 1)
+        for supplier in lanes.suppliers:
+            if supplier is not main:
+                supplier.source.close()
+        self._places = [place for place in self._places if place not in lanes.given_up]
+        if main.place is not self._places[0]:
+            self._places.remove(main.place)
+            self._places.insert(0, main.place)
+            self._source, self._first = main.source, main.source.image
+            self._watch.location = main.place.ref
+
+    def _others(self) -> list[Place]:
+        """Further locations that may be read at the same time as the first."""
+        size = self.image.size
+        if not (self.any_order and self.proven and size is not None):
+            return []
+        if length(self._missing) <= WORTH_IT or not self._source or not self._source.seekable:
+            return []
+        return self._places[1:-1][: _LOCATIONS_AT_ONCE - 1]
 
     def _may_widen(self) -> bool:
         """Whether several ranges at once are possible, and enough is left."""
@@ -189,33 +332,64 @@ class Incoming:
             and self._may_resume(source)
             and image.version is not None
             and image.size is not None
-            and image.size - self._position > WORTH_IT
+            and length(self._missing) > WORTH_IT
         )
 
     def _may_resume(self, source: OpenedSource) -> bool:
-        return self._ranges and source.seekable and (self.covered or self.image.version is not None)
+        if not (self._ranges and source.seekable):
+            return False
+        return self.covered or (self.image.version is not None and not self._spliced)
 
-    def _wait_or_raise(self, error: ImageBrokerError) -> None:
-        """Prepare the next attempt, unless `error` is final or the budget is used up."""
+    @property
+    def _spliced(self) -> bool:
+        """Whether bytes came from another place than the one that is being read."""
+        return any(ref != self._places[0].ref for ref in self.served)
+
+    # -- errors ----------------------------------------------------------------------------------
+
+    def _recover(self, error: ImageBrokerError) -> None:
+        """Prepare the next attempt: at the same place if that may help, else at the next.
+
+        :raises: `error`, if it is final or there is no other place.
+        """
         self.attempts += 1
-        retryable = isinstance(error, (TransferError, BackendError)) and error.retryable
-        if not retryable:
+        if isinstance(error, FINAL) or self._watch.left <= 0:
             raise error
-        if self._watch.done >= self._furthest + _PROGRESS:
-            self._furthest, self._failures = self._watch.done, 0
-        self._failures += 1
-        if self._failures > self._watch.rules.retries:
-            raise error
+        if not self._may_retry(error):
+            self.give_up_place(error)
+            return
         self._watch.retries += 1
         source = self._source
         if isinstance(error, RangeIgnored):
             self._ranges = False  # it would be ignored again
-            self._gaps = []
         if source is not None and (not self._may_resume(source) or self._failures > 1):
             self.close()
         LOG.info("attempt %d failed, trying again: %s", self.attempts - 1, error)
         if not isinstance(error, RangeIgnored):
             self._watch.pause(self._failures, error)
+
+    def _may_retry(self, error: ImageBrokerError) -> bool:
+        """Whether the same place may do better, and the budget is not used up."""
+        if not (isinstance(error, (TransferError, BackendError)) and error.retryable):
+            return False
+        if self._watch.done >= self._furthest + _PROGRESS:
+            self._furthest, self._failures = self._watch.done, 0
+        self._failures += 1
+        return self._failures <= self._watch.rules.retries
+
+    def give_up_place(self, error: ImageBrokerError) -> None:
+        """Go on at the next place. :raises: `error`, if there is none or none could do better."""
+        if len(self._places) == 1 or isinstance(error, FINAL):
+            raise error
+        LOG.warning("the location %s failed, trying the next: %s", self._places[0].ref, error)
+        self.close()
+        self._places.pop(0)
+        self._watch.location = self._places[0].ref
+        self._first, self._ranges, self._failures, self._wanted = None, True, 0, 1
+        self._furthest = self._watch.done
+        merely_broke = isinstance(error, (TransferError, BackendError))
+        if hasattr(self, "image") and not (self.proven and merely_broke):
+            self._begin_again()
 
     def close(self) -> None:
         source, self._source = self._source, None

@@ -1,8 +1,9 @@
 """What a later process must know to go on with a part file: how much of which image it holds.
 
-One line of JSON in a file beside the part file, padded to a fixed length and written with one
-`pwrite`, so that `kill -9` leaves the old line or the new one. It is not synced: the digest of
-the stored bytes is in it, and nothing counts before they were read again and have that digest.
+One line of JSON in a file beside the part file, padded to the length of a page and written with one
+`pwrite`, so that `kill -9` leaves the old line or the new one. It is not synced: nothing counts
+before it was read again, and has the digest that stands here or, as a part of the whole, the one
+that is required.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from imagebroker.image import Image
 from imagebroker.verify.checksum import Checksum
 
-_LENGTH = 2048
+#: One page: the kernel copies it in one go, or not at all where the process is killed.
+_LENGTH = 4096
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The first `stored` bytes of a part file belong to this version of an image."""
+    """The first `stored` bytes of a part file, and some ranges, belong to this image."""
 
     version: str | None
     size: int | None
@@ -29,33 +30,52 @@ class Journal:
     stored: int
     #: Algorithm to hex digest of those `stored` bytes.
     digests: Mapping[str, str]
-
-    @classmethod
-    def of(
-        cls, image: Image, required: Sequence[Checksum], stored: int, digests: Mapping[str, str]
-    ) -> Journal:
-        return cls(image.version, image.size, _spelled(required), stored, dict(digests))
+    #: What is stored beyond them: start, stop, and the sha256 of it; empty where only the digest of
+    #: the whole will tell.
+    early: tuple[tuple[int, int, str], ...] = ()
+    #: Whether some of it came from a location instead of the backend itself.
+    located: bool = False
 
     @property
     def proves(self) -> bool:
         """Whether something will show that the rest belongs to the same image."""
-        return self.stored > 0 and (self.version is not None or bool(self.required))
+        some = self.stored > 0 or bool(self.early)
+        return some and (self.version is not None or bool(self.required))
 
-    def continues(self, image: Image, required: Sequence[Checksum]) -> bool:
-        """Whether the stored bytes may be the beginning of `image`: same version or digest."""
-        if self.size != image.size or not self.proves:
+    @property
+    def vouched(self) -> int:
+        """Bytes in all."""
+        return self.stored + sum(stop - start for start, stop, _ in self.early)
+
+    @property
+    def end(self) -> int:
+        """Where the last of it ends."""
+        return max([self.stored, *(stop for _, stop, _ in self.early)])
+
+    def continues(
+        self, version: str | None, size: int | None, required: Sequence[Checksum]
+    ) -> bool:
+        """Whether what is stored may belong to that image: same version, or same digest."""
+        if self.size != size or not self.proves:
             return False
-        if image.version is not None or self.version is not None:
-            return image.version == self.version
-        return bool(required) and _spelled(required) == self.required
+        if version is not None and self.version is not None:
+            return version == self.version
+        return bool(required) and spelled(required) == self.required
 
     def write(self, fd: int) -> None:
-        line = json.dumps(asdict(self)).encode()
-        if len(line) < _LENGTH:
-            os.pwrite(fd, line.ljust(_LENGTH - 1) + b"\n", 0)
+        """Keep it; what does not fit is left out."""
+        early = self.early
+        while True:
+            line = json.dumps(asdict(replace(self, early=early))).encode()
+            if len(line) < _LENGTH:
+                os.pwrite(fd, line.ljust(_LENGTH - 1) + b"\n", 0)
+                return
+            if not early:
+                return
+            early = early[:-1]
 
 
-def _spelled(required: Sequence[Checksum]) -> tuple[str, ...]:
+def spelled(required: Sequence[Checksum]) -> tuple[str, ...]:
     return tuple(sorted(f"{c.algorithm}:{c.digest}" for c in required))
 
 
@@ -63,9 +83,18 @@ def read(fd: int) -> Journal | None:
     """The journal in an open file; None if it is none."""
     try:
         found = json.loads(os.pread(fd, _LENGTH, 0))
-        journal = Journal(**{**found, "required": tuple(found["required"])})
+        found["required"] = tuple(found["required"])
+        found["early"] = tuple((start, stop, digest) for start, stop, digest in found["early"])
+        journal = Journal(**found)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    position = journal.stored if isinstance(journal.stored, int) else 0
+    for start, stop, digest in journal.early:
+        if not (isinstance(start, int) and isinstance(stop, int) and isinstance(digest, str)):
+            return None
+        if not position <= start < stop:
+            return None
+        position = stop
     right = (
         isinstance(journal.stored, int)
         and journal.stored >= 0

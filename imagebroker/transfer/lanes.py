@@ -1,91 +1,87 @@
-"""Several ranges of one source at once, as many as make it faster.
+"""Several ranges at once: of one source, as many as make it faster, and of several sources.
 
-One connection is the rule. More are added only while they raise the throughput, which is so where
-a server or a path limits each connection, and given up where they do not. Bytes come out in the
-order of their arrival; whoever stores them must be able to write anywhere.
+Bytes come out in the order of their arrival; whoever stores them must be able to write anywhere.
+Ranges are handed out in the order in which they lie, each as long as its source takes a second or
+two for it, so that what arrives early is still in the page cache when its turn comes to be hashed.
+At the end, whoever has nothing left takes from the slowest what that one would need longer for.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 
 from imagebroker.backend import Buffer
-from imagebroker.boundary import Flow, OpenedSource
-from imagebroker.exceptions import (
-    BackendError,
-    ImageBrokerError,
-    RangeIgnored,
-    TransferError,
-)
+from imagebroker.boundary import Flow
+from imagebroker.exceptions import BackendError, ImageBrokerError, RangeIgnored, TransferError
+from imagebroker.image import Image
+from imagebroker.transfer.places import Place
+from imagebroker.transfer.ranges import Range, length
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.supplier import Lane, Opening, Supplier
 
 LOG = logging.getLogger(__name__)
 
 #: Bytes that must be missing to make a second connection worth its while.
 WORTH_IT = 16 * 1024 * 1024
-#: Seconds over which the throughput is measured before and after a change.
-MEASURE = 0.15
-#: By so much more lanes must raise the throughput to be kept.
-_GAIN = 1.15
 #: Seconds between two looks at the deadline.
 _MOMENT = 0.05
-_SMALLEST, _LARGEST = 1024 * 1024, 32 * 1024 * 1024
-#: Seconds until more lanes are tried again after they did not help; grows by this factor too.
-_REST = 4.0
-
-Range = tuple[int, int]
-
-
-@dataclass
-class _Lane:
-    flow: Flow
-    position: int
-    stop: int
-    heard: float
+_SMALLEST, _LARGEST = 1024 * 1024, 64 * 1024 * 1024
+#: Bytes of a range for a source whose pace nobody knows yet.
+_UNKNOWN = 8 * 1024 * 1024
+#: Seconds that one range should take, and round trips: what lies between two ranges costs one.
+_SECONDS_PER_RANGE, _ROUND_TRIPS_PER_RANGE = 1.0, 30
+#: Seconds that a lane must need for its rest to have some of it taken away.
+_WORTH_TAKING = 0.2
+#: Seconds of silence after which another lane may take all that is left of one.
+_QUIET = 2.0
 
 
 class Lanes:
-    """The missing ranges of one source. Iterate it for `(offset, chunk)`.
+    """The missing ranges of one image. Iterate it for `(offset, chunk)`.
 
-    When it raises, `missing` holds what was not handed out.
+    When it ends or raises, `missing` holds what was not handed out, `main` who would go on with
+    it, and `given_up` the places that are not worth another try.
     """
 
     def __init__(
         self,
-        source: OpenedSource,
-        missing: list[Range],
+        main: Supplier,
+        missing: Sequence[Range],
         watch: Watch,
         changed: threading.Condition,
+        openings: Sequence[Opening] = (),
     ) -> None:
-        """`changed` is what all reads of this source notify."""
-        self._source, self._watch, self._changed = source, watch, changed
+        """`changed` is what all reads notify; `openings` are further places on their way."""
+        self._watch, self._changed = watch, changed
+        self._openings = list(openings)
+        self.suppliers = [main]
+        self.main = main
+        self.given_up: list[Place] = []
+        #: Bytes that came from each place, by its ref.
+        self.served: dict[str, int] = {}
+        #: Looks at the image of a further place. :raises ImageBrokerError: it does not belong here.
+        self.fits: Callable[[Image], None] = lambda image: None
         #: Ranges that no lane has taken, in order.
         self._waiting = list(missing)
-        self._lanes: list[_Lane] = []
-        self._flows: list[Flow] = []
-        self._most = source.parallel_reads
-        self._wanted = 1
-        self._measured_from = monotonic()
-        self._arrived = 0
-        self._best = 0.0
-        self._tried = False
-        self._rest = MEASURE
-        self._next_try = 0.0
 
-    def adopt(self, flow: Flow) -> None:
-        """Go on with a read that is under way and covers the first range."""
+    def adopt(self, flow: Flow, rate: float) -> None:
+        """Go on with a read that is under way, at that rate, and covers the first range."""
         start, stop = self._waiting.pop(0)
-        self._flows.append(flow)
-        self._lanes.append(_Lane(flow, start, stop, monotonic()))
+        lane = self.main.add(Lane(self.main, flow, start, stop, endless=True))
+        lane.answered = lane.began
+        self.main.try_more(rate)
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [lane for supplier in self.suppliers for lane in supplier.lanes]
 
     @property
     def missing(self) -> list[Range]:
         """What was not handed out yet, in order."""
-        rest = [(lane.position, lane.stop) for lane in self._lanes if lane.position < lane.stop]
+        rest = [(lane.position, lane.stop) for lane in self._lanes if lane.rest]
         return sorted(rest + self._waiting)
 
     def __iter__(self) -> Iterator[tuple[int, Buffer]]:
@@ -93,15 +89,45 @@ class Lanes:
             while self._lanes or self._waiting:
                 self._watch.check()
                 self._watch.report("transfer")
+                self._join()
                 self._fill()
                 waited, before = self._wait(), self._watch.done
-                for lane in list(self._lanes):
+                for lane in self._lanes:
                     yield from self._drain(lane)
-                self._watch.count(self._watch.done - before, waited)
-                self._adapt()
+                arrived = self._watch.done - before
+                self._watch.count(arrived, waited)
+                self._watch.pace(arrived)
+                self._adapt(waited)
         finally:
             for lane in self._lanes:
                 lane.flow.stop()
+            for opening in self._openings:
+                opening.drop()
+
+    # -- who delivers ----------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        """Take in the places that have been opened meanwhile."""
+        for opening in [each for each in self._openings if each.settled]:
+            self._openings.remove(opening)
+            try:
+                source = opening.take()
+            except ImageBrokerError as error:
+                self._give_up(opening.place, error)
+                continue
+            try:
+                self.fits(source.image)
+                if not source.seekable:
+                    raise RangeIgnored(f"{source.image.ref}: it cannot begin in the middle")
+            except ImageBrokerError as error:
+                source.close()
+                self._give_up(opening.place, error)
+                continue
+            self.suppliers.append(Supplier(opening.place, source))
+
+    def _give_up(self, place: Place, error: ImageBrokerError) -> None:
+        LOG.warning("the location %s failed, going on without it: %s", place.ref, error)
+        self.given_up.append(place)
 
     def _wait(self) -> float:
         """Until something arrived, for a moment at most; the seconds that it took."""
@@ -111,98 +137,159 @@ class Lanes:
                 self._changed.wait(_MOMENT)
         return monotonic() - began
 
-    def _drain(self, lane: _Lane) -> Iterator[tuple[int, Buffer]]:
+    def _drain(self, lane: Lane) -> Iterator[tuple[int, Buffer]]:
         """What has arrived in one lane; a lane that broke gives its rest back."""
+        supplier = lane.supplier
+        if lane not in supplier.lanes:
+            return  # it was ended while others were looked at
         try:
             batch = lane.flow.take(0.0)
         except (TransferError, BackendError) as error:
             self._broken(lane, error)
             return
+        except ImageBrokerError:
+            self.main = supplier
+            raise
         if batch is None:
             self._end(lane)
             return
-        if batch:
-            lane.heard = monotonic()
-        elif monotonic() - lane.heard > self._watch.rules.stall_timeout:
-            self._broken(lane, self._watch.stalled())
+        now = monotonic()
+        if not batch:
+            if now - lane.heard > self._watch.rules.stall_timeout:
+                self._broken(lane, self._watch.stalled(supplier.place.ref))
             return
+        ref = supplier.place.ref
         for chunk in batch:
-            room = lane.stop - lane.position
-            piece = chunk if len(chunk) <= room else memoryview(chunk)[:room]
-            if len(piece):
-                offset, lane.position = lane.position, lane.position + len(piece)
-                self._arrived += len(piece)
-                self._watch.done += len(piece)
+            piece = chunk if len(chunk) <= lane.rest else memoryview(chunk)[: lane.rest]
+            size = len(piece)
+            if size:
+                offset = lane.position
+                lane.count(size, now)
+                supplier.count(size, 0.0)
+                self.served[ref] = self.served.get(ref, 0) + size
+                self._watch.done += size
                 yield offset, piece
-            if lane.position >= lane.stop:
-                self._end(lane)  # an open-ended read runs on: it is cut
+            if not lane.rest:
+                self._end(lane)  # it may run on: it is cut
                 return
 
-    def _end(self, lane: _Lane) -> None:
+    def _end(self, lane: Lane) -> None:
         lane.flow.stop()
-        if lane in self._lanes:
-            self._lanes.remove(lane)
-        if lane.position < lane.stop:
+        if lane in lane.supplier.lanes:
+            lane.supplier.lanes.remove(lane)
+        if lane.rest:
             self._waiting.insert(0, (lane.position, lane.stop))
+            self._waiting.sort()
 
-    def _broken(self, lane: _Lane, error: ImageBrokerError) -> None:
-        """One lane less; if it was the last, or will not work, the transfer's error."""
+    def _broken(self, lane: Lane, error: ImageBrokerError) -> None:
+        """One lane less; if nobody else delivers, or nobody could, the transfer's error."""
+        supplier = lane.supplier
         self._end(lane)
-        if not self._lanes or isinstance(error, RangeIgnored) or not error.retryable:
+        if supplier.lanes and error.retryable and not isinstance(error, RangeIgnored):
+            LOG.info("a parallel range failed, going on with %d: %s", len(supplier.lanes), error)
+            supplier.broke(isinstance(error, BackendError))
+            return
+        self.main = supplier
+        if len(self.suppliers) == 1:
             raise error
-        LOG.info("a parallel range failed, going on with %d: %s", len(self._lanes), error)
-        self._most = self._wanted = len(self._lanes)
+        supplier.failures = 1 if lane.received else supplier.failures + 1
+        used_up = supplier.failures > self._watch.rules.retries
+        if isinstance(error, RangeIgnored) or not error.retryable or used_up:
+            self.suppliers.remove(supplier)
+            for each in list(supplier.lanes):
+                supplier.lanes.remove(each)
+                each.flow.stop()
+                self._waiting = sorted([*self._waiting, (each.position, each.stop)])
+            supplier.source.close()
+            self._give_up(supplier.place, error)
+            self.main = self.suppliers[0]
+            return
+        LOG.info("%s broke, others go on: %s", supplier.place.ref, error)
+        supplier.broke(False)
+        supplier.resting_until = monotonic() + self._watch.backoff(supplier.failures, error)
+        self._watch.retries += 1
+
+    # -- who reads what --------------------------------------------------------------------------
 
     def _fill(self) -> None:
         """Give ranges to lanes until as many are under way as are wanted."""
-        self._flows = [flow for flow in self._flows if flow.is_alive()]
-        while len(self._lanes) < self._wanted and len(self._flows) < self._source.parallel_reads:
-            if not self._waiting and not self._split():
-                return
-            block = self._block()
-            start, stop = self._waiting.pop(0)
-            reach = min(start + block, stop)
-            if reach < stop:
-                self._waiting.insert(0, (reach, stop))
-            flow = self._source.read(start, reach, self._changed)
-            self._flows.append(flow)
-            self._lanes.append(_Lane(flow, start, reach, monotonic()))
-
-    def _split(self) -> bool:
-        """Take from the lane that has most before it what it need not fetch itself."""
-        lane = max(self._lanes, key=lambda lane: lane.stop - lane.position, default=None)
-        if lane is None or lane.stop - lane.position < 2 * _SMALLEST:
-            return False
-        middle = lane.position + min(self._block(), (lane.stop - lane.position) // 2)
-        self._waiting.append((middle, lane.stop))
-        lane.stop = middle
-        return True
-
-    def _left(self) -> int:
-        return sum(stop - start for start, stop in self.missing)
-
-    def _block(self) -> int:
-        """Bytes for one request: large, but small enough that all lanes end together."""
-        if self._wanted == 1:
-            return self._left()
-        return max(_SMALLEST, min(_LARGEST, self._left() // (2 * self._wanted)))
-
-    def _adapt(self) -> None:
-        """Look at the throughput since the last change, and change the number of lanes."""
         now = monotonic()
-        passed = now - self._measured_from
-        if passed < MEASURE:
+        if self._at_most_one():
+            if self._waiting and not self._lanes and self.main.has_room(now):
+                self.main.read(*self._waiting.pop(0), self._changed)
             return
-        rate = self._arrived / passed
-        self._measured_from, self._arrived = now, 0
-        if self._tried:
-            self._tried = False
-            if rate < self._best * _GAIN:
-                self._wanted = max(1, self._wanted // 2)
-                self._rest *= _REST
-                self._next_try = now + self._rest
-                return
-        self._best = rate
-        if self._wanted < self._most and now >= self._next_try and self._left() > WORTH_IT:
-            self._wanted = min(2 * self._wanted, self._most)
-            self._tried = True
+        self._shorten_endless(now)
+        for supplier in self.suppliers:
+            while supplier.has_room(now):
+                found = self._next(supplier, now)
+                if found is None:
+                    break
+                supplier.read(*found, self._changed)
+
+    def _at_most_one(self) -> bool:
+        """Whether one lane is all that is wanted, and likely to remain so."""
+        return len(self.suppliers) == 1 and not self._openings and self.main.wanted == 1
+
+    def _shorten_endless(self, now: float) -> None:
+        """A lane that runs to the end leaves the rest to the others, once there are others."""
+        if len(self.suppliers) == 1 and self.main.wanted == 1:
+            return
+        for lane in self._lanes:
+            size = self._size_for(lane.supplier, now)
+            if lane.endless and lane.rest > 2 * size:
+                self._waiting = sorted([*self._waiting, (lane.position + size, lane.stop)])
+                lane.stop, lane.endless = lane.position + size, False
+
+    def _next(self, supplier: Supplier, now: float) -> Range | None:
+        """The next range for this supplier, None if all are taken."""
+        if not self._waiting:
+            return self._take_over(supplier, now)
+        size = self._size_for(supplier, now)
+        start, stop = self._waiting.pop(0)
+        reach = min(start + size, stop)
+        if stop - reach < size // 4:
+            reach = stop
+        if reach < stop:
+            self._waiting.insert(0, (reach, stop))
+        return start, reach
+
+    def _size_for(self, supplier: Supplier, now: float) -> int:
+        """Bytes of one range: large, but small enough that all lanes end together."""
+        pace, latency = supplier.pace(now), supplier.latency
+        seconds = max(_SECONDS_PER_RANGE, _ROUND_TRIPS_PER_RANGE * latency)
+        usual = pace * seconds if pace else _UNKNOWN
+        lanes = sum(each.wanted for each in self.suppliers) + len(self._openings)
+        fair = length(self.missing) / (2 * lanes)
+        least = max(_SMALLEST, 4 * pace * latency)
+        return int(max(least, min(_LARGEST, usual, fair)))
+
+    def _take_over(self, supplier: Supplier, now: float) -> Range | None:
+        """What another lane would need longer for, so that both end together."""
+
+        for each in self._lanes:
+            quiet = max(_QUIET, 20 * each.supplier.latency)
+            if now - each.heard > quiet and each.supplier is not supplier:
+                self._end(each)
+                return self._waiting.pop(0)
+        answered = [lane for lane in self._lanes if lane.rate(now)]
+        if not answered:
+            return None
+        lane = max(answered, key=lambda lane: lane.rest / lane.rate(now))
+        other, latency = lane.rate(now), supplier.latency
+        if lane.rest / other < _WORTH_TAKING + 3 * latency:
+            return None
+        own = supplier.pace(now) or other
+        kept = int(other * (lane.rest + own * latency) / (other + own))
+        middle = lane.position + max(kept, _SMALLEST)
+        if lane.stop - middle < _SMALLEST:
+            return None
+        found = middle, lane.stop
+        lane.stop, lane.endless = middle, False
+        return found
+
+    def _adapt(self, waited: float) -> None:
+        now = monotonic()
+        may_add = length(self.missing) > WORTH_IT
+        for supplier in self.suppliers:
+            supplier.count(0, waited)
+            supplier.adapt(now, may_add=may_add)

@@ -26,6 +26,10 @@ _CHUNK = 1024 * 1024
 _CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
 
 
+#: Told where the copy has come to and how many bytes the last step moved; may raise to end it.
+Copied = Callable[[int, int], None]
+
+
 class LocalFile:
     """The file behind a source's `local_path`, copied by the core itself."""
 
@@ -85,11 +89,10 @@ class LocalFile:
         fd, self.fd = self.fd, -1
         close(fd)
 
-    def clone_into(self, part: PartFile, copied: Callable[[int], None]) -> None:
+    def clone_into(self, part: PartFile, copied: Copied) -> None:
         """Give `part` the same bytes and holes, sharing blocks where the file system can.
 
-        Never a hard link: a later write to one must not show in the other. `copied` is told the
-        bytes done, and may raise to end the copy.
+        Never a hard link: a later write to one must not show in the other.
         """
         part.size = self.size
         try:
@@ -97,11 +100,12 @@ class LocalFile:
         except OSError as error:
             if error.errno not in _CANNOT:
                 raise self._failed(error, part) from error
+            part.preallocate(self.size)
             for start, stop in self._data_ranges():
-                copied(start)
+                copied(start, 0)
                 self._copy_range(start, stop, part, copied)
         self.check_unchanged()
-        copied(self.size)
+        copied(self.size, 0)
 
     def _data_ranges(self) -> Iterator[tuple[int, int]]:
         """The parts of the file that are no holes."""
@@ -118,9 +122,7 @@ class LocalFile:
             position = os.lseek(self.fd, start, os.SEEK_HOLE)
             yield start, position
 
-    def _copy_range(
-        self, start: int, stop: int, part: PartFile, copied: Callable[[int], None]
-    ) -> None:
+    def _copy_range(self, start: int, stop: int, part: PartFile, copied: Copied) -> None:
         in_kernel = True
         while start < stop:
             step = min(stop - start, _STEP)
@@ -139,7 +141,7 @@ class LocalFile:
             if not done:
                 raise ImageChanged(f"{self.image.ref} was cut while it was copied")
             start += done
-            copied(start)
+            copied(start, done)
 
     def _failed(self, error: OSError, part: PartFile) -> Exception:
         """The kernel does not say which side failed; only the destination runs out of room."""

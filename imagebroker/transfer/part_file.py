@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from imagebroker.backend import Buffer
@@ -14,12 +14,13 @@ from imagebroker.exceptions import BackendError, DestinationError, TransferError
 from imagebroker.redaction import redact
 from imagebroker.transfer import parts
 from imagebroker.transfer.directory import close, open_directory
+from imagebroker.transfer.holes import filled
 from imagebroker.transfer.journal import Journal
+from imagebroker.transfer.ranges import Range
 
 _NAME_MAX = 255
 #: After these a part file is worth keeping.
 _RESUMABLE = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
-_ZEROS = bytes(1024 * 1024)
 #: Bytes that are read back at once.
 _READ_BACK = 1024 * 1024
 
@@ -40,11 +41,13 @@ class PartFile:
         file_mode: int | None = None,
         fsync: bool = True,
         keep: bool = False,
+        preallocate: bool = False,
     ) -> None:
         """Look at the destination; sweep what dead transfers left; open the part file.
 
         `key` distinguishes images in the part file's name. `keep`: leave it to a later process
         after a failed or interrupted transfer, where `note` said that this makes sense.
+        `preallocate`: have the file system set aside the whole size before the first byte.
 
         :raises DestinationError: the path cannot take a file.
         """
@@ -61,10 +64,13 @@ class PartFile:
         self._part: bytes | None = None
         self._fd = self._journal = -1
         self._keep, self._noted = keep, False
+        self._preallocate = preallocate
         #: Bytes that the journal vouches for.
         self._stored = 0
-        # Written since the kernel was last asked to begin writing back, and from where on.
-        self._unsynced = self._unsynced_from = 0
+        # False once the file may have something else than zeros where nothing was written.
+        self._holes = True
+        # Bytes written since the kernel was last asked to begin writing back, and where they lie.
+        self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
         #: What an earlier process left in the part file.
         self.kept: Journal | None = None
         try:
@@ -111,7 +117,8 @@ class PartFile:
                 error, f"cannot create a file beside {self.shown!r}"
             ) from error
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
-        self.size = self._stored = part.kept.stored if part.kept is not None else 0
+        self.size = part.kept.end if part.kept is not None else 0
+        self._stored = part.kept.vouched if part.kept is not None else 0
 
     def note(self, journal: Journal) -> None:
         """What a later process may go on with. Nothing is written unless parts are kept."""
@@ -122,7 +129,7 @@ class PartFile:
                 self._journal = parts.open_journal(self._directory, self._part)
             journal.write(self._journal)
             self._noted = True
-            self._stored = journal.stored
+            self._stored = journal.vouched
         except OSError:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
 
@@ -142,22 +149,53 @@ class PartFile:
                 error, f"{self.shown!r} needs {size} bytes, and {available} are free"
             )
 
-    def write(self, offset: int, chunk: Buffer) -> None:
-        """Store `chunk` at `offset`; zeros become a hole. :raises DestinationError: as named."""
-        self.size = max(self.size, offset + len(chunk))
-        if _all_zeros(chunk):
+    @property
+    def keeps(self) -> bool:
+        """Whether `note` is of any use."""
+        return self._keep
+
+    def clear(self, gaps: Sequence[Range]) -> None:
+        """Let these ranges read as zeros: an earlier process may have written there."""
+        for start, stop in gaps:
+            if start < self.size and not _punch(self._fd, start, min(stop, self.size)):
+                self._holes = False  # zeros will be written like everything else
+
+    def preallocate(self, size: int) -> None:
+        """Set aside `size` bytes on the disk, where that is wanted and the file system can.
+
+        :raises DestinationError: they are not there any more (ENOSPC).
+        """
+        if not self._preallocate or size <= 0:
             return
+        try:
+            _allocate(self._fd, size)
+        except OSError as error:
+            raise DestinationError.wrap(
+                error, f"cannot set aside {size} bytes for {self.shown!r}"
+            ) from error
+
+    def write(self, offset: int, chunk: Buffer) -> None:
+        """Store `chunk` at `offset`; zeros become holes. :raises DestinationError: as named."""
+        self.size = max(self.size, offset + len(chunk))
         view = memoryview(chunk)
+        runs = filled(view, offset) if self._holes else [(0, len(view))]
+        for start, stop in runs:
+            self._write(offset + start, view[start:stop])
+        if self._fsync and self._unsynced >= _WRITE_BACK:
+            start_at, size = self._unsynced_from, self._unsynced_to - self._unsynced_from
+            _start_write_back(self._fd, start_at, size)
+            self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
+
+    def _write(self, offset: int, view: memoryview) -> None:
+        self._unsynced += len(view)
+        self._unsynced_from = min(self._unsynced_from, offset)
+        self._unsynced_to = max(self._unsynced_to, offset + len(view))
         try:
             while view:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
-        self._unsynced += len(chunk)
-        if self._fsync and self._unsynced >= _WRITE_BACK:
-            _start_write_back(self._fd, self._unsynced_from, offset - self._unsynced_from)
-            self._unsynced, self._unsynced_from = 0, offset
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
         """What is stored from `start` to `stop`, in order, a MiB at once."""
@@ -178,7 +216,7 @@ class PartFile:
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
         self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
-        self.size = 0
+        self.size, self._holes = 0, True
         self._forget()
 
     def _forget(self) -> None:
@@ -257,20 +295,6 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device node")
 
 
-def _all_zeros(chunk: Buffer) -> bool:
-    """Compares with zeros by memcmp; the three probes spare that for almost all other data."""
-    size = len(chunk)
-    if not size or chunk[0] or chunk[-1] or chunk[size // 2]:
-        return False
-    if not isinstance(chunk, (bytes, bytearray)):
-        chunk = bytes(chunk)
-    for start in range(0, size, len(_ZEROS)):
-        piece = chunk if size <= len(_ZEROS) else chunk[start : start + len(_ZEROS)]
-        if piece != (_ZEROS if len(piece) == len(_ZEROS) else _ZEROS[: len(piece)]):
-            return False
-    return True
-
-
 def _umask() -> int:
     """The process's umask, read without setting it (os.umask would race with other threads)."""
     try:
@@ -287,6 +311,9 @@ def _umask() -> int:
 #: finds little left to do, instead of everything.
 _WRITE_BACK = 16 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_KEEP_SIZE = 1
+_FALLOC_PUNCH_HOLE = 2
+_FAR = 1 << 62
 _RENAME_NOREPLACE = 1
 
 
@@ -299,6 +326,30 @@ def _start_write_back(fd: int, start: int, size: int) -> None:
     if size > 0 and hasattr(libc, "sync_file_range"):
         where = ctypes.c_int64(start), ctypes.c_int64(size)
         libc.sync_file_range(fd, *where, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Blocks for `size` bytes, which read as zeros; the file stays as long as it is.
+
+    Not os.posix_fallocate, which writes to every block where the file system cannot do this.
+    """
+    code = _fallocate(fd, _FALLOC_KEEP_SIZE, 0, size)
+    if code not in (0, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code))
+
+
+def _punch(fd: int, start: int, stop: int) -> bool:
+    """Whether there is a hole now."""
+    return _fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, start, stop - start) == 0
+
+
+def _fallocate(fd: int, mode: int, start: int, size: int) -> int:
+    """0, or the error; ENOSYS where there is no such call (fallocate, Linux 2.6.23)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "fallocate"):
+        return errno.ENOSYS
+    where = ctypes.c_int64(start), ctypes.c_int64(size)
+    return ctypes.get_errno() if libc.fallocate(fd, ctypes.c_int(mode), *where) else 0
 
 
 def _rename_exclusively(directory: int, old: bytes, new: bytes) -> None:

@@ -103,7 +103,7 @@ def _adopt(directory: int, name: bytes) -> Part | None:
         if ours and _lock(fd) is True and _is_named(directory, name, fd):
             os.fchmod(fd, 0o600)
             # What lies beyond was never counted; a hole at the end was never written.
-            os.ftruncate(fd, kept.stored)
+            os.ftruncate(fd, kept.end)
             return Part(fd, name, kept)
     except OSError:
         pass  # not to be used: the transfer begins with a new one

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import Cancelled, DestinationError, FormatError, SignatureError
 from imagebroker.image import Image
-from imagebroker.transfer.incoming import Opener
 from imagebroker.verify.checks import Required, declared_format
 from imagebroker.verify.checksum import Checksum, required_checksums
 from imagebroker.verify.disk_format import FormatPolicy
@@ -18,6 +18,8 @@ from imagebroker.verify.signature import Signature
 FINAL = (DestinationError, Cancelled, FormatError, SignatureError)
 #: Called while something is waited for; may raise.
 Waiting = Callable[[], Any]
+#: Opens a place, within so many seconds; calls its second argument while it waits.
+Opener = Callable[[float, Waiting], OpenedSource]
 
 
 @dataclass(frozen=True)

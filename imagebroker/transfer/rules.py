@@ -31,6 +31,8 @@ class Rules:
     retry_backoff: float
     allow_unknown_size: bool = False
     allow_empty: bool = False
+    #: Bytes a second; None: as fast as it goes.
+    rate_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Watch:
         self.retries = 0
         self._waited = 0.0
         self._arrived = 0
+        #: When what has arrived so far would have arrived at the rate limit.
+        self._due = 0.0
 
     @property
     def left(self) -> float:
@@ -132,13 +136,28 @@ class Watch:
                 return None
             if not batch and quiet >= self.rules.stall_timeout:
                 raise self.stalled()
-            self.count(sum(map(len, batch)), passed)
+            arrived = sum(map(len, batch))
+            self.count(arrived, passed)
             if batch:
                 return batch
 
-    def stalled(self) -> TransferTimeout:
+    def pace(self, arrived: int) -> None:
+        """Wait as long as so many further bytes take at the rate limit.
+
+        The peer is held back by what stays unread. Bytes that came late are not caught up with.
+        """
+        limit = self.rules.rate_limit
+        if limit is None or not arrived:
+            return
+        self._due = max(self._due, monotonic() - _PROGRESS_EVERY) + arrived / limit
+        while (left := self._due - monotonic()) > 0:
+            self.check()
+            self.report("transfer")
+            sleep(min(left, _PROGRESS_EVERY, max(self.left, 0.0)))
+
+    def stalled(self, location: str | None = None) -> TransferTimeout:
         return TransferTimeout(
-            f"{self.location} sent nothing for {self.rules.stall_timeout:.3g} s",
+            f"{location or self.location} sent nothing for {self.rules.stall_timeout:.3g} s",
             hint="check the server and the network; stall_timeout sets the limit",
         )
 
@@ -159,13 +178,17 @@ class Watch:
             )
         self.begin()
 
-    def pause(self, failures: int, error: ImageBrokerError) -> None:
-        """Wait before the next attempt: exponential with jitter, or as long as the peer asks."""
-        backoff = self.rules.retry_backoff * min(2 ** max(failures - 1, 0), 16)
+    def backoff(self, failures: int, error: ImageBrokerError) -> float:
+        """Seconds before the next attempt: exponential with jitter, or as the peer asks."""
+        backoff: float = self.rules.retry_backoff * min(2 ** max(failures - 1, 0), 16)
         seconds = backoff * (0.5 + random.random() / 2)  # noqa: S311 - no secret depends on it
         if error.retry_after is not None:
             seconds = max(seconds, min(error.retry_after, _LONGEST_PAUSE))
-        ends = monotonic() + seconds
+        return seconds
+
+    def pause(self, failures: int, error: ImageBrokerError) -> None:
+        """Wait before the next attempt."""
+        ends = monotonic() + self.backoff(failures, error)
         while (left := ends - monotonic()) > 0:
             self.check()
             self.report("wait")

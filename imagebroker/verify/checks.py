@@ -11,7 +11,7 @@ from imagebroker.backend import Buffer, Options
 from imagebroker.exceptions import ConfigError, FormatError, ImageBrokerError, InvalidImageRef
 from imagebroker.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import Checksum, Checksums
+from imagebroker.verify.checksum import STRONG, Checksum, Checksums
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
 from imagebroker.verify.signature import Signature
 
@@ -35,6 +35,12 @@ class Required:
     def covers_all(self) -> bool:
         """Whether something proves the bytes as a whole: a cut or a splice would be found."""
         return bool(self.checksums) or self.signature is not None
+
+    @property
+    def proves_all(self) -> bool:
+        """Whether it would be found too if somebody meant to deceive: bytes of several places may
+        be put together."""
+        return self.signature is not None or any(c.algorithm in STRONG for c in self.checksums)
 
     def start(self, size: int | None) -> Checks:
         """Checks for `size` bytes (None: unknown), fed with nothing yet."""

@@ -20,7 +20,7 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.transfer import incoming, lanes
+from imagebroker.transfer import incoming, lanes, supplier
 from tests.conftest import Scripted
 
 MIB = 1 << 20
@@ -33,7 +33,8 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is decided after 16 MiB and 0.15 s is decided here after 1 MiB and 20 ms."""
     for module in (incoming, lanes):
         monkeypatch.setattr(module, "WORTH_IT", MIB)
-        monkeypatch.setattr(module, "MEASURE", 0.02)
+    monkeypatch.setattr(incoming, "GLANCE", 0.02)
+    monkeypatch.setattr(supplier, "MEASURE", 0.02)
     monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)
     yield
 

@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, Is
+from testtools.matchers import Contains, Equals, Is, MatchesStructure
 
 import imagebroker
-from imagebroker.exceptions import ChecksumMismatch, ImageNotFound, TransferError
+from imagebroker.exceptions import (
+    BackendError,
+    ChecksumMismatch,
+    FormatError,
+    ImageChanged,
+    ImageNotFound,
+    SignatureError,
+    TransferError,
+    VerificationError,
+)
 from imagebroker.plugin import Image, ImageRef, Location
 from tests.distributions import install
 from tests.scripted import IMAGES, Script, ScriptedBackend
@@ -86,19 +95,149 @@ def test_the_first_location_that_works_is_read_and_the_backend_is_not(
     assert_that(caplog.text, Contains("scripted://host/dead failed"))
 
 
+def cut(**how: Any) -> Script:
+    """A location whose connection breaks in the middle, each time."""
+    return Script(DATA, breaks=[(5000, None)] * 10, **how)
+
+
 @pytest.mark.parametrize(
     "broken",
-    [Script(WRONG), Script(DATA[:-1]), Script(DATA + b"x"), Script(DATA, breaks=[(5000, None)]),
-     Script(DATA, breaks=[(5000, ValueError("a bug"))]), Script(b"")],
+    [Script(WRONG), Script(DATA[:-1]), Script(DATA + b"x"), Script(b""),
+     Script(DATA, breaks=[(5000, ImageChanged("another"))]),
+     Script(DATA, breaks=[(5000, VerificationError("a web page"))])],
 )  # fmt: skip
-def test_what_a_broken_location_sent_is_dropped_and_the_backend_is_asked_from_the_beginning(
+def test_what_a_location_sent_that_is_wrong_is_dropped_and_the_backend_asked_from_the_beginning(
     broken: Script, broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
     locate(broken=broken)
     done = broker.download(None, f"located:{UUID}", tmp_path / "image")
     assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
     assert_that(done.source, Equals(f"located:{UUID}"))
+    assert_that(done.served, Equals({f"located:{UUID}": len(DATA)}))
     assert_that(IMAGES[UUID].reads, Equals([0]))
+
+
+@pytest.mark.parametrize("error", [None, ValueError("a bug"), BackendError("503")])
+def test_where_a_location_breaks_the_next_place_goes_on_at_the_missing_byte(
+    error: Exception | None, broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    (broken,) = locate(broken=Script(DATA, breaks=[(5000, error)] * 9))
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that((broken.reads, IMAGES[UUID].reads), Equals(([0], [5000])))
+    assert_that(
+        done,
+        MatchesStructure.byEquality(
+            source=f"located:{UUID}",
+            served={"scripted://host/broken": 5000, f"located:{UUID}": len(DATA) - 5000},
+            resumed_from=5000,
+            attempts=2,
+        ),
+    )
+
+
+def test_through_several_locations_that_break_no_byte_is_read_twice(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    dead, first, second, third = locate(
+        dead=Script(DATA, open_error=TransferError("no route")),
+        first=Script(DATA, breaks=[(3000, None)]),
+        second=Script(DATA, version="v7", breaks=[(4500, None)]),
+        third=Script(DATA, breaks=[(9000, None)]),
+    )
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    reads = [each.reads for each in (dead, first, second, third, IMAGES[UUID])]
+    assert_that(reads, Equals([[], [0], [3000], [4500], [9000]]))
+    assert_that(sum(done.served.values()), Equals(len(DATA)))
+    assert_that(done.attempts, Equals(5))
+
+
+def test_a_location_that_cannot_begin_in_the_middle_begins_again(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    _, whole = locate(broken=cut(), whole=Script(DATA, seekable=False))
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that(whole.reads, Equals([0]))
+    assert_that(done.served, Equals({"scripted://host/whole": len(DATA)}))
+
+
+def test_if_what_several_places_sent_does_not_fit_together_the_backend_is_asked_for_all_of_it(
+    broker: imagebroker.Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    locate(lying=Script(WRONG, breaks=[(5000, None)]))
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that(IMAGES[UUID].reads, Equals([5000, 0]))
+    assert_that(done.served, Equals({f"located:{UUID}": len(DATA)}))
+    assert_that((done.resumed_from, done.attempts), Equals((None, 3)))
+    assert_that(caplog.text, Contains("asking the backend itself"))
+
+
+def test_a_wrong_checksum_of_the_backend_itself_ends_it(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    locate(lying=Script(WRONG))
+    IMAGES[UUID].data = WRONG
+    with pytest.raises(ChecksumMismatch):
+        broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that(IMAGES[UUID].reads, Equals([0]))
+    assert_that([p.name for p in tmp_path.iterdir() if p.name.endswith("image")], Equals([]))
+    assert_that(list(tmp_path.glob(".image*")), Equals([]))
+
+
+@pytest.mark.parametrize("final", [SignatureError("bad"), FormatError("unsafe")])
+def test_a_bad_signature_or_an_unsafe_format_ends_it_wherever_it_came_from(
+    final: Exception, broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    locate(unsafe=Script(DATA, breaks=[(5000, final)]))
+    with pytest.raises(type(final)):
+        broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that(IMAGES[UUID].opened, Equals(0))
+
+
+def test_under_a_weak_checksum_bytes_of_two_places_are_never_joined(
+    broker: imagebroker.Broker, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path
+) -> None:
+    locate(broken=cut())
+    LocatedBackend.checksums = {}
+    weak = make_broker(
+        "[imagebroker]\nenabled_schemes = located, scripted\nretries = 0\nallow_md5 = true\n"
+        "direct_url_schemes = scripted\n"
+    )
+    digest = hashlib.md5(DATA).hexdigest()
+    weak.download(None, f"located:{UUID}", tmp_path / "image", checksum=f"md5:{digest}")
+    assert_that(IMAGES[UUID].reads, Equals([0]))
+
+
+def test_a_local_file_among_the_locations_that_is_damaged_is_replaced_by_the_backend(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    (tmp_path / "local").write_bytes(WRONG)
+    locate(local=Script(WRONG, local_path=tmp_path / "local"))
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that(done.source, Equals(f"located:{UUID}"))
+    (tmp_path / "local").unlink()
+    done = broker.download(None, f"located:{UUID}", tmp_path / "image")
+    assert_that(done.source, Equals(f"located:{UUID}"))
+
+
+def test_what_a_location_sent_is_kept_for_a_later_process_and_proven_by_the_digest_of_the_whole(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    (location,) = locate(location=Script(DATA, version="v7", breaks=[(5000, None)]))
+    IMAGES[UUID].open_error = TransferError("no route")
+    dest = tmp_path / "image"
+    with pytest.raises(TransferError):
+        broker.download(None, f"located:{UUID}", dest, keep_partial=True)
+    location.data, location.breaks, location.reads = WRONG, [], []
+    IMAGES[UUID].open_error = None
+    done = broker.download(None, f"located:{UUID}", dest)
+    assert_that(dest.read_bytes(), Equals(DATA))
+    assert_that((location.reads, IMAGES[UUID].reads), Equals(([5000], [0])))
+    assert_that(done.evidence["checked_against"], Equals(("sha256 of the record",)))
 
 
 def test_the_error_of_the_backend_itself_is_the_callers(
@@ -131,16 +270,31 @@ def test_without_permission_no_location_is_read(
     assert_that(location.opened, Equals(0))
 
 
-def test_a_reader_continues_from_the_next_place_and_hands_out_each_byte_once(
+def test_a_reader_goes_on_at_the_next_place_and_hands_out_each_byte_once(
     broker: imagebroker.Broker,
 ) -> None:
-    locate(cut=Script(DATA, breaks=[(5000, None)]))
+    locate(cut=cut())
     with broker.open(None, f"located:{UUID}") as reader:
         assert_that(reader.read(), Equals(DATA))
     target = io.BytesIO()
-    locate(cut=Script(DATA, breaks=[(5000, None)]))
-    broker.download(None, f"located:{UUID}", target)
+    locate(cut=cut())
+    done = broker.download(None, f"located:{UUID}", target)
     assert_that(target.getvalue(), Equals(DATA))
+    assert_that(IMAGES[UUID].reads, Equals([5000, 5000]))
+    assert_that(done.served, Equals({"scripted://host/cut": 5000, done.source: len(DATA) - 5000}))
+
+
+def test_a_reader_begins_again_where_the_next_place_cannot_go_on_and_compares_what_it_had(
+    broker: imagebroker.Broker,
+) -> None:
+    IMAGES[UUID].seekable = False
+    locate(cut=cut())
+    with broker.open(None, f"located:{UUID}") as reader:
+        assert_that(reader.read(), Equals(DATA))
+    assert_that(IMAGES[UUID].reads, Equals([0]))
+    locate(wrong=Script(WRONG, breaks=[(5000, None)]))
+    with broker.open(None, f"located:{UUID}") as reader, pytest.raises(ImageChanged):
+        reader.read()
 
 
 def test_a_reader_of_a_location_with_other_bytes_never_ends_well(

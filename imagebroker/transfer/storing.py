@@ -1,0 +1,185 @@
+"""Bytes into a part file, in whatever order they come, and through the checks in theirs."""
+
+from __future__ import annotations
+
+import hashlib
+from time import monotonic
+from typing import Any
+
+from imagebroker.backend import Buffer
+from imagebroker.exceptions import BackendError, TransferError
+from imagebroker.transfer.in_order import InOrder
+from imagebroker.transfer.incoming import Incoming
+from imagebroker.transfer.journal import Journal, spelled
+from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.ranges import ENDLESS, Range, gaps
+from imagebroker.transfer.rules import Watch
+from imagebroker.verify.checks import Required
+
+#: Seconds between two notes for a later process.
+_NOTE_EVERY = 1.0
+#: What may break a transfer that a later one goes on with.
+_INTERRUPTED = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
+
+
+class Storing:
+    """One image on its way into a part file."""
+
+    def __init__(
+        self, incoming: Incoming, required: Required, part: PartFile, watch: Watch
+    ) -> None:
+        self._incoming, self._required = incoming, required
+        self._part, self._watch = part, watch
+        #: Whether bytes of an earlier process are there that only the digest of the whole proves.
+        self.doubtful = False
+        self._located_before = False
+
+    def _start(self, position: int = 0) -> None:
+        self._checks = self._required.start(self._incoming.image.size)
+        self._fed = InOrder(self._part, self._checks, position)
+
+    def run(self) -> dict[str, Any]:
+        """All of it; what was computed over the bytes.
+
+        :raises VerificationError: they are not what they must be.
+        """
+        incoming, part = self._incoming, self._part
+        self._begun, self._noted = incoming.begun, monotonic()
+        self._start()
+        try:
+            self._take_up()
+            part.reserve(incoming.left)
+            part.preallocate(incoming.image.size or 0)
+            incoming.any_order = True
+            for offset, chunk in incoming:
+                if incoming.begun != self._begun:
+                    self._begin_again()
+                self._store(offset, chunk)
+            if incoming.begun != self._begun:
+                self._begin_again()
+            self._fed.finish(self._waiting)
+            return self._checks.evidence()
+        except _INTERRUPTED:
+            self._note_rest()
+            raise
+        finally:
+            self._end()
+
+    def _store(self, offset: int, chunk: Buffer) -> None:
+        self._part.write(offset, chunk)
+        self._fed.stored(offset, chunk)
+        if monotonic() - self._noted > _NOTE_EVERY:
+            self._note()
+
+    def _waiting(self) -> None:
+        self._watch.check()
+        self._watch.report("verify")
+
+    def _begin_again(self) -> None:
+        """What is stored, and what was fed, belongs to an attempt that is void."""
+        self._begun = self._incoming.begun
+        self._end()
+        self._part.rewind()
+        self._part.preallocate(self._incoming.image.size or 0)
+        self.doubtful = self._located_before = False
+        self._start()
+
+    def _end(self) -> None:
+        self._fed.stop()
+        self._checks.close()
+
+    # -- across processes ------------------------------------------------------------------------
+
+    def _take_up(self) -> None:
+        """Go on with what an earlier process stored, if it belongs to this very image.
+
+        It is read and hashed again: damage is found, and the digest of the whole needs it anyway.
+        """
+        kept, incoming = self._part.kept, self._incoming
+        if kept is None:
+            return
+        size = incoming.image.size
+        early = [(start, stop) for start, stop, _ in kept.early]
+        missing = gaps([(0, kept.stored), *early], ENDLESS if size is None else size)
+        belongs = kept.continues(incoming.version, size, self._required.checksums)
+        if belongs and incoming.may_leave_out(missing):
+            if self._is_intact(kept):
+                self._part.clear(missing)
+                for start, stop in early:
+                    self._fed.has(start, stop)
+                self._located_before = kept.located
+                same = kept.version is not None and kept.version == incoming.version
+                hashed = all(digest for _, _, digest in kept.early)
+                self.doubtful = kept.located or not (same and hashed)
+                return
+            incoming.may_leave_out([(0, ENDLESS if size is None else size)])
+        self._begin_again()
+
+    def _is_intact(self, kept: Journal) -> bool:
+        """Whether what is stored is what the journal says; the checks are fed with it."""
+        self._end()
+        self._start(kept.stored)
+        for chunk in self._part.read_back(0, kept.stored):
+            self._waiting()
+            self._checks.feed(chunk)
+        if kept.stored and self._checks.prefix() != kept.digests:
+            return False
+        return all(
+            self._digest(start, stop) == digest if digest else self._required.covers_all
+            for start, stop, digest in kept.early
+        )
+
+    def _digest(self, start: int, stop: int) -> str:
+        hasher = hashlib.sha256()
+        for chunk in self._part.read_back(start, stop):
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def _note(self) -> None:
+        """What `kill -9` shall not undo; never waits for the hash."""
+        self._noted = monotonic()
+        hashed = self._checks.snapshot()
+        if hashed is None or not self._part.keeps:
+            return
+        early: list[Range] = []
+        if self._required.covers_all:
+            position = self._fed.position
+            early = [(hashed[0], position)] if hashed[0] < position else []
+            early += self._fed.early
+        self._write_note(hashed[0], hashed[1], [(start, stop, "") for start, stop in early])
+
+    def _note_rest(self) -> None:
+        """All that is there, with the digests that prove it."""
+        if not self._part.keeps:
+            return
+        self._fed.stop()
+        prefix = self._fed.position, self._checks.prefix()
+        proven = self._required.covers_all
+        early = [
+            (start, stop, "" if proven else self._digest(start, stop))
+            for start, stop in self._fed.early
+        ]
+        self._write_note(*prefix, early)
+
+    def _write_note(
+        self, stored: int, digests: dict[str, str], early: list[tuple[int, int, str]]
+    ) -> None:
+        incoming = self._incoming
+        located = self._located_before or incoming.located
+        self._part.note(
+            Journal(
+                incoming.version, incoming.image.size, spelled(self._required.checksums),
+                stored, digests, _joined(early), located,
+            )
+        )  # fmt: skip
+
+
+def _joined(ranges: list[tuple[int, int, str]]) -> tuple[tuple[int, int, str], ...]:
+    """Adjacent ranges without a digest of their own are one."""
+    found: list[tuple[int, int, str]] = []
+    for start, stop, digest in sorted(ranges):
+        if found and not digest and not found[-1][2] and found[-1][1] >= start:
+            found[-1] = found[-1][0], max(stop, found[-1][1]), ""
+        else:
+            found.append((start, stop, digest))
+    return tuple(found)

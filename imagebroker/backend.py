@@ -256,6 +256,27 @@ class ImageBackend(abc.ABC):
         """
         raise self._unsupported("delete images")
 
+    def import_image(
+        self, context: Context, ref: ImageRef, *, url: str | None, stores: Sequence[str]
+    ) -> Iterator[int]:
+        """Let the service fetch the data itself: of a queued image from `url`, or, without one, of
+        an active image into more of its own `stores`.
+
+        Yields how many bytes it has so far, at least once a second; ends when it has all of them.
+
+        :raises Conflict: the image is not in the state for that.
+        :raises UploadFailed: the service gave up.
+        """
+        raise self._unsupported("let its service fetch images")
+
+    def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        """Remove what is left of deleted images and of uploads that nobody goes on with.
+
+        :param older_than: seconds; what is younger and might still be of use stays.
+        :param dry_run: only say what would go.
+        """
+        raise self._unsupported("clear up after images")
+
     def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case
         """Let go of connections; called once, when no call is under way."""
 

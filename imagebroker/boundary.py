@@ -12,7 +12,7 @@ import contextvars
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -121,17 +121,22 @@ class Boundary:
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
         with self.translated("get_all"):  # now: what is wrong with the query is said at the call
             images = iter(self._plugin.get_all(context, query))
-        return self._listed(images)
+        return self._listed("get_all", images)
 
-    def _listed(self, images: Iterator[Any]) -> Iterator[Image]:
-        while True:
-            with self.translated("get_all"):
-                image = next(images, None)
-            if image is None:
-                return
+    def _listed(self, verb: str, images: Iterator[Any]) -> Iterator[Image]:
+        for image in self._yielded(verb, images):
             if not isinstance(image, Image):
-                raise self._bug(f"get_all yielded {type(image).__name__}, not an Image")
+                raise self._bug(f"{verb} yielded {type(image).__name__}, not an Image")
             yield image
+
+    def _yielded(self, verb: str, answers: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with self.translated(verb):
+                try:
+                    answer = next(answers)
+                except StopIteration:
+                    return
+            yield answer
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
         with self.translated("create"):
@@ -148,6 +153,21 @@ class Boundary:
         with self.translated("update"):
             answer = self._plugin.update(context, ref, changes, data, purge_props)
             return self._checked("update", answer)
+
+    def import_image(
+        self, context: Context, ref: ImageRef, url: str | None, stores: Sequence[str]
+    ) -> Iterator[int]:
+        with self.translated("import_image"):
+            counts = iter(self._plugin.import_image(context, ref, url=url, stores=stores))
+        for count in self._yielded("import_image", counts):
+            if not isinstance(count, int) or count < 0:
+                raise self._bug(f"import_image yielded {count!r}, not a number of bytes")
+            yield count
+
+    def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        with self.translated("purge"):
+            images = iter(self._plugin.purge(context, older_than, dry_run))
+        return self._listed("purge", images)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._call("delete", context, lambda: self._plugin.delete(context, ref))

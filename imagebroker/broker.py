@@ -422,10 +422,13 @@ class Broker:
         data: Any = None,
         *,
         backend: str | None = None,
+        keep_record: bool = False,
     ) -> Image:
         """A new image, with its bytes where `data` is given: both, or neither.
 
         :param data: bytes, a path-like, a binary file object or an iterator of bytes.
+        :param keep_record: should the bytes not be stored, leave the record, queued and without
+            any, for an `update` with data.
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
         info = checked_info(image_info)
@@ -435,6 +438,7 @@ class Broker:
             if data is None:
                 return target.create(context, image, None)
             with closing(ImageData(data, size=info.get("size"))) as source:
+                source.keep_record = keep_record
                 try:
                     return self._uploaded(source, lambda: target.create(context, image, source))
                 finally:
@@ -524,6 +528,69 @@ class Broker:
             if reader.size is not None:
                 info["size"] = reader.size
             return self.create(context, info, iter(reader), backend=backend)
+
+    def import_image(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        *,
+        url: str | None = None,
+        stores: Sequence[str] = (),
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        **limits: Any,
+    ) -> Image:
+        """Let the service fetch an image's bytes itself, and wait until it has them.
+
+        :param url: http(s) URL of the data of a queued image. Without it, an active image is
+            copied into more `stores`.
+        :param stores: the service's own, by name; for a `url` those where the data is to be.
+        :raises Conflict: the image is not queued (with `url`), or not active.
+        :raises UploadFailed: the service gave up. What ends the waiting (`cancel`, the deadline)
+            does not end the import.
+        """
+        ref, backend = self._route(id_or_uri)
+        _check_import(url, stores)
+        if "import_image" not in capabilities_of(backend.cls):
+            raise UnsupportedOperation(
+                f"the {backend.title} backend has no service that could fetch images",
+                hint="create or copy the image instead",
+            )
+        watch = Watch(self._rules(None, limits), progress, cancel)
+        watch.location = url or ref.text
+        with self.telemetry.call("import_image", backend.title):
+            if url is None:
+                watch.total = backend.get(context, ref).size
+            for count in backend.import_image(context, ref, url, tuple(stores)):
+                watch.done = count
+                watch.check()
+                watch.report("transfer")
+            image = backend.get(context, ref)
+        watch.done = watch.total = image.size or watch.done
+        watch.report("done", always=True)
+        return image
+
+    def purge(
+        self,
+        context: Context,
+        *,
+        backend: str | None = None,
+        older_than: float = 7 * 86400.0,
+        dry_run: bool = False,
+    ) -> list[Image]:
+        """Remove what is left of deleted images, and of uploads that nobody goes on with.
+
+        Returns their records as they were. An upload of this moment, a running download and the
+        rule that no id is used twice are not touched.
+
+        :param older_than: seconds since an image was deleted, or an upload begun.
+        :param dry_run: remove nothing, and return what would be removed.
+        """
+        if not 0 <= older_than < float("inf"):
+            raise InvalidImageRef(f"older_than is {older_than!r}, not a number of seconds")
+        target = self._named(backend)
+        with self.telemetry.call("purge", target.title):
+            return list(target.purge(context, older_than, dry_run))
 
     # -- about the broker ------------------------------------------------------------------------
 
@@ -660,6 +727,19 @@ def _open(
 def _given(info: Mapping[str, Any]) -> dict[str, Any]:
     """Fields for a new record: what is None is not set."""
     return {name: value for name, value in info.items() if value is not None}
+
+
+def _check_import(url: str | None, stores: Sequence[str]) -> None:
+    """:raises InvalidImageRef: there is nothing to import, or from nowhere that can be asked."""
+    if isinstance(stores, str) or not all(isinstance(store, str) and store for store in stores):
+        raise InvalidImageRef("stores is a list of names")
+    if url is None:
+        if not stores:
+            raise InvalidImageRef(
+                "nothing is to be imported", hint="pass the url of the data, or stores to copy to"
+            )
+    elif parse(url).scheme not in ("http", "https"):
+        raise InvalidImageRef(f"{parse(url)} is no http(s) URL", hint="the service fetches it")
 
 
 #: What a copy keeps of the original's record.

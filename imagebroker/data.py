@@ -31,6 +31,8 @@ class ImageData:
     size: int | None
     #: True if a second iteration yields the same bytes from the beginning.
     rewindable: bool
+    #: True: should the data not be stored, its caller wants the record kept, queued and empty.
+    keep_record: bool = False
 
     def __init__(self, source: Any, size: int | None = None) -> None:
         """`source`: bytes, a path-like, an object with `read`, or an iterable of bytes.

@@ -78,6 +78,8 @@ class Image:
     locations: tuple[Location, ...] | None = None
     #: Changes whenever the bytes do (a strong ETag, a digest); None if nothing does.
     version: str | None = None
+    #: The service's own stores that have the bytes, by name.
+    stores: tuple[str, ...] | None = None
 
     @property
     def deleted(self) -> bool:

@@ -415,7 +415,7 @@ def _checked_class(
 
 
 #: The optional verbs, in the order in which they are shown.
-_VERBS = ("get", "get_all", "create", "update", "delete")
+_VERBS = ("get", "get_all", "create", "update", "delete", "import_image", "purge")
 
 
 def capabilities_of(cls: type[ImageBackend]) -> tuple[str, ...]:

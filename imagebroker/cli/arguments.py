@@ -29,6 +29,14 @@ def seconds(text: str) -> float:
     return _number(text, float, lambda number: 0 < number < float("inf"), "a positive number")
 
 
+def age(text: str) -> float:
+    """Seconds, or a number of `s`, `m`, `h` or `d`."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    unit = units.get(text[-1:], 1)
+    number = text[:-1] if text[-1:] in units else text
+    return unit * _number(number, float, lambda n: 0 <= n < float("inf"), "an age like 90m or 7d")
+
+
 def count(text: str) -> int:
     """A whole number from 0."""
     return _number(text, int, lambda number: number >= 0, "a whole number from 0")

@@ -30,16 +30,31 @@ class Create(ShowCommand):
         arguments.add_backend(parser, "where; by default in default_backend")
         parser.add_argument("--id", metavar="UUID", help="by default the backend chooses one")
         _add_file(parser)
+        parser.add_argument(
+            "--keep-record", action="store_true",
+            help="should the bytes not be stored, leave the record for an update with --file",
+        )  # fmt: skip
+        parser.add_argument(
+            "--location", action="append", dest="locations", metavar="URL",
+            help="where the bytes are already, instead of --file; may be repeated",
+        )  # fmt: skip
         arguments.add_field_options(parser)
         arguments.add_progress(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         info = arguments.field_values(parsed_args)
-        if parsed_args.id is not None:
-            info["id"] = parsed_args.id
+        for name in ("id", "locations"):
+            if getattr(parsed_args, name):
+                info[name] = getattr(parsed_args, name)
         with _data(parsed_args, self) as data:
-            image = self.broker.create(None, info, data, backend=parsed_args.backend)
+            image = self.broker.create(
+                None,
+                info,
+                data,
+                backend=parsed_args.backend,
+                keep_record=parsed_args.keep_record,
+            )
         return record(image, parsed_args)
 
 

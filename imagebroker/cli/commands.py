@@ -15,6 +15,8 @@ COMMANDS = {
     "update": "imagebroker.cli.changes:Update",
     "delete": "imagebroker.cli.changes:Delete",
     "copy": "imagebroker.cli.changes:Copy",
+    "import": "imagebroker.cli.imports:Import",
+    "purge": "imagebroker.cli.purge:Purge",
     "resolve": "imagebroker.cli.about:Resolve",
     "backends": "imagebroker.cli.about:Backends",
     "check": "imagebroker.cli.about:Check",

@@ -22,6 +22,7 @@ from imagebroker.exceptions import (
     SchemeNotEnabled,
     TransferError,
     UnsupportedOperation,
+    UploadFailed,
     VerificationError,
 )
 from imagebroker.redaction import redact
@@ -50,6 +51,13 @@ OF_IMAGE: Table = {
 #: A protected image is PolicyViolation; Glance says 403.
 OF_UPDATE: Table = OF_IMAGE | {PolicyViolation: "ImageNotAuthorized"}
 OF_DELETE: Table = OF_UPDATE | {Conflict: "ImageDeleteConflict"}
+#: `copy_image_to_store`. ImageBadRequest makes libvirt wait for somebody else's copy.
+OF_IMPORT: Table = {
+    UploadFailed: "ImageImportImpossible",  # before TransferError, which it is, too
+    **OF_UPDATE,
+    Conflict: "ImageImportImpossible",
+    UnsupportedOperation: "ImageImportImpossible",
+}
 #: Where there is no image yet, or many: `get_all`, `create`.
 OF_SERVICE: Table = OF_IMAGE | {
     ImageNotFound: "NotFound",

@@ -15,6 +15,7 @@ says what stays as it was, and what is different on purpose.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, MutableSequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from imagebroker.compat.errors import (
     OF_DELETE,
     OF_IMAGE,
+    OF_IMPORT,
     OF_LOCATION,
     OF_SERVICE,
     OF_UPDATE,
@@ -31,7 +33,7 @@ from imagebroker.compat.errors import (
 from imagebroker.compat.listing import LazyList, query_of
 from imagebroker.compat.records import changed_fields, created_fields, record_of
 from imagebroker.compat.streams import ImageChunks, is_special, writable
-from imagebroker.exceptions import InvalidImageRef, UnsupportedOperation
+from imagebroker.exceptions import Cancelled, InvalidImageRef
 
 if TYPE_CHECKING:
     from imagebroker.backend import Context
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 
 #: Interfaces of the image service in a caller's catalogue, best first.
 _INTERFACES = ("internalURL", "publicURL")
+
+
+class _AtOnce:
+    """Ends the waiting for an import when it has begun."""
+
+    def is_set(self) -> bool:
+        return True
 
 
 class API:
@@ -212,16 +221,15 @@ class API:
         return None
 
     def copy_image_to_store(self, context: Context, image_id: str, store: str) -> None:
-        """Not offered: a broker moves images between services, not between a Glance's own stores.
+        """Let the service begin to copy an image into another of its own stores.
 
-        As in Nova, what cannot be copied is ImageImportImpossible; libvirt makes that
-        ImageUnacceptable.
+        As in Nova: it returns at once, and `stores` of the record has the store when it is done;
+        an image that has it is ImageBadRequest, one that cannot be copied ImageImportImpossible
+        (libvirt makes that ImageUnacceptable), which also holds for backends without such stores.
         """
-        error = UnsupportedOperation(
-            f"the image cannot be copied to the store {store!r} through imagebroker",
-            hint="use Glance's image import, or Broker.copy for another backend",
-        )
-        raise self._errors.named("ImageImportImpossible", error, image_id)
+        ref = self._ref(image_id)
+        with self._errors.translated(OF_IMPORT, ref), contextlib.suppress(Cancelled):
+            self._broker.import_image(context, ref, stores=[store], cancel=_AtOnce())
 
     def _ref(self, id_or_uri: object) -> str:
         """The identifier as text. What is none is not found: Glance says 404 to any odd id."""

@@ -62,6 +62,8 @@ def record_of(image: Image, include_locations: bool = False) -> dict[str, Any]:
     }
     if image.visibility is not None:
         record["visibility"] = image.visibility
+    if image.stores is not None:
+        record["stores"] = ",".join(image.stores)
     if include_locations:
         locations = image.locations or ()
         record["locations"] = [{"url": x.url, "metadata": dict(x.metadata)} for x in locations]

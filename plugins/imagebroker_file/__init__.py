@@ -133,6 +133,10 @@ class FileBackend(ImageBackend):
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._store.delete(context, self._own_id(ref, "delete"))
 
+    def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        """Of the store; files that refs name by path are never removed."""
+        return self._store.purge(context, older_than, dry_run)
+
     def close(self) -> None:
         self._store.close()
 

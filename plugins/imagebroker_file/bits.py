@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 #: Blocks of this many zeros become holes.
 BLOCK = 64 * 1024
 _ZEROS = bytes(BLOCK)
+#: How to look at what others may have put there.
+_LOOK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Bits:
@@ -70,6 +72,19 @@ class Bits:
             # No reason to refuse an upload; what nobody can look at is left alone.
             LOG.warning("cannot tell whether %s is still in use: %s", path, error.strerror)
             return True
+
+    def is_locked(self, token: str) -> bool:
+        """Whether a process still works on the upload. Nothing is removed."""
+        try:
+            fd = os.open(self.incoming / token, _LOOK)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # as in is_live
+        try:
+            return not _locked(fd)
+        finally:
+            os.close(fd)
 
     def sweep(self) -> None:
         """Remove what processes left in `incoming` that are no more."""
@@ -166,7 +181,7 @@ def _write(fd: int, chunk: bytes, position: int) -> None:
 def _removed(path: Path) -> bool:
     """Remove the file of an upload whose process is no more; whether it is gone."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, _LOOK)
     except FileNotFoundError:
         return True
     try:

@@ -25,17 +25,17 @@ class Records:
         """The id in a ref of this store; what is none stays as it is, and is not found."""
         return ref.removeprefix(self.ref_of("*")[:-1]).lower()
 
-    def insert(self, image: Image, upload: str | None = None) -> Image:
+    def insert(self, image: Image, upload: str | None = None, undo: str | None = None) -> Image:
         """Store a new record. :raises Conflict: its id was used before."""
         image_id = str(image.id)
         with self.database.writing() as db:
-            if rows.find(db, image_id) is not None:
+            if rows.is_taken(db, image_id):
                 raise Conflict(
                     f"the image id {image_id} is taken",
                     hint="ids are never used twice, also not those of deleted images: "
                     "leave it out to get a new one",
                 )
-            rows.insert(db, image, upload=upload)
+            rows.insert(db, image, upload=upload, undo=undo)
             return self.load(db, image_id)
 
     def load(self, db: sqlite3.Connection, image_id: str) -> Image:

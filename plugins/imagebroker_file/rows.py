@@ -123,6 +123,18 @@ def remove(db: sqlite3.Connection, image_id: str) -> None:
     db.execute("DELETE FROM images WHERE id = ?", [image_id])
 
 
+def retire(db: sqlite3.Connection, image_id: str) -> None:
+    """Remove every trace of a deleted image but its id, which is never used again."""
+    db.execute("INSERT OR IGNORE INTO retired (id) VALUES (?)", [image_id])
+    remove(db, image_id)
+
+
+def is_taken(db: sqlite3.Connection, image_id: str) -> bool:
+    """Whether there is, or ever was, an image of this id."""
+    retired = db.execute("SELECT 1 FROM retired WHERE id = ?", [image_id]).fetchone()
+    return retired is not None or find(db, image_id) is not None
+
+
 def _values(image: Image) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(image, name) for name in PLAIN}
     values.update((name, int(bool(getattr(image, name)))) for name in FLAGS)

@@ -80,14 +80,23 @@ _VERSION_1 = (
 )
 
 
+#: Ids of images whose records were purged.
+_VERSION_2 = ("CREATE TABLE retired (id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",)
+
+
 def _make_tables(db: sqlite3.Connection) -> None:
     for statement in _VERSION_1:
         db.execute(statement)
 
 
+def _add_retired(db: sqlite3.Connection) -> None:
+    for statement in _VERSION_2:
+        db.execute(statement)
+
+
 Migration = Callable[[sqlite3.Connection], None]
 #: The n-th makes a database of version n one of version n + 1. A published one never changes.
-MIGRATIONS: tuple[Migration, ...] = (_make_tables,)
+MIGRATIONS: tuple[Migration, ...] = (_make_tables, _add_retired)
 
 
 def migrate(

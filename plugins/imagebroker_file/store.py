@@ -27,6 +27,7 @@ from imagebroker.plugin import (
     ImageNotFound,
     ImageQuery,
     InvalidImageRef,
+    NotAuthorized,
     NotReady,
     PolicyViolation,
 )
@@ -35,6 +36,7 @@ from imagebroker_file.bits import Bits, check_regular
 from imagebroker_file.database import MARKER, Database
 from imagebroker_file.errors import translated
 from imagebroker_file.listing import After, Listing
+from imagebroker_file.purge import Purge
 from imagebroker_file.records import Records
 from imagebroker_file.rules import Caller, changed_image, deleted_image, new_image
 from imagebroker_file.source import FileSource
@@ -148,7 +150,8 @@ class Store:
         check_claims(image, data)
         self._prepare()
         with self._bits.receive() as upload:
-            self._records.insert(replace(new, status="saving"), upload=upload.token)
+            undo = "queued" if data.keep_record else None
+            self._records.insert(replace(new, status="saving"), upload=upload.token, undo=undo)
             return self._uploads.store(new, upload, data, image, lambda stored: stored)
 
     def update(
@@ -201,6 +204,16 @@ class Store:
         except ImageBrokerError as error:
             # The record is deleted, as was asked; the next upload tries again.
             LOG.warning("the data of the deleted image %s stays for now: %s", image_id, error)
+
+    def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        """Remove what dead uploads and deleted images left; the records as they were."""
+        if not Caller.of(context).is_admin:
+            raise NotAuthorized(
+                "only an admin clears up the image store", hint="ask whoever runs the service"
+            )
+        if not self._database.exists():
+            return iter(())
+        return Purge(self._records, self._bits, self._uploads).run(older_than, dry_run)
 
     def _prepare(self) -> None:
         """Make the store where there is none, and clear up after killed processes."""

@@ -60,6 +60,12 @@ class Uploads:
                 return self._records.load(db, image_id)
         except BaseException as error:
             self._abandon(image_id, upload, error)
+            if data.keep_record and isinstance(error, ImageBrokerError):
+                raise UploadFailed(
+                    f"{error}; the record {image_id} is kept, without data",
+                    hint=f"update image {image_id} with the data, or delete it",
+                    image_id=image_id,
+                ) from error
             raise
 
     def _abandon(self, image_id: str, upload: Upload, error: BaseException) -> None:

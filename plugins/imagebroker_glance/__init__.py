@@ -6,7 +6,9 @@ guarded connections. keystoneauth is imported when the backend is made, not with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.plugin import (
@@ -21,6 +23,7 @@ from imagebroker.plugin import (
     RefForm,
 )
 from imagebroker_glance.options import LazyOptions, check
+from imagebroker_glance.shared import SharedDirectories
 
 if TYPE_CHECKING:
     from imagebroker_glance.identity import Identity
@@ -56,6 +59,7 @@ class GlanceBackend(ImageBackend):
         options = personal_options(host.options) if host.personal else host.options
         where = f"[backend:{host.name}{':' + host.instance if host.instance else ''}]"
         check(options, where)
+        self._shared = SharedDirectories(options.get("shared_directories") or {}, where)
         self._wire = Wire(host, options)
         self._keystone = Keystone(host, options, self._wire, where)
         self._api = GlanceApi(self._wire, self._keystone)
@@ -79,10 +83,16 @@ class GlanceBackend(ImageBackend):
         show_deleted: bool = False,
     ) -> Image:
         """Glance itself shows deleted images to nobody; `show_deleted` cannot change that."""
-        raw, answer = self._api.show(self._identity(context), str(ref.id))
+        identity = self._identity(context)
+        raw, answer = self._api.show(identity, str(ref.id))
+        if include_locations and "locations" not in raw:
+            raw["locations"] = self._api.locations(identity, str(ref.id))
         image = self._image(raw, answer.url, locations=include_locations)
         if image.deleted and not show_deleted:
             raise Gone(f"image {ref.id} was deleted", hint="look for another image")
+        if image.locations:
+            local = self._shared.local(image.locations)
+            image = replace(image, locations=(*local, *image.locations))
         return image
 
     def get_all(self, context: Any, query: ImageQuery) -> Iterator[Image]:
@@ -110,6 +120,27 @@ class GlanceBackend(ImageBackend):
 
     def delete(self, context: Any, ref: ImageRef) -> None:
         self._records(context).delete(str(ref.id))
+
+    def import_image(
+        self, context: Any, ref: ImageRef, *, url: str | None, stores: Sequence[str]
+    ) -> Iterator[int]:
+        """Glance's `web-download`, or `copy-image` where there is no URL."""
+        from imagebroker_glance.imports import import_image
+
+        return import_image(self._api, self._identity(context), str(ref.id), url, stores)
+
+    def purge(self, context: Any, older_than: float, dry_run: bool) -> Iterator[Image]:
+        """Removes records of uploads that died. After deleted images, Glance clears up itself."""
+        from imagebroker_glance.records import MARK, UNFINISHED
+
+        old = ImageQuery(filters={"status": list(UNFINISHED), "tag": MARK})
+        before = datetime.now(UTC) - timedelta(seconds=older_than)
+        for image in list(self.get_all(context, old)):
+            if image.updated_at is None or image.updated_at > before:
+                continue
+            if not dry_run:
+                self._records(context).delete(str(image.id))
+            yield image
 
     def close(self) -> None:
         self._wire.close()

@@ -130,12 +130,28 @@ class GlanceApi:
         allowed: Collection[int] = (200, 201),
     ) -> dict[str, Any]:
         """Send a document and return the one that comes back."""
-        answer = self.ask(
+        answer = self.ask_json(
+            identity, method, path, document, what=what, kind=kind, allowed=allowed
+        )
+        return self.json_of(answer, MAX_RECORD)
+
+    def ask_json(
+        self,
+        identity: Identity,
+        method: str,
+        path: str,
+        document: Any,
+        *,
+        what: str,
+        kind: str = "application/json",
+        allowed: Collection[int] = (200, 201),
+    ) -> Answer:
+        """Send a document; the answer is as it came."""
+        return self.ask(
             identity, method, path, what=what, allowed=allowed,
             headers={"Content-Type": kind, "Accept": "application/json"},
             body=json.dumps(document).encode(),
         )  # fmt: skip
-        return self.json_of(answer, MAX_RECORD)
 
     def list(
         self, identity: Identity, path: str, query: Sequence[tuple[str, str]], what: str
@@ -145,6 +161,15 @@ class GlanceApi:
             identity, "GET", f"{path}?{urlencode(query)}".rstrip("?"), what=what, allowed=(200,),
             headers={"Accept": "application/json"},
         )  # fmt: skip
+
+    def locations(self, identity: Identity, image_id: str) -> Sequence[Any] | None:
+        """The locations of an image by the newer call; None where it, or its caller, may not."""
+        answer = self.ask(
+            identity, "GET", f"images/{image_id}/locations", what=f"locations of image {image_id}",
+            allowed=(200, 403, 404, 405, 501), headers={"Accept": "application/json"},
+        )  # fmt: skip
+        body = self.wire.read_all(answer.reply, answer.url, MAX_RECORD)
+        return record.parse_list(body, answer.url) if answer.reply.status == 200 else None
 
     def json_of(self, answer: Answer, limit: int) -> dict[str, Any]:
         """The bounded, strictly parsed body of an answer."""

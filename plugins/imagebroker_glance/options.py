@@ -52,6 +52,14 @@ OWN: tuple[cfg.Opt, ...] = (
     cfg.StrOpt("interface", help="One interface; valid_interfaces takes several."),
     cfg.StrOpt("region_name", help="Region whose endpoint is taken from the catalogue."),
     cfg.StrOpt("min_version", help="Lowest image API version that is wanted; this is version 2."),
+    cfg.DictOpt(
+        "shared_directories",
+        default={},
+        help="Directories of the image service's file store that are mounted on this host, as"
+        " ID:SERVER_DIRECTORY:LOCAL_DIRECTORY,... ID is what the store's metadata file says. Their"
+        " images are then read as local files, where direct_url_schemes has file and"
+        " allowed_paths of the file backend has LOCAL_DIRECTORY.",
+    ),
     cfg.BoolOpt(
         "send_service_user_token",
         default=False,

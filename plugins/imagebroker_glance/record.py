@@ -21,6 +21,9 @@ BASE = frozenset({
     "is_public",
 })  # fmt: skip
 
+#: Beginning of the names of properties in which Glance notes how its own tasks fare.
+INTERNAL = "os_glance"
+
 #: `Image` fields whose name in Glance's API is another.
 API_NAMES = {"hidden": "os_hidden"}
 
@@ -38,6 +41,17 @@ def parse_json(body: bytes, url: str) -> dict[str, Any]:
     :raises TransferError: it is anything else, or uses what sane servers do not: duplicate keys,
         NaN, deep nesting.
     """
+    found: dict[str, Any] = _parsed(body, url, dict)
+    return found
+
+
+def parse_list(body: bytes, url: str) -> list[Any]:
+    """The JSON list in `body`, as strictly."""
+    found: list[Any] = _parsed(body, url, list)
+    return found
+
+
+def _parsed(body: bytes, url: str, kind: type) -> Any:
     try:
         if body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS:
             raise ValueError("too many lists and objects")
@@ -47,8 +61,8 @@ def parse_json(body: bytes, url: str) -> dict[str, Any]:
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
-        if not isinstance(parsed, dict):
-            raise ValueError(f"it is a {type(parsed).__name__}, not an object")
+        if not isinstance(parsed, kind):
+            raise ValueError(f"it is a {type(parsed).__name__}, not a {kind.__name__}")
         json.dumps(parsed, ensure_ascii=False).encode()  # fails for lone surrogates
     except (ValueError, RecursionError) as error:
         raise _malformed(url, str(error)) from None
@@ -113,10 +127,22 @@ def to_image(
         created_at=take.time("created_at"),
         updated_at=take.time("updated_at"),
         deleted_at=take.time("deleted_at"),
-        properties={name: value for name, value in raw.items() if name not in BASE},
+        properties={name: value for name, value in raw.items() if is_own(name)},
         locations=_locations(take) if locations else None,
         version=version_of(take),
+        stores=_stores(take),
     )
+
+
+def is_own(name: str) -> bool:
+    """Whether an attribute is a property of the image's owner, and not Glance's own."""
+    return name not in BASE and not name.startswith(INTERNAL)
+
+
+def _stores(take: _Taker) -> tuple[str, ...] | None:
+    """Glance writes them into one text; several are there once each."""
+    named = take.text("stores")
+    return None if named is None else tuple(dict.fromkeys(filter(None, named.split(","))))
 
 
 def is_uuid(text: str) -> bool:
@@ -192,14 +218,24 @@ def version_of(take: _Taker) -> str | None:
     return f"{algorithm}:{digest}"
 
 
-def _locations(take: _Taker) -> tuple[Location, ...]:
+def to_locations(entries: list[Any], url: str) -> tuple[Location, ...]:
+    """Locations as a server lists them, each once.
+
+    :raises TransferError: an entry is no location.
+    """
     found: dict[str, Location] = {}
-    for entry in take.items("locations") or []:
-        url = entry.get("url") if isinstance(entry, dict) else None
+    for entry in entries:
+        place = entry.get("url") if isinstance(entry, dict) else None
         metadata = entry.get("metadata") or {} if isinstance(entry, dict) else None
-        if not isinstance(url, str) or not isinstance(metadata, dict):
-            raise _malformed(take.url, "locations holds something other than locations")
-        found.setdefault(url, Location(url, metadata))
+        if not isinstance(place, str) or not isinstance(metadata, dict):
+            raise _malformed(url, "locations holds something other than locations")
+        found.setdefault(place, Location(place, metadata))
+    return tuple(found.values())
+
+
+def _locations(take: _Taker) -> tuple[Location, ...]:
+    listed = to_locations(take.items("locations") or [], take.url)
+    found = {each.url: each for each in listed}
     direct = take.text("direct_url")
     if direct:
         found.setdefault(direct, Location(direct))

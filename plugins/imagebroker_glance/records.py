@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ from imagebroker.plugin import (
 from imagebroker_glance.api import PATCH_TYPE, GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.listing import ImageOf
-from imagebroker_glance.record import API_NAMES, BASE, api_properties
+from imagebroker_glance.record import API_NAMES, INTERNAL, api_properties, is_own
 from imagebroker_glance.upload import send_data, wait_for_status
 
 LOG = logging.getLogger(__name__)
@@ -38,8 +38,13 @@ _PLAIN: Mapping[str, Any] = {
     "name": None, "visibility": "shared", "owner": None, "hidden": False, "protected": False,
     "tags": [], "disk_format": None, "container_format": None, "min_disk": 0, "min_ram": 0,
 }  # fmt: skip
-#: Properties that belong to Glance's own tasks.
-_INTERNAL = "os_glance"
+#: The tag of a record whose data is on its way. A process that is killed leaves it, and `purge`
+#: finds it.
+MARK = "imagebroker-upload"
+#: What an upload that broke can be left as.
+UNFINISHED = ("queued", "saving", "killed")
+#: Requests for the last change of a record, which comes after its data.
+_ATTEMPTS = 3
 
 
 class Records:
@@ -65,10 +70,14 @@ class Records:
                 hint="leave it out; Glance computes it from the data",
             )
         document = _document(image, later=data is not None)
+        if data is not None:
+            document["tags"] = [*document.get("tags", ()), MARK]
         image_id = self._begin(image.id, document)
         try:
             self._fill(image_id, image, data)
         except BaseException as error:
+            if data is not None and data.keep_record and isinstance(error, ImageBrokerError):
+                self._keep(image_id, image, error)
             self._undo(image_id, error)
         return self._image(image_id, members=image.members)
 
@@ -90,6 +99,8 @@ class Records:
         self._add_locations(image_id, changes.get("locations") or (), known=raw)
         if data is not None:
             send_data(self._api, self._identity, image_id, data, changes.get("checksums"))
+            if "tags" not in changes and MARK in (raw.get("tags") or ()):
+                self._finish(image_id, raw["tags"])
         return self._image(image_id, members=tuple(members) if members is not None else None)
 
     def delete(self, image_id: str) -> None:
@@ -124,8 +135,40 @@ class Records:
         self._add_locations(image_id, image.locations or (), checksums=image.checksums)
         if data is not None:
             send_data(self._api, self._identity, image_id, data, image.checksums)
-            if image.protected:
-                self._patch(image_id, [_replace("protected", True)])
+            self._finish(image_id, image.tags or (), protected=bool(image.protected))
+
+    def _finish(self, image_id: str, tags: Iterable[str], *, protected: bool = False) -> None:
+        """Say that nothing is on its way any more. Hours of sending are not lost to one error."""
+        patch = [_replace("tags", [tag for tag in tags if tag != MARK])]
+        if protected:
+            patch.append(_replace("protected", True))
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._patch(image_id, patch)
+                return
+            except (TransferError, BackendError) as error:
+                if attempt == _ATTEMPTS or not error.retryable:
+                    raise
+                LOG.warning("changing image %s again after: %s", image_id, error)
+                time.sleep(attempt)
+
+    def _keep(self, image_id: str, image: Image, error: ImageBrokerError) -> None:
+        """Leave the record without data, as was asked; one that is active is not left.
+
+        :raises UploadFailed: it is left.
+        """
+        status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "queued")
+        if status != "queued":
+            return
+        try:
+            self._finish(image_id, image.tags or ())
+        except ImageBrokerError as failure:
+            LOG.warning("the kept record %s still has the tag %s: %s", image_id, MARK, failure)
+        raise UploadFailed(
+            f"{error}; the record {image_id} is kept, without data",
+            hint=f"update image {image_id} with the data, or delete it",
+            image_id=image_id,
+        ) from error
 
     def _undo(self, image_id: str, error: BaseException) -> NoReturn:
         try:
@@ -215,11 +258,9 @@ class Records:
         except NotAuthorized as error:
             if getattr(error, "status", None) != 403:
                 raise
-        answer = self._api.ask(
-            self._identity, "POST", f"images/{image_id}/locations",
+        answer = self._api.ask_json(
+            self._identity, "POST", f"images/{image_id}/locations", document,
             what=f"location of image {image_id}", allowed=(200, 202),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-            body=json.dumps(document).encode(),
         )  # fmt: skip
         self._api.drop(answer)
         status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "active")
@@ -292,7 +333,7 @@ def _property_patch(
 ) -> list[dict[str, Any]]:
     _refuse_internal(properties)
     stored = api_properties(properties)
-    own = {name for name in raw if name not in BASE and not name.startswith(_INTERNAL)}
+    own = {name for name in raw if is_own(name)}
     removed = {name for name, value in properties.items() if value is None} & own
     if purge_props:
         removed |= own - set(stored)
@@ -306,7 +347,7 @@ def _property_patch(
 
 def _refuse_internal(properties: Mapping[str, Any]) -> None:
     for name in properties:
-        if name.startswith(_INTERNAL):
+        if name.startswith(INTERNAL):
             raise PolicyViolation(
                 f"the property {name!r} belongs to Glance itself", hint="use another name"
             )

@@ -12,7 +12,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, MatchesDict, Not
 
 from imagebroker.cli.commands import COMMANDS
-from tests.cli.conftest import Inside
+from tests.cli.conftest import Inside, Shell
 
 DATA = b"a disk" * 1000
 NO_SUCH = "file:6e4f3a52-5c7f-4b5c-9d0b-0f4c7a0f2b11"
@@ -233,3 +233,33 @@ def test_a_log_file_has_no_secrets(imagebroker: Inside, tmp_path: Path) -> None:
     imagebroker("--log-file", str(tmp_path / "log"), "download", ref, "dest")
     assert_that((tmp_path / "log").read_text(), Not(Contains("s3cret")))
     assert_that("faulty" in sys.modules, Equals(True))
+
+
+def test_purge_shows_what_goes_and_removes_it(imagebroker: Inside) -> None:
+    image, kept = _create(imagebroker, "--name", "old"), _create(imagebroker, "--name", "kept")
+    imagebroker("delete", image["ref"])
+    assert_that(imagebroker("purge", "-f", "json").record, Equals([]))  # not a week old
+    for argv in (("--dry-run",), (), ()):
+        shown = imagebroker("purge", "--older-than", "0s", "-f", "json", *argv).record
+        assert_that(
+            [each["ref"] for each in shown], Equals([image["ref"]] if argv or shown else [])
+        )
+    assert_that(imagebroker("show", image["ref"], "--deleted").status, Equals(3))
+    assert_that(imagebroker("show", kept["ref"]).status, Equals(0))
+    assert_that(imagebroker("purge", "--older-than", "soon").status, Equals(2))
+
+
+def test_an_import_where_no_service_could_fetch_is_unsupported(imagebroker: Inside) -> None:
+    image = _create(imagebroker)
+    assert_that(imagebroker("import", image["ref"], "--store", "x").status, Equals(7))
+
+
+def test_a_record_is_kept_where_that_is_asked_for(shell: Shell) -> None:
+    argv = ("create", "--file", "-", "--size", "5", "--keep-record", "--name", "kept")
+    failed = shell.run(*argv, data=b"1234")
+    assert_that(failed.status, Equals(1), failed.stderr)
+    listed = shell.run("list", "--status", "queued", "-f", "json", "-c", "name", "-c", "ref").record
+    assert_that([each["name"] for each in listed], Equals(["kept"]))
+    (shell.work / "disk").write_bytes(DATA)
+    updated = shell.run("update", listed[0]["ref"], "--file", "disk", "-f", "json")
+    assert_that(updated.record["status"], Equals("active"))

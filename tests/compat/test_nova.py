@@ -719,7 +719,7 @@ class TestOthers:
         assert_that(api.generate_image_url(MISSING, ALICE), Equals(MISSING))
 
     def test_a_copy_between_stores_is_refused_as_nova_expects(self, api: API) -> None:
-        with pytest.raises(exceptions.ImageImportImpossible, match="ceph"):
+        with pytest.raises(exceptions.ImageImportImpossible, match="the file backend"):
             api.copy_image_to_store(ALICE, MISSING, "ceph")
 
     def test_the_names_that_the_adapter_offers(self) -> None:

@@ -423,6 +423,12 @@ class RecordingBackend(ImageBackend):
     def delete(self, context: Any, ref: ImageRef) -> Any:
         return self._answer("delete", context, ref)
 
+    def import_image(self, context: Any, ref: ImageRef, *, url: Any, stores: Any) -> Any:
+        return self._answer("import_image", context, ref, url, stores)
+
+    def purge(self, context: Any, older_than: float, dry_run: bool) -> Any:
+        return self._answer("purge", context, older_than, dry_run)
+
     def close(self) -> None:
         self._answer("close")
 
@@ -468,6 +474,8 @@ class TestVerbs:
             lambda: broker.create(None, {}, b"x", backend="scripted"),
             lambda: broker.update(None, ref, {"name": "x"}),
             lambda: broker.delete(None, ref),
+            lambda: broker.import_image(None, ref, url="http://h/x"),
+            lambda: broker.purge(None, backend="scripted"),
         ):
             with pytest.raises(UnsupportedOperation) as caught:
                 verb()
@@ -478,7 +486,10 @@ class TestVerbs:
         self, recording: imagebroker.Broker, scripted: Scripted
     ) -> None:
         everything = recording.resolve(UUID).capabilities
-        assert_that(everything, Equals(("download", "get_all", "create", "update", "delete")))
+        assert_that(
+            everything,
+            Equals(("download", "get_all", "create", "update", "delete", "import_image", "purge")),
+        )
         ref, _ = scripted.image(b"x")
         assert_that(scripted.broker.resolve(ref).capabilities, Equals(("download",)))
 
@@ -502,16 +513,17 @@ class TestVerbs:
             ),
         )
 
-    @pytest.mark.parametrize("verb", ["get_all", "create", "update"])
+    @pytest.mark.parametrize("verb", ["get_all", "create", "update", "purge"])
     @pytest.mark.parametrize("answer", [None, {"id": UUID}, "an image"])
     def test_an_answer_that_is_no_record_is_a_bug_of_the_plugin(
         self, recording: imagebroker.Broker, verb: str, answer: Any
     ) -> None:
-        ANSWERS[verb] = [answer or 0] if verb == "get_all" else answer
+        ANSWERS[verb] = [answer] if verb in ("get_all", "purge") else answer
         calls: dict[str, Callable[[], Any]] = {
             "get_all": lambda: list(recording.get_all(None)),
             "create": lambda: recording.create(None, {}),
             "update": lambda: recording.update(None, UUID, {}),
+            "purge": lambda: recording.purge(None),
         }
         with pytest.raises(BackendError) as caught:
             calls[verb]()
@@ -626,6 +638,47 @@ class TestVerbs:
         ANSWERS["create"] = store_twice
         recording.create(None, {}, bytes(range(256)) * 1000)
         assert_that(sent, Equals([bytes(range(256)) * 1000]))
+
+    def test_create_tells_whether_the_record_is_to_stay(
+        self, recording: imagebroker.Broker
+    ) -> None:
+        for keep in (False, True):
+            ANSWERS["create"] = UploadFailed("so it is", image_id=UUID)
+            with pytest.raises(UploadFailed):
+                recording.create(None, {}, b"bytes", keep_record=keep)
+            assert_that(CALLS[-1][3].keep_record, Is(keep))
+
+    def test_an_import_reports_what_it_yields_and_answers_with_the_record(
+        self, recording: imagebroker.Broker
+    ) -> None:
+        ANSWERS["open"] = Chunks(size=30)
+        ANSWERS["import_image"] = [0, 10, 30]
+        told: list[Any] = []
+        image = recording.import_image(None, UUID, stores=["a", "b"], progress=told.append)
+        assert_that(image.size, Equals(30))
+        _, _, ref, url, stores = next(call for call in CALLS if call[0] == "import_image")
+        assert_that((ref.id, url, stores), Equals((UUID, None, ("a", "b"))))
+        assert_that((told[0].done, told[0].total), Equals((0, 30)))
+        assert_that((told[-1].phase, told[-1].done), Equals(("done", 30)))
+
+    @pytest.mark.parametrize("count", [None, -1, "10", 1.5])
+    def test_an_import_that_yields_no_number_is_a_bug_of_the_plugin(
+        self, recording: imagebroker.Broker, count: Any
+    ) -> None:
+        ANSWERS["import_image"] = [count]
+        with pytest.raises(BackendError, match="import_image"):
+            recording.import_image(None, UUID, url="http://h/x")
+
+    def test_purge_gets_an_age_and_answers_with_what_went(
+        self, recording: imagebroker.Broker
+    ) -> None:
+        gone = Image(ref=f"recording:{UUID}")
+        ANSWERS["purge"] = iter([gone])
+        assert_that(recording.purge(None, older_than=60, dry_run=True), Equals([gone]))
+        assert_that(CALLS[0][2:], Equals((60, True)))
+        for wrong in (-1, float("inf"), float("nan")):
+            with pytest.raises(InvalidImageRef):
+                recording.purge(None, older_than=wrong)
 
     def test_the_backend_is_closed_once_and_an_error_there_is_logged(
         self, recording: imagebroker.Broker, caplog: pytest.LogCaptureFixture

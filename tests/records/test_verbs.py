@@ -8,8 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +186,23 @@ class TestCreate:
             world.make(data=iter([DATA]), size=size, name=name)
         for status in ("queued", "saving", "active"):
             assert_that(world.named(world.red, name, status=status), Equals([]))
+
+    def test_where_it_is_asked_for_a_record_stays_that_can_be_given_data(
+        self, world: World
+    ) -> None:
+        def source() -> Iterator[bytes]:
+            yield DATA[:1000]
+            raise LookupError("the source's own error")
+
+        info = {"name": "kept", "disk_format": "raw", "tags": ["mine"]}
+        with pytest.raises(UploadFailed, match="the source's own error") as caught:
+            world.broker.create(world.red, info, source(), keep_record=True)
+        image_id = caught.value.image_id or ""
+        found = world.broker.get(world.red, image_id)
+        assert_that(found, MatchesStructure.byEquality(status="queued", size=None, tags=("mine",)))
+        changed = world.broker.update(world.red, image_id, {}, DATA)
+        assert_that(changed, MatchesStructure.byEquality(status="active", tags=("mine",)))
+        assert_that(world.read(world.red, image_id), Equals(DATA))
 
     def test_only_an_admin_makes_an_image_public(self, world: World) -> None:
         with pytest.raises(NotAuthorized):
@@ -431,6 +452,72 @@ class TestCopy:
             )  # fmt: skip
         for status in ("queued", "saving", "active"):
             assert_that(world.named(world.red, name, status=status), Equals([]))
+
+
+#: Sends half of an image, says so, and waits to be killed.
+UPLOAD = """
+import sys, imagebroker
+
+def data():
+    yield bytes(1000)
+    print("uploading", flush=True)
+    sys.stdin.read()
+
+with imagebroker.Broker.from_config(sys.argv[1]) as broker:
+    broker.create(None, {"id": sys.argv[2], "disk_format": "raw", "name": "dies"}, data())
+"""
+
+
+@contextmanager
+def uploading(tmp_path: Path, image_id: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of an upload."""
+    command = [sys.executable, "-c", UPLOAD, str(tmp_path / "imagebroker-0.conf"), image_id]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert_that(process.stdout.readline(), Equals("uploading\n"))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class TestPurge:
+    def test_what_an_upload_that_died_left_is_removed(self, world: World, tmp_path: Path) -> None:
+        image_id = str(uuid.uuid4())
+        with uploading(tmp_path, image_id):
+            pass
+        ends = time.monotonic() + 30
+        while world.broker.get(world.admin, image_id).status not in ("queued", "saving"):
+            assert time.monotonic() < ends
+
+        def purged(**how: Any) -> list[str | None]:
+            return [image.id for image in world.broker.purge(world.admin, older_than=0, **how)]
+
+        assert_that(purged(dry_run=True), Contains(image_id))
+        assert_that(world.broker.get(world.admin, image_id).id, Equals(image_id))
+        assert_that(purged(), Contains(image_id))
+        with pytest.raises(ImageNotFound):
+            world.broker.get(world.admin, image_id)
+        assert_that(purged(), Not(Contains(image_id)))
+
+    def test_images_and_running_uploads_stay(self, world: World, tmp_path: Path) -> None:
+        active, queued = world.make(), world.make(data=None)
+        image_id = str(uuid.uuid4())
+        with uploading(tmp_path, image_id) as process:
+            world.broker.purge(world.admin, older_than=3600)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert_that(process.wait(60), Equals(0))
+        assert_that(world.read(world.red, active.ref), Equals(DATA))
+        assert_that(world.broker.get(world.red, queued.ref).status, Equals("queued"))
+        assert_that(world.broker.get(world.admin, image_id), MatchesStructure.byEquality(
+            status="active", size=1000, tags=()))  # fmt: skip
 
 
 def test_the_store_and_glance_list_the_same_fields(world: World) -> None:

@@ -187,6 +187,7 @@ class OpenStack(Server):
             show_locations=show_locations,
         )
         (directory / "glance-api.conf").write_text(configuration)
+        (directory / "fast.json").write_text(json.dumps(openstack_files.SHARE))
         self._services[name] = Service("glance.wsgi.api:application", directory, listener)
 
     def _stop(self) -> None:

@@ -109,6 +109,9 @@ def glance(
     return _GLANCE % values
 
 
+#: What Glance adds to the metadata of every location in the store `fast`; the mount point is useless.
+SHARE = {"id": "share-of-fast", "mountpoint": "/"}
+
 _GLANCE = """
 [DEFAULT]
 use_stderr = true
@@ -125,6 +128,7 @@ sqlite_synchronous = false
 default_backend = fast
 [fast]
 filesystem_store_datadir = %(stores)s/fast
+filesystem_store_metadata_file = %(directory)s/fast.json
 [slow]
 filesystem_store_datadir = %(stores)s/slow
 [os_glance_staging_store]

@@ -1,0 +1,66 @@
+"""Clearing up a store when somebody asks for it: dead uploads, and what deleted images left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from imagebroker.plugin import Image
+from imagebroker_file import rows
+from imagebroker_file.bits import Bits
+from imagebroker_file.records import Records
+from imagebroker_file.uploads import Uploads
+
+#: Records that are removed in one transaction: other writers wait for it.
+_BATCH = 100
+_UPLOADS = "SELECT * FROM images WHERE upload IS NOT NULL"
+_DELETED = """
+    SELECT * FROM images WHERE status = 'deleted' AND deleted_at <= ? AND id > ?
+    ORDER BY id LIMIT ?
+"""
+
+
+class Purge:
+    """One clearing up. Whether an upload is dead, its lock says: its age does not matter."""
+
+    def __init__(self, records: Records, bits: Bits, uploads: Uploads) -> None:
+        self._records = records
+        self._bits = bits
+        self._uploads = uploads
+
+    def run(self, older_than: float, dry_run: bool) -> Iterator[Image]:
+        """The records that go, as they were.
+
+        :param older_than: seconds since an image was deleted.
+        """
+        yield from self._dead_uploads()
+        if not dry_run:
+            self._uploads.sweep()
+        yield from self._deleted(int((time.time() - older_than) * 1e6), dry_run)
+
+    def _dead_uploads(self) -> Iterator[Image]:
+        with self._records.database.reading() as db:
+            found = db.execute(_UPLOADS).fetchall()
+            dead = [row for row in found if not self._bits.is_locked(row["upload"])]
+            images = rows.assemble(db, dead, self._records.ref_of)
+        yield from images
+
+    def _deleted(self, before: int, dry_run: bool) -> Iterator[Image]:
+        last = ""
+        while True:
+            with self._records.database.reading() as db:
+                page = db.execute(_DELETED, [before, last, _BATCH]).fetchall()
+                images = rows.assemble(db, page, self._records.ref_of)
+            if not page:
+                return
+            last = page[-1]["id"]
+            if not dry_run:
+                self._remove([row["id"] for row in page])
+            yield from images
+
+    def _remove(self, image_ids: list[str]) -> None:
+        for image_id in image_ids:
+            self._bits.remove(image_id)
+        with self._records.database.writing() as db:
+            for image_id in image_ids:
+                rows.retire(db, image_id)

@@ -29,7 +29,7 @@ from imagebroker_glance.api import PATCH_TYPE, GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.listing import ImageOf
 from imagebroker_glance.record import API_NAMES, INTERNAL, api_properties, is_own
-from imagebroker_glance.upload import send_data, wait_for_status
+from imagebroker_glance.upload import send_data, status_after_break, wait_for_status
 
 LOG = logging.getLogger(__name__)
 
@@ -157,11 +157,15 @@ class Records:
 
         :raises UploadFailed: it is left.
         """
-        status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "queued")
-        if status != "queued":
+        if status_after_break(self._api, self._identity, image_id) != "queued":
             return
         try:
-            self._finish(image_id, image.tags or ())
+            for _ in range(_ATTEMPTS):
+                self._finish(image_id, image.tags or ())
+                # Where Glance was still busy with the broken request, it puts the old tags back.
+                status_after_break(self._api, self._identity, image_id)
+                if MARK not in (self._image(image_id, None).tags or ()):
+                    break
         except ImageBrokerError as failure:
             LOG.warning("the kept record %s still has the tag %s: %s", image_id, MARK, failure)
         raise UploadFailed(

@@ -56,13 +56,13 @@ def send_data(
             break
         except (Conflict, Gone):
             # "From saving to saving": Glance was still busy with the attempt that broke.
-            status = _status_after_break(api, identity, image_id) if attempt > 1 else None
+            status = status_after_break(api, identity, image_id) if attempt > 1 else None
             if status != "queued" or time.monotonic() > gives_up:
                 raise
         except (TransferError, BackendError) as error:
             if data.failure is not None:
                 raise data.failure from data.failure.__cause__
-            status = _status_after_break(api, identity, image_id)
+            status = status_after_break(api, identity, image_id)
             if status == "active":
                 break  # it was the answer that got lost
             again = error.retryable and data.rewindable and status == "queued"
@@ -88,7 +88,7 @@ def _put(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> 
     api.drop(answer)
 
 
-def _status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> object:
+def status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> object:
     """What an upload came to that broke. Glance may not even have begun to look at it."""
     status = wait_for_status(api, identity, image_id, lambda now: now not in _BETWEEN)
     for _ in range(5):

@@ -69,6 +69,11 @@ class ImageReader(io.RawIOBase):
             raise StopIteration
         return bytes(found)
 
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, empty at the verified end; all that is left by default."""
+        found = super().read(size)
+        return b"" if found is None else found  # it never is: this reader waits
+
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer` as far as bytes are there; 0 at the verified end."""
         target = memoryview(buffer).cast("B")

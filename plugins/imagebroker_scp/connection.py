@@ -19,6 +19,7 @@ from imagebroker.plugin import (
     TransferTimeout,
     printable,
 )
+from imagebroker_scp.arrivals import Inbox
 from imagebroker_scp.known_hosts import HostKeys
 from imagebroker_scp.packets import (
     CHANNEL_PACKET,
@@ -141,6 +142,10 @@ class Connection:
                 CHANNEL_WINDOW, CHANNEL_PACKET, timeout=self._patience + _GRACE
             )
             channel.settimeout(self._patience + _GRACE)
+        # paramiko opens the window again after a tenth of it: three packets for each MiB.
+        channel.in_window_threshold = CHANNEL_WINDOW // 4
+        inbox = channel.in_buffer = Inbox()
+        self._packets.deliver(channel.chanid, inbox)
         with self._stage("starting the sftp subsystem"):
             try:
                 channel.invoke_subsystem("sftp")

@@ -1,8 +1,9 @@
 """paramiko's packets and transport, held to limits on time, memory and algorithms.
 
 paramiko waits without limit for several answers, believes every length that a peer sends, buffers
-whatever arrives, keeps a timer thread after a failed handshake, and blocks its own thread when it
-must answer during a key exchange. `Packets` and `Transport` replace just these parts.
+whatever arrives, keeps a timer thread after a failed handshake, blocks its own thread when it
+must answer during a key exchange, and copies each byte six times. `Packets` and `Transport` replace
+just these parts.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import paramiko
+from cryptography.exceptions import InvalidTag
 from paramiko.packet import NeedRekeyException, Packetizer
 
 from imagebroker.plugin import printable, redact
+from imagebroker_scp.arrivals import Arrivals, Inbox, Seals
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -28,7 +31,6 @@ CHANNEL_WINDOW = 6 * 1024 * 1024
 CHANNEL_PACKET = 32 * 1024
 #: Longest packet that is accepted (OpenSSH sends at most 256 KiB).
 MAX_PACKET = 256 * 1024 + 4096
-_RECEIVED = 128 * 1024
 #: Bytes that may come before the server's version line, and with it.
 MAX_BANNER = 16 * 1024
 
@@ -97,15 +99,18 @@ class ProtocolViolation(paramiko.SSHException):
 class Packets(Packetizer):
     """Packets from and to a peer that is not trusted with anything."""
 
-    # 2^30 blocks of AES. RFC 4344 and OpenSSH allow 2^32, paramiko asks after 2^25 (512 MiB); fewer
-    # exchanges are fewer chances to meet a peer that cannot do one in the middle of a transfer.
+    # 2^30 blocks of AES, of the 2^32 after which RFC 4344 (section 3.2) recommends new keys and
+    # OpenSSH makes them; no packet is so short that 2^31 of them (section 3.1) come sooner, nor is
+    # the counter of GCM (64 bits, RFC 5647, section 7.1) ever near its end. paramiko by itself asks
+    # after 2^25 blocks; fewer exchanges are fewer chances to meet a peer that cannot do one in the
+    # middle of a transfer. Who has not agreed on new keys 512 MiB later is hung up on.
     REKEY_BYTES = 1 << 34
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._sock = sock
-        # What was received, and how much of it has been handed on.
-        self._ahead, self._at = b"", 0
+        # What was received and not yet handed on; long enough for the longest packet and its MAC.
+        self._arrivals = Arrivals(2 * MAX_PACKET)
         self._banner = 0
         #: When the operation under way has taken too long (`time.monotonic`).
         self.deadline: float | None = None
@@ -113,18 +118,106 @@ class Packets(Packetizer):
         self.goodbye: tuple[int, str] | None = None
         #: Why no more packets will come.
         self.failure: Exception | None = None
+        #: Whether keys are being exchanged: then there is no data.
+        self.in_exchange = False
+        # Takes the data of one channel past paramiko, which would copy each byte five times more.
+        self._inbox: Inbox | None = None
+        self._inbox_head = b""
+        self._seals: Seals | None = None
+        self._rekeying = False
+        self._sequence = 0
         # Bytes of channel data: those that the server may send in all, and those that it has sent.
         self._granted = CHANNEL_WINDOW
         self._arrived = 0
 
+    def deliver(self, channel: int, inbox: Inbox) -> None:
+        """From now on the data of this channel go to `inbox`."""
+        self._inbox_head = bytes([_CHANNEL_DATA]) + channel.to_bytes(4, "big")
+        self._inbox = inbox
+
+    def set_inbound_cipher(self, block_engine: Any, *how: Any, **more: Any) -> None:
+        super().set_inbound_cipher(block_engine, *how, **more)
+        if more.get("aead"):
+            self._seals = Seals(block_engine, more["iv_in"])
+        elif self._seals is not None:
+            # paramiko has not counted the packets, which it needs for their MACs.
+            raise self._fail(ProtocolViolation("the server gives up AES-GCM during the session"))
+
+    def reset_seqno_in(self) -> None:
+        super().reset_seqno_in()
+        self._sequence = 0
+
     def read_message(self) -> tuple[int, paramiko.Message]:
-        kind, message = super().read_message()
+        kind, message = (
+            self._read_plain() if self._seals is None else self._read_sealed(self._seals)
+        )
         if kind in _WATCHED:
             try:
                 self._inspect(kind, message)
             finally:
                 message.rewind()
         return kind, message
+
+    def _read_plain(self) -> tuple[int, paramiko.Message]:
+        kind, message = super().read_message()
+        self._sequence = message.seqno + 1
+        return kind, message
+
+    def _read_sealed(self, seals: Seals) -> tuple[int, paramiko.Message]:
+        """The next message that is not data of the channel that has an inbox.
+
+        :raises NeedRekeyException: once, when new keys are due.
+        """
+        taken: list[memoryview] = []
+        try:
+            while True:
+                self._check_age(seals)
+                payload = self._next_payload(seals, taken)
+                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+                if self._inbox is None or payload[:5] != self._inbox_head or self.in_exchange:
+                    message = paramiko.Message(bytes(payload[1:]))
+                    message.seqno = self._sequence - 1
+                    return payload[0], message
+                data = payload[9:]
+                self._count(len(data), int.from_bytes(payload[5:9], "big"))
+                taken.append(data)
+        finally:
+            self._hand_over(taken)
+
+    def _next_payload(self, seals: Seals, taken: list[memoryview]) -> memoryview:
+        """Open the next packet; what was `taken` is handed over before a wait."""
+        arrivals = self._arrivals
+        while (payload := self._opened(seals)) is None:
+            if seals.announced > MAX_PACKET:
+                what = f"the server announces a packet of {seals.announced} bytes"
+                raise self._fail(ProtocolViolation(what))
+            self._hand_over(taken)
+            self._receive(self.need_rekey if not arrivals else None)
+        return payload
+
+    def _opened(self, seals: Seals) -> memoryview | None:
+        try:
+            return seals.open_next(self._arrivals)
+        except (InvalidTag, ValueError) as error:
+            raise self._fail(paramiko.SSHException("a packet was damaged on its way")) from error
+
+    def _hand_over(self, taken: list[memoryview]) -> None:
+        if taken and self._inbox is not None:
+            self._inbox.put(taken)
+            taken.clear()
+
+    def _check_age(self, seals: Seals) -> None:
+        """Have new keys made when they are due, and see that the server joins in."""
+        due = seals.bytes >= self.REKEY_BYTES or seals.packets >= self.REKEY_PACKETS
+        if due and not self.need_rekey():
+            self._trigger_rekey()  # type: ignore[attr-defined]
+        if not self.need_rekey():
+            self._rekeying = False
+        elif not self._rekeying:
+            self._rekeying, self._overdue = True, seals.bytes + self.REKEY_BYTES_OVERFLOW_MAX
+            raise NeedRekeyException
+        elif seals.bytes > self._overdue:
+            raise self._fail(ProtocolViolation("the server does not agree on new keys"))
 
     def send_message(self, data: paramiko.Message) -> None:
         content = data.asbytes()
@@ -136,12 +229,8 @@ class Packets(Packetizer):
         """Look at what paramiko takes as it comes."""
         if kind in (_CHANNEL_DATA, _CHANNEL_EXTENDED):
             head = 4 if kind == _CHANNEL_DATA else 8
-            size = len(message.asbytes()) - head - 4
             message.get_bytes(head)
-            self._arrived += size
-            # paramiko fills up with zeros what a packet lacks, and does not watch the window.
-            if size != message.get_int() or self._arrived > self._granted:
-                raise self._fail(ProtocolViolation("the server ignores the channel's limits"))
+            self._count(len(message.asbytes()) - head - 4, message.get_int())
         elif kind == _DISCONNECT:
             code, text = message.get_int(), message.get_string().decode("utf-8", "replace")
             self.goodbye = code, printable(text, 256)
@@ -151,42 +240,46 @@ class Packets(Packetizer):
             # paramiko would count to 2^32.
             raise self._fail(ProtocolViolation("the server announces too many extensions"))
 
+    def _count(self, size: int, announced: int) -> None:
+        """Hold `size` bytes of channel data to what was announced, and to the window."""
+        self._arrived += size
+        # paramiko fills up with zeros what a packet lacks, and does not watch the window.
+        if size != announced or self._arrived > self._granted:
+            raise self._fail(ProtocolViolation("the server ignores the channel's limits"))
+
     def readline(self, timeout: float) -> str:
         """A line before or with the server's version; `deadline` bounds it, not `timeout`."""
-        while (end := self._ahead.find(b"\n", self._at)) < 0:
-            if self._banner + len(self._ahead) - self._at > MAX_BANNER:
-                error = f"more than {MAX_BANNER} bytes before the SSH version"
-                raise self._fail(ProtocolViolation(error))
-            self._ahead += self._receive(256)
-        line, self._at = self._ahead[self._at : end], end + 1
+        while (line := self._arrivals.take_line()) is None:
+            self._check_banner_length(len(self._arrivals))
+            self._receive(most=256)
         self._banner += len(line) + 1
+        self._check_banner_length(0)
         text = line.removesuffix(b"\r").decode("utf-8", "replace")
         if text.startswith("SSH-") and not (text.startswith("SSH-2.0-") and _plain(text)):
             error = f"the version {printable(text, 64)!r} is not one of SSH 2.0"
             raise self._fail(ProtocolViolation(error))
         return printable(text, 256)
 
+    def _check_banner_length(self, further: int) -> None:
+        if self._banner + further > MAX_BANNER:
+            error = f"more than {MAX_BANNER} bytes before the SSH version"
+            raise self._fail(ProtocolViolation(error))
+
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         if not 0 <= n <= MAX_PACKET:
             raise self._fail(ProtocolViolation(f"the server announces a packet of {n} bytes"))
-        pieces, missing = [], n
-        while True:
-            piece = self._ahead[self._at : self._at + missing]
-            self._at += len(piece)
-            pieces.append(piece)
-            missing -= len(piece)
-            if not missing:
-                return b"".join(pieces)
-            untouched = check_rekey and missing == n
-            # Several packets at a time: the system calls were a good part of the work.
-            self._ahead = self._receive(_RECEIVED, self.need_rekey if untouched else None)
-            self._at = 0
+        while len(self._arrivals) < n:
+            untouched = check_rekey and not self._arrivals
+            self._receive(self.need_rekey if untouched else None)
+        return bytes(self._arrivals.take(n))
 
-    def _receive(self, count: int, interrupted: Callable[[], bool] | None = None) -> bytes:
+    def _receive(
+        self, interrupted: Callable[[], bool] | None = None, most: int = MAX_PACKET
+    ) -> None:
         """At least one byte. A yes to `interrupted` ends the wait."""
         while True:
             try:
-                data = self._sock.recv(count)
+                count = self._arrivals.receive(self._sock, most)
             except (TimeoutError, BlockingIOError):  # paramiko's own, of 0.1 s
                 self._look_around()
                 if interrupted is not None and interrupted():
@@ -195,9 +288,9 @@ class Packets(Packetizer):
             except OSError as error:
                 raise self._fail(EOFError(error.strerror)) from error
             self._look_around()
-            if not data:
+            if not count:
                 raise self._fail(EOFError())
-            return data
+            return
 
     def write_all(self, out: ReadableBuffer) -> None:
         view = memoryview(out)
@@ -256,6 +349,10 @@ class Transport(paramiko.Transport):
         """Plain keys only: paramiko takes a certificate's key without looking at its authority."""
         return self._host_key_types
 
+    def _negotiate_keys(self, m: Any) -> None:
+        self.packetizer.in_exchange = True
+        super()._negotiate_keys(m)  # type: ignore[misc]
+
     def _send_user_message(self, data: Any) -> None:
         # When paramiko's own thread must answer (a keep-alive, a channel that closes) during a key
         # exchange that it began, it waits here for what only it could bring about.
@@ -266,6 +363,7 @@ class Transport(paramiko.Transport):
 
     def _parse_newkeys(self, m: Any) -> None:
         super()._parse_newkeys(m)  # type: ignore[misc]
+        self.packetizer.in_exchange = False
         postponed, self._postponed = self._postponed, []
         for message in postponed:
             self._send_user_message(message)

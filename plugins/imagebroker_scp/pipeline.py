@@ -28,7 +28,10 @@ WINDOW = 6 * 1024 * 1024
 REQUESTS = 64
 #: Smallest request after a server has shown that it sends less than is asked for.
 SMALLEST = 4096
-#: Seconds after which a part of a request's bytes is handed out, so that a slow peer is seen alive.
+#: Bytes in order that are handed out before the rest of their answer has come: to gather them would
+#: copy each once more, and smaller chunks cost the core more than a copy.
+ENOUGH = 64 * 1024
+#: Seconds after which a smaller part is handed out, so that a slow peer is seen alive.
 PATIENCE = 0.25
 
 
@@ -107,7 +110,10 @@ class Reader:
             self._sftp.abandon(*self._under_way)
 
     def _ask(self) -> None:
-        """Send requests until the window is full."""
+        """Send requests until the window is full, several together: each packet has its price."""
+        free = WINDOW - self._next + (self._segments[0].offset if self._segments else self._next)
+        if len(self._under_way) > REQUESTS * 3 // 4 or (self._under_way and free < WINDOW // 4):
+            return
         while len(self._under_way) < REQUESTS:
             stop = self._stop if self._ended is None else self._ended
             length = self._length if stop is None else min(self._length, stop - self._next)
@@ -140,11 +146,14 @@ class Reader:
             )
         for piece in self._sftp.pieces():
             segment.add(piece)
-            if segment is self._segments[0] and monotonic() - self._handed_out > PATIENCE:
+            if segment is self._segments[0] and self._is_worth_handing_out(segment):
                 yield from self._hand_out(segment)
         if segment.missing:
             self._learn(length)
             self._ask_for_rest(segment)
+
+    def _is_worth_handing_out(self, segment: _Segment) -> bool:
+        return len(segment.data) >= ENOUGH or monotonic() - self._handed_out > PATIENCE
 
     def _learn(self, length: int) -> None:
         """A server that sends less than is asked for, twice alike, has that for its limit."""

@@ -212,3 +212,34 @@ class AsksDuringRekeying(Peer):
         if self.channel is not None:
             self.say(b"\x62", self.channel.remote_chanid, "keepalive@openssh.com", True)
         super()._negotiate_keys(m)  # type: ignore[misc]
+
+
+class GivesUpGcm(Peer):
+    """Wants AES-CTR when keys are exchanged again."""
+
+    scenario = {"real_size": 8 << 20}
+    again = False
+
+    @property
+    def preferred_ciphers(self) -> tuple[str, ...]:
+        return ("aes128-ctr",) if self.again else super().preferred_ciphers
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self.again = True
+        super().sftp_started(channel)
+
+
+class SendsDuringRekeying(Peer):
+    """Sends data between its own KEXINIT and the end of the exchange."""
+
+    scenario = {"real_size": 8 << 20}
+    channel: paramiko.Channel | None = None
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self.channel = channel
+        super().sftp_started(channel)
+
+    def _send_kex_init(self) -> None:
+        super()._send_kex_init()  # type: ignore[misc]
+        if self.channel is not None:
+            self.say(cMSG_CHANNEL_DATA, self.channel.remote_chanid, b"\0" * 100)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -672,27 +673,110 @@ def test_a_server_that_ignores_our_key_exchange_is_a_transfer_error(
     assert_that(time.monotonic() - began, LessThan(STALL + 1 + 1))
 
 
-@pytest.mark.skipif(
-    os.environ.get("IMAGEBROKER_SLOW_TESTS") != "1",
-    reason="moves 2.5 GiB: set IMAGEBROKER_SLOW_TESTS=1",
-)
-def test_several_gibibytes_come_over_one_connection(
+def test_a_server_that_gives_up_gcm_in_a_key_exchange_is_a_transfer_error(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As often as paramiko by itself.
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", 1 << 29)
-    size = 5 * 1024 * MIB // 2
-    image = tmp_path / "image"
-    with image.open("wb") as file:
+    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
+    with pytest.raises(TransferError, match="gives up AES-GCM"):
+        fetch_from(ssh_peer.GivesUpGcm, sshd, tmp_path)
+
+
+def test_data_in_the_middle_of_a_key_exchange_are_a_transfer_error(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
+    with pytest.raises(TransferError):
+        fetch_from(ssh_peer.SendsDuringRekeying, sshd, tmp_path)
+
+
+def test_a_packet_that_was_changed_on_its_way_is_a_transfer_error(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    image = random_file(tmp_path / "image", MIB)
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:* {public_key(sshd.host_keys['ed25519'])}\n")
+    for place in (40_000, 500_000, 1_000_000):
+        with altering_proxy(sshd.port, place) as port:
+            with pytest.raises(TransferError) as caught:
+                fetched(
+                    f"scp://{sshd.user}@127.0.0.1:{port}{image}",
+                    make_backend(sshd, stall=STALL, known_hosts=str(known)),
+                )
+            assert_that(caught.value.retryable, Is(True))
+    assert_that(ssh_threads(), Equals([]))
+
+
+@contextmanager
+def altering_proxy(port: int, place: int) -> Iterator[int]:
+    """The port of a proxy that flips one bit in what the server sends."""
+
+    def script(connection: Connection, index: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as server:
+
+            def upload() -> None:
+                while data := connection.recv(65536):
+                    server.sendall(data)
+                server.shutdown(socket.SHUT_RDWR)
+
+            thread = threading.Thread(target=upload)
+            thread.start()
+            sent = 0
+            try:
+                while data := bytearray(server.recv(65536)):
+                    if sent <= place < sent + len(data):
+                        data[place - sent] ^= 1
+                    connection.sendall(data)
+                    sent += len(data)
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client has had enough
+            thread.join()
+
+    with RawServer(script) as proxy:
+        yield proxy.port
+
+
+slow = pytest.mark.skipif(
+    os.environ.get("IMAGEBROKER_SLOW_TESTS") != "1",
+    reason="moves 5 GiB: set IMAGEBROKER_SLOW_TESTS=1",
+)
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "ours", "theirs"),
+    [
+        pytest.param(5, packets.Packets.REKEY_BYTES, "default", marks=slow),
+        pytest.param(5, 1 << 29, "default", marks=slow),  # as often as paramiko by itself
+        pytest.param(5, 1 << 25, "default", marks=slow),
+        pytest.param(5, packets.Packets.REKEY_BYTES, "1M", marks=slow),
+        pytest.param(5, 1 << 25, "16M", marks=slow),
+        (0.25, 1 << 25, "16M"),
+    ],
+)
+def test_gibibytes_come_over_one_connection_whoever_wants_new_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gibibytes: float, ours: int, theirs: str
+) -> None:
+    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", ours)
+    image, expected = marked_file(tmp_path / "image", int(gibibytes * 1024) * MIB)
+    found = hashlib.sha256()
+    settings = [f"RekeyLimit {theirs}", "LogLevel DEBUG1"]
+    with Sshd(settings=settings) as server:
+        with opened(server.url(image), make_backend(server)) as source:
+            for piece in source.read():
+                found.update(piece)
+        exchanges = server.log.read_text().count("SSH2_MSG_NEWKEYS received")
+    assert_that(found.hexdigest(), Equals(expected))
+    assert_that(exchanges, GreaterThan(image.stat().st_size // (ours + 100 * MIB)))
+
+
+def marked_file(path: Path, size: int) -> tuple[Path, str]:
+    """A sparse file that is different in every MiB, and its sha256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
         file.truncate(size)
-        for offset in range(0, size, 64 * MIB):
+        for offset in range(0, size, MIB):
+            mark = offset.to_bytes(8, "big")
             file.seek(offset)
-            file.write(offset.to_bytes(8, "big"))
-    expected, found = hashlib.sha256(), hashlib.sha256()
-    with image.open("rb") as file:
-        while chunk := file.read(MIB):
-            expected.update(chunk)
-    with opened(sshd.url(image), make_backend(sshd)) as source:
-        for piece in source.read():
-            found.update(piece)
-    assert_that(found.hexdigest(), Equals(expected.hexdigest()))
+            file.write(mark)
+            digest.update(mark + bytes(MIB - 8))
+    return path, digest.hexdigest()

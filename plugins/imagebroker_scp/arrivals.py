@@ -1,0 +1,131 @@
+"""What has arrived from a server: received in large pieces, decrypted packet by packet, and handed
+to the thread that waits for it, each byte moved as seldom as Python allows.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from time import monotonic
+from typing import Any
+
+from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
+
+#: Of the packet's length, and of the tag behind it (RFC 5647, sections 7.2 and 7.3).
+_LENGTH, _TAG = 4, 16
+
+
+class Arrivals:
+    """Bytes received and not yet taken, in a buffer of a fixed size."""
+
+    def __init__(self, size: int) -> None:
+        self._all = memoryview(bytearray(size))
+        self._begin = self._end = 0
+
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    def receive(self, sock: socket.socket, most: int) -> int:
+        """Take in what has arrived, at most `most` bytes; the number, 0 at the end."""
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif self._end + most > len(self._all):
+            rest = len(self)
+            self._all[:rest] = self._all[self._begin : self._end]
+            self._begin, self._end = 0, rest
+        count = sock.recv_into(self._all[self._end : self._end + most])
+        self._end += count
+        return count
+
+    def peek(self, count: int) -> memoryview:
+        """The next bytes, valid until the next `receive`; fewer if there are not so many."""
+        return self._all[self._begin : min(self._begin + count, self._end)]
+
+    def take(self, count: int) -> memoryview:
+        """`peek`, and go on behind them."""
+        taken = self.peek(count)
+        self._begin += len(taken)
+        return taken
+
+    def take_line(self) -> bytes | None:
+        """A line without its end, if a whole one is there."""
+        line, end, _ = bytes(self.peek(len(self))).partition(b"\n")
+        if not end:
+            return None
+        self._begin += len(line) + 1
+        return line
+
+
+class Seals:
+    """Opens packets that AES-GCM has sealed, under one key."""
+
+    def __init__(self, engine: Any, nonce: bytes) -> None:
+        self._engine = engine
+        self._fixed = nonce[:4]
+        self._counter = int.from_bytes(nonce[4:], "big")
+        #: How much this key has opened.
+        self.packets = self.bytes = 0
+        #: The length of the packet that is under way.
+        self.announced = 0
+
+    def open_next(self, arrivals: Arrivals) -> memoryview | None:
+        """The payload of the next packet; None if the whole of it is not there yet.
+
+        :raises cryptography.exceptions.InvalidTag: somebody has changed it.
+        """
+        length = arrivals.peek(_LENGTH)
+        if len(length) < _LENGTH:
+            return None
+        self.announced = size = int.from_bytes(length, "big")
+        if len(arrivals) < _LENGTH + size + _TAG:
+            return None
+        length = arrivals.take(_LENGTH)
+        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        content = self._engine.decrypt(nonce, arrivals.take(size + _TAG), length)
+        self._counter = (self._counter + 1) & 0xFFFFFFFFFFFFFFFF
+        self.packets += 1
+        self.bytes += size
+        # RFC 4253, section 6: the length of the padding, the payload, the padding.
+        payload = memoryview(content)[1 : size - content[0]]
+        if not payload:
+            raise ValueError("a packet without content")
+        return payload
+
+
+class Inbox(BufferedPipe):  # type: ignore[type-arg]
+    """The data of one channel, from paramiko's thread to the one that reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._pieces: list[memoryview | bytes] = []
+        self._ended = False
+
+    def put(self, pieces: list[memoryview]) -> None:
+        """Add data; `pieces` remains the caller's."""
+        with self._changed:
+            self._pieces += pieces
+            self._changed.notify()
+
+    def feed(self, data: bytes) -> None:
+        with self._changed:
+            self._pieces.append(data)
+            self._changed.notify()
+
+    def read(self, nbytes: int, timeout: float | None = None) -> bytes:
+        """All that is there; empty at the end.
+
+        :raises PipeTimeout: nothing comes.
+        """
+        ends = None if timeout is None else monotonic() + timeout
+        with self._changed:
+            while not self._pieces and not self._ended:
+                if not self._changed.wait(None if ends is None else ends - monotonic()):
+                    raise PipeTimeout
+            pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()

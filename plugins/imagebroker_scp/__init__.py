@@ -1,6 +1,6 @@
 """Images behind scp: URIs, read and stored over SFTP. Needs the extra `scp` (paramiko).
 
-No child process, no shell, and nothing from ssh_config.
+No child process, no shell (but see `legacy_scp`), and nothing from ssh_config.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from imagebroker.plugin import (
     ImageData,
     ImageQuery,
     ImageRef,
+    ImageSource,
     RefForm,
 )
 
 if TYPE_CHECKING:
-    from imagebroker_scp.source import RemoteFile, ScpSource
+    from imagebroker_scp.source import RemoteFile
 
 __all__ = ["ScpBackend"]
 
@@ -46,6 +47,11 @@ OPTIONS = (
         "require_strict_kex", default=True,
         help="Refuse servers without strict key exchange, the remedy against Terrapin "
         "(CVE-2023-48795). OpenSSH has it since 9.6, and in updates of older versions."),
+    cfg.BoolOpt(
+        "legacy_scp", default=False,
+        help="Read files of servers without SFTP with the old scp protocol. It runs `scp -f PATH` "
+        "in the login shell there; paths with other characters than letters, digits, / . _ + - "
+        "are refused. Not with endpoint."),
 )  # fmt: skip
 
 
@@ -68,10 +74,18 @@ class ScpBackend(ImageBackend):
             ) from error
         self._sessions = Sessions(host)
 
-    def open(self, context: object, ref: ImageRef) -> ScpSource:
+    def open(self, context: object, ref: ImageRef) -> ImageSource:
+        from imagebroker_scp.connection import NoSftp
+        from imagebroker_scp.legacy import LegacySource, command_for
         from imagebroker_scp.source import ScpSource
 
-        return ScpSource(ref, lambda: self._open_file(ref))
+        try:
+            return ScpSource(ref, lambda: self._open_file(ref))
+        except NoSftp:
+            if not self._sessions.legacy:
+                raise
+        command = command_for(ref)
+        return LegacySource(ref, lambda: self._sessions.running(command, ref))
 
     def _open_file(self, ref: ImageRef) -> RemoteFile:
         from imagebroker_scp.source import RemoteFile

@@ -1,9 +1,9 @@
-"""One SSH connection that carries one SFTP session: its server known, its every wait bounded."""
+"""One SSH connection that carries one channel: its server known, its every wait bounded."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -24,6 +24,7 @@ from imagebroker_scp.known_hosts import HostKeys
 from imagebroker_scp.packets import (
     CHANNEL_PACKET,
     CHANNEL_WINDOW,
+    Babbled,
     Prompted,
     ProtocolViolation,
     Stalled,
@@ -52,8 +53,14 @@ class Peer:
         return f"{self.host} port {self.port}"
 
 
+class NoSftp(TransferError):
+    """The server lets us in, and refuses the sftp subsystem."""
+
+    retryable = False
+
+
 class Connection:
-    """An SFTP channel to a server whose key is known. `send` and `receive` make it a `Stream`."""
+    """A channel to a server whose key is known. `send` and `receive` make it a `Stream`."""
 
     def __init__(
         self,
@@ -63,11 +70,13 @@ class Connection:
         keys: Sequence[paramiko.PKey],
         *,
         strict_kex: bool,
+        command: bytes | None = None,
     ) -> None:
-        """Connect, check who is there, log in, and start the sftp subsystem.
+        """Connect, check who is there, log in, and start the sftp subsystem or run `command`.
 
         :raises PolicyViolation: the server's key is not one of `known`; nothing was said about us.
         :raises NotAuthorized: the server refuses our keys.
+        :raises NoSftp: it has no sftp subsystem.
         :raises TransferError: it cannot be reached, or does not speak acceptable SSH.
         """
         self._peer = peer
@@ -84,6 +93,7 @@ class Connection:
             self._handshake(known, strict_kex)
             self._log_in(keys)
             self._channel = self._open_channel()
+            self._start(command)
         except BaseException:
             self.close()
             raise
@@ -146,18 +156,29 @@ class Connection:
         channel.in_window_threshold = CHANNEL_WINDOW // 4
         inbox = channel.in_buffer = Inbox()
         self._packets.deliver(channel.chanid, inbox)
-        with self._stage("starting the sftp subsystem"):
-            try:
-                channel.invoke_subsystem("sftp")
-            except paramiko.SSHException as error:
-                if self._packets.failure is not None or not self._transport.is_active():
-                    raise
-                raise TransferError(
+        return channel
+
+    def _start(self, command: bytes | None) -> None:
+        if command is None:
+            with self._stage("starting the sftp subsystem"):
+                self._ask(lambda: self._channel.invoke_subsystem("sftp"), NoSftp(
                     f"{self._peer} has no sftp subsystem",
                     hint='enable it in the server\'s sshd_config: "Subsystem sftp internal-sftp"',
-                    retryable=False,
-                ) from error
-        return channel
+                ))  # fmt: skip
+        else:
+            with self._stage("starting scp"):
+                self._ask(lambda: self._channel.exec_command(command), TransferError(
+                    f"{self._peer} has neither SFTP nor lets a command run",
+                    hint="enable SFTP in the server's sshd_config", retryable=False,
+                ))  # fmt: skip
+
+    def _ask(self, request: Callable[[], None], refusal: TransferError) -> None:
+        try:
+            request()
+        except paramiko.SSHException as error:
+            if self._packets.failure is not None or not self._transport.is_active():
+                raise
+            raise refusal from error
 
     def send(self, data: bytes) -> None:
         """Send all of `data`.
@@ -180,9 +201,24 @@ class Connection:
         """
         with self._stage("waiting for data"):
             data = self._channel.recv(_EVERYTHING)
-            if not data and self._packets.failure is not None:
-                raise self._packets.failure
+            if not data:
+                failure = self._packets.failure or self._transport.get_exception()
+                if failure is not None:
+                    raise failure
         return data
+
+    def exit_status(self) -> int | None:
+        """With which status the command ended; None if a signal ended it, or nobody knows."""
+        with self._stage("waiting for the end"):
+            status = self._channel.recv_exit_status()
+            if self._packets.failure is not None:
+                raise self._packets.failure
+        return None if status < 0 else status
+
+    @property
+    def complaint(self) -> str:
+        """The beginning of what the server wrote to the standard error; usually nothing."""
+        return printable(self._packets.complaint.decode("utf-8", "replace").strip(), 256)
 
     def close(self) -> None:
         """End the connection and paramiko's thread; from any thread, and any number of times."""
@@ -214,11 +250,17 @@ class Connection:
             self._packets.deadline = None
 
     def _translated(self, what: str, error: Exception) -> ImageBrokerError:
-        cause = self._packets.failure or error
+        # Where sending fails, the reason is in what paramiko's thread has read.
+        cause = self._packets.failure or self._transport.get_exception() or error
         if isinstance(cause, (Stalled, TimeoutError)):
             return TransferTimeout(
                 f"{self._peer}: no progress for {self._patience:g} s while {what}",
                 hint="check the server and the network between; stall_timeout sets the limit",
+            )
+        if isinstance(cause, Babbled):
+            return TransferError(
+                f"{self._peer} complains at length while {what}: {self.complaint}",
+                hint="see what its shell prints at login",
             )
         if isinstance(cause, Prompted):
             return self._refusal("asks for a password instead of the key")

@@ -33,6 +33,8 @@ CHANNEL_PACKET = 32 * 1024
 MAX_PACKET = 256 * 1024 + 4096
 #: Bytes that may come before the server's version line, and with it.
 MAX_BANNER = 16 * 1024
+#: Bytes on the standard error that are borne with.
+MAX_COMPLAINT = 64 * 1024
 
 CIPHERS = (
     "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr",
@@ -92,6 +94,10 @@ class Prompted(paramiko.SSHException):
     """The server wants to ask a person."""
 
 
+class Babbled(paramiko.SSHException):
+    """The server writes more to the standard error than anybody wants to read."""
+
+
 class ProtocolViolation(paramiko.SSHException):
     """The server sends what no server should."""
 
@@ -118,6 +124,9 @@ class Packets(Packetizer):
         self.goodbye: tuple[int, str] | None = None
         #: Why no more packets will come.
         self.failure: Exception | None = None
+        #: The beginning of what it wrote to the standard error.
+        self.complaint = b""
+        self._complained = 0
         #: Whether keys are being exchanged: then there is no data.
         self.in_exchange = False
         # Takes the data of one channel past paramiko, which would copy each byte five times more.
@@ -230,7 +239,10 @@ class Packets(Packetizer):
         if kind in (_CHANNEL_DATA, _CHANNEL_EXTENDED):
             head = 4 if kind == _CHANNEL_DATA else 8
             message.get_bytes(head)
-            self._count(len(message.asbytes()) - head - 4, message.get_int())
+            size = len(message.asbytes()) - head - 4
+            self._count(size, message.get_int())
+            if kind == _CHANNEL_EXTENDED:
+                self._note_complaint(message.asbytes()[head + 4 :])
         elif kind == _DISCONNECT:
             code, text = message.get_int(), message.get_string().decode("utf-8", "replace")
             self.goodbye = code, printable(text, 256)
@@ -239,6 +251,12 @@ class Packets(Packetizer):
         elif message.get_int() > 1024:
             # paramiko would count to 2^32.
             raise self._fail(ProtocolViolation("the server announces too many extensions"))
+
+    def _note_complaint(self, text: bytes) -> None:
+        self._complained += len(text)
+        self.complaint = (self.complaint + text)[:1024]
+        if self._complained > MAX_COMPLAINT:
+            raise self._fail(Babbled("too much on the standard error"))
 
     def _count(self, size: int, announced: int) -> None:
         """Hold `size` bytes of channel data to what was announced, and to the window."""

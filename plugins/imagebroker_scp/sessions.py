@@ -96,6 +96,14 @@ class Sessions:
                     f"the endpoint {endpoint.prefix} and username name different users",
                     hint="name the user in one of them",
                 )
+        #: Whether servers without SFTP are read with the scp protocol.
+        self.legacy: bool = options.legacy_scp
+        if self.legacy and self.endpoints:
+            raise ConfigError(
+                "legacy_scp cannot be kept beneath an endpoint of the scp backend",
+                hint="with the scp protocol nobody sees where a link on the server leads: remove "
+                "legacy_scp, or endpoint",
+            )
         self._known = KnownHosts(self._known_hosts_files())
 
     def _known_hosts_files(self) -> list[Path]:
@@ -124,22 +132,37 @@ class Sessions:
 
         :raises PolicyViolation: the ref is outside of all endpoints, names another user than the
             configured one, or an unknown host.
+        :raises NoSftp: the server has none.
         """
         endpoint = self.endpoint_of(ref)
+        user = self._user_for(ref, endpoint)
+        return Session(self._connected(ref.host or "", ref.port or SSH_PORT, user)), endpoint
+
+    def running(self, command: bytes, ref: ImageRef) -> Connection:
+        """A connection to the server of a ref, on which a command runs; no endpoint is set.
+
+        :raises PolicyViolation: as for `for_ref`.
+        """
+        user = self._user_for(ref, None)
+        return self._connected(ref.host or "", ref.port or SSH_PORT, user, command)
+
+    def _user_for(self, ref: ImageRef, endpoint: Endpoint | None) -> str | None:
         configured = self._host.options.username or (endpoint.user if endpoint else None)
         if configured and ref.user not in (None, configured):
             raise PolicyViolation(
                 f"{ref} names another user than the configured one",
                 hint=f"leave the user out, or write {configured}",
             )
-        return self._open(ref.host or "", ref.port or SSH_PORT, configured or ref.user), endpoint
+        return configured or ref.user
 
     def for_endpoint(self, endpoint: Endpoint) -> Session:
         """A session with the server of an endpoint."""
         user = self._host.options.username or endpoint.user
-        return self._open(endpoint.host, endpoint.port, user)
+        return Session(self._connected(endpoint.host, endpoint.port, user))
 
-    def _open(self, host: str, port: int, user: str | None) -> Session:
+    def _connected(
+        self, host: str, port: int, user: str | None, command: bytes | None = None
+    ) -> Connection:
         """Log in to a server.
 
         :raises PolicyViolation: the host is unknown.
@@ -156,8 +179,7 @@ class Sessions:
         strict = self._host.options.require_strict_kex
         with self._keys() as keys:
             peer = Peer(host, port, user)
-            connection = Connection(self._host, peer, known, keys, strict_kex=strict)
-        return Session(connection)
+            return Connection(self._host, peer, known, keys, strict_kex=strict, command=command)
 
     def _known_keys(self, host: str, port: int) -> HostKeys:
         known = self._known.about(host, port)

@@ -22,6 +22,10 @@ class Peer(paramiko.Transport):
 
     #: What its SFTP server does.
     scenario: dict[str, Any] = {}
+    has_sftp = True
+    runs_commands = False
+    #: What it was asked to run, on all connections.
+    commands: list[bytes] = []
 
     def __init__(self, sock: socket.socket, **how: Any) -> None:
         super().__init__(sock, **how)
@@ -47,6 +51,9 @@ class Peer(paramiko.Transport):
                 for answer in server.answers(packet):
                     channel.sendall(answer)
 
+    def command_started(self, channel: paramiko.Channel) -> None:
+        """In a thread of its own."""
+
     def say(self, kind: bytes, *fields: Any) -> None:
         """Send a message as it is."""
         message = paramiko.Message()
@@ -70,12 +77,24 @@ class _Interface(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
-        threading.Thread(target=self._serve, args=(channel,), daemon=True).start()
-        return name == "sftp"
+        if name != "sftp" or not self._peer.has_sftp:
+            return False
+        self._begin(lambda: self._peer.sftp_started(channel), channel)
+        return True
 
-    def _serve(self, channel: paramiko.Channel) -> None:
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self._peer.commands.append(command)
+        if not self._peer.runs_commands:
+            return False
+        self._begin(lambda: self._peer.command_started(channel), channel)
+        return True
+
+    def _begin(self, serve: Callable[[], None], channel: paramiko.Channel) -> None:
+        threading.Thread(target=self._serve, args=(serve, channel), daemon=True).start()
+
+    def _serve(self, serve: Callable[[], None], channel: paramiko.Channel) -> None:
         try:
-            self._peer.sftp_started(channel)
+            serve()
             channel.close()
         except (OSError, EOFError, paramiko.SSHException):
             pass  # the client went away
@@ -243,3 +262,32 @@ class SendsDuringRekeying(Peer):
         super()._send_kex_init()  # type: ignore[misc]
         if self.channel is not None:
             self.say(cMSG_CHANNEL_DATA, self.channel.remote_chanid, b"\0" * 100)
+
+
+class OldScp(Peer):
+    """Has no SFTP, and an scp that says what a test wants it to say."""
+
+    has_sftp = False
+    runs_commands = True
+    #: In answer to the first byte, to the second, and to the third.
+    turns: tuple[bytes, ...] = ()
+    complaint = b""
+    #: Of the command; None for none, and a text for a signal.
+    status: int | str | None = 0
+    stall_at: int | None = None
+
+    def command_started(self, channel: paramiko.Channel) -> None:
+        channel.sendall_stderr(self.complaint)
+        for number, turn in enumerate(self.turns):
+            channel.recv(1)
+            if number == self.stall_at:
+                self.join()
+            channel.sendall(turn)
+        if len(self.turns) == 2:
+            channel.recv(1)
+        if isinstance(self.status, int):
+            channel.send_exit_status(self.status)
+        elif self.status is not None:
+            self.say(
+                b"\x62", channel.remote_chanid, "exit-signal", False, self.status, False, "", ""
+            )

@@ -714,9 +714,12 @@ def altering_proxy(port: int, place: int) -> Iterator[int]:
         with socket.create_connection(("127.0.0.1", port)) as server:
 
             def upload() -> None:
-                while data := connection.recv(65536):
-                    server.sendall(data)
-                server.shutdown(socket.SHUT_RDWR)
+                try:
+                    while data := connection.recv(65536):
+                        server.sendall(data)
+                    server.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # one of them has hung up
 
             thread = threading.Thread(target=upload)
             thread.start()

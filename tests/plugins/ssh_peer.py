@@ -278,6 +278,8 @@ class OldScp(Peer):
 
     def command_started(self, channel: paramiko.Channel) -> None:
         channel.sendall_stderr(self.complaint)
+        if not self.turns:
+            channel.recv(1)  # by then the request has its answer
         for number, turn in enumerate(self.turns):
             channel.recv(1)
             if number == self.stall_at:

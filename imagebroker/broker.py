@@ -40,13 +40,14 @@ from imagebroker.reference import (
 from imagebroker.registry import BackendInfo, Registry, capabilities_of
 from imagebroker.telemetry import Call, Telemetry
 from imagebroker.transfer import download as transfer
+from imagebroker.transfer.compression import checked_kind
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, Place, Waiting
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
-from imagebroker.transfer.stream import Stream
+from imagebroker.transfer.unpacked import opened
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, parse_checksum
 from imagebroker.verify.signature import (
@@ -66,7 +67,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 #: What `download` and `open` accept beside their named arguments: options of the configuration.
 _OVERRIDES = (
     "deadline", "stall_timeout", "min_rate", "retries", "retry_backoff", "allow_unknown_size",
-    "allow_empty", "rate_limit",
+    "allow_empty", "rate_limit", "max_compression_ratio",
 )  # fmt: skip
 
 
@@ -259,6 +260,7 @@ class Broker:
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
+        decompress: str | None = None,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
         **limits: Any,
@@ -270,9 +272,10 @@ class Broker:
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
+        decompress = checked_kind(decompress)
         with self.telemetry.call("open", backend.title):
             places, demands = self._places(context, ref, backend, demands)
-            stream = Stream(places, demands, watch)
+            stream = opened(places, demands, watch, decompress)
         read = self.telemetry.begin("read", backend.title)
 
         def ended(error: BaseException | None) -> None:
@@ -292,6 +295,7 @@ class Broker:
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
+        decompress: str | None = None,
         overwrite: bool = True,
         file_mode: int | None = None,
         keep_partial: bool | None = None,
@@ -308,6 +312,8 @@ class Broker:
         :param trusted_certs: ids of certificates in the key manager; the image must have a
             signature whose certificate leads to a root among them.
         :param allowed_formats: disk formats that the content may have, instead of the configured.
+        :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
+            bytes show: store what is in the image. Checksums are those of the compressed data.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
             the next call for the same image and `dest` goes on with.
         :param preallocate: set the whole size aside on the disk before the first byte.
@@ -320,22 +326,27 @@ class Broker:
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
+        decompress = checked_kind(decompress)
         fsync = bool(self._settings.core.fsync)
         with self._recorded("download", backend, watch):
             if not isinstance(dest, (str, bytes, os.PathLike)):
                 with FileObject(dest, fsync=fsync) as target:
                     places, demands = self._places(context, ref, backend, demands)
-                    return transfer.to_file_object(places, demands, target, watch)
+                    return transfer.to_file_object(places, demands, target, watch, decompress)
             path = Path(os.fsdecode(dest))
-            key = hashlib.sha256(ref.text.encode()).hexdigest()[:16]
+            wanted = ref.text if decompress is None else f"{ref.text} {decompress}"
+            key = hashlib.sha256(wanted.encode()).hexdigest()[:16]
             core = self._settings.core
             keep = core.keep_partial if keep_partial is None else keep_partial
+            keep = keep and decompress is None  # a decoder cannot go on where another one was
             allocate = core.preallocate if preallocate is None else preallocate
             with PartFile(
                 dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep,
                 preallocate=allocate,
             ) as part:  # fmt: skip
                 places, demands = self._places(context, ref, backend, demands)
+                if decompress is not None:
+                    return transfer.unpacked_to_path(places, demands, part, watch, path, decompress)
                 return transfer.to_path(places, demands, part, watch, path)
 
     @contextmanager
@@ -524,7 +535,10 @@ class Broker:
         if "create" not in capabilities_of(self._named(backend).cls):
             raise UnsupportedOperation(f"the {backend} backend cannot create images")
         with self.open(context, id_or_uri, checksum=checksum, **limits) as reader:
-            info = _copied_fields(reader.image) | dict(image_info or {})
+            info = _copied_fields(reader.image)
+            if limits.get("decompress") and info.get("container_format") == "compressed":
+                info["container_format"] = "bare"
+            info |= dict(image_info or {})
             if reader.size is not None:
                 info["size"] = reader.size
             return self.create(context, info, iter(reader), backend=backend)

@@ -85,6 +85,10 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "max_size", type=Size(), default=16 << 40, sample_default="16T",
         help="Largest image that is downloaded (bytes, or with K, M, G, T)."),
     cfg.IntOpt(
+        "max_compression_ratio", default=1000, min=1,
+        help="Where a call asks to unpack an image: times as many bytes as were received that may "
+        "come out, beyond a first GiB. max_size holds for them too."),
+    cfg.IntOpt(
         "deadline", default=86400, min=1,
         help="Seconds after which a transfer is given up, however it fares."),
     cfg.FloatOpt(

@@ -27,6 +27,7 @@
      │   ├─ ChecksumMismatch
      │   ├─ ChecksumMissing      one is required, and nobody offers one
      │   ├─ SignatureError       the signature is bad, missing, or by nobody who is trusted
+     │   ├─ CompressionError     what was to be unpacked is damaged, cut off, or no such data
      │   └─ FormatError          the content is not an acceptable disk image
      └─ DestinationError         the bytes cannot be put where they belong (`.errno`)
 """
@@ -245,6 +246,10 @@ class SignatureError(VerificationError):
     """The signature is not of these bytes, or there is none that could be verified."""
 
     id = "signature-error"
+
+
+class CompressionError(VerificationError):
+    """The data is not what it is to be unpacked as, or does not come to its proper end."""
 
 
 class FormatError(VerificationError):

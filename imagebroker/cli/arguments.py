@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from imagebroker.config import Size
+from imagebroker.transfer.compression import AUTO, KINDS
 
 _N = TypeVar("_N", int, float)
 
@@ -96,7 +97,8 @@ def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
 #: Options of a transfer that are keyword arguments of the broker.
 _TRANSFER = (
     "checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate", "rate_limit",
-    "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs",
+    "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs", "decompress",
+    "max_compression_ratio",
 )  # fmt: skip
 
 
@@ -122,10 +124,19 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--trusted-certs", type=names, metavar="ID[,...]",
         help="certificates in the key manager: the image must have a signature that leads to one",
     )  # fmt: skip
+    parser.add_argument(
+        "--decompress", nargs="?", const=AUTO, choices=(AUTO, *KINDS), metavar="KIND",
+        help=f"store what is in the image: {', '.join(KINDS)}, or auto, also meant without KIND: "
+        "what its first bytes show; checksums are those of the compressed data",
+    )  # fmt: skip
     group = parser.add_argument_group("limits", "in place of those of the configuration")
     group.add_argument(
         "--max-size", type=size, metavar="SIZE", help="largest image, in bytes or like 10G"
     )
+    group.add_argument(
+        "--max-compression-ratio", type=positive, metavar="N",
+        help="times as many bytes as were received that an image may unpack to, beyond a first GiB",
+    )  # fmt: skip
     group.add_argument(
         "--deadline", type=seconds, metavar="SECONDS", help="give up after so long, however it goes"
     )

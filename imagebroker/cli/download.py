@@ -19,6 +19,7 @@ from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
 from imagebroker.exceptions import BackendError, DestinationError, InvalidImageRef, TransferError
 from imagebroker.redaction import redact
+from imagebroker.transfer.compression import unpacked_name
 from imagebroker.verify.checksum import STRONG, WEAK
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _STDOUT = "-"
 #: What it may show; of the digests those that were computed.
 _COLUMNS = (
     "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "checked_against",
-    *STRONG, *WEAK, "disk_format", "virtual_size", "signature",
+    *STRONG, *WEAK, "disk_format", "virtual_size", "signature", "compression", "compressed_size",
+    "decompressed_sha256", "insecure",
 )  # fmt: skip
 
 
@@ -142,6 +144,8 @@ class Download(ShowCommand):
                 f"{redact(parsed.ref, 200)!r} does not end in the name of a file",
                 hint="say where to store the image: imagebroker download REF DEST",
             )
+        if parsed.decompress is not None:
+            name = unpacked_name(name, parsed.decompress)
         return name, {**options, "overwrite": False}
 
     def _standard_output(self) -> BinaryIO:
@@ -217,13 +221,16 @@ def _sentence(values: Mapping[str, Any]) -> str:
     """
     where = f"stored {redact(values['path'])}" if values["path"] else "written"
     parts = [f"{where}: {size_text(values['size'])}"]
+    if values.get("compression"):
+        parts[0] += f" from {size_text(values['compressed_size'])} of {values['compression']}"
     if values["seconds"] >= 0.1:  # anything less says little about the rate
         parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
     if values["attempts"] > 1:
         parts.append(f"{values['attempts']} attempts")
     if values["resumed_from"]:
         parts.append(f"resumed at {size_text(values['resumed_from'])}")
-    parts += [f"{name}:{values[name]}" for name in (*STRONG, *WEAK) if values.get(name)]
+    of = " of the compressed data" if values.get("compression") else ""
+    parts += [f"{name}:{values[name]}{of}" for name in (*STRONG, *WEAK) if values.get(name)]
     if values.get("disk_format"):
         parts.append(_format(values))
     return f"{', '.join(parts)}; {_vouched(values)}"

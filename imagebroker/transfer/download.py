@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagebroker.exceptions import ChecksumMismatch, DestinationError, ImageBrokerError
+from imagebroker.exceptions import (
+    ChecksumMismatch,
+    CompressionError,
+    DestinationError,
+    ImageBrokerError,
+)
 from imagebroker.image import Image
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.incoming import Incoming
@@ -18,7 +23,7 @@ from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.storing import Storing
-from imagebroker.transfer.stream import Stream
+from imagebroker.transfer.unpacked import Unpacked, opened
 from imagebroker.verify.checks import Required
 
 LOG = logging.getLogger(__name__)
@@ -136,14 +141,53 @@ def _inspect(required: Required, part: PartFile) -> dict[str, Any]:
 
 
 def to_file_object(
-    places: Sequence[Place], demands: Demands, target: FileObject, watch: Watch
+    places: Sequence[Place],
+    demands: Demands,
+    target: FileObject,
+    watch: Watch,
+    decompress: str | None = None,
 ) -> Download:
-    """Write the image into the caller's object, in order."""
-    with closing(Stream(places, demands, watch)) as stream:
+    """Write the image, or what is in it, into the caller's object, in order."""
+    with closing(opened(places, demands, watch, decompress)) as stream:
         for chunk in stream:
             target.write(chunk)
         target.commit()
         return Download(
             None, target.size, stream.image, stream.source, stream.evidence,
             stream.attempts, stream.resumed_from, watch.seconds, stream.served,
+        )  # fmt: skip
+
+
+def unpacked_to_path(
+    places: Sequence[Place],
+    demands: Demands,
+    part: PartFile,
+    watch: Watch,
+    path: Path,
+    decompress: str,
+) -> Download:
+    """Store what is in the image in `part`, and commit it when verified.
+
+    As for an image that is stored as it is, all is dropped when a location sent something else.
+    """
+    attempts = 0
+    while True:
+        with closing(Unpacked(places, demands, watch, decompress)) as content:
+            try:
+                for piece in content.verified():
+                    part.write(part.size, piece)
+            except (ChecksumMismatch, CompressionError) as error:
+                if not content.located:
+                    raise
+                LOG.warning("%s; asking the backend itself, from the beginning", error)
+                attempts += content.attempts
+                places = places[-1:]
+                part.rewind()
+                continue
+        watch.report("verify", always=True)
+        part.commit()
+        watch.report("done", always=True)
+        return Download(
+            path, part.size, content.image, content.source, content.evidence,
+            attempts + content.attempts, content.resumed_from, watch.seconds, content.served,
         )  # fmt: skip

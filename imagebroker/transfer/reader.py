@@ -10,6 +10,7 @@ from typing import Any
 from imagebroker.backend import Buffer
 from imagebroker.image import Image
 from imagebroker.transfer.stream import Stream
+from imagebroker.transfer.unpacked import Unpacked
 
 
 class ImageReader(io.RawIOBase):
@@ -20,7 +21,9 @@ class ImageReader(io.RawIOBase):
     """
 
     def __init__(
-        self, stream: Stream, ended: Callable[[BaseException | None], None] = lambda error: None
+        self,
+        stream: Stream | Unpacked,
+        ended: Callable[[BaseException | None], None] = lambda error: None,
     ) -> None:
         """`ended` is called when it is closed, with the error that ended it."""
         super().__init__()
@@ -33,7 +36,7 @@ class ImageReader(io.RawIOBase):
         #: The record.
         self.image: Image = stream.image
         #: Bytes in all, None if the source does not know.
-        self.size: int | None = stream.image.size
+        self.size: int | None = stream.size
 
     @property
     def evidence(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Rules:
     allow_empty: bool = False
     #: Bytes a second; None: as fast as it goes.
     rate_limit: int | None = None
+    max_compression_ratio: int = 1000
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,17 @@ class Stream:
         """Whether any of the bytes came from a location instead of the backend itself."""
         return self._incoming.located
 
+    @property
+    def size(self) -> int | None:
+        """Bytes that it hands out, None if nobody knows."""
+        return self.image.size
+
     def __iter__(self) -> Generator[Buffer, None, None]:
+        yield from self.verified()
+        self._watch.report("done", always=True)
+
+    def verified(self) -> Generator[Buffer, None, None]:
+        """The chunks. That they end means that the checks have passed, not that all is done."""
         held: Buffer | None = None
         for chunk in self._continuous(self._incoming):
             if held is not None:
@@ -79,7 +89,6 @@ class Stream:
         self.evidence = self._checks.evidence()
         if held is not None:
             yield held
-        self._watch.report("done", always=True)
 
     def _continuous(self, incoming: Incoming) -> Generator[Buffer, None, None]:
         """What was not handed out yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -226,3 +227,42 @@ def test_a_query_is_shown_nowhere(imagebroker: Inside) -> None:
     assert_that([done.status for done in shown], Equals([0, 0, 4, 0]))
     for done in shown:
         assert_that(done.stderr + done.stdout.decode(), Not(Contains("s3cret")))
+
+
+def test_decompress_stores_what_is_in_the_image(imagebroker: Inside, tmp_path: Path) -> None:
+    packed = gzip.compress(DATA)
+    (tmp_path / "disk.raw.gz").write_bytes(packed)
+    ref = f"file://{tmp_path}/disk.raw.gz"
+    digest = hashlib.sha256(packed).hexdigest()
+    done = imagebroker("download", ref, "--decompress", "--checksum", f"sha256:{digest}")
+    assert_that(done.status, Equals(0))
+    assert_that((imagebroker.work / "disk.raw").read_bytes(), Equals(DATA))
+    assert_that(done.stderr, Contains("of gzip"))
+    assert_that(done.stderr, Contains("verified: sha256 of the caller"))
+    done = imagebroker("download", ref, "x", "--decompress=gzip", "-f", "json")
+    shown = json.loads(done.stdout)
+    assert_that((shown["compression"], shown["sha256"]), Equals(("gzip", digest)))
+    assert_that(shown["decompressed_sha256"], Equals(DIGEST))
+
+
+def test_the_digest_is_said_to_be_that_of_the_compressed_data(
+    imagebroker: Inside, tmp_path: Path
+) -> None:
+    (tmp_path / "disk.gz").write_bytes(gzip.compress(DATA))
+    done = imagebroker("download", f"file://{tmp_path}/disk.gz", "x", "--decompress")
+    assert_that(done.stderr, Contains(" of the compressed data"))
+
+
+def test_what_cannot_be_unpacked_ends_with_the_status_of_a_failed_check(
+    imagebroker: Inside, ref: str
+) -> None:
+    done = imagebroker("download", ref, "x", "--decompress=xz")
+    assert_that(done.status, Equals(6))
+    assert_that((imagebroker.work / "x").exists(), Equals(False))
+
+
+def test_a_kind_of_compression_that_nobody_knows_is_a_usage_error(
+    imagebroker: Inside, ref: str
+) -> None:
+    done = imagebroker("download", ref, "x", "--decompress=rar")
+    assert_that(done.status, Equals(2))

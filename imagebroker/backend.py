@@ -209,6 +209,24 @@ class ImageBackend(abc.ABC):
         :raises ImageNotFound, NotAuthorized, NotReady, PolicyViolation, TransferError: as named.
         """
 
+    def probe(self, context: Context, ref: ImageRef) -> Image:
+        """What `open` would settle as the image, for a caller that may read the bytes, without
+        having them sent.
+
+        Asked where the bytes are on this host already, or on their way to it for somebody else. A
+        caller that could open the image but not read it must be refused here. Derived: the image
+        of an opened source of which one byte, or the first chunk, was read.
+
+        :raises: what `open` or the first `read` would raise.
+        """
+        source = self.open(context, ref)
+        try:
+            if source.image.size != 0:
+                next(iter(source.read(0, 1 if source.seekable else None)), None)
+            return source.image
+        finally:
+            source.close()
+
     def get(
         self,
         context: Context,

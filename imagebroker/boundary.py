@@ -114,6 +114,20 @@ class Boundary:
         self._check_image(source.image)
         return OpenedSource(source, self.translated, context)
 
+    def probe(
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        timeout: float | None = None,
+        waiting: Callable[[], Any] | None = None,
+    ) -> Image:
+        """The image that this caller may read."""
+        answer = self._call(
+            "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
+        )
+        return self._checked("probe", answer)
+
     def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
         answer = self._call("get", context, lambda: self._plugin.get(context, ref, **flags))
         return self._checked("get", answer)

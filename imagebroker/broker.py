@@ -47,6 +47,8 @@ from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, Place, Waiting
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
+from imagebroker.transfer.sharing import Share
+from imagebroker.transfer.slots import Slots, SlotsInMemory, SlotsOnDisk
 from imagebroker.transfer.unpacked import opened
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, parse_checksum
@@ -92,6 +94,8 @@ class _Values:
     settings: Settings
     registry: Registry
     telemetry: Telemetry
+    #: Where transfers are announced; None where nothing is shared.
+    slots: Slots | None
 
     @classmethod
     def of(cls, settings: Settings, backends: Callable[[Settings], Registry]) -> Self:
@@ -105,7 +109,8 @@ class _Values:
         except ConfigError as error:
             settings.locate(error)
             raise
-        return cls(settings, registry, Telemetry(metrics=core.metrics, tracing=core.tracing))
+        telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
+        return cls(settings, registry, telemetry, _slots(settings))
 
 
 def _verb(method: Verb) -> Verb:
@@ -347,7 +352,23 @@ class Broker:
                 places, demands = self._places(context, ref, backend, demands)
                 if decompress is not None:
                     return transfer.unpacked_to_path(places, demands, part, watch, path, decompress)
-                return transfer.to_path(places, demands, part, watch, path)
+                with self._share(context, ref, backend, demands, watch) as share:
+                    places = share.places(places)
+                    return transfer.to_path(places, demands, part, watch, path, share)
+
+    def _share(
+        self, context: Context, ref: ImageRef, backend: Boundary, demands: Demands, watch: Watch
+    ) -> Share:
+        """The part of one call in a transfer that others may need too."""
+        where = "\n".join([backend.title, *backend.host.options.endpoint, ref.text])
+        return Share(
+            self._values.slots,
+            hashlib.sha256(where.encode()).hexdigest(),
+            ref.text,
+            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
+            demands,
+            watch,
+        )
 
     @contextmanager
     def _recorded(self, verb: str, backend: Boundary, watch: Watch) -> Iterator[None]:
@@ -736,6 +757,16 @@ def _open(
     backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
 ) -> OpenedSource:
     return backend.open(context, ref, timeout=left, waiting=waiting)
+
+
+def _slots(settings: Settings) -> Slots | None:
+    if not settings.core.share_downloads:
+        return None
+    if settings.core.state_dir:
+        return SlotsOnDisk(Path(settings.core.state_dir))
+    if settings.state_home is not None:
+        return SlotsOnDisk(settings.state_home, configured=False)
+    return SlotsInMemory()
 
 
 def _given(info: Mapping[str, Any]) -> dict[str, Any]:

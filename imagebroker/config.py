@@ -121,6 +121,17 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         help="Set aside the whole size of an image on the disk before its first byte is written, "
         "where the file system can (fallocate). The file then has no holes."),
     cfg.BoolOpt(
+        "share_downloads", default=True,
+        help="Let downloads of the same image into paths, at the same time, share one transfer: "
+        "one asks for the bytes, the others read what it has stored. Each caller is asked for "
+        "its right to read, and each verifies its own copy."),
+    cfg.StrOpt(
+        "state_dir",
+        help="Directory, on a local file system, in which the processes of one user find each "
+        "other's transfers. Its owner is that user, and nobody else may enter it (mode 0700); it "
+        "is made if it is missing. Unset, a service shares within each broker only; the command "
+        "uses $XDG_RUNTIME_DIR/imagebroker, or else $XDG_STATE_HOME/imagebroker."),
+    cfg.BoolOpt(
         "fsync", default=True,
         help="Force an image and its directory entry to the disk before success is reported. "
         "Without it a power loss may take the image back; it is never partial after kill -9."),
@@ -221,11 +232,15 @@ def parse_backend(title: str) -> Section:
 class Settings:
     """A snapshot of the core's values, and access to those of the backends."""
 
-    def __init__(self, conf: cfg.ConfigOpts, *, personal: bool = False) -> None:
+    def __init__(
+        self, conf: cfg.ConfigOpts, *, personal: bool = False, state_home: Path | None = None
+    ) -> None:
         """:raises ConfigError: a core option has a value that cannot be used."""
         self._conf = conf
         #: True where a person runs the command without a config file.
         self.personal = personal
+        #: Where state is kept if the configuration does not say.
+        self.state_home = state_home
         #: The file that these are the values of; None where a service hands in its own.
         self._file: str | None = None
         conf.register_opts(CORE_OPTIONS, group=GROUP)
@@ -236,16 +251,16 @@ class Settings:
             raise
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Settings:
+    def from_file(cls, path: str | os.PathLike[str], *, state_home: Path | None = None) -> Settings:
         """:raises ConfigError: the file is missing, not readable, or not in oslo.config's form."""
-        settings = cls(_parse([os.fspath(path)]))
+        settings = cls(_parse([os.fspath(path)]), state_home=state_home)
         settings._file = os.path.abspath(path)
         return settings
 
     @classmethod
     def for_person(cls) -> Settings:
         """What holds without any config file: defaults, and trust in the person who types."""
-        return cls(_parse([]), personal=True)
+        return cls(_parse([]), personal=True, state_home=own_state_home())
 
     def again(self) -> Settings:
         """The same files read again, or what the service's own object has by now.
@@ -253,7 +268,7 @@ class Settings:
         :raises ConfigError: they cannot be used.
         """
         if self._file is not None:
-            return Settings.from_file(self._file)
+            return Settings.from_file(self._file, state_home=self.state_home)
         return Settings.for_person() if self.personal else Settings(self._conf)
 
     @property
@@ -400,6 +415,24 @@ def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, 
 _PLACE = re.compile(
     rf"\[(?P<group>{GROUP}|{PREFIX}[^\]\s]+)\](?:\W{{1,2}}(?P<option>[a-z][a-z0-9_]*)(?P<colon>:?))?"
 )
+
+
+def own_state_home() -> Path | None:
+    """Where the state of the person who runs this process belongs; None if nowhere.
+
+    A directory of somebody else (of the person who called sudo) is none.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not state.startswith("/"):  # a relative one is to be ignored, says its specification
+        state = os.path.expanduser("~/.local/state")
+    for home, owned in ((runtime, runtime), (state, os.path.expanduser("~"))):
+        try:
+            if home.startswith("/") and os.stat(owned).st_uid == os.geteuid():
+                return Path(home, "imagebroker")
+        except OSError:
+            continue  # not there
+    return None
 
 
 def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:

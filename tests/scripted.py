@@ -42,10 +42,14 @@ class Script:
     before_chunk: Callable[[int], None] = lambda offset: None
     on_close: Callable[[], None] = lambda: None
     open_error: Exception | None = None
+    #: Called with the caller's context before anything is read; raises for whom may not.
+    may_read: Callable[[Any], None] = lambda context: None
     opened: int = 0
     closed: int = 0
     #: The starts that were asked for.
     reads: list[int] = field(default_factory=list)
+    #: The same with the stops.
+    spans: list[tuple[int, int | None]] = field(default_factory=list)
     #: Iterators that live now, and the most that ever did.
     alive: int = 0
     most_alive: int = 0
@@ -67,11 +71,12 @@ class ScriptedBackend(ImageBackend):
         script.opened += 1
         if script.open_error is not None:
             raise script.open_error
-        return ScriptedSource(ref.text, script)
+        return ScriptedSource(ref.text, script, context)
 
 
 class ScriptedSource(ImageSource):
-    def __init__(self, text: str, script: Script) -> None:
+    def __init__(self, text: str, script: Script, context: Any = None) -> None:
+        self._context = context
         size = len(script.data) if script.size == -1 else script.size
         self.image = Image(
             ref=text,
@@ -89,6 +94,7 @@ class ScriptedSource(ImageSource):
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         script = self._script
+        script.may_read(self._context)
         with LOCK:
             script.alive += 1
             script.most_alive = max(script.alive, script.most_alive)
@@ -101,6 +107,7 @@ class ScriptedSource(ImageSource):
     def _read(self, start: int, stop: int | None) -> Iterator[Buffer]:
         script = self._script
         script.reads.append(start)
+        script.spans.append((start, stop))
         breaks_at, error = script.breaks.pop(0) if script.breaks else (None, None)
         end = len(script.data) if stop is None else stop
         for offset in range(start, end, script.chunk):

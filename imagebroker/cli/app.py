@@ -165,7 +165,12 @@ class Application(App):
             from imagebroker.telemetry import Telemetry
 
             path = self.config_file
-            self._broker = Broker.for_person() if path is None else Broker.from_config(path)
+            if path is None:
+                self._broker = Broker.for_person()
+            else:
+                from imagebroker.config import Settings, own_state_home
+
+                self._broker = Broker(Settings.from_file(path, state_home=own_state_home()))
             # Nobody asks a process for its metrics that ends at once; importing takes longer.
             self._broker.telemetry = Telemetry(metrics=False, tracing=False)
         return self._broker

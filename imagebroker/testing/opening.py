@@ -18,7 +18,7 @@ from imagebroker.testing.hooks import Hooks, random_bytes
 
 
 class OpeningClauses(Hooks):
-    """C9 to C12."""
+    """C9 to C12, and C34."""
 
     def test_c9_open_answers_with_a_source(self) -> None:
         """No image could be downloaded."""
@@ -71,6 +71,34 @@ class OpeningClauses(Hooks):
             return next(iter(source.read()), b"")
         finally:
             source.close()
+
+    def test_c34_probe_answers_what_open_would(self) -> None:
+        """Callers would follow a transfer of other bytes, or download again what is there."""
+        ref = self.publish(random_bytes(100_000))
+        with self.opened(ref) as source:
+            opened = source.image
+        probed = self.backend.probe(self.context, self.ref(ref))
+        for name in ("version", "size", "checksums"):
+            first, second = getattr(opened, name), getattr(probed, name)
+            if first != second:
+                self.fail(f"open settles {name} {first!r}, and probe answers {second!r}")
+
+    def test_c34_probe_of_a_missing_image_is_not_found(self) -> None:
+        """An image that was removed would be handed out from somebody else's transfer."""
+        ref = self.ref(self.missing_ref())
+        error = self.error_of(
+            f"probe of {ref}, which is not there,", lambda: self.backend.probe(self.context, ref)
+        )
+        if not isinstance(error, ImageNotFound):
+            self.fail(f"a missing image is {type(error).__name__}: {error}")
+
+    def test_c34_probe_of_a_forbidden_image_is_refused(self) -> None:
+        """Who may not read an image would get it from the transfer of somebody who may."""
+        ref = self.publish(b"forbidden")
+        self.forbid(ref)
+        error = self.error_of("probe", lambda: self.backend.probe(self.context, self.ref(ref)))
+        if not isinstance(error, NotAuthorized | PolicyViolation | ImageNotFound):
+            self.fail(f"a forbidden image is {type(error).__name__}: {error}")
 
     def test_c9_two_sources_of_one_image_are_independent(self) -> None:
         """Closing one download would end another."""

@@ -14,6 +14,7 @@ from imagebroker.exceptions import (
     CompressionError,
     DestinationError,
     ImageBrokerError,
+    VerificationError,
 )
 from imagebroker.image import Image
 from imagebroker.transfer.file_object import FileObject
@@ -22,6 +23,7 @@ from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.storing import Storing
 from imagebroker.transfer.unpacked import Unpacked, opened
 from imagebroker.verify.checks import Required
@@ -51,12 +53,18 @@ class Download:
 
 
 def to_path(
-    places: Sequence[Place], demands: Demands, part: PartFile, watch: Watch, path: Path
+    places: Sequence[Place],
+    demands: Demands,
+    part: PartFile,
+    watch: Watch,
+    path: Path,
+    share: Share,
 ) -> Download:
     """Store the image in `part`, and commit it when verified.
 
     The last place is the backend itself. If the bytes are not what they must be, and some came from
-    a location or from an earlier process, all are dropped and the backend itself is asked.
+    a location, an earlier process, a cache or another transfer, all are dropped and the backend
+    itself is asked.
     """
     attempts = 0
     while True:
@@ -64,11 +72,16 @@ def to_path(
             required = demands.of_record(watch.check) or demands.for_image(
                 incoming.image, watch.check
             )
-            storing = Storing(incoming, required, part, watch)
+            storing = Storing(incoming, required, part, watch, share)
             try:
-                evidence = _store(incoming, required, storing, part, watch)
-            except ChecksumMismatch as error:
-                if not (incoming.located or storing.doubtful):
+                evidence = _store(incoming, required, storing, part, watch, share)
+                if incoming.secondhand:
+                    share.confirm(evidence)
+            except VerificationError as error:
+                mixed = isinstance(error, ChecksumMismatch) and (
+                    incoming.located or storing.doubtful
+                )
+                if not (mixed or incoming.secondhand):
                     raise
                 LOG.warning("%s; asking the backend itself, from the beginning", error)
                 attempts += incoming.attempts
@@ -76,6 +89,7 @@ def to_path(
                 part.rewind()
                 continue
         watch.report("verify", always=True)
+        share.verified(evidence)
         part.commit()
         watch.report("done", always=True)
         return Download(
@@ -85,12 +99,18 @@ def to_path(
 
 
 def _store(
-    incoming: Incoming, required: Required, storing: Storing, part: PartFile, watch: Watch
+    incoming: Incoming,
+    required: Required,
+    storing: Storing,
+    part: PartFile,
+    watch: Watch,
+    share: Share,
 ) -> dict[str, Any]:
     """Bytes into the part file, and what was computed over them."""
     incoming.covered, incoming.proven = required.covers_all, required.proves_all
     incoming.check_claims(demanded=required.covers_all)
     while incoming.local is not None:
+        share.alone()  # copying is not what would be shared
         if part.size:
             part.rewind()  # copying here is faster than looking at what was kept
         try:

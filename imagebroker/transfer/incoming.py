@@ -20,7 +20,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.image import Image
 from imagebroker.transfer.lanes import WORTH_IT, Lanes
-from imagebroker.transfer.places import FINAL, Place
+from imagebroker.transfer.places import FINAL, HandedOver, Place
 from imagebroker.transfer.ranges import ENDLESS, Range, length
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.supplier import Opening, Supplier
@@ -71,6 +71,8 @@ class Incoming:
         self.begun = 0
         #: Bytes that came from each place, by its ref; of those that are not void.
         self.served: dict[str, int] = {}
+        #: Whether any of them came from another transfer or a cache.
+        self.secondhand = False
         self._failures = self._furthest = 0
         self._ranges = True
         self._changed = threading.Condition()
@@ -102,7 +104,8 @@ class Incoming:
     @property
     def version(self) -> str | None:
         """What proves the same bytes at the backend itself; a location's says nothing elsewhere."""
-        return self.image.version if self._places[0] is self._own else None
+        own = self._places[0].ref == self._own.ref  # or what another transfer has of it
+        return self.image.version if own else None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -209,6 +212,7 @@ class Incoming:
         size = self.image.size
         self._missing = [(0, ENDLESS if size is None else size)]
         self.served.clear()
+        self.secondhand = False
         self.begun += 1
 
     def __iter__(self) -> Iterator[tuple[int, Buffer]]:
@@ -232,6 +236,7 @@ class Incoming:
                 LOG.info("%s: going on at byte %d", self.image.ref, self.resumed_from)
             else:
                 self._begin_again()
+        self.secondhand = self.secondhand or self._places[0].secondhand
         self._count_done()
         self._watch.begin()
         if len(self._missing) > 1 or self._others() or (self._wanted > 1 and self._may_widen()):
@@ -318,6 +323,8 @@ class Incoming:
         size = self.image.size
         if not (self.any_order and self.proven and size is not None):
             return []
+        if self._places[0].secondhand:
+            return []
         if length(self._missing) <= WORTH_IT or not self._source or not self._source.seekable:
             return []
         return self._places[1:-1][: _LOCATIONS_AT_ONCE - 1]
@@ -355,6 +362,9 @@ class Incoming:
         self.attempts += 1
         if isinstance(error, FINAL) or self._watch.left <= 0:
             raise error
+        if isinstance(error, HandedOver):
+            self._hand_over()
+            return
         if not self._may_retry(error):
             self.give_up_place(error)
             return
@@ -390,6 +400,16 @@ class Incoming:
         merely_broke = isinstance(error, (TransferError, BackendError))
         if hasattr(self, "image") and not (self.proven and merely_broke):
             self._begin_again()
+
+    def _hand_over(self) -> None:
+        """Go on at the next place with what is missing, if something proves that it is the same."""
+        self.close()
+        before = self._places.pop(0)
+        self._watch.location = self._places[0].ref
+        if self._places[0].ref != before.ref:
+            self._first = None
+            if not self.proven:
+                self._begin_again()
 
     def close(self) -> None:
         source, self._source = self._source, None

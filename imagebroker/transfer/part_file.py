@@ -73,6 +73,8 @@ class PartFile:
         self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
         #: What an earlier process left in the part file.
         self.kept: Journal | None = None
+        #: Called before anything that was written is forgotten.
+        self.before_rewind: Callable[[], None] = lambda: None
         try:
             self._look()
             self._take(key)
@@ -215,6 +217,7 @@ class PartFile:
 
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
+        self.before_rewind()
         self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
         self.size, self._holes = 0, True
         self._forget()

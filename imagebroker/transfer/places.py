@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagebroker.boundary import OpenedSource
-from imagebroker.exceptions import Cancelled, DestinationError, FormatError, SignatureError
+from imagebroker.exceptions import (
+    Cancelled,
+    DestinationError,
+    FormatError,
+    SignatureError,
+    TransferError,
+)
 from imagebroker.image import Image
 from imagebroker.verify.checks import Required, declared_format
 from imagebroker.verify.checksum import Checksum, required_checksums
@@ -28,6 +34,15 @@ class Place:
 
     ref: str
     open: Opener
+    #: What it hands out comes from another transfer, or from a cache: nothing that is wrong with it
+    #: is a verdict on the image.
+    secondhand: bool = False
+
+
+class HandedOver(TransferError):
+    """A place has handed out all that it can; the next goes on. Nothing is wrong with either."""
+
+    retryable = False
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ class Rules:
 class Progress:
     """How a transfer fares; what a caller's `progress` is called with."""
 
-    #: "connect", "transfer", "wait" (before a retry), "verify" or "done".
+    #: "connect", "transfer", "wait" (before a retry, or for another transfer of the same image),
+    #: "verify" or "done".
     phase: str
     #: Bytes that are there.
     done: int

@@ -14,6 +14,7 @@ from imagebroker.transfer.journal import Journal, spelled
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.ranges import ENDLESS, Range, gaps
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.sharing import Share
 from imagebroker.verify.checks import Required
 
 #: Seconds between two notes for a later process.
@@ -26,10 +27,10 @@ class Storing:
     """One image on its way into a part file."""
 
     def __init__(
-        self, incoming: Incoming, required: Required, part: PartFile, watch: Watch
+        self, incoming: Incoming, required: Required, part: PartFile, watch: Watch, share: Share
     ) -> None:
         self._incoming, self._required = incoming, required
-        self._part, self._watch = part, watch
+        self._part, self._watch, self._share = part, watch, share
         #: Whether bytes of an earlier process are there that only the digest of the whole proves.
         self.doubtful = False
         self._located_before = False
@@ -50,6 +51,7 @@ class Storing:
             self._take_up()
             part.reserve(incoming.left)
             part.preallocate(incoming.image.size or 0)
+            self._share.begin(incoming.image, self._required, part)
             incoming.any_order = True
             for offset, chunk in incoming:
                 if incoming.begun != self._begun:
@@ -58,6 +60,7 @@ class Storing:
             if incoming.begun != self._begun:
                 self._begin_again()
             self._fed.finish(self._waiting)
+            self._share.stored(self._fed.position)
             return self._checks.evidence()
         except _INTERRUPTED:
             self._note_rest()
@@ -68,6 +71,7 @@ class Storing:
     def _store(self, offset: int, chunk: Buffer) -> None:
         self._part.write(offset, chunk)
         self._fed.stored(offset, chunk)
+        self._share.stored(self._fed.position)
         if monotonic() - self._noted > _NOTE_EVERY:
             self._note()
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from imagebroker.plugin import (
@@ -90,6 +90,28 @@ class GlanceSource(ImageSource):
         if end == size:
             self._look_again()
 
+    def check_permitted(self) -> None:
+        """Ask for the first byte of the data.
+
+        :raises NotAuthorized, NotReady, ...: it would not be given.
+        """
+        answer = self._ask({"Range": "bytes=0-0"}, (200, 204, 206, 400, 416))
+        answer.reply.close()
+        if answer.reply.status in (400, 416):  # most stores cannot, and say so before all else
+            answer = self._ask({}, (200, 204))
+            answer.reply.close()
+        if answer.reply.status == 204:
+            self._check_empty()
+
+    def _ask(self, headers: Mapping[str, str], allowed: Collection[int]) -> Answer:
+        with self._api.wire.watched(self._watch):
+            return self._api.ask(
+                self._identity, "GET", f"images/{self.image.id}/file",
+                what=f"image {self.image.id}", allowed=allowed,
+                headers={"Accept": "application/octet-stream, */*", **headers},
+                servers=list(self._servers),
+            )  # fmt: skip
+
     def close(self) -> None:
         self._closed = True
         sock = self._sock
@@ -123,18 +145,12 @@ class GlanceSource(ImageSource):
 
     def _request(self, start: int, end: int | None) -> Answer | None:
         """The answer whose body begins at `start`; None for an image without any byte."""
-        headers = {"Accept": "application/octet-stream, */*"}
+        headers = {}
         if start:
             last = "" if end is None or end == self.image.size else end - 1
             headers["Range"] = f"bytes={start}-{last}"
         try:
-            with self._api.wire.watched(self._watch):
-                answer = self._api.ask(
-                    self._identity, "GET", f"images/{self.image.id}/file",
-                    what=f"image {self.image.id}",
-                    allowed=(200, 204, 206, 400, 416) if start else (200, 204),
-                    headers=headers, servers=list(self._servers),
-                )  # fmt: skip
+            answer = self._ask(headers, (200, 204, 206, 400, 416) if start else (200, 204))
             self._first_server(answer.server)
             return self._acceptable(answer, start, end)
         except RangeIgnored:

@@ -78,6 +78,20 @@ class HttpBackend(ImageBackend):
             answer.close()
             raise
 
+    def probe(self, context: object, ref: ImageRef) -> Image:
+        """From an answer to a GET, because HEAD may be refused or permitted to others; for one
+        byte, because the rest of an answer that nobody reads is sent all the same."""
+        session = Session(self._client, ref.text)
+        answer = session.request("GET", ("Range", "bytes=0-0"))
+        answer.close()
+        if answer.head.status != 206:
+            if answer.head.status == 416:  # there is no first byte
+                answer = session.request("GET")
+                answer.close()
+            check_status(answer.head, answer.place.url)
+        check_encoding(answer.head, answer.place.url)
+        return described(ref, answer.head)
+
     def get(
         self,
         context: object,

@@ -32,11 +32,13 @@ _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|tit
 
 
 def described(ref: ImageRef, head: Head) -> Image:
-    """The record: what the head of a 200 says about an image."""
+    """The record: what the head of a 200 or of a 206 says about an image."""
+    found = content_range(head) if head.status == 206 else None
+    size = found[2] if found is not None else head.content_length
     shown = {"content_type": head.get("content-type"), "etag": head.get("etag")}
     return Image(
         ref=ref.text,
-        size=head.content_length,
+        size=None if head.status == 206 and found is None else size,
         version=strong_etag(head),
         updated_at=parse_date(head.get("last-modified")),
         properties=MappingProxyType({k: printable(v, 256) for k, v in shown.items() if v}),

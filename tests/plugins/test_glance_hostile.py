@@ -91,6 +91,44 @@ def test_the_bytes_of_a_good_server_arrive(glance: tuple[Stub, OneImage]) -> Non
         assert_that(request.headers["accept-encoding"], Equals("identity"))
 
 
+def test_a_record_that_is_shown_is_no_leave_to_read_its_data(
+    glance: tuple[Stub, OneImage],
+) -> None:
+    """The role reader sees images that it may not download: no other call's bytes are for it."""
+    stub, image = glance
+    image.file = lambda request, connection: answer(403, b"forbidden")
+    with pytest.raises(NotAuthorized):
+        asking(stub).probe(caller(), REF)
+    assert_that(stub.count("GET", "/file"), Equals(1))
+
+
+@pytest.mark.parametrize("status", [400, 416])
+def test_a_probe_of_a_store_without_ranges_asks_for_the_whole_and_reads_none_of_it(
+    glance: tuple[Stub, OneImage], status: int
+) -> None:
+    stub, image = glance
+
+    def file(request: Request, connection: Connection) -> bytes:
+        return answer(status, b"no ranges") if "range" in request.headers else answer(200, DATA)
+
+    image.file = file
+    with opened(asking(stub)) as source:
+        found = asking(stub).probe(caller(), REF)
+        assert_that(found, Equals(source.image))
+    image.file = lambda request, connection: answer(
+        status if "range" in request.headers else 403, b"forbidden"
+    )
+    with pytest.raises(NotAuthorized):
+        asking(stub).probe(caller(), REF)
+
+
+def test_a_probe_asks_for_one_byte(glance: tuple[Stub, OneImage]) -> None:
+    stub, _ = glance
+    asking(stub).probe(caller(), REF)
+    [asked] = [each for each in stub.requests if each.path.endswith("/file")]
+    assert_that(asked.headers["range"], Equals("bytes=0-0"))
+
+
 def test_the_middle_is_asked_for_by_range_and_only_after_another_look(
     glance: tuple[Stub, OneImage],
 ) -> None:

@@ -69,6 +69,38 @@ def image(nginx: Nginx) -> Path:
     return random_file(nginx.root / "http.img", SIZE)
 
 
+def test_a_probe_asks_for_one_byte_and_learns_what_open_does(nginx: Nginx, image: Path) -> None:
+    backend = make_backend()
+    ref = parse(nginx.url(image.name) + "?probe")
+    with opened(nginx.url(image.name)) as source:
+        expected = source.image
+    found = backend.probe(None, ref)
+    assert_that((found.version, found.size), Equals((expected.version, SIZE)))
+    [asked] = nginx.requests("?probe", at_least=1)
+    assert_that(asked.line, StartsWith("GET "))
+    assert_that(asked.status, Equals(206))
+
+
+@pytest.mark.parametrize("prefix", ["norange", "redirect/302"])
+def test_a_probe_learns_it_from_servers_without_ranges_and_behind_redirects_too(
+    nginx: Nginx, image: Path, prefix: str
+) -> None:
+    found = make_backend().probe(None, parse(nginx.url(image.name, prefix=prefix)))
+    assert_that(found.size, Equals(SIZE))
+
+
+def test_a_probe_of_what_may_not_be_read_is_refused(nginx: Nginx, image: Path) -> None:
+    with pytest.raises(NotAuthorized):
+        make_backend().probe(None, parse(nginx.url(image.name, prefix="private")))
+    with pytest.raises(ImageNotFound):
+        make_backend().probe(None, parse(nginx.url("is-not-there")))
+
+
+def test_a_probe_of_an_empty_image_says_that_it_is_empty(nginx: Nginx) -> None:
+    (nginx.root / "empty.img").write_bytes(b"")
+    assert_that(make_backend().probe(None, parse(nginx.url("empty.img"))).size, Equals(0))
+
+
 @pytest.fixture
 def tls_files(nginx: Nginx) -> Path:
     return nginx.ca_file.parent

@@ -845,6 +845,21 @@ class DeletesWhatIsNotThere(MemoryBackend):
             super().delete(context, ref)
 
 
+# -- what is asked before bytes are shared ---------------------------------------------------------
+
+
+@broken("C34")
+class ProbesAnotherVersion(MemoryBackend):
+    def probe(self, context: Context, ref: ImageRef) -> Image:
+        return replace(super().probe(context, ref), version="another")
+
+
+@broken("C34")
+class ProbesWithoutAsking(MemoryBackend):
+    def probe(self, context: Context, ref: ImageRef) -> Image:
+        return Image(ref=ref.text, size=9)
+
+
 # -- the process -----------------------------------------------------------------------------------
 
 

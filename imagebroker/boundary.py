@@ -39,7 +39,7 @@ T = TypeVar("T")
 #: Bytes that a `read` may be ahead of its consumer; one chunk may be larger.
 READ_AHEAD = 4 * 1024 * 1024
 #: The same for each of several reads at once.
-SHARED_READ_AHEAD = 1024 * 1024
+SHARED_READ_AHEAD = 512 * 1024
 #: Seconds between two looks at whether a call is still waited for.
 _MOMENT = 0.1
 #: Seconds that a thread gets to end after its source was closed.
@@ -454,13 +454,15 @@ class Flow(threading.Thread):
                 if not size:
                     continue
                 with self._changed:
-                    while self._held and self._held + size > self._ahead and not self._stopped:
-                        self._changed.wait()
                     if self._stopped:
                         return
                     self._ready.append(chunk)
                     self._held += size
                     self._changed.notify_all()
+                    # Before the next chunk is made: it would be in memory too.
+                    while self._held >= self._ahead and not self._stopped:
+                        self._changed.wait()
+                del chunk
         except BaseException as error:
             self._error = error
         finally:

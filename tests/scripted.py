@@ -40,6 +40,7 @@ class Script:
     breaks: list[tuple[int, Exception | None]] = field(default_factory=list)
     #: Called before each chunk with its offset.
     before_chunk: Callable[[int], None] = lambda offset: None
+    before_open: Callable[[], None] = lambda: None
     on_close: Callable[[], None] = lambda: None
     open_error: Exception | None = None
     #: Called with the caller's context before anything is read; raises for whom may not.
@@ -69,6 +70,7 @@ class ScriptedBackend(ImageBackend):
         if script is None:
             raise ImageNotFound(f"{ref}: no such image")
         script.opened += 1
+        script.before_open()
         if script.open_error is not None:
             raise script.open_error
         return ScriptedSource(ref.text, script, context)

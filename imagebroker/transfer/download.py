@@ -18,6 +18,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.image import Image
 from imagebroker.transfer.file_object import FileObject
+from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
 from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
@@ -127,28 +128,34 @@ def _store(
 
 
 def _clone(file: LocalFile, required: Required, part: PartFile, watch: Watch) -> dict[str, Any]:
-    """A local file: copied by the kernel; what landed is read back only where a digest needs it."""
+    """A local file: copied by the kernel; what has landed is read back behind the copy, and only
+    where a digest needs it."""
     part.reserve(file.allocated)
+    checks = required.without_formats().start(file.size)
+    fed = InOrder(part, checks)
+    watch.total, watch.done = file.size, 0
 
     def copied(done: int, moved: int) -> None:
+        if required.covers_all:
+            fed.has(watch.done, done)
         watch.done = done
         watch.check()
         watch.report("transfer")
         watch.pace(moved)
 
-    watch.total = file.size
-    file.clone_into(part, copied)
-    evidence = _inspect(required, part)
-    if not required.covers_all:
-        return evidence
-    checks = required.without_formats().start(part.size)
+    def waiting() -> None:
+        watch.check()
+        watch.report("verify")
+
     try:
-        for chunk in part.read_back(0, part.size):
-            watch.check()
-            watch.report("verify")
-            checks.feed(chunk)
-        return evidence | checks.evidence()
+        file.clone_into(part, copied, step=watch.rules.rate_limit)
+        evidence = _inspect(required, part)
+        if required.covers_all:
+            fed.finish(waiting)
+            evidence |= checks.evidence()
+        return evidence
     finally:
+        fed.stop()
         checks.close()
 
 

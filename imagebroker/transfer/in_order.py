@@ -38,6 +38,8 @@ class InOrder:
         self._reading_to = position
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        #: Whether the thread is at it, or has ended.
+        self._busy = False
         self._stopping = False
         self._failed: Exception | None = None
 
@@ -49,8 +51,10 @@ class InOrder:
             return [(position, stop), *self._early] if position < stop else list(self._early)
 
     def has(self, start: int, stop: int) -> None:
-        """These bytes are in the part file already."""
+        """These bytes are in the part file already. :raises: what feeding earlier ones raised."""
         with self._changed:
+            if self._failed is not None:
+                raise self._failed
             self._early.add(start, stop)
             self._go_on()
 
@@ -59,7 +63,7 @@ class InOrder:
         with self._changed:
             if self._failed is not None:
                 raise self._failed
-            direct = offset == self.position and self._thread is None
+            direct = offset == self.position and not self._busy
             if not direct:
                 self._early.add(offset, offset + len(chunk))
         if direct:
@@ -70,7 +74,8 @@ class InOrder:
 
     def _go_on(self) -> None:
         """Read back what is next, if it is there and nobody is at it."""
-        if self._thread is None and not self._stopping and self._early.begins_at(self.position):
+        if not self._busy and not self._stopping and self._early.begins_at(self.position):
+            self._busy = True
             self._thread = threading.Thread(
                 target=self._catch_up, name="imagebroker-read-back", daemon=True
             )
@@ -80,14 +85,14 @@ class InOrder:
         try:
             while (stop := self._next()) is not None:
                 for piece in self._part.read_back(self.position, stop):
+                    if self._stopping:
+                        return  # `early` has the rest
                     self._checks.feed(piece)
                     self.position += len(piece)
-                    if self._stopping:
-                        return
         except Exception as error:
             self._failed = error
             with self._changed:
-                self._thread = None
+                self._busy = False
                 self._changed.notify_all()
 
     def _next(self) -> int | None:
@@ -95,7 +100,7 @@ class InOrder:
         with self._changed:
             stop = self._early.take(self.position)
             if stop is None:
-                self._thread = None
+                self._busy = False
                 self._changed.notify_all()
             else:
                 self._reading_to = stop
@@ -107,7 +112,7 @@ class InOrder:
         :raises: what feeding raised.
         """
         with self._changed:
-            while self._thread is not None:
+            while self._busy:
                 self._changed.wait(_MOMENT)
                 waiting()
             if self._failed is not None:

@@ -36,6 +36,7 @@ class LocalFile:
     def __init__(self, opened: OpenedSource) -> None:
         """:raises PolicyViolation: it is not a regular file. :raises TransferError: unreadable."""
         self._opened = opened
+        self._step = _STEP
         self.image = opened.image
         path = opened.local_path
         try:
@@ -89,12 +90,14 @@ class LocalFile:
         fd, self.fd = self.fd, -1
         close(fd)
 
-    def clone_into(self, part: PartFile, copied: Copied) -> None:
+    def clone_into(self, part: PartFile, copied: Copied, step: int | None = None) -> None:
         """Give `part` the same bytes and holes, sharing blocks where the file system can.
 
-        Never a hard link: a later write to one must not show in the other.
+        Never a hard link: a later write to one must not show in the other. `copied` is called after
+        at most `step` bytes.
         """
         part.size = self.size
+        self._step = min(step or _STEP, _STEP)
         try:
             fcntl.ioctl(part.fileno(), _FICLONE, self.fd)
         except OSError as error:
@@ -125,7 +128,7 @@ class LocalFile:
     def _copy_range(self, start: int, stop: int, part: PartFile, copied: Copied) -> None:
         in_kernel = True
         while start < stop:
-            step = min(stop - start, _STEP)
+            step = min(stop - start, self._step)
             if in_kernel:
                 try:
                     done = os.copy_file_range(self.fd, part.fileno(), step, start, start)

@@ -29,7 +29,7 @@ from imagebroker_http.session import Answer, Session
 from imagebroker_http.wire import Field, Head
 
 #: Connections at once to one server that takes ranges of a proven version.
-PARALLEL_READS = 8
+PARALLEL_READS = 12
 #: Answers to a range that say "not from the middle".
 _REFUSED_RANGE = (400, 416)
 #: Bytes in which HTML must show itself.

@@ -564,6 +564,7 @@ class Broker:
                 info["size"] = reader.size
             return self.create(context, info, iter(reader), backend=backend)
 
+    @_verb
     def import_image(
         self,
         context: Context,
@@ -605,6 +606,7 @@ class Broker:
         watch.report("done", always=True)
         return image
 
+    @_verb
     def purge(
         self,
         context: Context,

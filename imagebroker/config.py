@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg, types
 
 from imagebroker.backend import Limits, Options
-from imagebroker.config_lines import Lines
+from imagebroker.config_lines import Line, Lines
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.policy import Policy, networks
 from imagebroker.reference import DEFAULT_PORTS, parse
@@ -290,14 +291,21 @@ class Settings:
             found += sorted(Path(folder).glob("*.conf"))
         return found
 
+    def line(self, group: str, option: str = "") -> Line | None:
+        """Where an option is written, or the title of a section; None if it is not."""
+        return self._lines.find(group, option)
+
+    @cached_property
+    def _lines(self) -> Lines:
+        return Lines(self.files)
+
     def where(self, group: str, option: str) -> str:
         """File and line of an option, or the file in which it is not set; empty without any."""
-        lines = Lines(self.files)
-        if line := lines.find(group, option):
+        if line := self.line(group, option):
             return f"{line}: [{group}] {option}".rstrip()
         if not self.files:
             return ""
-        file = lines.find(group) or self.files[-1]
+        file = self.line(group) or self.files[-1]
         return f"{file}: [{group}] {option} is not set" if option else f"{file}: [{group}]"
 
     def locate(

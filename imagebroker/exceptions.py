@@ -251,6 +251,8 @@ class SignatureError(VerificationError):
 class CompressionError(VerificationError):
     """The data is not what it is to be unpacked as, or does not come to its proper end."""
 
+    id = "compression-error"
+
 
 class FormatError(VerificationError):
     """The content is not a disk image of an acceptable format."""

@@ -203,6 +203,11 @@ class Registry:
 
         return Boundary(cls, host, _origin(self._found[scheme][0]), locate)
 
+    def distributions(self) -> list[str]:
+        """The names of the distributions whose plugins are enabled."""
+        points = (point for scheme in self.enabled for point in self._found.get(scheme, ()))
+        return sorted({point.dist.name for point in points if point.dist})
+
     def describe(self) -> list[BackendInfo]:
         """Every scheme that is installed or enabled. Enabled plugins are loaded to find out."""
         return [self._describe(scheme) for scheme in sorted({*self._found, *self.enabled})]

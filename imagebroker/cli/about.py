@@ -61,13 +61,14 @@ class Backends(ListCommand):
 class Check(ListCommand):
     """Look for mistakes in the configuration, and try what it names.
 
-    Warnings: options and sections that nobody reads, nothing enabled, files that do not exist.
-    Failures: values that cannot be used, schemes whose plugin is missing, doubled or broken,
-    servers that do not answer, directories and files that this user may not use. Ends with 0 if
-    all is well, 1 after warnings, 2 after failures.
+    Warnings: options and sections that nobody reads, nothing enabled, files that do not exist,
+    secrets in a file that every user may read. Failures: values that cannot be used, schemes whose
+    plugin is missing, doubled or broken, servers that do not answer, directories and files that
+    this user may not use, keys that every user may read, distributions that overwrite each other.
+    Ends with 0 if all is well, 1 after warnings, 2 after failures.
     """
 
-    column_names = ("level", "where", "what", "remedy")
+    column_names = ("level", "where", "what", "remedy", "file")
 
     def take_action(
         self, parsed_args: argparse.Namespace

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ class Application(App):
             deferred_help=True,
         )
         self.command_manager.add_command("help", Help)
+        self.command_manager.commands["complete"] = EntryPoint(
+            "complete", "imagebroker.cli.completion:Complete", "imagebroker.cli"
+        )
 
     def build_option_parser(
         self,

@@ -8,14 +8,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
 from imagebroker.backend import BackendHost, ImageBackend
-from imagebroker.cli import reach
+from imagebroker.cli import packages, reach
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import (
     BACKEND_NAME,
@@ -40,9 +40,19 @@ def check(path: Path | None) -> list[Finding]:
     written = {} if path is None else _sections(path)
     registry = Registry(loaded.settings)
     try:
-        return [*loaded.findings, *_Check(loaded.settings, registry, written).findings()]
+        found = [*loaded.findings, *_Check(loaded.settings, registry, written).findings()]
     finally:
         registry.close()
+    return [replace(each, file=_file(loaded.settings, each.where)) for each in found]
+
+
+def _file(settings: Settings, where: str) -> str:
+    """File and line of `[section] option`, or of the section."""
+    match = re.fullmatch(r"\[([^\]]+)\](?: (\w[\w-]*))?", where)
+    if match is None:
+        return ""
+    line = settings.line(match[1], match[2] or "") or settings.line(match[1])
+    return "" if line is None else str(line)
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,8 @@ class _Check:
         yield from self._default_backend()
         yield from self._direct_schemes()
         yield from self._instances()
+        yield from self._secrets()
+        yield from packages.fights(self._registry.distributions())
 
     def _load(self) -> Iterator[Finding]:
         """Import the enabled plugins."""
@@ -255,6 +267,19 @@ class _Check:
         if host is not None:
             yield from reach.check_paths(host, cls.options)
             hosts.append(host)
+
+    def _secrets(self) -> Iterator[Finding]:
+        """Secrets that stand in a file which every user of this host may read."""
+        for section in self._settings.sections():
+            cls = self._classes.get(section.name)
+            for option in cls.options if cls is not None else ():
+                line = self._settings.line(section.group, option.dest)
+                if option.secret and line is not None and reach.is_open_to_all(line.file):
+                    yield Finding(
+                        WARNING, f"[{section.group}] {option.dest}",
+                        f"a secret stands in {line.file}, which every user of this host may read",
+                        f"chmod o= {line.file}",
+                    )  # fmt: skip
 
     def _make(
         self, section: Section, cls: type[ImageBackend]

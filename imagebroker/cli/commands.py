@@ -20,6 +20,7 @@ COMMANDS = {
     "resolve": "imagebroker.cli.about:Resolve",
     "backends": "imagebroker.cli.about:Backends",
     "check": "imagebroker.cli.about:Check",
+    "config show": "imagebroker.cli.config_show:ConfigShow",
     "config sample": "imagebroker.cli.about:ConfigSample",
     "backend new": "imagebroker.cli.backend_new:BackendNew",
     "backend test": "imagebroker.cli.backend_test:BackendTest",

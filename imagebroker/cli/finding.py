@@ -23,6 +23,8 @@ class Finding:
     where: str
     what: str
     remedy: str
+    #: `FILE:LINE` of that; empty where it is not written.
+    file: str = ""
 
 
 def failure(where: str, error: ImageBrokerError) -> Finding:

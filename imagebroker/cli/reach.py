@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +34,34 @@ def check_paths(host: BackendHost, options: Iterable[cfg.Opt]) -> Iterator[Findi
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, str) and path.startswith("/"):
                 where = f"[{_group(host)}] {option.name}"
-                found = (_own_directory if option.dest.endswith("_dir") else _readable)(where, path)
+                look = (
+                    _own_directory if option.dest.endswith("_dir")
+                    else _key if _KEY.search(option.dest) else _readable
+                )  # fmt: skip
+                found = look(where, path)
                 if found is not None:
                     yield found
+
+
+#: Options that name a private key.
+_KEY = re.compile(r"(?:identity|key)_?file$")
+
+
+def is_open_to_all(path: str | os.PathLike[str]) -> bool:
+    """Whether every user of this host may read it."""
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def _key(where: str, path: str) -> Finding | None:
+    if is_open_to_all(path):
+        return Finding(
+            FAILURE, where, f"every user of this host may read {path}",
+            f"chmod 600 {path}, and consider the key known",
+        )  # fmt: skip
+    return _readable(where, path)
 
 
 def _group(host: BackendHost) -> str:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_one_line_tells_a_person_that_it_is_verified(imagebroker: Inside, ref: s
         f"imagebroker: stored dest: 20.5 KiB, sha256:{DIGEST}, raw, virtual size 20.5 KiB; "
         "verified: sha256 of the ref's pin\n"
     )
-    assert_that(done.stderr, Equals(line))
+    assert_that(re.sub(r" in [\d.]+ s \([^)]*\)", "", done.stderr), Equals(line))
 
 
 def test_one_line_tells_a_person_that_nobody_vouches_for_it_and_what_it_is(
@@ -126,7 +127,8 @@ def test_what_goes_to_standard_output_is_told_of_in_the_same_line(
 ) -> None:
     done = imagebroker("download", f"{ref}#sha256={DIGEST}", "-")
     assert_that(done.stdout, Equals(DATA))
-    assert_that(done.stderr, StartsWith(f"imagebroker: written: 20.5 KiB, sha256:{DIGEST}, raw"))
+    assert_that(done.stderr, StartsWith("imagebroker: written: 20.5 KiB"))
+    assert_that(done.stderr, Contains(f", sha256:{DIGEST}, raw"))
 
 
 def test_columns_are_chosen_before_anything_is_done(imagebroker: Inside, ref: str) -> None:

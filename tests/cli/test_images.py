@@ -215,7 +215,7 @@ def test_every_command_has_a_help_that_comes_quickly(imagebroker: Inside) -> Non
         (("downlaod", "x"), "did you mean download?"),
         (("frobnicate",), "lists the commands"),
         (("help", "downlaod"), "did you mean download?"),
-        (("config",), "did you mean config sample?"),
+        (("config",), "did you mean config show or config sample?"),
     ],
 )
 def test_a_command_that_does_not_exist_is_a_mistake_of_the_caller(

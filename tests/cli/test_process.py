@@ -249,9 +249,3 @@ def test_the_sample_is_the_config_file_in_etc(shell: Shell) -> None:
     sample = Path(__file__).parents[2] / "etc" / "imagebroker" / "imagebroker.conf"
     done = shell.run("config", "sample")
     assert_that(done.stdout.decode(), Equals(sample.read_text()))
-
-
-def test_completion_knows_the_commands_and_their_options(shell: Shell) -> None:
-    script = shell.run("complete").stdout.decode()
-    assert_that(script, Contains("complete -F _imagebroker imagebroker"))
-    assert_that(script, MatchesRegex(r"(?s).*cmds_download='[^']*--checksum"))

@@ -1,0 +1,57 @@
+"""Installed distributions that overwrite each other: the last one that pip unpacked wins."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+
+from imagebroker.cli.finding import FAILURE, Finding
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: A package's first file: two distributions that both have it are not two halves of a namespace.
+_PACKAGE = re.compile(r"^([^/,\n]+)/__init__\.py,", re.MULTILINE)
+
+
+def fights(roots: Iterable[str]) -> Iterator[Finding]:
+    """The packages, among what the distributions `roots` may use, that two distributions bring."""
+    needed = _needed(roots)
+    owners: dict[str, set[str]] = defaultdict(set)
+    for distribution in metadata.distributions():
+        # Not `distribution.files`, which makes an object of each of ten thousand lines.
+        for package in _PACKAGE.findall(distribution.read_text("RECORD") or ""):
+            owners[package].add(distribution.name)
+    for package, names in sorted(owners.items()):
+        if len(names) < 2 or needed.isdisjoint(map(_normal, names)):
+            continue
+        ours = sorted(name for name in names if _normal(name) in needed)
+        others = sorted(names - set(ours)) or ours[1:]
+        yield Finding(
+            FAILURE, ours[0],
+            f"the package {package} is brought by {' and by '.join(sorted(names))}: one of them "
+            "overwrites the other",
+            f"pip uninstall {' '.join(others)} && pip install --force-reinstall {ours[0]}",
+        )  # fmt: skip
+
+
+def _needed(roots: Iterable[str]) -> set[str]:
+    """The distributions themselves and all that they may need, whatever the extra."""
+    found: set[str] = set()
+    waiting = [_normal(name) for name in roots]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            requirements = metadata.distribution(name).requires or ()
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        matches = map(_NAME.match, requirements)
+        waiting += [_normal(match[0]) for match in matches if match is not None]
+    return found
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -294,7 +294,10 @@ def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    try:
+        return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    except OSError:
+        return point.value  # its metadata cannot be read now: a name is all that is lost
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:

@@ -107,7 +107,12 @@ class Bits:
     def remove(self, image_id: str) -> None:
         """Remove stored bits, if there are any; who has them open reads on to the end."""
         with translated(f"the data of image {image_id} cannot be removed"):
-            (self._images / image_id).unlink(missing_ok=True)
+            try:
+                os.unlink(self._images / image_id)
+            except FileNotFoundError:
+                return
+            # The record forgets them next: if they came back after a power loss, they would stay.
+            self._sync_directory(self._images)
 
     def _sync_directory(self, directory: Path) -> None:
         if not self._fsync:

@@ -1,143 +1,204 @@
-"""Faults injected into the system calls of a download with strace.
-
-python -m tests.faults.write_path            every point, prints a table
-"""
+"""Every system call of the write path fails once with every error, or is the last one."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from tests.faults.one_download import DATA, OLD
+from tests.faults import stage
+from tests.faults.nursery import Child, Nursery
+from tests.faults.stage import WAYS
+from tests.faults.tally import OTHER, Violation
 
-#: The calls of the write path that may fail, or be the last thing a process does.
-CALLS = (
-    "openat", "flock", "fstatfs", "pwrite64", "ftruncate", "fchmod", "fsync", "rename", "renameat",
-    "renameat2", "newfstatat", "getdents64", "copy_file_range", "ioctl", "close",
-)  # fmt: skip
-#: Errors that a file system may answer, by call; "SIGKILL" kills the process at its entry.
-ERRORS = {
-    "openat": ("ENOSPC", "EIO", "EDQUOT", "EROFS", "SIGKILL"),
-    "pwrite64": ("ENOSPC", "EIO", "EDQUOT", "EFBIG", "EINTR", "SIGKILL"),
-    "copy_file_range": ("ENOSPC", "EIO", "EDQUOT", "EXDEV", "SIGKILL"),
-    "flock": ("ENOLCK", "EINTR", "SIGKILL"),
-    "ioctl": ("EOPNOTSUPP", "EXDEV", "EIO", "SIGKILL"),
-    "fstatfs": ("EIO", "SIGKILL"),
-    "newfstatat": ("EIO", "SIGKILL"),
-    "getdents64": ("EIO", "SIGKILL"),
-    "close": ("EIO", "SIGKILL"),
+_FULL = ("ENOSPC", "EIO", "EDQUOT", "EFBIG", "EROFS", "EINTR")
+#: What a file system may answer, by call. A call that is not here is not part of the write path.
+ERRORS: dict[str, tuple[str, ...]] = {
+    "openat": _FULL,
+    "open": _FULL,
+    "pwrite64": _FULL,
+    "write": _FULL,
+    "ftruncate": _FULL,
+    "fallocate": (*_FULL, "EOPNOTSUPP"),
+    "fchmod": _FULL,
+    "fsync": _FULL,
+    "fdatasync": _FULL,
+    "rename": _FULL,
+    "renameat": _FULL,
+    "renameat2": (*_FULL, "EINVAL"),
+    "link": _FULL,
+    "linkat": _FULL,
+    "copy_file_range": (*_FULL, "EXDEV"),
+    "ioctl": (*_FULL, "EOPNOTSUPP", "EXDEV"),
+    "flock": ("ENOLCK", "EIO", "EINTR"),
+    "fstatfs": ("EIO", "EINTR"),
+    "newfstatat": ("EIO",),
+    "getdents64": ("EIO",),
+    "pread64": ("EIO", "EINTR"),
+    "lseek": ("EIO",),
+    "unlink": ("EIO", "EROFS"),
+    "unlinkat": ("EIO", "EROFS"),
+    "close": ("EIO", "EINTR", "ENOSPC", "EDQUOT"),
 }
-_USUAL = ("ENOSPC", "EIO", "EDQUOT", "EINTR", "SIGKILL")
+#: An injected error means that the call was not made: what it would have removed stays.
+_REMOVES = ("unlink", "unlinkat")
+_PATIENCE = 30.0
+_MARKER = "getpriority"
 
 
 @dataclass(frozen=True)
 class Point:
-    """The n-th occurrence of a call in the process, and what happens there."""
+    """The n-th time that a thread of the download makes a call, and what happens there."""
 
+    way: str
+    existing: bool
     call: str
     nth: int
+    #: The name of an error, or "SIGKILL": the process dies as it makes the call.
     error: str
-    existing: bool
-    local: bool
 
     def __str__(self) -> str:
-        kind = "existing" if self.existing else "new"
-        return f"{self.call}#{self.nth}:{self.error}:{kind}{':local' if self.local else ''}"
+        return f"{self.group} {self.call}#{self.nth} {self.error}"
+
+    @property
+    def group(self) -> str:
+        return f"{self.way}, {'existing' if self.existing else 'new'}"
 
 
-class Stage:
-    """A folder in which one download runs again and again."""
+class WritePath:
+    """The campaign."""
 
-    def __init__(self, folder: Path, *, local: bool) -> None:
-        self.folder, self.dest, self.local = folder, folder / "dest", local
-        self.dest.mkdir()
-        self.traced()  # byte code is compiled, the plugin is installed
-        self.before, self.calls = self._count()
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._dest, self._kept = folder, folder / "dest", folder / "kept"
+        self._log = folder / "trace"
+        self._nursery = Nursery(partial(stage.prepare, folder), stage.settle)
 
-    def _command(self) -> list[str]:
-        command = [sys.executable, "-m", "tests.faults.one_download", str(self.folder)]
-        return [*command, "--local"] if self.local else command
+    def __enter__(self) -> Self:
+        self._prepare_kept()
+        return self
 
-    def traced(self, *tracer: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*tracer, *self._command()], check=False, timeout=60, capture_output=True, text=True
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._nursery.close()
+
+    def _prepare_kept(self) -> None:
+        """What an interrupted download leaves, for those that go on with it."""
+        stage.reset(self._dest, existing=False)
+        answer = self._nursery.run(
+            stage.download, self._folder, self._dest / "image", "interrupted"
         )
+        if answer["end"] != "error" or len(stage.leftovers(self._dest)) != 2:
+            raise RuntimeError(f"nothing was kept: {answer}, {stage.leftovers(self._dest)}")
+        shutil.copytree(self._dest, self._kept)
+        self._kept_names = stage.leftovers(self._kept)
+        self._files = answer["files"]
 
-    def _count(self) -> tuple[Counter[str], Counter[str]]:
-        """How often each call is made before the marker, and after it."""
-        log = self.folder / "trace"
-        traced = ",".join(("getpriority", *CALLS))
-        self.traced("strace", "-f", "-o", str(log), "-e", f"trace={traced}")
-        lines = log.read_text(errors="replace").splitlines()
-        names = [m[1] for line in lines if (m := re.match(r"\d+\s+(\w+)\(", line))]
-        marker = names.index("getpriority")
-        return Counter(names[:marker]), Counter(names[marker + 1 :])
-
-    def points(self, *, existing: bool) -> Iterator[Point]:
-        for call, count in sorted(self.calls.items()):
-            for nth in range(1, count + 1):
-                for error in ERRORS.get(call, _USUAL):
-                    yield Point(call, nth, error, existing, self.local)
-
-    def violation(self, point: Point) -> str | None:
-        """What is wrong after this fault; None if every promise held."""
-        shutil.rmtree(self.dest)
-        self.dest.mkdir()
-        if point.existing:
-            (self.dest / "image").write_bytes(OLD)
-        what = "signal=SIGKILL" if point.error == "SIGKILL" else f"error={point.error}"
-        nth = self.before[point.call] + point.nth
-        done = self.traced(
-            "strace", "-f", "-o", "/dev/null", "-e", f"trace={point.call}",
-            "-e", f"inject={point.call}:{what}:when={nth}",
-        )  # fmt: skip
-        return self._judge(point, done)
-
-    def _judge(self, point: Point, done: subprocess.CompletedProcess[str]) -> str | None:
-        image = self.dest / "image"
-        content = image.read_bytes() if image.exists() else None
-        old = OLD if point.existing else None
-        left = [p.name for p in self.dest.iterdir() if p.name != "image"]
-        if content not in (old, DATA):
-            return (
-                f"dest holds {len(content or b'')} bytes that are neither the old nor the new image"
-            )
-        if done.returncode == 0 and content != DATA:
-            return "success was reported, and dest is not the image"
-        if done.returncode in (8, 9) and content == DATA and "is complete" not in done.stdout:
-            return f"an error was reported, and dest was replaced: {done.stdout}"
-        if done.returncode not in (0, 8, 9) and point.error != "SIGKILL":
-            return f"status {done.returncode}: {done.stderr[-500:]}"
-        if left and point.error != "SIGKILL":
-            return f"left behind: {left}"
-        return None
-
-
-def main() -> int:
-    tried: Counter[str] = Counter()
-    violations: list[tuple[Point, str]] = []
-    for local in (False, True):
-        with tempfile.TemporaryDirectory() as folder:
-            stage = Stage(Path(folder), local=local)
+    def points(self) -> Iterator[Point]:
+        for way in WAYS:
             for existing in (False, True):
-                for point in stage.points(existing=existing):
-                    tried[point.call] += 1
-                    if found := stage.violation(point):
-                        violations.append((point, found))
-                        print(point, found, flush=True)
-    print("| call | points tried | violations |\n|---|---|---|")
-    for call, count in sorted(tried.items()):
-        print(f"| {call} | {count} | {sum(p.call == call for p, _ in violations)} |")
-    print(f"| all | {tried.total()} | {len(violations)} |")
-    return 1 if violations else 0
+                for call, count in sorted(self._calls(way, existing).items()):
+                    for nth in range(1, count + 1):
+                        for error in (*ERRORS[call], "SIGKILL"):
+                            yield Point(way, existing, call, nth, error)
 
+    def _reset(self, way: str, existing: bool) -> None:
+        stage.reset(self._dest, existing=existing, kept=self._kept if way == "resumed" else None)
 
-if __name__ == "__main__":
-    sys.exit(main())
+    def _calls(self, way: str, existing: bool) -> Counter[str]:
+        """How often a thread makes each call, at most."""
+        self._reset(way, existing)
+        known = ",".join(f"?{call}" for call in ERRORS)
+        answer = self._traced(way, f"trace={known},{_MARKER}")
+        wanted = {"interrupted": "error"}.get(way, "done")
+        if answer is None or answer.get("end") != wanted:
+            raise RuntimeError(f"{way}: {answer}")
+        if way == "ranges" and len(answer["reads"]) < 2:
+            raise RuntimeError("the image came in one range")
+        counts: Counter[tuple[str, str]] = Counter()
+        for line in self._log.read_text(errors="replace").splitlines():
+            if found := re.match(r"(\d+)\s+(\w+)\(", line):
+                if found[2] == _MARKER:
+                    break
+                counts[found[1], found[2]] += 1
+        most: Counter[str] = Counter()
+        for (_, call), count in counts.items():
+            most[call] = max(most[call], count)
+        return most
+
+    def _traced(self, way: str, *expressions: str) -> dict[str, Any] | None:
+        """How a download ends under strace; None if it was killed."""
+        with self._nursery.spawn(stage.download, self._folder, self._dest / "image", way) as child:
+            command = ["strace", "-f", "-o", str(self._log), "-p", str(child.pid)]
+            for each in expressions:
+                command += ["-e", each]
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+                try:
+                    return self._ended(child, tracer)
+                finally:
+                    child.kill()
+                    tracer.wait(_PATIENCE)
+
+    def _ended(self, child: Child, tracer: subprocess.Popen[str]) -> dict[str, Any] | None:
+        said = tracer.stderr.readline() if tracer.stderr is not None else ""
+        if "attached" not in said:
+            raise RuntimeError(f"strace says {said!r}")
+        child.go()
+        answer: dict[str, Any] | None = child.result(_PATIENCE)
+        if not child.wait(_PATIENCE):
+            raise TimeoutError
+        return answer
+
+    def attempt(self, point: Point) -> list[Violation] | None:
+        """What is wrong at this point; None if the fault did not strike."""
+        self._reset(point.way, point.existing)
+        what = "signal=SIGKILL" if point.error == "SIGKILL" else f"error={point.error}"
+        try:
+            answer = self._traced(
+                point.way, f"trace={point.call},{_MARKER}",
+                f"inject={point.call}:{what}:when={point.nth}",
+            )  # fmt: skip
+        except TimeoutError:
+            return [stage.hang(_PATIENCE)]
+        if not self._struck(point):
+            return None
+        return list(self._violations(point, answer))
+
+    def _struck(self, point: Point) -> bool:
+        before, marker, _ = self._log.read_text(errors="replace").partition(f"{_MARKER}(")
+        if point.error == "SIGKILL":
+            return not marker
+        return "(INJECTED)" in before
+
+    def _violations(self, point: Point, answer: dict[str, Any] | None) -> Iterator[Violation]:
+        killed = answer is None
+        if killed and point.error != "SIGKILL":
+            yield Violation(OTHER, "the process died")
+        if answer is not None and point.call == "close":
+            answer["files"] = self._files  # one was not closed: the call was not made
+        keeping = point.way in stage.KEEPING
+        removed = point.call not in _REMOVES
+        for found in stage.judge(
+            self._dest,
+            existing=point.existing,
+            answer=answer,
+            may_keep=keeping,
+            before=self._kept_names if point.way == "resumed" else (),
+            files=self._files,
+        ):
+            if removed or not found.what.startswith("left behind"):
+                yield found
+        if killed or keeping or not removed:
+            way = "resumed" if keeping else point.way
+            later = self._nursery.run(stage.download, self._folder, self._dest / "image", way)
+            yield from stage.judge_next(self._dest, later)

@@ -158,6 +158,12 @@ class Nginx(Server):
             lambda: pid_file.exists() and all(map(accepts, self.ports.values()))
         )
 
+    def restart(self) -> None:
+        """End it with all its connections, and start it again, on other ports."""
+        self._stop()
+        (self.directory / "nginx.pid").unlink(missing_ok=True)
+        retried(self._launch)
+
     def _stop(self) -> None:
         if self._process is not None:
             self._process.stop()

@@ -1,0 +1,82 @@
+"""What a campaign has tried, and what it found, as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+#: The ways in which a promise can be broken; the columns of the table.
+WRONG, PARTIAL, LEAK, HANG, OTHER = (
+    "wrong successes", "partial files", "leaks", "hangs", "other violations",
+)  # fmt: skip
+KINDS = (WRONG, PARTIAL, LEAK, HANG, OTHER)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise that did not hold."""
+
+    kind: str
+    what: str
+
+
+@dataclass
+class Tally:
+    """The outcome of one campaign, or of a part of it."""
+
+    campaign: str
+    #: Points at which the fault struck, and the promises were looked at.
+    tried: int = 0
+    #: Points that the campaign has.
+    total: int = 0
+    #: Points that were drawn, but where the fault did not strike.
+    missed: int = 0
+    seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    #: What was tried, by the campaign's own words ("http/path/FIN").
+    groups: Counter[str] = field(default_factory=Counter)
+    #: Point and violation, the first hundred.
+    found: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, point: str, group: str, violations: Iterable[Violation]) -> None:
+        self.tried += 1
+        self.groups[group] += 1
+        for violation in violations:
+            self.kinds[violation.kind] += 1
+            if len(self.found) < 100:
+                self.found.append((point, violation.kind, violation.what))
+
+    def join(self, other: Tally) -> None:
+        """Count in what another worker did beside this one."""
+        self.tried += other.tried
+        self.total = max(self.total, other.total)
+        self.missed += other.missed
+        self.seconds = max(self.seconds, other.seconds)
+        self.kinds.update(other.kinds)
+        self.groups.update(other.groups)
+        self.found.extend(other.found)
+
+
+def table(tallies: Iterable[Tally]) -> str:
+    """Markdown."""
+    rows = [
+        "| campaign | points tried | " + " | ".join(KINDS) + " | seconds |",
+        "|---|" + "---:|" * (len(KINDS) + 2),
+    ]
+    whole = Tally("all")
+    for tally in tallies:
+        rows.append(_row(tally))
+        whole.total += tally.total
+        whole.tried += tally.tried
+        whole.kinds.update(tally.kinds)
+        whole.seconds += tally.seconds
+    return "\n".join([*rows, _row(whole)])
+
+
+def _row(tally: Tally) -> str:
+    tried = f"{tally.tried:,}" if tally.tried >= tally.total else (
+        f"{tally.tried:,} of {tally.total:,}"
+    )  # fmt: skip
+    counts = " | ".join(str(tally.kinds[kind]) for kind in KINDS)
+    return f"| {tally.campaign} | {tried} | {counts} | {tally.seconds:.0f} |"

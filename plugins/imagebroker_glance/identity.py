@@ -65,8 +65,11 @@ class Identity(abc.ABC):
         """URL prefixes, each ending in `/`, in the order in which to try them."""
 
     def renew(self) -> bool:
-        """Whether another attempt, after a 401, would carry a new token."""
+        """Whether another attempt, after a 401, would carry a better proof."""
         return False
+
+    def outlive(self) -> None:  # noqa: B027 - the service has its own ways to new tokens
+        """What has begun may take longer than a token lives, which was good at its beginning."""
 
 
 class Keystone:
@@ -231,6 +234,8 @@ class _Caller(Identity):
         self._catalogue = getattr(context, "service_catalog", None)
         self._request_id = str(getattr(context, "global_id", None) or "")
         self._found: list[str] = []
+        self._with_service = bool(keystone.options.get("send_service_user_token"))
+        self._may_outlive = False
 
     def headers(self) -> dict[str, str]:
         headers = super().headers()
@@ -240,10 +245,20 @@ class _Caller(Identity):
 
     def _proof(self) -> dict[str, str]:
         headers = {"X-Auth-Token": self._token}
-        if self._keystone.options.get("send_service_user_token"):
+        if self._with_service:
             service = self._keystone.identity(None).headers()
             headers["X-Service-Token"] = service.get("X-Auth-Token", "")
         return headers
+
+    def outlive(self) -> None:
+        self._may_outlive = self._keystone.auth is not None
+
+    def renew(self) -> bool:
+        """Beside a service's token, an expired one of a caller is still good, and still theirs."""
+        if not self._may_outlive or self._with_service:
+            return False
+        self._with_service = True
+        return True
 
     def servers(self) -> list[str]:
         if self._keystone.endpoints:

@@ -30,6 +30,7 @@ from imagebroker_glance.identity import Identity
 from imagebroker_glance.listing import ImageOf
 from imagebroker_glance.record import API_NAMES, INTERNAL, api_properties, is_own
 from imagebroker_glance.upload import send_data, status_after_break, wait_for_status
+from imagebroker_glance.wire import nothing_sent
 
 LOG = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ MARK = "imagebroker-upload"
 UNFINISHED = ("queued", "saving", "killed")
 #: Requests for the last change of a record, which comes after its data.
 _ATTEMPTS = 3
+#: Seconds in which a record may still appear after the connection for it broke.
+_LATE = 5.0
 
 
 class Records:
@@ -73,6 +76,7 @@ class Records:
         if data is not None:
             document["tags"] = [*document.get("tags", ()), MARK]
         image_id = self._begin(image.id, document)
+        self._identity.outlive()
         try:
             self._fill(image_id, image, data)
         except BaseException as error:
@@ -85,6 +89,8 @@ class Records:
         self, image_id: str, changes: Mapping[str, Any], data: ImageData | None, purge_props: bool
     ) -> Image:
         raw, _ = self._api.show(self._identity, image_id)
+        if data is not None:
+            self._identity.outlive()
         if data is not None and raw.get("status") != "queued":
             raise Conflict(
                 f"image {image_id} is {raw.get('status')}: its data cannot be replaced",
@@ -124,8 +130,8 @@ class Records:
             self._api.send_json(
                 self._identity, "POST", "images", document, what=f"record of image {image_id}"
             )
-        except (TransferError, BackendError):
-            if not self._exists(image_id):
+        except (TransferError, BackendError) as error:
+            if nothing_sent(error) or not self._appears(image_id):
                 raise
         return image_id
 
@@ -196,6 +202,17 @@ class Records:
             what=f"image {image_id}", allowed=(200, 204), headers={"Accept": "application/json"},
         )  # fmt: skip
         self._api.drop(answer)
+
+    def _appears(self, image_id: str) -> bool:
+        """Whether a record is there whose answer was lost. Glance may still be at it."""
+        ends = time.monotonic() + min(_LATE, self._api.wire.limits.stall_timeout)
+        pause = 0.1
+        while not self._exists(image_id):
+            if time.monotonic() > ends:
+                return False
+            time.sleep(pause)
+            pause *= 2
+        return True
 
     def _exists(self, image_id: str) -> bool:
         try:

@@ -14,6 +14,7 @@ from imagebroker.plugin import (
     Gone,
     ImageBrokerError,
     ImageData,
+    NotAuthorized,
     TransferError,
     UploadFailed,
 )
@@ -54,6 +55,12 @@ def send_data(
         try:
             _put(api, identity, image_id, data)
             break
+        except NotAuthorized as error:
+            # The token may have expired between the record and its data.
+            again = getattr(error, "status", None) == 401 and data.rewindable
+            if not again or attempt == ATTEMPTS or not identity.renew():
+                raise
+            attempt += 1
         except (Conflict, Gone):
             # "From saving to saving": Glance was still busy with the attempt that broke.
             status = status_after_break(api, identity, image_id) if attempt > 1 else None

@@ -41,6 +41,7 @@ from imagebroker.registry import BackendInfo, Registry, capabilities_of
 from imagebroker.telemetry import Call, Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.compression import checked_kind
+from imagebroker.transfer.detection import detected
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.part_file import PartFile
@@ -226,11 +227,21 @@ class Broker:
             image = backend.get(
                 context, ref, include_locations=include_locations, show_deleted=show_deleted
             )
+            if ref.id is None and image.disk_format is None:
+                image = self._detected(context, ref, backend, image)
         if image.deleted and not show_deleted:
             raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
         if image.locations is not None and not include_locations:
             image = replace(image, locations=None)
         return image
+
+    def _detected(self, context: Context, ref: ImageRef, backend: Boundary, image: Image) -> Image:
+        """A file has no record: what its first bytes say about it."""
+        policy = format_policy(self._settings.core, None)
+        if policy is None:
+            return image
+        seconds = self._settings.core.stall_timeout
+        return detected(image, lambda: backend.open(context, ref), policy, seconds)
 
     @_verb
     def get_all(
@@ -560,6 +571,9 @@ class Broker:
             if limits.get("decompress") and info.get("container_format") == "compressed":
                 info["container_format"] = "bare"
             info |= dict(image_info or {})
+            unknown = info.get("disk_format") is None and reader.image.id is None
+            if unknown and not limits.get("decompress"):
+                info |= _given({"disk_format": self.get(context, id_or_uri).disk_format})
             if reader.size is not None:
                 info["size"] = reader.size
             return self.create(context, info, iter(reader), backend=backend)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from imagebroker.backend import Buffer
@@ -16,7 +17,7 @@ from imagebroker.verify.formats.content import Verdict, inspect
 from imagebroker.verify.formats.policy import PLAIN, VERIFIABLE, FormatPolicy
 from imagebroker.verify.formats.spans import HEAD, LONGEST, TAIL, Piece, Span
 
-__all__ = ["PLAIN", "VERIFIABLE", "FormatCheck", "FormatPolicy", "inspect_file"]
+__all__ = ["PLAIN", "VERIFIABLE", "FormatCheck", "FormatPolicy", "inspect_file", "inspect_spans"]
 
 #: Bytes after which what is too old for the tail is dropped.
 _TAIL_SLACK = 16 * TAIL
@@ -175,10 +176,26 @@ def inspect_file(
 
     :raises FormatError: refused. :raises OSError: the file cannot be read.
     """
+    return inspect_spans(lambda start, stop: _read(fd, start, stop), size, policy, declared)
+
+
+def inspect_spans(
+    read: Callable[[int, int], bytes], size: int, policy: FormatPolicy, declared: str | None = None
+) -> dict[str, Any]:
+    """What `FormatCheck` would say of `size` bytes of which `read(start, stop)` returns any part.
+
+    The beginning is read once, however often it is looked at.
+
+    :raises FormatError: refused.
+    """
     inspection = _Inspection(policy, declared, size)
+    head = read(0, min(HEAD, size))
     while (span := inspection.wanted) is not None:
-        inspection.answer(Piece(_read(fd, span.start, min(span.stop, size))))
-    inspection.answer(Piece(_read(fd, max(size - TAIL, 0), size), size))
+        stop = min(span.stop, size)
+        inside = stop <= len(head)
+        inspection.answer(Piece(head[span.start : stop] if inside else read(span.start, stop)))
+    start = max(size - TAIL, 0)
+    inspection.answer(Piece(head[start:] if size <= len(head) else read(start, size), size))
     return inspection.evidence()
 
 

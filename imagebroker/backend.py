@@ -299,7 +299,10 @@ class ImageBackend(abc.ABC):
         """Let go of connections; called once, when no call is under way."""
 
     def _unsupported(self, what: str) -> UnsupportedOperation:
-        return UnsupportedOperation(f"the {self.name} backend cannot {what}")
+        return UnsupportedOperation(
+            f"the {self.name} backend cannot {what}",
+            hint="`imagebroker backends` shows what each backend can do",
+        )
 
 
 class ImageSource(abc.ABC):

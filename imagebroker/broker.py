@@ -565,7 +565,10 @@ class Broker:
     ) -> Image:
         """A new image in `backend` with the bytes of another, verified on both sides."""
         if "create" not in capabilities_of(self._named(backend).cls):
-            raise UnsupportedOperation(f"the {backend} backend cannot create images")
+            raise UnsupportedOperation(
+                f"the {backend} backend cannot create images",
+                hint="`imagebroker backends` shows what each backend can do",
+            )
         with self.open(context, id_or_uri, checksum=checksum, **limits) as reader:
             info = _copied_fields(reader.image)
             if limits.get("decompress") and info.get("container_format") == "compressed":

@@ -103,7 +103,9 @@ class Policy:
         if port < 1024 or port in KNOWN_SERVICES:
             raise PolicyViolation(
                 f"port {port} of {host} is not allowed",
-                hint="name it in allowed_ports of the backend if it really serves images",
+                hint="if it really serves images, write into the backend's section: "
+                f"allowed_ports = {port}",
+                option="allowed_ports",
                 host=host,
                 port=port,
             )
@@ -118,7 +120,9 @@ class Policy:
             return
         raise PolicyViolation(
             f"{host} is at {plain}, which is not a global address",
-            hint=f"name its network (such as {plain}) in allowed_networks of the backend",
+            hint="if it is to be reached, write into the backend's section: "
+            f"allowed_networks = {plain} (or its network)",
+            option="allowed_networks",
             host=host,
             address=str(plain),
         )

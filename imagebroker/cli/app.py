@@ -18,6 +18,9 @@ from imagebroker._version import VERSION
 from imagebroker.cli.commands import Commands
 from imagebroker.cli.console import NAME, Console, LogLines, unprintable
 from imagebroker.cli.exit_status import USAGE
+from imagebroker.cli.parsers import actions
+from imagebroker.exceptions import InvalidImageRef
+from imagebroker.redaction import redact
 
 if TYPE_CHECKING:
     from imagebroker.broker import Broker
@@ -125,7 +128,10 @@ class Application(App):
         try:
             command: Command = factory(self, self.options)
             # Intermixed, or `download REF --flag DEST` would be refused.
-            parsed = command.get_parser(f"{NAME} {name}").parse_intermixed_args(rest)
+            parser = command.get_parser(f"{NAME} {name}")
+            parsed, unknown = parser.parse_known_intermixed_args(rest)
+            if unknown:
+                raise _unknown_arguments(name, parser, unknown)
             self.console.json = getattr(parsed, "formatter", None) == "json"
             return command.run(parsed)
         except OSError as error:  # of our own output: those of others the core has translated
@@ -195,8 +201,20 @@ class Help(HelpCommand):
             return self.app.refuse(parsed_args.cmd[0])
 
 
+def _unknown_arguments(
+    name: str, parser: argparse.ArgumentParser, unknown: list[str]
+) -> InvalidImageRef:
+    word = redact(unknown[0].partition("=")[0], 100)
+    known = [s for action in actions(parser) for s in action.option_strings]
+    near = difflib.get_close_matches(word, known, n=2)
+    what = "option" if word.startswith("-") else "argument"
+    return InvalidImageRef(
+        f"{name} takes no {what} {word!r}",
+        hint=f"did you mean {' or '.join(near)}?" if near else
+        f"`{NAME} {name} --help` explains its arguments and options",
+    )  # fmt: skip
+
+
 class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        from imagebroker.redaction import redact
-
         return "\n".join(map(redact, super().format(record).splitlines()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Mapping, Sequence
@@ -185,6 +186,9 @@ def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> De
             if parsed.dest is None
             else "choose another name, or leave out --no-overwrite"
         )
+    elif error.errno == errno.ENOENT and os.path.dirname(parsed.dest or ""):
+        parent = shlex.quote(os.path.dirname(parsed.dest))
+        error.hint = f"create the parent directory first: mkdir -p {parent}"
     elif parsed.dest not in (None, _STDOUT) and _is_device_or_pipe(parsed.dest):
         error.hint = "write into it with: imagebroker download REF - > DEST"
     elif parsed.dest not in (None, _STDOUT) and os.path.isdir(parsed.dest):

@@ -192,6 +192,7 @@ class Sessions:
             f"the ssh host {where} {what} in {file}",
             hint=f"get its key with: ssh-keyscan -p {port} {host}   compare it with what the "
             f"server's administrator says, then add the line to {shlex.quote(str(file))}",
+            option="known_hosts",
         )
 
     def _keys(self) -> AbstractContextManager[list[paramiko.PKey]]:

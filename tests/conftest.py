@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 
 import imagebroker
+from tests import canaries
 from tests.distributions import install
 from tests.scripted import IMAGES, Script
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+canaries.install()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_shows() -> Iterator[None]:
+    """Fails the test in which a secret was logged, or put into an error."""
+    yield
+    if found := canaries.found():
+        pytest.fail("a secret shows: " + "\n".join(found), pytrace=False)
 
 
 @pytest.fixture

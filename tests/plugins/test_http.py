@@ -57,7 +57,7 @@ from tests.plugins.http_peers import (
     talking,
 )
 from tests.servers.images import random_file
-from tests.servers.nginx import REDIRECT_CODES, Nginx
+from tests.servers.nginx import PASSWORD, REDIRECT_CODES, Nginx
 from tests.servers.raw import Connection, RawServer
 from tests.servers.tcp import Fault, TcpProxy
 
@@ -499,7 +499,7 @@ def test_a_redirect_without_exactly_one_usable_location_fails(headers: list[str]
 
 
 def with_password(endpoint: str, **options: Any) -> Any:
-    return make_backend(username="tester", password="secret", endpoint=[endpoint], **options)
+    return make_backend(username="tester", password=PASSWORD, endpoint=[endpoint], **options)
 
 
 def test_basic_authentication_opens_an_endpoint(nginx: Nginx, image: Path) -> None:

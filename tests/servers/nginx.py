@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.canaries import secret
 from tests.servers.process import HOST, Server, ServerProcess, accepts, free_ports, retried
 
 REDIRECT_CODES = 301, 302, 303, 307, 308
 #: What is wrong with the certificate of each TLS port.
 TLS_PORTS = "good", "wrong-host", "expired", "self-signed"
+
+#: For ``/private/``.
+PASSWORD = secret("basic-canary-5d1c")
 
 
 def missing() -> str | None:
@@ -79,7 +83,7 @@ class Nginx(Server):
         *,
         slow_rate: int = 256 * 1024,
         user: str = "tester",
-        password: str = "secret",
+        password: str = PASSWORD,
         redirects: Mapping[str, tuple[int, str]] | None = None,
         directory: Path | None = None,
     ) -> None:

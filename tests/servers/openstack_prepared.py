@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.canaries import secret
 from tests.servers import openstack_files
 from tests.servers.openstack_service import (
     cache_directory,
@@ -41,7 +42,7 @@ class User:
 
     @property
     def password(self) -> str:
-        return f"{self.name}-password"
+        return secret(f"{self.name}-password")
 
 
 USERS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.canaries import secret
 from tests.servers import openstack_files
 from tests.servers.process import HOST, ServerProcess
 
@@ -137,4 +138,4 @@ def token(auth_url: str, user: str, password: str, project: str) -> str:
     )
     if answer.status != 201:
         raise AssertionError(f"no token for {user}: {answer.status} {data[:500]!r}")
-    return answer.headers["X-Subject-Token"]
+    return secret(answer.headers["X-Subject-Token"])

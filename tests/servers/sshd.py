@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.canaries import secret
 from tests.servers.process import (
     HOST,
     Server,
@@ -48,7 +49,7 @@ class Sshd(Server):
     key: Path
     rsa_key: Path
     encrypted_key: Path
-    passphrase = "correct horse"
+    passphrase = secret("correct horse")
     strange_key: Path
     host_keys: dict[str, Path]
     known_hosts: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -67,11 +68,8 @@ def _bzip2() -> Decoder:
 
 
 def _zstd() -> Decoder:
-    zstd: Any
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    zstd: Any = importlib.import_module(name)
     limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
     decoder: Decoder = zstd.ZstdDecompressor(options=limit)
     return decoder

@@ -40,6 +40,7 @@ from imagebroker.reference import (
 from imagebroker.registry import BackendInfo, Registry, capabilities_of
 from imagebroker.telemetry import Call, Telemetry
 from imagebroker.transfer import download as transfer
+from imagebroker.transfer.cache import Cache, Cached
 from imagebroker.transfer.compression import checked_kind
 from imagebroker.transfer.detection import detected
 from imagebroker.transfer.download import Download
@@ -50,6 +51,7 @@ from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.slots import Slots, SlotsInMemory, SlotsOnDisk
+from imagebroker.transfer.through_cache import ThroughCache
 from imagebroker.transfer.unpacked import opened
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, parse_checksum
@@ -364,8 +366,52 @@ class Broker:
                 if decompress is not None:
                     return transfer.unpacked_to_path(places, demands, part, watch, path, decompress)
                 with self._share(context, ref, backend, demands, watch) as share:
+                    if core.cache_dir:
+                        cached = ThroughCache(self.cache, demands, watch, share)
+                        return cached.to_path(places, part, path)
                     places = share.places(places)
                     return transfer.to_path(places, demands, part, watch, path, share)
+
+    @property
+    def cache(self) -> Cache:
+        """The cache of verified images: what it holds, and keeping house.
+
+        :raises ConfigError: none is configured.
+        """
+        core = self._settings.core
+        if not core.cache_dir:
+            raise ConfigError(
+                "no cache is configured", hint="set cache_dir in [imagebroker], and cache_size"
+            )
+        return Cache(Path(core.cache_dir), core.cache_size)
+
+    @_verb
+    def load(
+        self,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        *,
+        checksum: str | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        **limits: Any,
+    ) -> Cached:
+        """Fetch an image into the cache, verified, unless it is there and intact.
+
+        :raises ConfigError: no cache is configured. :raises DestinationError: it does not fit.
+        """
+        cache = self.cache
+        ref, backend = self._route(id_or_uri)
+        demands = self._demands(context, ref, backend, checksum, None, None)
+        watch = Watch(self._rules(None, limits), progress, cancel)
+        with self._share(context, ref, backend, demands, watch) as share:
+            loading = ThroughCache(cache, demands, watch, share)
+            found = loading.present()
+            if found is not None:
+                return found
+            places, demands = self._places(context, ref, backend, demands)
+            with ImageReader(opened(places, demands, watch, None)) as reader:
+                return loading.load(reader)
 
     def _share(
         self, context: Context, ref: ImageRef, backend: Boundary, demands: Demands, watch: Watch

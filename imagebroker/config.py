@@ -132,6 +132,15 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "other's transfers. Its owner is that user, and nobody else may enter it (mode 0700); it "
         "is made if it is missing. Unset, a service shares within each broker only; the command "
         "uses $XDG_RUNTIME_DIR/imagebroker, or else $XDG_STATE_HOME/imagebroker."),
+    cfg.StrOpt(
+        "cache_dir",
+        help="Directory of a cache of verified images, by digest. Its owner is the user of the "
+        "service, and nobody else may enter it (mode 0700); it is made if it is missing. Unset: "
+        "nothing is cached."),
+    cfg.Opt(
+        "cache_size", type=Size(), default=20 << 30, sample_default="20G",
+        help="Bytes that the cache may hold (or with K, M, G, T). What was not used for the "
+        "longest time goes first, and never what is in use."),
     cfg.BoolOpt(
         "fsync", default=True,
         help="Force an image and its directory entry to the disk before success is reported. "

@@ -111,7 +111,7 @@ def _store(
     incoming.covered, incoming.proven = required.covers_all, required.proves_all
     incoming.check_claims(demanded=required.covers_all)
     while incoming.local is not None:
-        share.alone()  # copying is not what would be shared
+        share.copied()
         if part.size:
             part.rewind()  # copying here is faster than looking at what was kept
         try:

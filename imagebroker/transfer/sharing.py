@@ -21,11 +21,13 @@ from typing import Any
 from imagebroker.backend import Buffer, ImageSource
 from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import (
+    Cancelled,
     ChecksumMismatch,
     ConfigError,
     ImageBrokerError,
     RangeIgnored,
     TransferError,
+    TransferTimeout,
 )
 from imagebroker.image import Image
 from imagebroker.transfer.directory import close
@@ -66,7 +68,12 @@ class Share:
         watch: Watch,
     ) -> None:
         """`key` names the slots. `probe` asks what this caller may read; the seconds left."""
-        self._slots, self._key, self._probe = slots, key, probe
+        self._slots, self._probe = slots, probe
+        #: The same for all calls with this ref to this backend.
+        self.key = key
+        #: Whether the bytes were a file of this host.
+        self.was_local = False
+        self._answer: Image | None = None
         self._demands, self._watch = demands, watch
         #: Seconds of silence after which a transfer is given up.
         self.patience = _PATIENCE * watch.rules.stall_timeout
@@ -154,20 +161,28 @@ class Share:
     def _slot(self, number: int) -> Slot:
         if self._slots is None:
             raise OSError("there are no slots")
-        return Slot(self._slots, f"{self._key}.{number}")
+        return Slot(self._slots, f"{self.key}.{number}")
 
     def _may_follow(self) -> bool:
-        """Ask the backend, once, what this caller may read; whether that can be recognised."""
+        """Whether there is an image that this caller may read, and that can be recognised."""
         if self._image is None:
-            try:
-                image = self._probe(self._watch.left, self._looking)
-            except ImageBrokerError as error:
-                LOG.debug("%s: going alone: %s", self.place.ref, error)
-                return False  # the own `open` says it, in its own words
-            if image.size is None or not self._marks(image):
+            image = self.ask()
+            if image is None or image.size is None or not self._marks(image):
                 return False
             self._image = image
         return True
+
+    def ask(self) -> Image | None:
+        """Ask the backend, once, what this caller may read; None if it refuses or fails."""
+        if self._answer is None:
+            try:
+                self._answer = self._probe(self._watch.left, self._looking)
+            except (Cancelled, TransferTimeout):
+                self._watch.check()
+            except ImageBrokerError as error:
+                # The own `open` says it, in its own words.
+                LOG.debug("%s: going alone: %s", self.place.ref, error)
+        return self._answer
 
     def _checksums(self, image: Image) -> tuple[Checksum, ...]:
         """Those that the transfer of `image` will be held to."""
@@ -195,9 +210,10 @@ class Share:
     @property
     def image(self) -> Image:
         """What the backend answered to this caller."""
-        if self._image is None:
+        image = self._image or self._answer
+        if image is None:
             raise TransferError("nothing is followed", retryable=False)
-        return self._image
+        return image
 
     def _fits(self, found: Announcement) -> bool:
         if found.size != self.image.size:
@@ -299,7 +315,10 @@ class Share:
         if slot is not None:
             slot.close()
 
-    alone = _give_up
+    def copied(self) -> None:
+        """The bytes are a file of this host: copying it is not what would be shared."""
+        self.was_local = True
+        self._give_up()
 
     def close(self) -> None:
         self.follow(None)

@@ -1,0 +1,145 @@
+"""Downloads through the local cache: from it where it has the image, into it otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from imagebroker.exceptions import (
+    Cancelled,
+    ConfigError,
+    DestinationError,
+    ImageBrokerError,
+    UnsupportedOperation,
+)
+from imagebroker.image import Image
+from imagebroker.transfer import download
+from imagebroker.transfer.cache import Cache, Cached, Entry
+from imagebroker.transfer.download import Download
+from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.reader import ImageReader
+from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.sharing import Share
+from imagebroker.verify.checksum import STRONG
+
+LOG = logging.getLogger(__name__)
+
+
+class ThroughCache:
+    """One call that may find its image in the cache."""
+
+    def __init__(self, cache: Cache, demands: Demands, watch: Watch, share: Share) -> None:
+        self._cache, self._demands = cache, demands
+        self._watch, self._share = watch, share
+
+    def to_path(self, places: Sequence[Place], part: PartFile, path: Path) -> Download:
+        """As `download.to_path`. A copy of a cached image is verified like any other."""
+        entry = self._find()
+        if entry is not None:
+            with closing(entry):
+                done = self._copied(entry, part, path)
+            if done is not None:
+                return done
+        share = self._share
+        done = download.to_path(share.places(places), self._demands, part, self._watch, path, share)
+        if not share.was_local:
+            self._keep(part, done)
+        return done
+
+    def _find(self) -> Entry | None:
+        """What the cache has of an image, for a caller who may read it."""
+        try:
+            if self._cache.is_empty():
+                return None
+            image = self._share.ask()
+            if image is None:
+                return None
+            record = self._demands.record or image
+            digests = [(c.algorithm, c.digest) for c in self._demands.checksums]
+            digests += [(name, str(value).lower()) for name, value in record.checksums.items()]
+            strong = [each for each in digests if each[0] in STRONG]
+            entry = self._cache.find(strong, self._version(record))
+        except OSError as error:
+            LOG.warning("the cache %s cannot be used: %s", self._cache.path, error)
+            return None
+        if entry is not None and record.size not in (None, entry.cached.size):
+            entry.close()
+            return None
+        return entry
+
+    def _version(self, image: Image) -> str | None:
+        """What a version is noted under: of another ref or size it is another."""
+        if image.version is None:
+            return None
+        return f"{self._share.key}\n{image.size}\n{image.version}"
+
+    def _copied(self, entry: Entry, part: PartFile, path: Path) -> Download | None:
+        """None if what is cached is not the image after all."""
+        image = self._demands.record or self._share.image
+        demands = self._demands
+        known = [(c.algorithm, c.digest) for c in demands.checksums]
+        known += list(image.checksums.items())
+        if (entry.cached.algorithm, entry.cached.digest) not in known:
+            demands = replace(demands, checksums=(*demands.checksums, entry.checksum))
+        place = entry.place(self._share.place.ref, image)
+        try:
+            return download.to_path([place], demands, part, self._watch, path, self._share)
+        except (DestinationError, Cancelled):
+            raise
+        except ImageBrokerError as error:
+            if self._watch.left <= 0:
+                raise
+            LOG.warning("the cached copy of %s cannot be used: %s", place.ref, error)
+            if not entry.is_intact():
+                self._cache.drop(entry)
+            part.rewind()
+            self._share.was_local = False
+            return None
+
+    def _keep(self, part: PartFile, done: Download) -> None:
+        """The image is in place: what goes wrong now costs a later download its cached copy."""
+        version = self._version(done.image)
+        try:
+            stored = self._cache.store(part.fileno(), done.size, done.evidence, version)
+        except (OSError, ConfigError) as error:
+            LOG.warning("%s is not cached: %s", self._share.place.ref, error)
+        else:
+            if not stored:
+                LOG.info("%s is not cached: there is no room for it", self._share.place.ref)
+
+    def present(self) -> Cached | None:
+        """The entry of an image that is in the cache, intact."""
+        entry = self._find()
+        if entry is None:
+            return None
+        with closing(entry):
+            if entry.is_intact():
+                return entry.cached
+            self._cache.drop(entry)
+        return None
+
+    def load(self, reader: ImageReader) -> Cached:
+        """What a reader reads, into the cache.
+
+        :raises UnsupportedOperation: nobody knows its size. :raises DestinationError: no room.
+        """
+        if reader.size is None:
+            raise UnsupportedOperation(
+                f"{reader.image.ref}: its size is not known, so no room can be made for it"
+            )
+        version = self._version(reader.image)
+        try:
+            stored = self._cache.store_chunks(reader, reader.size, lambda: reader.evidence, version)
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write to {self._cache.path}") from error
+        for cached in self._cache.entries() if stored else ():
+            if reader.evidence.get(cached.algorithm) == cached.digest:
+                return cached
+        raise DestinationError(
+            f"{reader.image.ref} has {reader.size} bytes, and the cache has no room for it",
+            hint="raise cache_size, or wait until what is cached is no longer in use",
+        )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import (
     DestinationError,
+    ImageBrokerError,
     ImageChanged,
     PolicyViolation,
     TransferError,
@@ -46,17 +47,22 @@ class LocalFile:
             raise TransferError(
                 f"{self.image.ref}: cannot read {path}: {error.strerror}", retryable=False
             ) from error
-        self._first = self._look()
-        if not stat.S_ISREG(self._first.st_mode):
-            os.close(self.fd)
-            raise PolicyViolation(f"{self.image.ref} is not a regular file")
+        try:
+            self._first = self._checked()
+        except ImageBrokerError:
+            self.close()
+            raise
         self.size = self._first.st_size
         #: Bytes that it takes on the disk.
         self.allocated = min(self._first.st_blocks * 512, self.size)
-        claimed = self.image.size
-        if claimed is not None and claimed != self.size:
-            os.close(self.fd)
-            raise ImageChanged(f"{self.image.ref} has {self.size} bytes now, and had {claimed}")
+
+    def _checked(self) -> os.stat_result:
+        found, claimed = self._look(), self.image.size
+        if not stat.S_ISREG(found.st_mode):
+            raise PolicyViolation(f"{self.image.ref} is not a regular file")
+        if claimed is not None and claimed != found.st_size:
+            raise ImageChanged(f"{self.image.ref} has {found.st_size} bytes now, and had {claimed}")
+        return found
 
     def _look(self) -> os.stat_result:
         try:

@@ -265,10 +265,18 @@ class Share:
         if image.size is None or not marks:
             self._give_up()
             return
+        self._attempt(
+            lambda: slot.announce(self._announcement(image, required, part, marks, stored))
+        )
+
+    def _announcement(
+        self, image: Image, required: Required, part: PartFile, marks: tuple[str, ...], stored: int
+    ) -> Announcement:
+        """:raises OSError: the part file cannot be looked at."""
         found = os.fstat(part.fileno())
-        announcement = Announcement(
+        return Announcement(
             marks,
-            image.size,
+            image.size or 0,
             os.readlink(f"/proc/self/fd/{part.fileno()}"),
             found.st_dev,
             found.st_ino,
@@ -276,7 +284,6 @@ class Share:
             beginning=self._beginning,
             stored=stored,
         )
-        self._attempt(lambda: slot.announce(announcement))
 
     def stored(self, position: int) -> None:
         """The first `position` bytes are there."""

@@ -64,17 +64,20 @@ class SlotsOnDisk:
             fd = os.open(name, _OPEN, 0o600, dir_fd=directory)
         finally:
             os.close(directory)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(f"{name} is not a regular file")
+        except OSError:
             os.close(fd)
-            raise OSError(f"{name} is not a regular file")
+            raise
         return fd
 
     def is_current(self, name: str, fd: int) -> bool:
         try:
             found = os.stat(self._path / name, follow_symlinks=False)
+            mine = os.fstat(fd)
         except OSError:
             return False
-        mine = os.fstat(fd)
         return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def remove(self, name: str) -> None:
@@ -112,15 +115,25 @@ class SlotsInMemory:
         if os.getpid() != self._process:
             self._begin()  # in the child of a fork: the parent's transfers are not this process's
         with self._lock:
-            if name not in self._files:
+            is_new = name not in self._files
+            if is_new:
                 self._files[name] = os.memfd_create("imagebroker-slot", os.MFD_CLOEXEC)
-            # Not a duplicate: locks belong to an opening of a file.
-            return os.open(f"/proc/self/fd/{self._files[name]}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # Not a duplicate: locks belong to an opening of a file.
+                return os.open(f"/proc/self/fd/{self._files[name]}", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                if is_new:
+                    close(self._files.pop(name))
+                raise
 
     def is_current(self, name: str, fd: int) -> bool:
         with self._lock:
             current = self._files.get(name)
-            return current is not None and os.fstat(current).st_ino == os.fstat(fd).st_ino
+            try:
+                return current is not None and os.fstat(current).st_ino == os.fstat(fd).st_ino
+            except OSError:
+                close(self._files.pop(name, -1))  # of no use to anybody any more
+                return False
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -195,6 +208,9 @@ class Slot:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError:
+            self._slots.remove(self.name)  # where nobody can lock it, nobody needs it
+            raise
         if not self._slots.is_current(self.name, self._fd):
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             return None

@@ -110,7 +110,7 @@ def work(name: str, options: argparse.Namespace) -> Tally:
     with tempfile.TemporaryDirectory(prefix="faults-", dir=options.folder) as folder:
         with CAMPAIGNS[name](Path(folder)) as campaign:
             points = list(campaign.points())
-            tally.total = len(points)
+            tally.total = sum(getattr(point, "faults", 1) for point in points)
             for point in share(points, options):
                 if time.monotonic() - began > options.seconds:
                     break
@@ -118,7 +118,7 @@ def work(name: str, options: argparse.Namespace) -> Tally:
                 if violations is None:
                     tally.missed += 1
                 else:
-                    tally.add(str(point), point.group, violations)
+                    tally.add(str(point), point.group, violations, getattr(campaign, "struck", 1))
     tally.seconds = time.monotonic() - began
     return tally
 

@@ -1,4 +1,7 @@
-"""The campaigns by name. Each is a context manager with `points()` and `attempt(point)`."""
+"""The campaigns by name. Each is a context manager with `points()` and `attempt(point)`.
+
+A point may stand for several `faults`; `struck` says how many of them hit something.
+"""
 
 from __future__ import annotations
 

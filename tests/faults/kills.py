@@ -17,16 +17,15 @@ from tests.faults.nursery import Nursery
 from tests.faults.tally import OTHER, WRONG, Violation
 
 _PATIENCE = 30.0
-#: So many times a kill that came too late is repeated with another delay.
-_TRIES = 6
 WAYS = ("streamed", "cloned", "ranges", "resumed", "kept")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One kill, after a delay that the number decides."""
+    """A few kills, after delays that the number decides."""
 
     number: int
+    faults = 4
 
     def __str__(self) -> str:
         return f"{self.group} #{self.number}"
@@ -47,11 +46,13 @@ class Point:
 class Kills:
     """The campaign. "kept" leaves its part when it breaks, "resumed" goes on with such a part."""
 
-    count = 10_000
+    count = 10_000 // Point.faults
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._dest, self._kept = folder, folder / "dest", folder / "kept"
         self._nursery = Nursery(partial(stage.prepare, folder), stage.settle)
+        #: Kills that hit something in the last attempt.
+        self.struck = 0
         #: Seconds that a download takes, by way.
         self._lasts: dict[str, float] = {}
 
@@ -86,17 +87,21 @@ class Kills:
         return time.monotonic() - began
 
     def attempt(self, point: Point) -> list[Violation] | None:
-        chance = random.Random(point.number)
-        for _ in range(_TRIES):
-            self._reset(point.way, point.existing)
-            killed, found = self._strike(point, chance)
-            if chance.random() < 0.1:  # the one that follows may be hit too
-                found += self._strike(point, chance)[1]
-            later = self._nursery.run(download, self._folder, self._dest / "image", point.way)
-            found += stage.judge_next(self._dest, later)
-            if found or killed:
-                return found
-        return None
+        """A row of kills, each in the middle of what the one before it has left, and an end."""
+        chance, found = random.Random(point.number), list[Violation]()
+        self._reset(point.way, point.existing)
+        self.struck = 0
+        for _ in range(2 * point.faults):
+            killed, wrong = self._strike(point, chance)
+            self.struck += killed
+            found += wrong
+            if found or self.struck == point.faults:
+                break
+            if not killed:  # it was faster
+                self._reset(point.way, point.existing)
+        later = self._nursery.run(download, self._folder, self._dest / "image", point.way)
+        found += stage.judge_next(self._dest, later)
+        return found if found or self.struck else None
 
     def _strike(self, point: Point, chance: random.Random) -> tuple[bool, list[Violation]]:
         """Whether a download was killed before its end, and what is wrong then."""

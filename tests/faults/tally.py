@@ -39,9 +39,9 @@ class Tally:
     #: Point and violation, the first hundred.
     found: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def add(self, point: str, group: str, violations: Iterable[Violation]) -> None:
-        self.tried += 1
-        self.groups[group] += 1
+    def add(self, point: str, group: str, violations: Iterable[Violation], faults: int) -> None:
+        self.tried += faults
+        self.groups[group] += faults
         for violation in violations:
             self.kinds[violation.kind] += 1
             if len(self.found) < 100:

@@ -256,9 +256,12 @@ class Boundary:
                 f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
                 hint="check the server and the network; stall_timeout sets the limit",
             )
-        with self.translated(verb):
+        try:
             answer: T = running.answer()
-            return answer
+        except BaseException:
+            with self.translated(verb):
+                raise
+        return answer
 
 
 class Surroundings:

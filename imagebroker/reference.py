@@ -173,11 +173,15 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
     if parts is None:
         hint = "write user names without passwords, hosts as names or addresses, ports as 1..65535"
         raise InvalidImageRef(f"{redact(text, 200)!r} has no valid host", hint=hint)
-    return replace(
-        ref,
+    return ImageRef(
+        text,
+        ref.scheme,
         user=parts["user"],
         host=_host(text, parts["host"]),
         port=_port(text, parts["port"]),
+        path=ref.path,
+        query=ref.query,
+        pin=pin,
     )
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -60,13 +60,14 @@ class Telemetry:
     def call(self, verb: str, backend: str) -> Iterator[Call]:
         """The same for a block; what it raises is recorded, and its span is the current one."""
         call = Call([])
-        with ExitStack() as until_end:
-            if self._metrics and (metrics := _metrics()) is not None:
-                call.ends.append(metrics.begin(verb, backend))
-            if self._tracing and (spans := _spans()) is not None:
-                span, end = spans.begin(verb, backend)
-                call.ends.append(end)
-                until_end.enter_context(spans.current(span))
+        current: AbstractContextManager[Any] = nullcontext()
+        if self._metrics and (metrics := _metrics()) is not None:
+            call.ends.append(metrics.begin(verb, backend))
+        if self._tracing and (spans := _spans()) is not None:
+            span, end = spans.begin(verb, backend)
+            call.ends.append(end)
+            current = spans.current(span)
+        with current:
             try:
                 yield call
             except BaseException as error:
@@ -81,6 +82,7 @@ class _Metrics:
     def __init__(self) -> None:
         from prometheus_client import Counter, Histogram
 
+        self._kept: dict[tuple[str, str, str], tuple[Any, ...]] = {}
         labels = ("verb", "backend")
         self._calls = Counter(
             "imagebroker_calls", "Calls that have ended, by outcome: ok or the class of the error",
@@ -99,12 +101,26 @@ class _Metrics:
 
         def end(call: Call, error: BaseException | None) -> None:
             outcome = "ok" if error is None else type(error).__name__
-            self._calls.labels(verb, backend, outcome).inc()
-            self._seconds.labels(verb, backend).observe(monotonic() - began)
-            self._bytes.labels(verb, backend).inc(call.bytes)
-            self._retries.labels(verb, backend).inc(call.retries)
+            calls, seconds, moved, retries = self._of(verb, backend, outcome)
+            calls.inc()
+            seconds.observe(monotonic() - began)
+            moved.inc(call.bytes)
+            retries.inc(call.retries)
 
         return end
+
+    def _of(self, verb: str, backend: str, outcome: str) -> tuple[Any, ...]:
+        """The metrics with these labels, kept: to look them up costs more than to count."""
+        key = verb, backend, outcome
+        if key not in self._kept:
+            self._kept[key] = (
+                self._calls.labels(*key),
+                *(
+                    each.labels(verb, backend)
+                    for each in (self._seconds, self._bytes, self._retries)
+                ),
+            )
+        return self._kept[key]
 
 
 class _Spans:

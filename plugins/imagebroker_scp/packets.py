@@ -261,8 +261,8 @@ class Packets(Packetizer):
     def _count(self, size: int, announced: int) -> None:
         """Hold `size` bytes of channel data to what was announced, and to the window."""
         self._arrived += size
-        # paramiko fills up with zeros what a packet lacks, and does not watch the window.
-        if size != announced or self._arrived > self._granted:
+        # paramiko fills up with zeros what a packet lacks, and watches neither size nor window.
+        if size != announced or size > CHANNEL_PACKET or self._arrived > self._granted:
             raise self._fail(ProtocolViolation("the server ignores the channel's limits"))
 
     def readline(self, timeout: float) -> str:

@@ -293,3 +293,57 @@ class OldScp(Peer):
             self.say(
                 b"\x62", channel.remote_chanid, "exit-signal", False, self.status, False, "", ""
             )
+
+
+class StopsAt(Peer):
+    """Says nothing from a certain message on, or hangs up instead."""
+
+    #: The number of a kind of message, or how many come before; whichever is not None.
+    kind: int | None = None
+    number: int | None = None
+    hangs_up = False
+    resets = False
+    said = 0
+    stopped = False
+
+    def _send_message(self, data: paramiko.Message) -> None:
+        if self.stopped or data.asbytes()[0] == self.kind or self.said == self.number:
+            if self.hangs_up and not self.stopped:
+                self._hang_up()
+            self.stopped = True
+            return
+        self.said += 1
+        super()._send_message(data)  # type: ignore[misc]
+
+    def _hang_up(self) -> None:
+        if self.resets:
+            linger = struct.pack("ii", 1, 0)
+            self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.raw.close()
+        else:
+            self.raw.shutdown(socket.SHUT_RDWR)
+
+
+class OpensTheWindowByNothing(NeverOpensTheWindow):
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        for _ in range(1000):
+            self.say(b"\x5d", channel.remote_chanid, 0)
+        super().sftp_started(channel)
+
+
+class OpensTheWindowFarTooWide(Peer):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, default_window_size=0xFFFFFFFF)
+
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        for _ in range(3):
+            message = paramiko.Message()
+            message.add_byte(b"\x5d")
+            message.add_bytes(struct.pack(">II", channel.remote_chanid, 0xFFFFFFFF))
+            self._send_message(message)
+        super().sftp_started(channel)
+
+
+class SendsLargePackets(Peer):
+    def sftp_started(self, channel: paramiko.Channel) -> None:
+        self.say(cMSG_CHANNEL_DATA, channel.remote_chanid, b"\0" * 100_000)

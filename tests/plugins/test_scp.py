@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
@@ -781,10 +782,14 @@ def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> No
 # Resources and secrets
 
 
-def test_200_opens_half_of_them_failing_leave_nothing_behind(sshd: Sshd, tmp_path: Path) -> None:
-    (tmp_path / "image").write_bytes(b"x" * 100)
+def test_200_downloads_half_of_them_failing_leave_nothing_behind(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    random_file(tmp_path / "image", MIB)
     backend = make_backend(sshd)
-    fetched(sshd.url(tmp_path / "image"), backend)  # what is made once is made now
+    for _ in range(10):
+        fetched(sshd.url(tmp_path / "image"), backend)  # what is made once is made now
+    memory = resident()
     sockets = open_sockets()
     descriptors = len(os.listdir("/proc/self/fd"))
 
@@ -799,6 +804,13 @@ def test_200_opens_half_of_them_failing_leave_nothing_behind(sshd: Sshd, tmp_pat
     assert_that(ssh_threads(), Equals([]))
     assert_that(open_sockets(), Equals(sockets))
     assert_that(len(os.listdir("/proc/self/fd")) <= descriptors, Is(True))
+    gc.collect()
+    assert_that(resident() - memory, LessThan(24 * MIB))
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_closing_twice_and_reading_after_it(sshd: Sshd, image: Path) -> None:

@@ -134,6 +134,9 @@ class Packets(Packetizer):
         self._inbox_head = b""
         self._seals: Seals | None = None
         self._rekeying = False
+        # Bytes under one key after which a server that has not agreed on new ones is hung up on.
+        self._overdue = 0
+        # The number of the next packet.
         self._sequence = 0
         # Bytes of channel data: those that the server may send in all, and those that it has sent.
         self._granted = CHANNEL_WINDOW
@@ -182,10 +185,10 @@ class Packets(Packetizer):
             while True:
                 self._check_age(seals)
                 payload = self._next_payload(seals, taken)
-                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+                number, self._sequence = self._sequence, (self._sequence + 1) & 0xFFFFFFFF
                 if self._inbox is None or payload[:5] != self._inbox_head or self.in_exchange:
                     message = paramiko.Message(bytes(payload[1:]))
-                    message.seqno = self._sequence - 1
+                    message.seqno = number
                     return payload[0], message
                 data = payload[9:]
                 self._count(len(data), int.from_bytes(payload[5:9], "big"))

@@ -194,6 +194,10 @@ class ImageBackend(abc.ABC):
     #: The default of the option of this name: whether a download must be covered by a strong
     #: checksum (True where every good record has one).
     require_checksum: ClassVar[bool] = False
+    #: None: the checksums of its records were taken when the images were stored. Else what they are
+    #: ("the server's ..."): they come with the bytes from whoever sends them, so they must hold and
+    #: prove the transfer, and satisfy no `require_checksum`.
+    served_checksums: ClassVar[str | None] = None
 
     def __init__(self, host: BackendHost) -> None:
         """Keep `host`; check options; no I/O.

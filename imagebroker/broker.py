@@ -22,6 +22,7 @@ from imagebroker.exceptions import (
     Gone,
     ImageBrokerError,
     InvalidImageRef,
+    NotAuthorized,
     PolicyViolation,
     SchemeNotEnabled,
     UnsupportedOperation,
@@ -50,10 +51,13 @@ from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.slots import Slots, SlotsInMemory, SlotsOnDisk
+from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.transfer.through_cache import ThroughCache
 from imagebroker.transfer.unpacked import opened
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, parse_checksum
+from imagebroker.verify.checksum_file import LARGEST, PATIENCE, find_checksum, is_url
+from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import (
     SignaturePolicy,
     checked_certificates,
@@ -98,6 +102,8 @@ class _Values:
     telemetry: Telemetry
     #: Where transfers are announced; None where nothing is shared.
     slots: Slots | None
+    #: Whose signatures checksum files must have; None: nobody's.
+    keyring: Keyring | None = None
 
     @classmethod
     def of(cls, settings: Settings, backends: Callable[[Settings], Registry]) -> Self:
@@ -106,13 +112,14 @@ class _Values:
         try:
             format_policy(core, None)
             SignaturePolicy.configured(core, settings.limits)
+            keyring = Keyring.configured(core)
             registry = backends(settings)
             registry.check_schemes()
         except ConfigError as error:
             settings.locate(error)
             raise
         telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
-        return cls(settings, registry, telemetry, _slots(settings))
+        return cls(settings, registry, telemetry, _slots(settings), keyring)
 
 
 def _verb(method: Verb) -> Verb:
@@ -289,10 +296,11 @@ class Broker:
         """
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
+        file = self._checksum_file(checksum)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
         decompress = checked_kind(decompress)
         with self.telemetry.call("open", backend.title):
-            places, demands = self._places(context, ref, backend, demands)
+            places, demands = self._places(context, ref, backend, demands, watch, file)
             stream = opened(places, demands, watch, decompress)
         read = self.telemetry.begin("read", backend.title)
 
@@ -326,7 +334,8 @@ class Broker:
 
         A path is, at every instant, either what it was or the complete verified image.
 
-        :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's.
+        :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's; or the URL
+            of a file of checksums (SHA256SUMS, or lines in the form of BSD) that lists the image.
         :param trusted_certs: ids of certificates in the key manager; the image must have a
             signature whose certificate leads to a root among them.
         :param allowed_formats: disk formats that the content may have, instead of the configured.
@@ -343,13 +352,14 @@ class Broker:
         """
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, trusted_certs, allowed_formats)
+        file = self._checksum_file(checksum)
         watch = Watch(self._rules(max_size, limits), progress, cancel)
         decompress = checked_kind(decompress)
         fsync = bool(self._settings.core.fsync)
         with self._recorded("download", backend, watch):
             if not isinstance(dest, (str, bytes, os.PathLike)):
                 with FileObject(dest, fsync=fsync) as target:
-                    places, demands = self._places(context, ref, backend, demands)
+                    places, demands = self._places(context, ref, backend, demands, watch, file)
                     return transfer.to_file_object(places, demands, target, watch, decompress)
             path = Path(os.fsdecode(dest))
             wanted = ref.text if decompress is None else f"{ref.text} {decompress}"
@@ -362,7 +372,7 @@ class Broker:
                 dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep,
                 preallocate=allocate,
             ) as part:  # fmt: skip
-                places, demands = self._places(context, ref, backend, demands)
+                places, demands = self._places(context, ref, backend, demands, watch, file)
                 if decompress is not None:
                     return transfer.unpacked_to_path(places, demands, part, watch, path, decompress)
                 with self._share(context, ref, backend, demands, watch) as share:
@@ -404,12 +414,14 @@ class Broker:
         ref, backend = self._route(id_or_uri)
         demands = self._demands(context, ref, backend, checksum, None, None)
         watch = Watch(self._rules(None, limits), progress, cancel)
+        if (file := self._checksum_file(checksum)) is not None:
+            demands = self._with_checksum_file(context, ref, demands, watch, file)
         with self._share(context, ref, backend, demands, watch) as share:
             loading = ThroughCache(cache, demands, watch, share)
             found = loading.present()
             if found is not None:
                 return found
-            places, demands = self._places(context, ref, backend, demands)
+            places, demands = self._places(context, ref, backend, demands, watch, None)
             with ImageReader(opened(places, demands, watch, None)) as reader:
                 return loading.load(reader)
 
@@ -449,7 +461,7 @@ class Broker:
         core = self._settings.core
         weak = bool(core.allow_md5)
         demanded = []
-        if checksum is not None:
+        if checksum is not None and not is_url(checksum):
             demanded.append(parse_checksum(checksum, allow_weak=weak))
         if ref.pin is not None:
             demanded.append(Checksum(*ref.pin, "the ref's pin"))
@@ -457,6 +469,7 @@ class Broker:
             tuple(demanded),
             require=bool(backend.host.options.require_checksum),
             allow_weak=weak,
+            served=backend.cls.served_checksums,
             formats=format_policy(core, allowed_formats),
             signature=partial(
                 required_signature,
@@ -477,10 +490,18 @@ class Broker:
         return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
 
     def _places(
-        self, context: Context, ref: ImageRef, backend: Boundary, demands: Demands
+        self,
+        context: Context,
+        ref: ImageRef,
+        backend: Boundary,
+        demands: Demands,
+        watch: Watch,
+        file: tuple[ImageRef, Boundary] | None,
     ) -> tuple[list[Place], Demands]:
         """The locations that may be read directly, then the backend itself."""
-        own = Place(ref.text, partial(_open, backend, context, ref))
+        if file is not None:  # before any byte of the image is asked for
+            demands = self._with_checksum_file(context, ref, demands, watch, file)
+        own = Place(ref.text, partial(_open, backend, context, ref), insecure=_insecure(backend))
         schemes = self._settings.core.direct_url_schemes
         if not schemes or ref.id is None:
             return [own], demands
@@ -491,9 +512,64 @@ class Broker:
         for location in record.locations or ():
             if location.url.partition(":")[0] in schemes:
                 places.append(
-                    Place(location.url, partial(self._open_location, context, location.url))
+                    Place(
+                        location.url,
+                        partial(self._open_location, context, location.url),
+                        insecure=self._is_insecure(location.url),
+                    )
                 )
         return [*places, own], replace(demands, record=record if places else None)
+
+    def _is_insecure(self, url: str) -> bool:
+        try:
+            return _insecure(self._route_aside(url)[1])
+        except ImageBrokerError:
+            return False  # it will not be read at all
+
+    def _checksum_file(self, checksum: str | None) -> tuple[ImageRef, Boundary] | None:
+        """Where `checksum` leads, if it is a URL."""
+        return self._route_aside(str(checksum)) if is_url(checksum) else None
+
+    def _route_aside(self, url: str) -> tuple[ImageRef, Boundary]:
+        """As `_route`; the call stays about the backend that it is about."""
+        asked = self._asked
+        try:
+            return self._route(url)
+        finally:
+            self._asked = asked
+
+    def _with_checksum_file(
+        self,
+        context: Context,
+        ref: ImageRef,
+        demands: Demands,
+        watch: Watch,
+        file: tuple[ImageRef, Boundary],
+    ) -> Demands:
+        """`demands`, and what a checksum file says about `ref`.
+
+        :raises VerificationError: nothing, or it is not signed as it has to be.
+        """
+        named, backend = file
+
+        def read(ref: ImageRef) -> bytes:
+            pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
+            place = Place(ref.text, partial(_open, backend, context, ref))
+            aside = watch.aside(max_size=LARGEST, seconds=PATIENCE)
+            return read_small(place, Demands(pins), aside, str(ref))
+
+        def beside(ending: str) -> bytes | None:
+            try:
+                return read(named.with_ending(ending))
+            except (NotThere, NotAuthorized):  # some servers say so of what is not there
+                return None
+
+        text, origin = read(named), str(named)
+        if (keyring := self._values.keyring) is not None:
+            text, signer = keyring.verified(text, beside, origin)
+            origin += f" (signed by {signer})"
+        found = find_checksum(text, ref, origin, allow_weak=demands.allow_weak)
+        return replace(demands, checksums=(found, *demands.checksums))
 
     def _open_location(
         self, context: Context, url: str, left: float, waiting: Waiting
@@ -822,6 +898,11 @@ def _open(
     backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
 ) -> OpenedSource:
     return backend.open(context, ref, timeout=left, waiting=waiting)
+
+
+def _insecure(backend: Boundary) -> bool:
+    """Whether the deployer lets any server pass for the real one."""
+    return bool(backend.host.options.get("insecure"))
 
 
 def _slots(settings: Settings) -> Slots | None:

@@ -148,6 +148,11 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.BoolOpt(
         "allow_md5", default=False,
         help="Let md5 and sha1 satisfy a required checksum. They prove nothing against attackers."),
+    cfg.StrOpt(
+        "checksum_keyring",
+        help="File of OpenPGP keys, as gpg --export writes it. A checksum that a call names by the "
+        "URL of a file is then believed only if the file has a signature by one of them; needs "
+        "imagebroker[openpgp]."),
     cfg.BoolOpt(
         "allow_unknown_size", default=False,
         help="Accept images whose size nobody knows beforehand and that no checksum covers."),

@@ -94,6 +94,12 @@ class ImageRef:
         """The path with its percent-escapes decoded, once."""
         return unquote_to_bytes(self.path or "")
 
+    def with_ending(self, ending: str) -> ImageRef:
+        """The ref of the file beside this one that has a further ending; without a pin."""
+        bare, sign, query = self.text.partition("?")
+        path = None if self.path is None else self.path + ending
+        return replace(self, text=f"{bare}{ending}{sign}{query}", path=path, pin=None)
+
     @property
     def file_name(self) -> bytes:
         """The last segment of the path, decoded, or the id: what a copy would be called."""

@@ -113,8 +113,9 @@ def names(text: str) -> list[str]:
 def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     """What download and copy may be told about the transfer."""
     parser.add_argument(
-        "--checksum", metavar="ALGORITHM:HEX",
-        help="digest that the bytes must have, such as sha256:0123...; beside the record's own",
+        "--checksum", metavar="ALGORITHM:HEX|URL",
+        help="digest that the bytes must have, such as sha256:0123..., or the URL of a SHA256SUMS "
+        "file that has it; beside the record's own",
     )  # fmt: skip
     parser.add_argument(
         "--allowed-formats", type=names, metavar="FORMAT[,...]",

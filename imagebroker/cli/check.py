@@ -30,6 +30,9 @@ from imagebroker.config import (
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry, find_entry_points
+from imagebroker.verify.checks import format_policy
+from imagebroker.verify.openpgp import Keyring
+from imagebroker.verify.signature import SignaturePolicy
 
 
 def check(path: Path | None) -> list[Finding]:
@@ -131,6 +134,7 @@ class _Check:
         yield from self._unknown_sections()
         yield from self._misplaced()
         yield from self._unknown_options(GROUP, CORE_OPTIONS)
+        yield from self._core_values()
         if not self._registry.enabled:
             yield Finding(
                 WARNING, f"[{GROUP}] enabled_schemes", "no scheme is enabled: nothing works",
@@ -142,6 +146,19 @@ class _Check:
         yield from self._instances()
         yield from self._secrets()
         yield from packages.fights(self._registry.distributions())
+
+    def _core_values(self) -> Iterator[Finding]:
+        """What a broker would refuse although each value is of its type."""
+        core, limits = self._settings.core, self._settings.limits
+        for option, use in (
+            ("allowed_formats", lambda: format_policy(core, None)),
+            ("trusted_certificate_ids", lambda: SignaturePolicy.configured(core, limits)),
+            ("checksum_keyring", lambda: Keyring.configured(core)),
+        ):
+            try:
+                use()
+            except ConfigError as error:
+                yield failure(f"[{GROUP}] {option}", error)
 
     def _load(self) -> Iterator[Finding]:
         """Import the enabled plugins."""
@@ -265,6 +282,12 @@ class _Check:
             return  # nobody configured it: that it cannot be used is no mistake
         yield from (failure(_where(section, problem), problem) for problem in problems)
         if host is not None:
+            if host.options.get("insecure"):
+                yield Finding(
+                    WARNING, f"[{section.group}] insecure",
+                    "no server's certificate is checked: whoever is on the way may change images",
+                    "remove it, and name the authority that signed the certificate instead",
+                )  # fmt: skip
             yield from reach.check_paths(host, cls.options)
             hosts.append(host)
 

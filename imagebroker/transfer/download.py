@@ -22,7 +22,7 @@ from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
 from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
-from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.places import Demands, Place, caveats
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.storing import Storing
@@ -89,6 +89,7 @@ def to_path(
                 places = places[-1:]
                 part.rewind()
                 continue
+        evidence |= caveats(places, incoming.served)
         watch.report("verify", always=True)
         share.verified(evidence)
         part.commit()

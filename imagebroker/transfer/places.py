@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,23 @@ class Place:
     #: What it hands out comes from another transfer, or from a cache: nothing that is wrong with it
     #: is a verdict on the image.
     secondhand: bool = False
+    #: Its backend believes whatever server answers (`insecure`).
+    insecure: bool = False
 
 
 class HandedOver(TransferError):
     """A place has handed out all that it can; the next goes on. Nothing is wrong with either."""
 
     retryable = False
+
+
+def caveats(places: Sequence[Place], served: Mapping[str, int]) -> dict[str, bool]:
+    """What belongs into the evidence though no check found it: nobody proved who a server was.
+
+    The backend itself counts, also where the bytes came from elsewhere: it had the record.
+    """
+    doubtful = places[-1].insecure or any(p.insecure and p.ref in served for p in places)
+    return {"insecure": True} if doubtful else {}
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Demands:
     #: The deployment insists on a strong checksum.
     require: bool = False
     allow_weak: bool = False
+    #: What the record's checksums are where whoever sends the bytes sends them too; None: a record.
+    served: str | None = None
     #: The record that was asked for, where it was looked at before any place was opened.
     record: Image | None = None
     #: What the content may be; None: nobody looks.
@@ -72,7 +85,11 @@ class Demands:
         :raises FormatError: the format that is declared is not acceptable.
         """
         checksums = required_checksums(
-            image, self.checksums, require=self.require, allow_weak=self.allow_weak
+            image,
+            self.checksums,
+            require=self.require,
+            allow_weak=self.allow_weak,
+            served=self.served,
         )
         declared = declared_format(image)
         if self.formats is not None:

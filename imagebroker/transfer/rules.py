@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import Any, Protocol
 
@@ -85,6 +85,14 @@ class Watch:
         self._arrived = 0
         #: When what has arrived so far would have arrived at the rate limit.
         self._due = 0.0
+
+    def aside(self, *, max_size: int, seconds: float) -> Watch:
+        """A watch over something else that this transfer needs, which ends no later than it."""
+        rules = replace(
+            self.rules, max_size=max_size, deadline=min(seconds, max(self.left, 0.0)),
+            allow_unknown_size=True, allow_empty=True,
+        )  # fmt: skip
+        return Watch(rules, cancel=self._cancel)
 
     @property
     def left(self) -> float:

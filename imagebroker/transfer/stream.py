@@ -11,7 +11,7 @@ from imagebroker.backend import Buffer
 from imagebroker.exceptions import ImageChanged
 from imagebroker.image import Image
 from imagebroker.transfer.incoming import Incoming
-from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.places import Demands, Place, caveats
 from imagebroker.transfer.rules import Watch
 from imagebroker.verify.checksum import DEFAULT
 
@@ -27,7 +27,7 @@ class Stream:
 
     def __init__(self, places: Sequence[Place], demands: Demands, watch: Watch) -> None:
         """Open the first place that can be opened. :raises: as the backend's `open`."""
-        self._demands, self._watch = demands, watch
+        self._places, self._demands, self._watch = places, demands, watch
         self._delivered = 0
         #: What was computed over the bytes; empty until the end.
         self.evidence: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class Stream:
                 yield held
             held = chunk
         self._watch.report("verify", always=True)
-        self.evidence = self._checks.evidence()
+        self.evidence = self._checks.evidence() | caveats(self._places, self.served)
         if held is not None:
             yield held
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imagebroker.backend import Buffer
@@ -69,19 +69,29 @@ def parse_checksum(text: object, *, allow_weak: bool = False) -> Checksum:
 
 
 def required_checksums(
-    image: Image, demanded: Iterable[Checksum], *, require: bool, allow_weak: bool
+    image: Image,
+    demanded: Iterable[Checksum],
+    *,
+    require: bool,
+    allow_weak: bool,
+    served: str | None = None,
 ) -> tuple[Checksum, ...]:
     """All that must hold: what the caller and the ref demand, and what the record promises.
+
+    `served`: what the record's checksums are, where they come with the bytes from whoever sends
+    them. They must hold, and satisfy no requirement.
 
     :raises ChecksumMissing: `require`, and there is nothing strong.
     :raises VerificationError: the record's digest is malformed or of an unknown algorithm.
     """
     found = list(demanded)
     record = _of_record(image, strict=require and not found)
-    if record is not None and (record.algorithm in STRONG or allow_weak):
-        found.append(record)
-    if require and not found:
-        weak = f" but {record.algorithm}" if record is not None else ""
+    usable = record is not None and (record.algorithm in STRONG or allow_weak)
+    missing = require and not found and (served is not None or not usable)
+    if record is not None and usable:
+        found.append(record if served is None else replace(record, origin=served))
+    if missing:
+        weak = "" if record is None else f" but {record.algorithm if served is None else served}"
         raise ChecksumMissing(
             f"{image.ref} has no checksum{weak}, and this backend requires one",
             hint="pass checksum=, pin the ref with #sha256=..., or set require_checksum = false "

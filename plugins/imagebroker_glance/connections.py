@@ -123,7 +123,14 @@ def tls_context(options: Options) -> ssl.SSLContext:
     """
     cafile, certfile, keyfile = (options.get(name) for name in ("cafile", "certfile", "keyfile"))
     try:
-        context = ssl.create_default_context(cafile=cafile or None)
+        # Not `create_default_context`: it writes session keys where SSLKEYLOGFILE says.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = getattr(ssl.TLSVersion, options.min_tls.replace(".", "_"))
+        context.hostname_checks_common_name = False
+        if cafile:
+            context.load_verify_locations(cafile)
+        else:
+            context.load_default_certs()
     except (OSError, ssl.SSLError) as error:
         raise _unusable("cafile", cafile, error) from error
     if certfile:

@@ -36,6 +36,12 @@ OWN: tuple[cfg.Opt, ...] = (
         default=False,
         help="Confirms insecure: anybody on the way may then read and change everything.",
     ),
+    cfg.StrOpt(
+        "min_tls",
+        default="TLSv1.2",
+        choices=["TLSv1.2", "TLSv1.3"],
+        help="Oldest version of TLS that is spoken.",
+    ),
     cfg.FloatOpt(
         "timeout",
         min=0.1,

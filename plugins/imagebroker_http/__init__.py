@@ -64,6 +64,7 @@ class HttpBackend(ImageBackend):
     name = "http"
     ref_form = RefForm(host=True, port=True, path=True, query=True, opaque_path=True)
     options = OPTIONS
+    served_checksums = "the server's digest field"
 
     def __init__(self, host: BackendHost) -> None:
         super().__init__(host)
@@ -90,7 +91,7 @@ class HttpBackend(ImageBackend):
                 answer.close()
             check_status(answer.head, answer.place.url)
         check_encoding(answer.head, answer.place.url)
-        return described(ref, answer.head)
+        return described(ref, answer.head, whole=answer.head.status == 200)
 
     def get(
         self,
@@ -102,11 +103,13 @@ class HttpBackend(ImageBackend):
     ) -> Image:
         """The record, from a HEAD; from a GET that is not read where the server refuses HEAD."""
         session = Session(self._client, ref.text)
-        answer = session.request("HEAD")
+        method = "HEAD"
+        answer = session.request(method)
         answer.close()
         if answer.head.status in _NO_HEAD:
-            answer = session.request("GET")
+            method = "GET"
+            answer = session.request(method)
             answer.close()
         check_status(answer.head, answer.place.url)
         check_encoding(answer.head, answer.place.url)
-        return described(ref, answer.head)
+        return described(ref, answer.head, whole=method == "GET")

@@ -17,6 +17,7 @@ from imagebroker.plugin import (
     TransferError,
     printable,
 )
+from imagebroker_http.digests import digests
 from imagebroker_http.stream import Malformed
 from imagebroker_http.wire import Head
 
@@ -31,8 +32,11 @@ _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|!--)", re.I)
 
 
-def described(ref: ImageRef, head: Head) -> Image:
-    """The record: what the head of a 200 or of a 206 says about an image."""
+def described(ref: ImageRef, head: Head, *, whole: bool) -> Image:
+    """The record: what the head of a 200 or of a 206 says about an image.
+
+    `whole`: its content is the image.
+    """
     found = content_range(head) if head.status == 206 else None
     size = found[2] if found is not None else head.content_length
     shown = {"content_type": head.get("content-type"), "etag": head.get("etag")}
@@ -40,6 +44,7 @@ def described(ref: ImageRef, head: Head) -> Image:
         ref=ref.text,
         size=None if head.status == 206 and found is None else size,
         version=strong_etag(head),
+        checksums=MappingProxyType(digests(head, whole=whole)),
         updated_at=parse_date(head.get("last-modified")),
         properties=MappingProxyType({k: printable(v, 256) for k, v in shown.items() if v}),
     )

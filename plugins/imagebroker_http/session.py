@@ -18,6 +18,7 @@ from imagebroker.plugin import (
     TransferTimeout,
     printable,
 )
+from imagebroker_http.digests import WANTED
 from imagebroker_http.place import Place, Url
 from imagebroker_http.stream import Malformed
 from imagebroker_http.tls import Tls
@@ -70,6 +71,7 @@ class Client:
             ("User-Agent", _user_agent()),
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
+            WANTED,
         ]
         if place.identified and self._authorization:
             fields.append(("Authorization", self._authorization))

@@ -43,7 +43,7 @@ class HttpSource(ImageSource):
         """:raises: what the answer means if it is not the image."""
         check_status(answer.head, answer.place.url)
         check_encoding(answer.head, answer.place.url)
-        self.image = described(ref, answer.head)
+        self.image = described(ref, answer.head, whole=answer.head.status == 200)
         self.seekable = takes_ranges(answer.head) and self.image.size is not None
         if self.seekable and self.image.version is not None:
             self.parallel_reads = PARALLEL_READS

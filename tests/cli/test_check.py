@@ -215,6 +215,41 @@ def test_every_bad_value_is_found_at_once(imagebroker: Inside) -> None:
     assert_that((listed.status, len(listed.record)), Equals((2, 5)))
 
 
+def test_core_values_that_no_broker_could_use_are_failures(imagebroker: Inside) -> None:
+    found = Findings(
+        imagebroker,
+        """
+        [imagebroker]
+        enabled_schemes = file
+        allowed_formats = exe
+        trusted_certificate_ids = ../x
+        checksum_keyring = /nowhere/keys
+        [backend:file]
+        store_dir = /tmp
+        """,
+    )
+    assert_that(found.status, Equals(2))
+    options = ("allowed_formats", "trusted_certificate_ids", "checksum_keyring")
+    where = {row["where"] for row in found.found if row["level"] == "failure"}
+    assert_that(where, Equals({f"[imagebroker] {name}" for name in options}))
+
+
+def test_an_insecure_backend_is_a_warning(imagebroker: Inside) -> None:
+    found = Findings(
+        imagebroker,
+        """
+        [imagebroker]
+        enabled_schemes = https
+        [backend:http]
+        insecure = true
+        allow_insecure = true
+        """,
+    )
+    assert_that(found.status, Equals(1))
+    [row] = found.found
+    assert_that((row["level"], row["where"]), Equals(("warning", "[backend:http] insecure")))
+
+
 def test_schemes_without_a_plugin_with_two_or_with_a_broken_one_are_failures(
     imagebroker: Inside,
 ) -> None:

@@ -1,4 +1,4 @@
-"""TLS certificates for 127.0.0.1: a good one, and three that a client must refuse."""
+"""TLS certificates for 127.0.0.1: a good one, those that a client must refuse, those of clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NAMES = "localhost", "127.0.0.1"
 
 
 def write_certificates(directory: Path) -> Path:
-    """Write ``good``, ``wrong-host``, ``expired`` and ``self-signed`` .pem; return the CA's file.
+    """Write ``good``, ``wrong-host``, ``expired``, ``not-yet-valid``, ``no-intermediate`` and
+    ``self-signed`` .pem; return the CA's file.
 
     Each file holds key and chain, as nginx and ``ssl.SSLContext.load_cert_chain`` take them.
     """
@@ -24,13 +25,19 @@ def write_certificates(directory: Path) -> Path:
     ca = trustme.CA()
     ca_file = directory / "ca.pem"
     ca.cert_pem.write_to_path(str(ca_file))
-    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    yesterday, tomorrow = now - datetime.timedelta(days=1), now + datetime.timedelta(days=1)
     for name, certificate in {
         "good": ca.issue_cert(*NAMES),
         "wrong-host": ca.issue_cert("wrong.example"),
         "expired": ca.issue_cert(*NAMES, not_after=yesterday),
+        "not-yet-valid": ca.issue_cert(*NAMES, not_before=tomorrow),
     }.items():
         certificate.private_key_and_cert_chain_pem.write_to_path(str(directory / f"{name}.pem"))
+    below = ca.create_child_ca().issue_cert(*NAMES)
+    alone = below.private_key_pem.bytes() + below.cert_chain_pems[0].bytes()
+    (directory / "no-intermediate.pem").write_bytes(alone)
+    below.private_key_and_cert_chain_pem.write_to_path(str(directory / "intermediate.pem"))
     (directory / "self-signed.pem").write_bytes(_self_signed())
     return ca_file
 

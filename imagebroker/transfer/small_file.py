@@ -1,0 +1,33 @@
+"""A small file that a transfer needs, read whole through the same checks and limits as an image."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from imagebroker.exceptions import ImageNotFound, TooLarge, VerificationError
+from imagebroker.transfer.places import Demands, Place
+from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.stream import Stream
+
+
+class NotThere(VerificationError):
+    """Nobody has such a file."""
+
+
+def read_small(place: Place, demands: Demands, watch: Watch, title: str) -> bytes:
+    """All of its bytes; `watch` has the limits.
+
+    :raises VerificationError: it is not there, or larger than the limit: no such file then.
+    """
+    try:
+        with closing(Stream([place], demands, watch)) as stream:
+            return b"".join(bytes(chunk) for chunk in stream)
+    except ImageNotFound as error:
+        raise NotThere(
+            f"{title} is not there: {error}", hint="check the URL that checksum= has"
+        ) from error
+    except TooLarge as error:
+        raise VerificationError(
+            f"{title} has more than {watch.rules.max_size} bytes, so it is no checksum file",
+            hint="check the URL that checksum= has",
+        ) from error

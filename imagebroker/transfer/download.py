@@ -68,11 +68,10 @@ def to_path(
     itself is asked.
     """
     attempts = 0
+    known = demands.of_record(watch.check)  # what cannot be verified opens no place
     while True:
         with closing(Incoming(places, watch, demands.record)) as incoming:
-            required = demands.of_record(watch.check) or demands.for_image(
-                incoming.image, watch.check
-            )
+            required = known or demands.for_image(incoming.image, watch.check)
             storing = Storing(incoming, required, part, watch, share)
             try:
                 evidence = _store(incoming, required, storing, part, watch, share)
@@ -89,14 +88,14 @@ def to_path(
                 places = places[-1:]
                 part.rewind()
                 continue
-        evidence |= caveats(places, incoming.served)
         watch.report("verify", always=True)
         share.verified(evidence)
         part.commit()
         watch.report("done", always=True)
         return Download(
-            path, part.size, demands.record or incoming.image, incoming.source, evidence,
-            attempts + incoming.attempts, incoming.resumed_from, watch.seconds, incoming.served,
+            path, part.size, demands.record or incoming.image, incoming.source,
+            evidence | caveats(places, incoming.served), attempts + incoming.attempts,
+            incoming.resumed_from, watch.seconds, incoming.served,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 
 import pytest
@@ -9,6 +10,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan
 
 from imagebroker.verify.disk_format import VERIFIABLE
+from imagebroker.verify.formats.vhdx import crc32c
 from tests.verify import specimens
 from tests.verify.judging import evidence, refusal, verdict
 from tests.verify.specimens import DESCRIPTOR, VHDX_METADATA_AT, described, over, patched, real
@@ -319,6 +321,41 @@ def test_a_vhdx_whose_items_lie_elsewhere_is_refused(guid: str, at: int, value: 
     image = real("vhdx")
     entry = _vhdx_entry(image, guid, VHDX_METADATA_AT)
     refusal(patched(image, entry + at, "<I", value), "vhdx")
+
+
+def with_header(image: bytes, at: int, layout: str, value: int, *, sound: bool = True) -> bytes:
+    """One of the two headers changed, its checksum right again unless told otherwise."""
+    header = bytearray(image[at : at + 4096])
+    struct.pack_into(layout, header, 48, value)
+    if sound:
+        header[4:8] = bytes(4)
+        header[4:8] = crc32c(bytes(header)).to_bytes(4, "little")
+    return over(image, at, bytes(header))
+
+
+def test_a_vhdx_whose_log_would_change_it_is_refused() -> None:
+    image = real("vhdx")
+    sequences = {at: int.from_bytes(image[at + 8 : at + 16], "little") for at in (65536, 131072)}
+    older, newer = sorted(sequences, key=lambda at: sequences[at])
+    assert_that(refusal(with_header(image, newer, "<Q", 1), "vhdx"), Contains("log"))
+    # A header that is older is nobody's, a newer one with a wrong checksum may be somebody's.
+    verdict_of_old = verdict(with_header(image, older, "<Q", 1), "vhdx")
+    assert_that(verdict_of_old, Equals(verdict(image, "vhdx")))
+    broken = with_header(image, newer, "<Q", 1, sound=False)
+    assert_that(refusal(broken, "vhdx"), Contains("log"))
+
+
+def test_a_vhdx_without_a_valid_header_is_refused() -> None:
+    image = real("vhdx")
+    for damaged in (b"\xff" * 4, b"head" + bytes(4)):
+        both = over(over(image, 65536, damaged), 131072, damaged)
+        assert_that(refusal(both, "vhdx"), Contains("no valid header"))
+    one = over(image, 65536, b"\xff" * 4)
+    assert_that(verdict(one, "vhdx"), Equals(verdict(image, "vhdx")))
+
+
+def test_the_checksum_of_castagnoli_is_that_of_its_definition() -> None:
+    assert_that(crc32c(b"123456789"), Equals(0xE3069283))
 
 
 def test_a_vhdx_with_a_parent_is_refused() -> None:

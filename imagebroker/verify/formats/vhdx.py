@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from uuid import UUID
 
 from imagebroker.exceptions import FormatError
@@ -12,6 +13,8 @@ from imagebroker.verify.formats.single import nothing_behind, nothing_else
 from imagebroker.verify.formats.spans import Reads, exactly, whole_sectors
 
 _KIB = 1024
+_HEADERS_AT = 64 * _KIB, 128 * _KIB
+_HEADER = 4 * _KIB
 _REGIONS_AT = 192 * _KIB
 _TABLE = 64 * _KIB
 #: Before it are the headers and the region tables, which no region may overlap.
@@ -27,6 +30,7 @@ _HAS_PARENT = 2
 def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
     yield from nothing_else("vhdx")
+    yield from _check_log()
     region = yield from _metadata_region()
     table = yield from exactly(region.start, _TABLE)
     (entries,) = struct.unpack_from("<H", table, 10)
@@ -48,6 +52,53 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     policy.check_virtual_size(size)
     yield from nothing_behind("vhdx")
     return whole_sectors(size)
+
+
+def _check_log() -> Reads[None]:
+    """Whoever opens an image for writing first carries out what its log says: metadata that were
+    read here may be others then, with a parent. An image that was closed properly has no log.
+    """
+    headers = []
+    for at in _HEADERS_AT:
+        header = yield from exactly(at, _HEADER)
+        headers.append(header)
+    newest = max((_sequence(header) for header in headers if _is_valid(header)), default=None)
+    if newest is None:
+        raise _refused("has no valid header")
+    for header in headers:
+        # Also one whose checksum is wrong, because not everybody looks at that.
+        if header.startswith(b"head") and _sequence(header) >= newest and any(header[48:64]):
+            raise _refused("was not closed properly: it has a log of changes that are to be made")
+
+
+def _sequence(header: bytes) -> int:
+    return int.from_bytes(header[8:16], "little")
+
+
+def _is_valid(header: bytes) -> bool:
+    (checksum,) = struct.unpack_from("<I", header, 4)
+    (version,) = struct.unpack_from("<H", header, 66)
+    sound = header.startswith(b"head") and version == 1
+    return sound and checksum == crc32c(header[:4] + bytes(4) + header[8:])
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of Castagnoli, which the standard library lacks."""
+    table = _crc32c_table()
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+@cache
+def _crc32c_table() -> tuple[int, ...]:
+    values = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        values.append(value)
+    return tuple(values)
 
 
 def _metadata_region() -> Reads[range]:

@@ -143,6 +143,7 @@ class _Check:
         yield from broken
         yield from self._default_backend()
         yield from self._direct_schemes()
+        yield from self._own_directories()
         yield from self._instances()
         yield from self._secrets()
         yield from packages.fights(self._registry.distributions())
@@ -254,6 +255,13 @@ class _Check:
                     f"{scheme!r} is not enabled: such locations are never read",
                     f"add {scheme} to enabled_schemes, or remove it here",
                 )  # fmt: skip
+
+    def _own_directories(self) -> Iterator[Finding]:
+        for name in ("state_dir", "cache_dir"):
+            if path := self._settings.core[name]:
+                found = reach.check_owned(f"[{GROUP}] {name}", path)
+                if found is not None:
+                    yield found
 
     def _instances(self) -> Iterator[Finding]:
         """Each instance that is written, and where none is, the one that needs no section."""

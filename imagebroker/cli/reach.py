@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -15,8 +16,9 @@ from oslo_config import cfg
 from imagebroker.backend import BackendHost
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import Section
-from imagebroker.exceptions import ImageBrokerError
+from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.reference import DEFAULT_PORTS, parse
+from imagebroker.transfer.owned_directory import open_owned
 
 #: Seconds that a server has to accept a connection; `connect_timeout` where that is less.
 ANSWER_TIMEOUT = 3.0
@@ -80,6 +82,19 @@ def _own_directory(where: str, path: str) -> Finding | None:
             f"give {_user()} the directory {path}, or run this as the user that will use it",
         )  # fmt: skip
     return None
+
+
+def check_owned(where: str, path: str) -> Finding | None:
+    """A directory that is to be this user's own, which is not made here if it is missing."""
+    try:
+        if os.path.lexists(path) or not os.path.isabs(path):
+            os.close(open_owned(Path(path), where))
+            return None
+    except ConfigError as error:
+        return failure(where, error)
+    except OSError:
+        pass  # said below
+    return _own_directory(where, path)
 
 
 def _readable(where: str, path: str) -> Finding | None:

@@ -355,7 +355,11 @@ class _Following:
             fd = os.open(found.part, flags)
         except (OSError, ValueError):
             return None
-        there = os.fstat(fd)
+        try:
+            there = os.fstat(fd)
+        except OSError:
+            close(fd)
+            return None
         if not stat.S_ISREG(there.st_mode) or (there.st_dev, there.st_ino) != found.file:
             close(fd)
             return None

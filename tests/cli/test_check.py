@@ -283,6 +283,30 @@ def test_a_plugin_whose_options_are_none_is_a_failure(imagebroker: Inside) -> No
     assert_that(found.at("[backend:odd]")[1], Contains("the plugin fails with TypeError"))
 
 
+def test_directories_that_must_be_ones_own_are_looked_at_and_not_made(
+    imagebroker: Inside, tmp_path: Path
+) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "good").mkdir(mode=0o700)
+
+    def found(state: str, cache: str) -> Findings:
+        return Findings(
+            imagebroker,
+            f"[imagebroker]\nenabled_schemes = file\nstate_dir = {state}\ncache_dir = {cache}\n",
+        )
+
+    wrong = found(f"{tmp_path}/open", f"{tmp_path}/file/below")
+    assert_that(wrong.at("[imagebroker] state_dir")[:2], Contains("failure"))
+    assert_that(wrong.at("[imagebroker] state_dir")[1], Contains("0755"))
+    assert_that(wrong.at("[imagebroker] cache_dir")[1], Contains("not a directory"))
+    assert_that(found("relative", f"{tmp_path}/good").at("[imagebroker] state_dir")[1],
+                Contains("absolute"))  # fmt: skip
+    fine = found(f"{tmp_path}/good", f"{tmp_path}/not/yet/there")
+    assert_that([row["where"] for row in fine.found if "imagebroker" in row["where"]], Equals([]))
+    assert_that((tmp_path / "not").exists(), Equals(False))
+
+
 @pytest.fixture
 def silent_port() -> Iterator[int]:
     """A port at which nobody listens."""

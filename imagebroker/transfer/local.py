@@ -128,7 +128,10 @@ class LocalFile:
                 start = position  # no such notion here: all of it is data
                 yield start, self.size
                 return
-            position = os.lseek(self.fd, start, os.SEEK_HOLE)
+            try:
+                position = os.lseek(self.fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                raise self._unreadable(error) from error
             yield start, position
 
     def _copy_range(self, start: int, stop: int, part: PartFile, copied: Copied) -> None:

@@ -75,9 +75,9 @@ class SlotsOnDisk:
     def is_current(self, name: str, fd: int) -> bool:
         try:
             found = os.stat(self._path / name, follow_symlinks=False)
-            mine = os.fstat(fd)
         except OSError:
             return False
+        mine = os.fstat(fd)
         return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def remove(self, name: str) -> None:
@@ -129,11 +129,7 @@ class SlotsInMemory:
     def is_current(self, name: str, fd: int) -> bool:
         with self._lock:
             current = self._files.get(name)
-            try:
-                return current is not None and os.fstat(current).st_ino == os.fstat(fd).st_ino
-            except OSError:
-                close(self._files.pop(name, -1))  # of no use to anybody any more
-                return False
+            return current is not None and os.fstat(current).st_ino == os.fstat(fd).st_ino
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -203,19 +199,22 @@ class Slot:
         self.is_followed = False
 
     def lock(self) -> bool | None:
-        """True: it is ours now. False: somebody has it. None: the slot was given up, open anew."""
+        """True: it is ours now. False: somebody has it. None: the slot was given up, open anew.
+
+        :raises OSError: it cannot be locked or looked at; it is removed.
+        """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._slots.is_current(self.name, self._fd):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                return None
+            os.ftruncate(self._fd, 0)  # of one who died
         except BlockingIOError:
             return False
         except OSError:
             self._slots.remove(self.name)  # where nobody can lock it, nobody needs it
             raise
-        if not self._slots.is_current(self.name, self._fd):
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            return None
         self._held = True
-        os.ftruncate(self._fd, 0)  # of one who died
         return True
 
     @property

@@ -1008,6 +1008,28 @@ class TestLocalFile:
         scripted.broker.download(None, ref, target, checksum=f"sha256:{SHA256}")
         assert_that(target.getvalue(), Equals(DATA))
 
+    @pytest.mark.parametrize("step", ["lseek", "fstat"])
+    def test_a_file_that_cannot_be_looked_at_is_a_transfer_error_and_is_closed(
+        self, scripted: Scripted, publish: Any, dest: Destination, step: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        ref, path = publish(DATA)
+        real = getattr(os, step)
+
+        def fail(fd: int, *args: Any) -> Any:
+            source = os.readlink(f"/proc/self/fd/{fd}") == str(path)
+            if source and (step == "fstat" or args[1] == os.SEEK_HOLE):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(fd, *args)
+
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(os, step, fail)
+        with pytest.raises(TransferError, match="cannot be read"):
+            scripted.broker.download(None, ref, dest.path)
+        monkeypatch.undo()
+        assert_that(len(os.listdir("/proc/self/fd")), Equals(before))
+        dest.assert_untouched()
+
     def test_a_file_that_changed_before_or_while_it_is_copied_is_found(
         self, scripted: Scripted, publish: Any, dest: Destination, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import os
 import random
 import threading
 import time
@@ -24,6 +27,7 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TransferError,
 )
+from imagebroker.transfer import parts
 from imagebroker.transfer.slots import SlotsInMemory
 from tests.conftest import Scripted
 from tests.scripted import Script
@@ -435,3 +439,34 @@ def test_random_deaths_leave_right_bytes_and_nothing_behind(
     assert_that([p.name for p in tmp_path.iterdir() if "part" in p.name], HasLength(0))
     slots = scripted.broker._values.slots
     assert_that(isinstance(slots, SlotsInMemory) and slots._files, Equals({}))
+
+
+@pytest.mark.parametrize("step", ["open", "flock", "fstat"])
+def test_a_slot_that_fails_costs_the_sharing_and_not_the_download(
+    scripted: Scripted, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor stays, however often; `flock` and `fstat` of the slot alone fail."""
+    module: Any = {"open": os, "flock": fcntl, "fstat": os}[step]
+    real = getattr(module, step)
+
+    def fail(target: Any, *args: Any, **kwargs: Any) -> Any:
+        path = target if step == "open" else f"/proc/self/fd/{target}"
+        found = os.readlink(path) if str(path).startswith("/proc/self/fd/") else ""
+        if "imagebroker-slot" in found or (step == "fstat" and "imagebroker-part" in found):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(target, *args, **kwargs)
+
+    ref, _ = scripted.image(DATA, chunk=CHUNK, version="v1")
+    scripted.broker.download(None, ref, tmp_path / "first")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        ref, _ = scripted.image(DATA, f"/image-{number}", chunk=CHUNK, version="v1")
+        with monkeypatch.context() as patch:
+            if step == "fstat":
+                patch.setattr(
+                    parts, "_is_named", lambda *arguments: True
+                )  # it looks at its own file
+            patch.setattr(module, step, fail)
+            scripted.broker.download(None, ref, tmp_path / "image")
+        assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that(len(os.listdir("/proc/self/fd")), Equals(before))

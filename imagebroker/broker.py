@@ -305,6 +305,8 @@ class Broker:
         read = self.telemetry.begin("read", backend.title)
 
         def ended(error: BaseException | None) -> None:
+            if isinstance(error, ImageBrokerError):
+                self._locate(error)
             read.bytes, read.retries = watch.done, watch.retries
             read.end(error)
 

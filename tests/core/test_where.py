@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from oslo_config import cfg
 from testtools.assertions import assert_that
-from testtools.matchers import Equals, StartsWith
+from testtools.matchers import EndsWith, Equals, StartsWith
 
 from imagebroker import Broker, ConfigError, ImageBrokerError
 from imagebroker.config import Settings
+from tests.conftest import Scripted
 
 IMAGE = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 CONFIG = """# a comment
@@ -95,6 +97,15 @@ def test_what_is_wrong_with_the_file_itself(
     with pytest.raises(ConfigError) as caught:
         Broker.from_config(config)
     assert_that(caught.value.where, Equals(f"{config}{where}"))
+
+
+def test_what_ends_a_reader_has_a_place_too(scripted: Scripted) -> None:
+    broker = scripted.configured("stall_timeout = 0.2")
+    ref, _ = scripted.image(bytes(5000), before_chunk=lambda offset: time.sleep(offset / 2000))
+    with broker.open(None, ref, retries=0) as reader, pytest.raises(ImageBrokerError) as caught:
+        reader.read()
+    assert_that(caught.value.id, Equals("transfer-timeout"))
+    assert_that(caught.value.where, EndsWith(".conf:4: [imagebroker] stall_timeout"))
 
 
 def test_a_service_with_several_files_is_told_the_one_that_counts(tmp_path: Path) -> None:

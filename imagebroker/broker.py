@@ -372,7 +372,7 @@ class Broker:
             allocate = core.preallocate if preallocate is None else preallocate
             with PartFile(
                 dest, key=key, overwrite=overwrite, file_mode=file_mode, fsync=fsync, keep=keep,
-                preallocate=allocate,
+                preallocate=allocate, direct=fsync and core.direct_io,
             ) as part:  # fmt: skip
                 places, demands = self._places(context, ref, backend, demands, watch, file)
                 if decompress is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from time import monotonic
+from time import monotonic, process_time
 
 from imagebroker.backend import Buffer
 from imagebroker.boundary import Flow, OpenedSource
@@ -254,13 +254,13 @@ class Incoming:
     def _in_order(self, flow: Flow) -> Iterator[tuple[int, Buffer]]:
         """Chunks of one read, to its end or until more than one at once may be faster.
 
-        They may be where this side spends its time waiting for the peer: a server that is held
-        up by us would not become faster.
+        They may be where this side spends its time waiting for the peer, and not working: a
+        server that is held up by us would not become faster.
         """
         ref = self._places[0].ref
         position, stop = self._missing[0]
         self._missing = [(position, stop)]
-        began, waited, received = 0.0, 0.0, 0
+        began, waited, received, busy = 0.0, 0.0, 0, 0.0
         while True:
             before = monotonic()
             batch = self._watch.next_batch(flow)
@@ -268,7 +268,10 @@ class Incoming:
             if batch is None:
                 self._missing = []
                 return
-            began, waited = (began, waited + now - before) if began else (now, 0.0)
+            if began:
+                waited += now - before
+            else:
+                began, busy = now, process_time()
             arrived = 0
             for chunk in batch:
                 offset, position = position, position + len(chunk)
@@ -281,10 +284,11 @@ class Incoming:
             received += arrived
             self._watch.pace(arrived)
             if now - began > GLANCE:
-                if waited > (now - began) / 2 and self._may_widen():
+                used = process_time() - busy
+                if waited > (now - began) / 2 > used and self._may_widen():
                     self._rate = received / (now - began)
                     return
-                began, waited, received = now, 0.0, 0
+                began, waited, received, busy = now, 0.0, 0, process_time()
 
     def _in_lanes(self, flow: Flow | None) -> Iterator[tuple[int, Buffer]]:
         source = self._source

@@ -13,6 +13,7 @@ from imagebroker.backend import Buffer
 from imagebroker.exceptions import BackendError, DestinationError, TransferError
 from imagebroker.redaction import redact
 from imagebroker.transfer import parts
+from imagebroker.transfer.direct import DirectWriter
 from imagebroker.transfer.directory import close, open_directory
 from imagebroker.transfer.holes import filled
 from imagebroker.transfer.journal import Journal
@@ -42,12 +43,14 @@ class PartFile:
         fsync: bool = True,
         keep: bool = False,
         preallocate: bool = False,
+        direct: bool = False,
     ) -> None:
         """Look at the destination; sweep what dead transfers left; open the part file.
 
         `key` distinguishes images in the part file's name. `keep`: leave it to a later process
         after a failed or interrupted transfer, where `note` said that this makes sense.
         `preallocate`: have the file system set aside the whole size before the first byte.
+        `direct`: write what comes in order past the page cache, where that can be.
 
         :raises DestinationError: the path cannot take a file.
         """
@@ -71,13 +74,16 @@ class PartFile:
         self._holes = True
         # Bytes written since the kernel was last asked to begin writing back, and where they lie.
         self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
+        # Takes what comes in order; where that has got to, None before the first byte.
+        self._direct: DirectWriter | None = None
+        self._frontier: int | None = None
         #: What an earlier process left in the part file.
         self.kept: Journal | None = None
         #: Called before anything that was written is forgotten.
         self.before_rewind: Callable[[], None] = lambda: None
         try:
             self._look()
-            self._take(key)
+            self._take(key, direct)
         except BaseException:
             close(self._directory)
             raise
@@ -111,7 +117,7 @@ class PartFile:
             errno=errno.EEXIST,
         )
 
-    def _take(self, key: str) -> None:
+    def _take(self, key: str, direct: bool) -> None:
         try:
             part = parts.take(self._directory, self._name, key)
         except OSError as error:
@@ -119,6 +125,8 @@ class PartFile:
                 error, f"cannot create a file beside {self.shown!r}"
             ) from error
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
+        if direct:
+            self._direct = DirectWriter.beside(part.fd, self._directory, part.name)
         self.size = part.kept.end if part.kept is not None else 0
         self._stored = part.kept.vouched if part.kept is not None else 0
 
@@ -126,6 +134,7 @@ class PartFile:
         """What a later process may go on with. Nothing is written unless parts are kept."""
         if not self._keep or self._part is None or not journal.proves:
             return
+        self.flush()
         try:
             if self._journal < 0:
                 self._journal = parts.open_journal(self._directory, self._part)
@@ -181,8 +190,14 @@ class PartFile:
         self.size = max(self.size, offset + len(chunk))
         view = memoryview(chunk)
         runs = filled(view, offset) if self._holes else [(0, len(view))]
+        direct = self._direct if self._frontier in (None, offset) else None
+        if direct is not None:
+            self._frontier = offset + len(chunk)
         for start, stop in runs:
-            self._write(offset + start, view[start:stop])
+            if direct is None:
+                self._write(offset + start, view[start:stop])
+            else:
+                self._write_direct(direct, offset + start, view[start:stop])
         if self._fsync and self._unsynced >= _WRITE_BACK:
             start_at, size = self._unsynced_from, self._unsynced_to - self._unsynced_from
             _start_write_back(self._fd, start_at, size)
@@ -199,8 +214,23 @@ class PartFile:
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
 
+    def _write_direct(self, direct: DirectWriter, offset: int, view: memoryview) -> None:
+        self._do("cannot write", lambda: direct.write(offset, view))
+
+    def in_file(self, position: int) -> int:
+        """How far, up to `position`, the file has what was given to `write`; others may read it."""
+        return position if self._direct is None else self._direct.in_file(position)
+
+    def flush(self) -> None:
+        """Let the file have all that was given to `write`."""
+        direct = self._direct
+        if direct is not None:
+            self._do("cannot write", direct.flush)
+
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
         """What is stored from `start` to `stop`, in order, a MiB at once."""
+        if self._direct is not None and self._direct.holds(start, stop):
+            self.flush()
         while start < stop:
             size = min(_READ_BACK, stop - start)
             try:
@@ -213,13 +243,16 @@ class PartFile:
 
     def set_size(self) -> None:
         """Give the file its size: a hole at its end is not there before."""
+        self.flush()
         self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
 
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
         self.before_rewind()
+        if self._direct is not None:
+            self._direct.drop()
         self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
-        self.size, self._holes = 0, True
+        self.size, self._holes, self._frontier = 0, True, None
         self._forget()
 
     def _forget(self) -> None:
@@ -282,6 +315,8 @@ class PartFile:
         elif self._part is not None:
             # Ctrl-C is no error of ours, and has the attribute all the same.
             setattr(error, "bytes_kept", self._stored)  # noqa: B010
+        if self._direct is not None:
+            self._direct.close()
         for fd in (self._fd, self._directory, self._journal):
             close(fd)
         self._fd = self._journal = -1

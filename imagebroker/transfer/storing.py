@@ -60,6 +60,7 @@ class Storing:
             if incoming.begun != self._begun:
                 self._begin_again()
             self._fed.finish(self._waiting)
+            part.flush()
             self._share.stored(self._fed.position)
             return self._checks.evidence()
         except _INTERRUPTED:
@@ -71,7 +72,7 @@ class Storing:
     def _store(self, offset: int, chunk: Buffer) -> None:
         self._part.write(offset, chunk)
         self._fed.stored(offset, chunk)
-        self._share.stored(self._fed.position)
+        self._share.stored(self._part.in_file(self._fed.position))
         if monotonic() - self._noted > _NOTE_EVERY:
             self._note()
 

@@ -18,6 +18,7 @@ from imagebroker.plugin import (
     TransferTimeout,
     printable,
 )
+from imagebroker_http.buffers import Buffers
 from imagebroker_http.digests import WANTED
 from imagebroker_http.place import Place, Url
 from imagebroker_http.stream import Malformed
@@ -100,6 +101,7 @@ class Session:
         self.title = str(self._start.url)
         #: Where the last redirect led: later requests are for the same bytes, so go to that server.
         self._place = self._start
+        self._buffers = Buffers(client.host.limits.chunk_size)
         self._lock = threading.Lock()
         self._live: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._idle: dict[tuple[object, ...], list[Connection]] = {}
@@ -164,7 +166,8 @@ class Session:
         client, url = self._client, place.url
         via = client.proxy or url
         host = client.host
-        connection = Connection(host.connect(via.host, via.port), url.site, host.limits)
+        sock = host.connect(via.host, via.port)
+        connection = Connection(sock, url.site, host.limits, self._buffers)
         try:
             self._adopt(connection)
             if url.scheme == "https":

@@ -8,6 +8,7 @@ from socket import socket
 from time import monotonic
 
 from imagebroker.plugin import Limits, TransferError, TransferTimeout
+from imagebroker_http.buffers import Buffers
 
 #: Bytes that the first look at a connection makes room for.
 _FIRST_BLOCK = 64 * 1024
@@ -23,10 +24,13 @@ class Malformed(TransferError):
 class Stream:
     """What arrives on a socket: lines while the framing is read, blocks of data otherwise."""
 
-    def __init__(self, sock: socket, peer: str, limits: Limits, *, aborted: bool = False) -> None:
-        self._sock, self._peer, self._limits = sock, peer, limits
+    def __init__(
+        self, sock: socket, peer: str, limits: Limits, buffers: Buffers, *, aborted: bool = False
+    ) -> None:
+        self._sock, self._peer, self._limits, self._buffers = sock, peer, limits, buffers
         self._tls = hasattr(sock, "pending")
         self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
         self._at = self._end = 0
         self._room = min(_FIRST_BLOCK, limits.chunk_size)
         self._due: float | None = None
@@ -72,7 +76,7 @@ class Stream:
             found = self._buffer.find(b"\n", self._at, self._end)
             ended = found >= 0
             stop = found + 1 if ended else self._end
-            line += memoryview(self._buffer)[self._at : stop]
+            line += self._view[self._at : stop]
             self._at = stop
             if len(line) > limit + 2:
                 raise Malformed(f"{self._peer} sent too much in {what}")
@@ -84,13 +88,14 @@ class Stream:
         if not self.pending and not self._fill():
             return memoryview(b"")
         start, self._at = self._at, min(self._end, self._at + most)
-        return memoryview(self._buffer)[start : self._at]
+        return self._view[start : self._at]
 
     def _fill(self) -> bool:
-        """Wait for bytes. False at the end. Yielded buffers are left alone: each gets a new one."""
+        """Wait for bytes. False at the end. What was yielded is left alone: each has its own."""
         if self._due is not None:
             self._sock.settimeout(max(self._due - monotonic(), 0.001))
-        buffer = bytearray(self._room)
+        large = self._room >= self._buffers.size
+        buffer = self._buffers.take() if large else bytearray(self._room)
         try:
             count = self._receive_tls(buffer) if self._tls else self._sock.recv_into(buffer)
         except OSError as error:
@@ -98,7 +103,9 @@ class Stream:
         if self.aborted:
             raise TransferError(f"{self._peer}: the connection was closed on our side")
         self.received += count
-        self._buffer, self._at, self._end = buffer, 0, count
+        self._buffer, self._view, self._at, self._end = buffer, memoryview(buffer), 0, count
+        if large:
+            self._buffers.keep(buffer)
         # A slow peer's few bytes must not each hold a large buffer.
         self._room = min(self._limits.chunk_size, max(_FIRST_BLOCK, 2 * count))
         return count > 0

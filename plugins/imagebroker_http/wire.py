@@ -16,6 +16,7 @@ from socket import MSG_PEEK, SHUT_RDWR, socket
 from typing import TYPE_CHECKING
 
 from imagebroker.plugin import Limits, PolicyViolation, TransferError, TransferTimeout, printable
+from imagebroker_http.buffers import Buffers
 from imagebroker_http.stream import Malformed, Stream
 
 if TYPE_CHECKING:
@@ -82,14 +83,17 @@ class Head:
 class Connection:
     """Made around a connected socket; `exchange` and `body` in turn, `abort` from any thread."""
 
-    def __init__(self, sock: socket, peer: str, limits: Limits) -> None:
-        """`peer` is what messages call the other side."""
+    def __init__(
+        self, sock: socket, peer: str, limits: Limits, buffers: Buffers | None = None
+    ) -> None:
+        """`peer` is what messages call the other side; `buffers` may be shared with others."""
         self.peer = peer
         self._limits = limits
         # The one that was connected. Under TLS it stays a plain socket with a descriptor of its
         # own: `SSLSocket.shutdown` would make a read that waits take ciphertext for data.
         self._handle = sock
-        self._stream = Stream(sock, peer, limits)
+        self._buffers = Buffers(limits.chunk_size) if buffers is None else buffers
+        self._stream = Stream(sock, peer, limits, self._buffers)
         self._lock = threading.Lock()
         self._closed = False
         self._framing: Iterator[memoryview] = iter(())
@@ -122,7 +126,9 @@ class Connection:
             twin.close()
             raise
         with self._lock:
-            self._stream = Stream(wrapped, self.peer, self._limits, aborted=self._stream.aborted)
+            self._stream = Stream(
+                wrapped, self.peer, self._limits, self._buffers, aborted=self._stream.aborted
+            )
         wrapped.settimeout(self._limits.stall_timeout)
 
     def exchange(self, method: str, target: str, fields: Sequence[Field]) -> Head:

@@ -25,14 +25,14 @@ def test_a_sample_fills_the_table_in_the_docs(nginx: Nginx, tmp_path: Path) -> N
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     options = ["--pairs", "1", "--scale", "0.001", "--folder", tmp_path, "--write", page]
-    program = [sys.executable, "-m", "benchmarks", "--rows", "import,http,file,cuts", *options]
+    program = [sys.executable, "-m", "benchmarks", "--rows", "import,http,file", *options]
     subprocess.run(program, cwd=ROOT, check=True, capture_output=True, timeout=200)
     lines = page.read_text().splitlines()
     assert_that([lines[0], lines[-1]], Equals(["before", "after"]))
     assert_that(lines, Not(Contains("old")))
     measured = [line for line in lines if "| **imagebroker** |" in line]
-    # Four rows; import and cuts have a goal of their own, and so has the memory of all.
-    assert_that(measured, HasLength(7))
+    # Three rows; import has a goal of its own, and so has the memory of all.
+    assert_that(measured, HasLength(5))
     assert_that("\n".join(measured), Not(Contains("not measured")))
     assert_that(list(tmp_path.glob("benchmarks-*")), Equals([]))
 

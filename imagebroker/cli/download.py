@@ -16,6 +16,7 @@ from cliff.formatters.base import SingleFormatter
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.console import NAME
+from imagebroker.cli.memory import share_arenas
 from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
 from imagebroker.exceptions import BackendError, DestinationError, InvalidImageRef, TransferError
@@ -100,6 +101,7 @@ class Download(ShowCommand):
         if parsed_args.columns and parsed_args.formatter == "line":
             parsed_args.formatter = "table"
             self.formatter = TableFormatter()
+        share_arenas()
         dest, options = self._destination(parsed_args)
         title = redact(os.fsdecode(dest) if isinstance(dest, (str, bytes)) else NAME, 40)
         with display(parsed_args.progress, self.console, title) as shown:

@@ -174,15 +174,28 @@ def to_file_object(
     watch: Watch,
     decompress: str | None = None,
 ) -> Download:
-    """Write the image, or what is in it, into the caller's object, in order."""
-    with closing(opened(places, demands, watch, decompress)) as stream:
-        for chunk in stream:
-            target.write(chunk)
-        target.commit()
-        return Download(
-            None, target.size, stream.image, stream.source, stream.evidence,
-            stream.attempts, stream.resumed_from, watch.seconds, stream.served,
-        )  # fmt: skip
+    """Write the image, or what is in it, into the caller's object, in order.
+
+    If a location sent other bytes, and the object can go back, the backend itself is asked.
+    """
+    attempts = 0
+    while True:
+        with closing(opened(places, demands, watch, decompress)) as stream:
+            try:
+                for chunk in stream:
+                    target.write(chunk)
+            except ChecksumMismatch as error:
+                if not (stream.located and target.rewind()):
+                    raise
+                LOG.warning("%s; asking the backend itself, from the beginning", error)
+                attempts += stream.attempts
+                places = places[-1:]
+                continue
+            target.commit()
+            return Download(
+                None, target.size, stream.image, stream.source, stream.evidence,
+                attempts + stream.attempts, stream.resumed_from, watch.seconds, stream.served,
+            )  # fmt: skip
 
 
 def unpacked_to_path(

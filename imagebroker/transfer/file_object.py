@@ -40,6 +40,8 @@ class FileObject:
             raise DestinationError(f"the destination {self.shown} is not open for writing")
         #: Bytes that the object has received.
         self.size = 0
+        #: The most that it had received before it was rewound.
+        self._most = 0
         self._start = self._length = 0
         self._seekable = self._measure()
 
@@ -99,6 +101,19 @@ class FileObject:
                 f"{self.shown} accepts no more bytes", hint="open it in blocking mode"
             )
 
+    def rewind(self) -> bool:
+        """Go back to where the first byte went, to receive others; False if it cannot.
+
+        :raises DestinationError: it says that it can, and fails.
+        """
+        if not self.size:
+            return True
+        if not self._seekable:
+            return False
+        self._give_back()
+        self._most, self.size = max(self._most, self.size), 0
+        return True
+
     def _give_back(self) -> None:
         try:
             self._target.seek(self._start)
@@ -130,7 +145,8 @@ class FileObject:
 
     def discard(self, error: BaseException | None = None) -> None:
         """Give back length and position, and say in the error what the object received."""
-        lost = max(min(self._start + self.size, self._length) - self._start, 0)
+        most = max(self._most, self.size)
+        lost = max(min(self._start + most, self._length) - self._start, 0)
         if self._seekable:
             try:
                 self._give_back()

@@ -29,8 +29,13 @@ LOG = logging.getLogger(__name__)
 
 #: Bytes that an attempt must bring to give the next ones their full budget again.
 _PROGRESS = 64 * 1024
+#: Attempts in a row without progress after which the source is opened again. Opening may have the
+#: first bytes sent once more, so a connection that breaks now and then is no reason for it.
+_FRUITLESS = 2
 #: Seconds of one connection after which more of them may be tried.
 GLANCE = 0.05
+#: Bytes that must be missing to have several locations read.
+LARGE = 16 * 1024 * 1024
 #: Locations that are read at once.
 _LOCATIONS_AT_ONCE = 4
 
@@ -73,7 +78,7 @@ class Incoming:
         self.served: dict[str, int] = {}
         #: Whether any of them came from another transfer or a cache.
         self.secondhand = False
-        self._failures = self._furthest = 0
+        self._failures = self._fruitless = self._furthest = 0
         self._ranges = True
         self._changed = threading.Condition()
         self._source: OpenedSource | None = None
@@ -329,7 +334,7 @@ class Incoming:
             return []
         if self._places[0].secondhand:
             return []
-        if length(self._missing) <= WORTH_IT or not self._source or not self._source.seekable:
+        if length(self._missing) <= LARGE or not self._source or not self._source.seekable:
             return []
         return self._places[1:-1][: _LOCATIONS_AT_ONCE - 1]
 
@@ -376,7 +381,7 @@ class Incoming:
         source = self._source
         if isinstance(error, RangeIgnored):
             self._ranges = False  # it would be ignored again
-        if source is not None and (not self._may_resume(source) or self._failures > 1):
+        if source is not None and (not self._may_resume(source) or self._fruitless >= _FRUITLESS):
             self.close()
         LOG.info("attempt %d failed, trying again: %s", self.attempts - 1, error)
         if not isinstance(error, RangeIgnored):
@@ -386,8 +391,9 @@ class Incoming:
         """Whether the same place may do better, and the budget is not used up."""
         if not (isinstance(error, (TransferError, BackendError)) and error.retryable):
             return False
+        self._fruitless += 1
         if self._watch.done >= self._furthest + _PROGRESS:
-            self._furthest, self._failures = self._watch.done, 0
+            self._furthest, self._failures, self._fruitless = self._watch.done, 0, 0
         self._failures += 1
         return self._failures <= self._watch.rules.retries
 

@@ -24,8 +24,9 @@ from imagebroker.transfer.supplier import Lane, Opening, Supplier
 
 LOG = logging.getLogger(__name__)
 
-#: Bytes that must be missing to make a second connection worth its while.
-WORTH_IT = 16 * 1024 * 1024
+#: Bytes that must be missing to make a second connection to a source worth its while: the first one
+#: is cut then, and what was on its way there is lost.
+WORTH_IT = 64 * 1024 * 1024
 #: Seconds between two looks at the deadline.
 _MOMENT = 0.05
 _SMALLEST, _LARGEST = 1024 * 1024, 64 * 1024 * 1024

@@ -21,7 +21,7 @@ from imagebroker.transfer.part_file import PartFile
 
 _FICLONE = 0x40049409
 #: Bytes that are copied between two looks at the deadline.
-_STEP = 64 * 1024 * 1024
+_STEP = 32 * 1024 * 1024
 _CHUNK = 1024 * 1024
 #: What says that these two files cannot share or copy inside the kernel.
 _CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
@@ -146,6 +146,7 @@ class LocalFile:
                         raise self._failed(error, part) from error
                     in_kernel = False
                     continue
+                part.copied(start, done)
             else:
                 chunk = self._pread(min(step, _CHUNK), start)
                 part.write(start, chunk)

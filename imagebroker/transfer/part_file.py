@@ -198,15 +198,27 @@ class PartFile:
                 self._write(offset + start, view[start:stop])
             else:
                 self._write_direct(direct, offset + start, view[start:stop])
+        self._begin_write_back()
+
+    def copied(self, offset: int, size: int) -> None:
+        """The kernel has put so many bytes there."""
+        self._count_unsynced(offset, size)
+        self._begin_write_back()
+
+    def _count_unsynced(self, offset: int, size: int) -> None:
+        self._unsynced += size
+        self._unsynced_from = min(self._unsynced_from, offset)
+        self._unsynced_to = max(self._unsynced_to, offset + size)
+
+    def _begin_write_back(self) -> None:
+        """Have the disk busy before the fsync at the end, which then finds little left to do."""
         if self._fsync and self._unsynced >= _WRITE_BACK:
-            start_at, size = self._unsynced_from, self._unsynced_to - self._unsynced_from
-            _start_write_back(self._fd, start_at, size)
+            size = self._unsynced_to - self._unsynced_from
+            _start_write_back(self._fd, self._unsynced_from, size)
             self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
 
     def _write(self, offset: int, view: memoryview) -> None:
-        self._unsynced += len(view)
-        self._unsynced_from = min(self._unsynced_from, offset)
-        self._unsynced_to = max(self._unsynced_to, offset + len(view))
+        self._count_unsynced(offset, len(view))
         try:
             while view:
                 written = os.pwrite(self._fd, view, offset)

@@ -17,8 +17,8 @@ MEASURE = 0.1
 _GAIN = 1.15
 #: So many times as many lanes are tried at once: each step costs a round trip or two.
 _STEP = 4
-#: Seconds until more lanes are tried again after they did not help; grows by this factor too.
-_REST = 4.0
+#: Seconds until more lanes are tried again after they did not help, and how they grow.
+_FIRST_REST, _REST = 2.0, 4.0
 #: Seconds after which lanes that have not begun to deliver are not waited for.
 _PATIENCE = 1.0
 #: A measurement takes so many round trips at least.
@@ -88,7 +88,7 @@ class Supplier:
         self._waited = 0.0
         self._before = 1
         self._best = 0.0
-        self._rest = MEASURE
+        self._rest = _FIRST_REST
         self._next_try = 0.0
 
     def read(self, start: int, stop: int, changed: threading.Condition) -> Lane:
@@ -153,8 +153,8 @@ class Supplier:
         self._measured_from, self._arrived, self._waited = now, 0, 0.0
         if self.wanted > self._before:
             if rate < self._best * _GAIN:
-                self._rest *= _REST
                 self._next_try = now + self._rest
+                self._rest *= _REST
                 self._set(self._before, now)
                 return
             self._before = self.wanted

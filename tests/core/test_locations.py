@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, Is, MatchesStructure
+from testtools.matchers import Contains, Equals, GreaterThan, Is, MatchesStructure
 
 import imagebroker
 from imagebroker.exceptions import (
@@ -295,6 +296,35 @@ def test_a_reader_begins_again_where_the_next_place_cannot_go_on_and_compares_wh
     locate(wrong=Script(WRONG, breaks=[(5000, None)]))
     with broker.open(None, f"located:{UUID}") as reader, pytest.raises(ImageChanged):
         reader.read()
+
+
+def test_a_file_object_that_can_go_back_gets_the_bytes_of_the_backend_instead_of_wrong_ones(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    locate(wrong=Script(WRONG))
+    target = io.BytesIO(b"before" + b"old" * 9000)
+    target.seek(6)
+    done = broker.download(None, f"located:{UUID}", target)
+    assert_that(target.getvalue()[: 6 + len(DATA)], Equals(b"before" + DATA))
+    assert_that(done.served, Equals({f"located:{UUID}": len(DATA)}))
+    assert_that(done.attempts, Equals(2))
+    IMAGES[UUID].data = WRONG
+    target = io.BytesIO(b"before")
+    target.seek(6)
+    with pytest.raises(ChecksumMismatch):
+        broker.download(None, f"located:{UUID}", target)
+    assert_that(target.getvalue(), Equals(b"before"))
+
+
+def test_a_pipe_that_received_wrong_bytes_ends_with_the_error(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    locate(wrong=Script(WRONG))
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as pipe, pytest.raises(ChecksumMismatch) as caught:
+        broker.download(None, f"located:{UUID}", pipe)
+    assert_that(caught.value.bytes_written, GreaterThan(0))
+    assert_that(IMAGES[UUID].reads, Equals([]))
 
 
 def test_a_reader_of_a_location_with_other_bytes_never_ends_well(

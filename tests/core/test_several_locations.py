@@ -55,6 +55,7 @@ class SpreadBackend(ScriptedBackend):
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (incoming, lanes):
         monkeypatch.setattr(module, "WORTH_IT", MIB)
+    monkeypatch.setattr(incoming, "LARGE", MIB)
     monkeypatch.setattr(supplier, "MEASURE", 0.02)
     monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)
     monkeypatch.setattr(lanes, "_UNKNOWN", 512 * 1024)
@@ -142,7 +143,7 @@ def test_each_is_read_in_as_many_ranges_as_make_it_faster(
 def test_a_small_image_is_read_from_one(
     broker: imagebroker.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(incoming, "WORTH_IT", len(DATA))
+    monkeypatch.setattr(incoming, "LARGE", len(DATA))
     _, second = spread(one=Script(DATA, chunk=MIB), two=Script(DATA, chunk=MIB))
     download(broker, tmp_path)
     assert_that(second.opened, Equals(0))

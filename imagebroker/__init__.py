@@ -35,11 +35,12 @@ from imagebroker.exceptions import (
 
 if TYPE_CHECKING:
     from imagebroker.backend import BackendHost, ImageBackend, ImageSource
-    from imagebroker.broker import Broker, Resolution
+    from imagebroker.broker import Broker
     from imagebroker.data import ImageData
     from imagebroker.image import Image, ImageQuery, Location
     from imagebroker.reference import ImageRef, RefForm
     from imagebroker.registry import BackendInfo
+    from imagebroker.routing import Resolution
     from imagebroker.transfer.download import Download
     from imagebroker.transfer.reader import ImageReader
     from imagebroker.transfer.rules import Progress
@@ -62,7 +63,7 @@ _LAZY = {
     "Location": "imagebroker.image",
     "Progress": "imagebroker.transfer.rules",
     "RefForm": "imagebroker.reference",
-    "Resolution": "imagebroker.broker",
+    "Resolution": "imagebroker.routing",
 }
 
 

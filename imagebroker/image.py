@@ -193,3 +193,18 @@ def _strings(key: str, values: Iterable[Any]) -> Iterator[Any]:
 
 #: Names of the fields, in the order in which they are shown.
 FIELDS = tuple(f.name for f in fields(Image))
+
+
+def given(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields for a new record: what is None is not set."""
+    return {name: value for name, value in info.items() if value is not None}
+
+
+#: What a copy keeps of the original's record.
+_COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
+
+
+def copied_fields(image: Image) -> dict[str, Any]:
+    """What a copy of `image` begins with."""
+    found = {name: getattr(image, name) for name in _COPIED}
+    return given(found) | ({"properties": dict(image.properties)} if image.id else {})

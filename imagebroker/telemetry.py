@@ -75,6 +75,29 @@ class Telemetry:
                 raise
             call.end()
 
+    def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """What `start()` answers with; the call ends with the last of it, or with the caller's
+        interest in more."""
+        call = self.begin(verb, backend)
+        try:
+            found = start()
+        except BaseException as error:
+            call.end(error)
+            raise
+        return _recorded(found, call)
+
+
+def _recorded(found: Iterator[T], call: Call) -> Iterator[T]:
+    try:
+        yield from found
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        call.end(error)
+        raise
+    finally:
+        call.end()
+
 
 class _Metrics:
     """The metrics of this process, for all brokers in it."""

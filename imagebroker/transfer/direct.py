@@ -92,8 +92,11 @@ class DirectWriter:
             direct = os.open(name, flags, dir_fd=directory)
         except OSError:
             return None
-        if os.path.sameopenfile(fd, direct):
-            return cls(fd, direct)
+        try:
+            if os.path.sameopenfile(fd, direct):
+                return cls(fd, direct)
+        except OSError:
+            pass  # nobody can tell: as if it were another file
         os.close(direct)
         return None
 

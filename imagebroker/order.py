@@ -1,0 +1,208 @@
+"""One call that wants the bytes of an image: where they may be had, and what must hold for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.backend import Options
+from imagebroker.boundary import Boundary, OpenedSource
+from imagebroker.config import Settings
+from imagebroker.exceptions import ImageBrokerError, NotAuthorized
+from imagebroker.reference import ImageRef
+from imagebroker.routing import Routes
+from imagebroker.transfer.places import Demands, Place, Waiting
+from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
+from imagebroker.transfer.sharing import Share
+from imagebroker.transfer.small_file import NotThere, read_small
+from imagebroker.values import Values
+from imagebroker.verify.checks import format_policy
+from imagebroker.verify.checksum import Checksum, parse_checksum
+from imagebroker.verify.checksum_file import LARGEST, PATIENCE, find_checksum, is_url
+from imagebroker.verify.signature import (
+    SignaturePolicy,
+    checked_certificates,
+    required_signature,
+)
+
+if TYPE_CHECKING:
+    from imagebroker.backend import Context
+
+#: What `download` and `open` accept beside their named arguments: options of the configuration.
+_OVERRIDES = (
+    "deadline", "stall_timeout", "min_rate", "retries", "retry_backoff", "allow_unknown_size",
+    "allow_empty", "rate_limit", "max_compression_ratio",
+)  # fmt: skip
+
+
+class Order:
+    """Made from a call's arguments, without any I/O."""
+
+    def __init__(
+        self,
+        values: Values,
+        routes: Routes,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        *,
+        checksum: str | None = None,
+        trusted_certs: Sequence[str] | None = None,
+        allowed_formats: Sequence[str] | None = None,
+        max_size: int | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        limits: Mapping[str, Any],
+    ) -> None:
+        """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
+        self._values, self._routes, self._context = values, routes, context
+        settings = values.settings
+        self.ref, self.backend = routes.find(id_or_uri)
+        self.demands = _demands(
+            settings, context, self.ref, self.backend, checksum, trusted_certs, allowed_formats
+        )
+        self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
+        #: Where `checksum` leads, if it is a URL that was not read yet.
+        self._file = routes.aside(str(checksum)) if is_url(checksum) else None
+
+    def part_key(self, decompress: str | None) -> str:
+        """What tells the part file of this image from those of others at the same destination."""
+        wanted = self.ref.text if decompress is None else f"{self.ref.text} {decompress}"
+        return hashlib.sha256(wanted.encode()).hexdigest()[:16]
+
+    def places(self) -> list[Place]:
+        """The locations that may be read directly, then the backend itself.
+
+        What a checksum file or the image's record says is among the demands from then on.
+        """
+        context, ref, backend = self._context, self.ref, self.backend
+        self.read_checksum_file()  # before any byte of the image is asked for
+        own = Place(ref.text, partial(_open, backend, context, ref), insecure=_insecure(backend))
+        schemes = self._values.settings.core.direct_url_schemes
+        if not schemes or ref.id is None:
+            return [own]
+        record = backend.get(context, ref, include_locations=True, show_deleted=False)
+        if record.strong_checksum is None and not self.demands.checksums:
+            return [own]  # nothing could prove that a location has the same bytes
+        places = []
+        for location in record.locations or ():
+            if location.url.partition(":")[0] in schemes:
+                places.append(
+                    Place(
+                        location.url,
+                        partial(self._open_location, location.url),
+                        insecure=self._is_insecure(location.url),
+                    )
+                )
+        if places:
+            self.demands = replace(self.demands, record=record)
+        return [*places, own]
+
+    def _is_insecure(self, url: str) -> bool:
+        try:
+            return _insecure(self._routes.aside(url)[1])
+        except ImageBrokerError:
+            return False  # it will not be read at all
+
+    def share(self) -> Share:
+        """The part of this call in a transfer that others may need too."""
+        context, ref, backend = self._context, self.ref, self.backend
+        where = "\n".join([backend.title, *backend.host.options.endpoint, ref.text])
+        return Share(
+            self._values.slots,
+            hashlib.sha256(where.encode()).hexdigest(),
+            ref.text,
+            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
+            self.demands,
+            self.watch,
+        )
+
+    def read_checksum_file(self) -> None:
+        """Demand what the checksum file says about the ref, if there is such a file; once.
+
+        :raises VerificationError: it says nothing, or is not signed as it has to be.
+        """
+        if self._file is None:
+            return
+        (named, backend), self._file = self._file, None
+
+        def read(ref: ImageRef) -> bytes:
+            pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
+            place = Place(ref.text, partial(_open, backend, self._context, ref))
+            aside = self.watch.aside(max_size=LARGEST, seconds=PATIENCE)
+            return read_small(place, Demands(pins), aside, str(ref))
+
+        def beside(ending: str) -> bytes | None:
+            try:
+                return read(named.with_ending(ending))
+            except (NotThere, NotAuthorized):  # some servers say so of what is not there
+                return None
+
+        text, origin = read(named), str(named)
+        if (keyring := self._values.keyring) is not None:
+            text, signer = keyring.verified(text, beside, origin)
+            origin += f" (signed by {signer})"
+        found = find_checksum(text, self.ref, origin, allow_weak=self.demands.allow_weak)
+        self.demands = replace(self.demands, checksums=(found, *self.demands.checksums))
+
+    def _open_location(self, url: str, left: float, waiting: Waiting) -> OpenedSource:
+        ref, backend = self._routes.find(url)
+        return _open(backend, self._context, ref, left, waiting)
+
+
+def _demands(
+    settings: Settings,
+    context: Context,
+    ref: ImageRef,
+    backend: Boundary,
+    checksum: str | None,
+    trusted_certs: Sequence[str] | None,
+    allowed_formats: Sequence[str] | None,
+) -> Demands:
+    core = settings.core
+    weak = bool(core.allow_md5)
+    demanded = []
+    if checksum is not None and not is_url(checksum):
+        demanded.append(parse_checksum(checksum, allow_weak=weak))
+    if ref.pin is not None:
+        demanded.append(Checksum(*ref.pin, "the ref's pin"))
+    return Demands(
+        tuple(demanded),
+        require=bool(backend.host.options.require_checksum),
+        allow_weak=weak,
+        served=backend.cls.served_checksums,
+        formats=format_policy(core, allowed_formats),
+        signature=partial(
+            required_signature,
+            context,
+            checked_certificates(trusted_certs),
+            SignaturePolicy.configured(core, settings.limits),
+            settings.conf,
+        ),
+    )
+
+
+def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rules:
+    """The configured limits, less those that a call sets itself.
+
+    :raises TypeError: `limits` names something else.
+    """
+    unknown = sorted(set(limits) - set(_OVERRIDES))
+    if unknown:
+        raise TypeError(f"unexpected argument {unknown[0]!r}")
+    values = {name: limits.get(name) for name in _OVERRIDES}
+    chosen = {name: core[name] if value is None else value for name, value in values.items()}
+    return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
+
+
+def _open(
+    backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
+) -> OpenedSource:
+    return backend.open(context, ref, timeout=left, waiting=waiting)
+
+
+def _insecure(backend: Boundary) -> bool:
+    """Whether the deployer lets any server pass for the real one."""
+    return bool(backend.host.options.get("insecure"))

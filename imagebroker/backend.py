@@ -50,6 +50,7 @@ from imagebroker.data import ImageData
 from imagebroker.exceptions import UnsupportedOperation
 from imagebroker.image import Image, ImageQuery
 from imagebroker.policy import MAX_REDIRECTS, Policy, open_beneath, redirected
+from imagebroker.redaction import Secrets
 from imagebroker.reference import DEFAULT_PORTS, ImageRef, RefForm
 
 if TYPE_CHECKING:
@@ -126,9 +127,19 @@ class BackendHost:
     #: clouds may be used, and any path be read.
     personal: bool = False
     policy: Policy = field(default_factory=Policy, repr=False)
+    #: What no error and no message of this instance may show.
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
     _sockets: weakref.WeakKeyDictionary[socket.socket, int] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
+
+    def conceal(self, *texts: str | None) -> None:
+        """Show these in no error of this instance: a token, say, which a server may repeat.
+
+        The values of options that are `secret`, the caller's token and the query of a ref are
+        concealed already.
+        """
+        self.secrets.add(*texts)
 
     def ref(self, image_id: str) -> str:
         """The ref of an id in this instance: what belongs into `Image.ref`."""

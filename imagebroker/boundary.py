@@ -8,8 +8,10 @@ that a plugin that never returns costs a thread, not the caller.
 from __future__ import annotations
 
 import _thread
+import base64
 import contextvars
 import logging
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.image import Image, ImageQuery
+from imagebroker.redaction import Secrets, redact, redact_causes
 from imagebroker.reference import ImageRef
 
 if TYPE_CHECKING:
@@ -69,9 +72,12 @@ class Boundary:
         limits = host.limits
         #: Seconds for a call that answers without image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
+        _conceal_options(cls, host)
         try:
-            self._plugin = cls(host)
+            with host.secrets.hidden():
+                self._plugin = cls(host)
         except ImageBrokerError as refused:
+            redact_causes(refused)
             locate(refused)
             raise
         except Exception as error:
@@ -98,6 +104,7 @@ class Boundary:
 
         :raises TransferTimeout: it took longer than `timeout` seconds.
         """
+        self._conceal(context, ref)
         source = self._call(
             "open",
             context,
@@ -112,7 +119,7 @@ class Boundary:
             _close_quietly(source)
             raise self._bug("open returned a source without an Image")
         self._check_image(source.image)
-        return OpenedSource(source, self.translated, context)
+        return OpenedSource(source, self.translated, context, self.host.secrets)
 
     def probe(
         self,
@@ -123,16 +130,19 @@ class Boundary:
         waiting: Callable[[], Any] | None = None,
     ) -> Image:
         """The image that this caller may read."""
+        self._conceal(context, ref)
         answer = self._call(
             "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
         )
         return self._checked("probe", answer)
 
     def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
+        self._conceal(context, ref)
         answer = self._call("get", context, lambda: self._plugin.get(context, ref, **flags))
         return self._checked("get", answer)
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        self._conceal(context)
         with self.translated("get_all"):  # now: what is wrong with the query is said at the call
             images = iter(self._plugin.get_all(context, query))
         return self._listed("get_all", images)
@@ -153,6 +163,7 @@ class Boundary:
             yield answer
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        self._conceal(context)
         with self.translated("create"):
             return self._checked("create", self._plugin.create(context, image, data))
 
@@ -164,6 +175,7 @@ class Boundary:
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
+        self._conceal(context, ref)
         with self.translated("update"):
             answer = self._plugin.update(context, ref, changes, data, purge_props)
             return self._checked("update", answer)
@@ -171,6 +183,7 @@ class Boundary:
     def import_image(
         self, context: Context, ref: ImageRef, url: str | None, stores: Sequence[str]
     ) -> Iterator[int]:
+        self._conceal(context, ref)
         with self.translated("import_image"):
             counts = iter(self._plugin.import_image(context, ref, url=url, stores=stores))
         for count in self._yielded("import_image", counts):
@@ -179,18 +192,26 @@ class Boundary:
             yield count
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        self._conceal(context)
         with self.translated("purge"):
             images = iter(self._plugin.purge(context, older_than, dry_run))
         return self._listed("purge", images)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
+        self._conceal(context, ref)
         self._call("delete", context, lambda: self._plugin.delete(context, ref))
 
     def close(self) -> None:
         try:
             self._plugin.close()
-        except Exception:
-            LOG.exception("closing the %s backend failed", self.title)
+        except Exception as error:
+            LOG.error("closing the %s backend failed: %s", self.title, _shown(error))
+
+    def _conceal(self, context: Context, ref: ImageRef | None = None) -> None:
+        """What this call brings along and must not be shown, whoever repeats it."""
+        self.host.conceal(getattr(context, "auth_token", None))
+        if ref is not None and ref.query:
+            self.host.conceal(ref.query, *re.split("[&=]", ref.query))
 
     def _checked(self, verb: str, answer: Any) -> Image:
         if not isinstance(answer, Image):
@@ -215,10 +236,20 @@ class Boundary:
     @contextmanager
     def translated(self, verb: str) -> Iterator[None]:
         """Foreign exceptions become ours; interrupts and MemoryError pass."""
+        with self.host.secrets.hidden():
+            try:
+                with self._turned_into_ours(verb):
+                    yield
+            except ImageBrokerError as error:
+                redact_causes(error)
+                self.locate(error)
+                raise
+
+    @contextmanager
+    def _turned_into_ours(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except ImageBrokerError as error:
-            self.locate(error)
+        except ImageBrokerError:
             raise
         except MemoryError:
             raise
@@ -241,7 +272,7 @@ class Boundary:
     ) -> T:
         """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
-        surroundings = Surroundings(context)
+        surroundings = Surroundings(context, self.host.secrets)
         running = _Call(lambda: surroundings.run(call), late)
         finished = False
         try:
@@ -267,8 +298,9 @@ class Boundary:
 class Surroundings:
     """What a thread of ours takes over from its caller's, for the logs and spans of a plugin."""
 
-    def __init__(self, context: Context = None) -> None:
+    def __init__(self, context: Context = None, secrets: Secrets | None = None) -> None:
         self._context = context
+        self._secrets = secrets or Secrets()
         self._variables = contextvars.copy_context()
 
     def run(self, call: Callable[[], T]) -> T:
@@ -276,7 +308,11 @@ class Surroundings:
         store = getattr(self._context, "update_store", None)
         if store is not None:
             store()  # for this thread, which oslo.log asks
-        return self._variables.run(call)
+        return self._variables.run(self._concealing, call)
+
+    def _concealing(self, call: Callable[[], T]) -> T:
+        with self._secrets.hidden():
+            return call()
 
 
 class _Call:
@@ -349,16 +385,35 @@ class _Call:
 def _close_quietly(source: Any) -> None:
     try:
         source.close()
-    except Exception:
-        LOG.warning("closing a source failed", exc_info=True)
+    except Exception as error:
+        LOG.warning("closing a source failed: %s", _shown(error))
+
+
+def _shown(error: Exception) -> str:
+    """An exception of a plugin, for the log: its text and its causes' are not redacted."""
+    return redact(f"{type(error).__name__}: {error}")
+
+
+def _conceal_options(cls: type[ImageBackend], host: BackendHost) -> None:
+    for option in cls.options:
+        value = host.options.get(option.dest) if option.secret else None
+        if isinstance(value, str):
+            user = host.options.get("username") or ""
+            # As Basic authentication (RFC 7617) has a password.
+            host.conceal(value, base64.b64encode(f"{user}:{value}".encode()).decode())
 
 
 class OpenedSource:
     """An `ImageSource`, guarded."""
 
     def __init__(
-        self, source: ImageSource, translated: Callable[[str], Any], context: Context = None
+        self,
+        source: ImageSource,
+        translated: Callable[[str], Any],
+        context: Context = None,
+        secrets: Secrets | None = None,
     ) -> None:
+        self._secrets = secrets
         self._source = source
         self._translated = translated
         self._context = context
@@ -381,7 +436,9 @@ class OpenedSource:
         """
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(self._chunks(start, stop), ahead, changed, Surroundings(self._context))
+        flow = Flow(
+            self._chunks(start, stop), ahead, changed, Surroundings(self._context, self._secrets)
+        )
         self._flows.append(flow)
         return flow
 
@@ -423,7 +480,9 @@ class OpenedSource:
             flow.join(GRACE)
         stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
         if stuck:
-            LOG.warning("%s: the source does not end after close: %s", self.image.ref, stuck)
+            LOG.warning(
+                "%s: the source does not end after close: %s", redact(self.image.ref), stuck
+            )
 
 
 class Flow(threading.Thread):

@@ -468,6 +468,11 @@ def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
         ref = parse(url if url.count("/") > 2 else url + "/")
     except InvalidImageRef as error:
         raise ConfigError(f"[{section.group}] {option}: {error}", hint=error.hint) from error
+    if option == "proxy" and ref.user is not None:
+        raise ConfigError(
+            f"[{section.group}] proxy cannot be used",
+            hint="write http://host:port, without credentials",
+        )
     return ref.host or "", ref.port or DEFAULT_PORTS.get(ref.scheme or "", 0)
 
 

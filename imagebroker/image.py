@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from imagebroker.exceptions import InvalidImageRef
+from imagebroker.redaction import shown_fields
 
 QUEUED = "queued"
 SAVING = "saving"
@@ -37,6 +38,9 @@ class Location:
 
     url: str
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Image:
     version: str | None = None
     #: The service's own stores that have the bytes, by name.
     stores: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)  # the query of a presigned URL belongs into no log
 
     @property
     def deleted(self) -> bool:

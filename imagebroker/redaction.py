@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 #: Longest text that is shown of anything (characters).
 LIMIT = 1024
@@ -21,8 +25,59 @@ _SECRET = re.compile(
 _TOKEN = re.compile(r"\bgAAAA[A-Za-z0-9_=-]{8,}")
 
 
+#: Shorter than this, a text is found by chance, and to hide it would tell more than it hides.
+_SHORTEST = 8
+#: So many are remembered of one backend instance.
+_MOST = 256
+
+
+class Secrets:
+    """What one backend instance must not show in any form, word for word: peers repeat things."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, *texts: str | None) -> None:
+        """Hide these from now on; the oldest are forgotten where there are very many."""
+        for text in texts:
+            if text and len(text) >= _SHORTEST and text not in self._texts:
+                self._texts[text] = None
+        while len(self._texts) > _MOST:
+            self._texts.popitem(last=False)
+
+    def hide(self, text: str) -> str:
+        # The longest first: one may be a part of another.
+        for each in sorted(self._texts.copy(), key=len, reverse=True):
+            text = text.replace(each, "***")
+        return text
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Meanwhile `redact` and short excerpts by `printable` do not show them."""
+        before = _SECRETS.get()
+        _SECRETS.set(self)
+        try:
+            yield
+        finally:
+            # Not `reset`: a generator may be closed in another context than it began in.
+            _SECRETS.set(before)
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._texts)})"
+
+
+_SECRETS: ContextVar[Secrets | None] = ContextVar("secrets", default=None)
+
+
+def _hidden(text: str) -> str:
+    secrets = _SECRETS.get()
+    return text if secrets is None else secrets.hide(text)
+
+
 def printable(text: str, limit: int = LIMIT) -> str:
     """`text` on one line: control characters escaped, cut to `limit` characters."""
+    if limit < LIMIT:
+        text = _hidden(text[: 4 * LIMIT])  # before it is cut: half a secret is one, too
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():
@@ -35,10 +90,34 @@ def redact(text: object, limit: int = LIMIT) -> str:
 
     Queries go as a whole, because presigned URLs keep their signature there.
     """
-    shown = printable(str(text)[: 4 * limit], 4 * limit)
+    shown = printable(_hidden(str(text)[: 4 * max(limit, LIMIT)])[: 4 * limit], 4 * limit)
     if "//" in shown:
         shown = _USERINFO.sub("//***@", shown)
     if "?" in shown:
         shown = _QUERY.sub(lambda match: (match[1] or "") + "?***", shown)
     shown = _SECRET.sub(r"\1\2***", shown)
     return printable(_TOKEN.sub("***", shown), limit)
+
+
+def shown_fields(record: object) -> str:
+    """The `repr` of a dataclass: what is known of it, redacted."""
+    values = ((name, getattr(record, name)) for name in getattr(record, "__dataclass_fields__", ()))
+    known = (f"{name}={_value(value)}" for name, value in values if value is not None)
+    return f"{type(record).__name__}({', '.join(known)})"
+
+
+def _value(value: object) -> str:
+    return redact(repr(value))
+
+
+def redact_causes(error: BaseException) -> None:
+    """Redact the texts of what `error` was caused by: whoever logs it, logs its causes."""
+    seen: set[int] = set()
+    cause = error.__cause__ or error.__context__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if any(isinstance(each, str) and redact(each) != each for each in cause.args):
+            cause.args = tuple(redact(a) if isinstance(a, str) else a for a in cause.args)
+            if isinstance(cause, OSError) and isinstance(cause.strerror, str):
+                cause.strerror = redact(cause.strerror)  # which is what it shows of its arguments
+        cause = cause.__cause__ or cause.__context__

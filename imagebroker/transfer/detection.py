@@ -9,6 +9,7 @@ from dataclasses import replace
 from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import FormatError, ImageBrokerError, TransferTimeout
 from imagebroker.image import Image
+from imagebroker.redaction import redact
 from imagebroker.verify.disk_format import FormatPolicy, inspect_spans
 
 LOG = logging.getLogger(__name__)
@@ -34,10 +35,10 @@ def detected(
         finally:
             source.close()
     except FormatError as error:
-        LOG.debug("%s: the content is not an acceptable disk image: %s", image.ref, error)
+        LOG.debug("%s: the content is not an acceptable disk image: %s", redact(image.ref), error)
         return image
     except ImageBrokerError as error:
-        LOG.warning("%s: its format is not known: %s", image.ref, error)
+        LOG.warning("%s: its format is not known: %s", redact(image.ref), error)
         return image
     return replace(image, **evidence)
 

@@ -17,6 +17,7 @@ from imagebroker.exceptions import (
     VerificationError,
 )
 from imagebroker.image import Image
+from imagebroker.redaction import shown_fields
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
@@ -51,6 +52,9 @@ class Download:
     seconds: float = 0.0
     #: Bytes that each location sent, by its ref.
     served: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 def to_path(

@@ -19,6 +19,7 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.image import Image
+from imagebroker.redaction import redact
 from imagebroker.transfer.lanes import WORTH_IT, Lanes
 from imagebroker.transfer.places import FINAL, HandedOver, Place
 from imagebroker.transfer.ranges import ENDLESS, Range, length
@@ -238,7 +239,7 @@ class Incoming:
         if self._missing[0][0] or len(self._missing) > 1:
             if self._may_resume(source):
                 self.resumed_from = self._missing[0][0]
-                LOG.info("%s: going on at byte %d", self.image.ref, self.resumed_from)
+                LOG.info("%s: going on at byte %d", redact(self.image.ref), self.resumed_from)
             else:
                 self._begin_again()
         self.secondhand = self.secondhand or self._places[0].secondhand
@@ -401,7 +402,9 @@ class Incoming:
         """Go on at the next place. :raises: `error`, if there is none or none could do better."""
         if len(self._places) == 1 or isinstance(error, FINAL):
             raise error
-        LOG.warning("the location %s failed, trying the next: %s", self._places[0].ref, error)
+        LOG.warning(
+            "the location %s failed, trying the next: %s", redact(self._places[0].ref), error
+        )
         self.close()
         self._places.pop(0)
         self._watch.location = self._places[0].ref

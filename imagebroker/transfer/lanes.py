@@ -17,6 +17,7 @@ from imagebroker.backend import Buffer
 from imagebroker.boundary import Flow
 from imagebroker.exceptions import BackendError, ImageBrokerError, RangeIgnored, TransferError
 from imagebroker.image import Image
+from imagebroker.redaction import redact
 from imagebroker.transfer.places import Place
 from imagebroker.transfer.ranges import Range, length
 from imagebroker.transfer.rules import Watch
@@ -127,7 +128,7 @@ class Lanes:
             self.suppliers.append(Supplier(opening.place, source))
 
     def _give_up(self, place: Place, error: ImageBrokerError) -> None:
-        LOG.warning("the location %s failed, going on without it: %s", place.ref, error)
+        LOG.warning("the location %s failed, going on without it: %s", redact(place.ref), error)
         self.given_up.append(place)
 
     def _wait(self) -> float:
@@ -205,7 +206,7 @@ class Lanes:
             self._give_up(supplier.place, error)
             self.main = self.suppliers[0]
             return
-        LOG.info("%s broke, others go on: %s", supplier.place.ref, error)
+        LOG.info("%s broke, others go on: %s", redact(supplier.place.ref), error)
         supplier.broke(False)
         supplier.resting_until = monotonic() + self._watch.backoff(supplier.failures, error)
         self._watch.retries += 1

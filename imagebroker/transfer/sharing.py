@@ -30,6 +30,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.image import Image
+from imagebroker.redaction import redact
 from imagebroker.transfer.directory import close
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, HandedOver, Place, Waiting
@@ -100,7 +101,7 @@ class Share:
         try:
             self._following = self.next_leader(0, self._wait)
         except OSError as error:
-            LOG.info("%s is not shared: %s", self.place.ref, error)
+            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
         return list(own) if self._following is None else [self.place, *own]
 
     def _wait(self) -> None:
@@ -118,7 +119,7 @@ class Share:
         for number in range(first, _MOST):
             found = self._look_at(number, waiting)
             if found is not None:
-                LOG.info("%s: following another transfer of it", self.place.ref)
+                LOG.info("%s: following another transfer of it", redact(self.place.ref))
                 return found
             if self._led is not None or self._image is None:
                 return None
@@ -181,7 +182,7 @@ class Share:
                 self._watch.check()
             except ImageBrokerError as error:
                 # The own `open` says it, in its own words.
-                LOG.debug("%s: going alone: %s", self.place.ref, error)
+                LOG.debug("%s: going alone: %s", redact(self.place.ref), error)
         return self._answer
 
     def _checksums(self, image: Image) -> tuple[Checksum, ...]:
@@ -313,7 +314,7 @@ class Share:
         try:
             step()
         except OSError as error:
-            LOG.info("%s is not shared: %s", self.place.ref, error)
+            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
             self._give_up()
 
     def _give_up(self) -> None:
@@ -465,7 +466,9 @@ class _FollowedSource(ImageSource):
         except (OSError, ConfigError):
             following = None
         if following is None:
-            LOG.info("%s: the transfer that was followed ended; going on with it", self.image.ref)
+            LOG.info(
+                "%s: the transfer that was followed ended; going on with it", redact(self.image.ref)
+            )
             raise HandedOver("the transfer that was followed ended or stalled")
         self._share.follow(following)
         self._following, self._beginning = following, following.first.beginning

@@ -16,6 +16,7 @@ from imagebroker.exceptions import (
     UnsupportedOperation,
 )
 from imagebroker.image import Image
+from imagebroker.redaction import redact
 from imagebroker.transfer import download
 from imagebroker.transfer.cache import Cache, Cached, Entry
 from imagebroker.transfer.download import Download
@@ -93,7 +94,7 @@ class ThroughCache:
         except ImageBrokerError as error:
             if self._watch.left <= 0:
                 raise
-            LOG.warning("the cached copy of %s cannot be used: %s", place.ref, error)
+            LOG.warning("the cached copy of %s cannot be used: %s", redact(place.ref), error)
             if not entry.is_intact():
                 self._cache.drop(entry)
             part.rewind()
@@ -106,10 +107,10 @@ class ThroughCache:
         try:
             stored = self._cache.store(part.fileno(), done.size, done.evidence, version)
         except (OSError, ConfigError) as error:
-            LOG.warning("%s is not cached: %s", self._share.place.ref, error)
+            LOG.warning("%s is not cached: %s", redact(self._share.place.ref), error)
         else:
             if not stored:
-                LOG.info("%s is not cached: there is no room for it", self._share.place.ref)
+                LOG.info("%s is not cached: there is no room for it", redact(self._share.place.ref))
 
     def present(self) -> Cached | None:
         """The entry of an image that is in the cache, intact."""

@@ -11,7 +11,7 @@ import contextlib
 import io
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,13 +42,15 @@ _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Identity(abc.ABC):
     """One side that Glance is asked for: the service, or a caller with a token."""
 
-    def __init__(self) -> None:
+    def __init__(self, conceal: Callable[..., None]) -> None:
         self._secrets: set[str] = set()
+        self._conceal = conceal
 
     def headers(self) -> dict[str, str]:
         """What proves it. Only for `servers`."""
         headers = self._proof()
         self._secrets.update(filter(None, headers.values()))
+        self._conceal(*headers.values())
         return headers
 
     def hide(self, text: str) -> str:
@@ -79,6 +81,7 @@ class Keystone:
         """:raises ConfigError: the auth options do not fit together."""
         self.where = where
         self._personal = host.personal
+        self.conceal = host.conceal
         self.options = options
         self.wire = wire
         self.limit = host.limits.max_answer
@@ -191,7 +194,7 @@ class _Service(Identity):
     """The identity that the service is configured with."""
 
     def __init__(self, keystone: Keystone) -> None:
-        super().__init__()
+        super().__init__(keystone.conceal)
         self._keystone = keystone
 
     def _proof(self) -> dict[str, str]:
@@ -222,7 +225,7 @@ class _Caller(Identity):
     """A caller of the service: their token, and never the service's instead of it."""
 
     def __init__(self, keystone: Keystone, context: Any) -> None:
-        super().__init__()
+        super().__init__(keystone.conceal)
         token = getattr(context, "auth_token", None)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise NotAuthorized(

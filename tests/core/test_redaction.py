@@ -6,7 +6,9 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan, Not
 
-from imagebroker.redaction import redact
+from imagebroker.exceptions import TransferError
+from imagebroker.image import Image, Location
+from imagebroker.redaction import Secrets, printable, redact, redact_causes
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,42 @@ def test_it_is_one_bounded_line() -> None:
     shown = redact("a\r\nb\x1b[31m" + "x" * 10_000_000)
     assert_that(len(shown), LessThan(1100))
     assert_that(shown.isprintable(), Equals(True))
+
+
+def test_what_is_known_to_be_secret_is_hidden_word_for_word_and_before_it_is_cut() -> None:
+    secrets = Secrets()
+    secrets.add("canary-of-an-instance", "canary-of-an-instance-2", None, "", "short")
+    with secrets.hidden():
+        for text in ("it is canary-of-an-instance-2.", "x" * 70 + " canary-of-an-instance"):
+            assert_that(redact(text), Not(Contains("canary")))
+            assert_that(printable(text, 80), Not(Contains("canary")))
+            assert_that(str(TransferError(text, hint=text, ref=text)), Not(Contains("canary")))
+        assert_that(redact("a short word"), Equals("a short word"))
+    assert_that(redact("canary-of-an-instance"), Equals("canary-of-an-instance"))
+    assert_that(repr(secrets), Not(Contains("canary")))
+
+
+def test_of_very_many_secrets_the_oldest_are_forgotten() -> None:
+    secrets = Secrets()
+    secrets.add(*(f"secret-{number:06}" for number in range(10_000)))
+    assert_that(secrets.hide("secret-009999 secret-000000"), Equals("*** secret-000000"))
+
+
+def test_the_causes_of_an_error_are_redacted_and_stay_what_they_are() -> None:
+    first = OSError(5, "GET http://u:canary@h/x?canary")
+    second = ValueError("password=canary", 7)
+    second.__context__ = first
+    first.__context__ = second  # a circle, as careless code makes them
+    error = TransferError("it failed")
+    error.__cause__ = second
+    redact_causes(error)
+    assert_that(f"{first} {second}", Not(Contains("canary")))
+    assert_that((first.errno, second.args[1], error.__cause__), Equals((5, 7, second)))
+
+
+def test_a_record_that_is_printed_has_no_query_and_no_password() -> None:
+    image = Image(
+        ref="http://h/x?canary", locations=(Location("swift://u:canary@h/x?canary", {"a": "b"}),)
+    )
+    assert_that(f"{image} {image!r} {[image]}", Not(Contains("canary")))
+    assert_that(repr(image), Contains("Image(ref='http://h/x?***'"))

@@ -201,10 +201,14 @@ class GlanceApi:
     ) -> None:
         if reply.status in allowed:
             return
+        said = ""
         try:
-            said = _message(self.wire.read_all(reply, url, MAX_MESSAGE, whole=False))
+            if reply.status >= 400:  # what comes with others is no message, but may be the image
+                said = _message(self.wire.read_all(reply, url, MAX_MESSAGE, whole=False))
+            else:
+                reply.close()
         except TransferError:
-            said = ""  # cut or encoded: the status says enough
+            pass  # cut or encoded: the status says enough
         raise _refusal(reply, url, what, identity.hide(said))
 
     def _postpone(self, server: str) -> None:

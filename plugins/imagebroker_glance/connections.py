@@ -53,7 +53,7 @@ def make_pools(
             if self._raw.at_end:
                 # http.client takes what there is for the whole head.
                 raise http.client.IncompleteRead(b"")
-            if self.msg is not None and (self.msg.defects or self.msg.get_payload()):
+            if self.msg is not None and self.msg.get_payload():
                 # urllib3 would go on, and write what it could not read into the log as it is.
                 raise http.client.HTTPException("a header is malformed")
             self._raw.ends = None  # how fast image data must come is for the core to say

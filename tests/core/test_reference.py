@@ -198,7 +198,19 @@ class TestRouting:
         assert_that(broker.resolve("http://10.1.2.3/x").backend, Equals("http"))
 
     @pytest.mark.parametrize(
-        "text", ["swift+config://x/y", "gopher://h/x", "ftp://h/x", f"glance:{UUID}", "scp://h/x"]
+        "text",
+        [
+            "swift+config://x/y",
+            "gopher://h/x",
+            "ftp://h/x",
+            f"glance:{UUID}",
+            "scp://h/x",
+            "filesystem:///etc/passwd",
+            "swift+file:///etc/passwd",
+            "data://h/x",
+            "rbd://h/x",
+            "cinder://h/x",
+        ],
     )
     def test_a_scheme_that_is_not_enabled_is_named(
         self, broker: imagebroker.Broker, text: str

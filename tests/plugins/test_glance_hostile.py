@@ -591,6 +591,19 @@ def test_an_error_text_is_one_clean_line(glance: tuple[Stub, OneImage]) -> None:
     )
 
 
+@pytest.mark.parametrize("header", ["X no colon", "X\x1b[31m", " folded", "X : y\r\nno colon"])
+def test_a_header_that_cannot_be_read_is_an_error_and_not_in_the_log_as_it_came(
+    glance: tuple[Stub, OneImage], header: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub, image = glance
+    image.show = lambda request, _: answer(200, b"{}", header)
+    with pytest.raises(TransferError):
+        asking(stub).open(caller(), REF)
+    assert_that(
+        [r.getMessage() for r in caplog.records if not r.getMessage().isprintable()], Equals([])
+    )
+
+
 # -- malformed records -----------------------------------------------------------------------------
 
 MALFORMED = {
@@ -731,7 +744,7 @@ def test_a_server_with_a_certificate_that_nobody_trusts_is_passed_over(tmp_path:
         return context
 
     with Stub(OneImage(), tls=tls("good")) as good, ExitStack() as stack:
-        for name in ("wrong-host", "expired", "self-signed"):
+        for name in ("wrong-host", "expired", "self-signed", "not-yet-valid", "no-intermediate"):
             bad = stack.enter_context(Stub(OneImage(), tls=tls(name)))
             backend = make_backend(endpoint=[bad.endpoint], cafile=str(cafile))
             with pytest.raises(PolicyViolation) as caught:

@@ -18,6 +18,7 @@ from testtools.matchers import (
 
 from imagebroker.plugin import (
     ImageBrokerError,
+    ImageQuery,
     NotAuthorized,
     PolicyViolation,
 )
@@ -231,6 +232,27 @@ def test_no_secret_is_logged_or_shown(
     shown = caplog.text + repr(backend.host) + "".join(f"{e} {e!r} {e.hint}" for e in errors)
     for secret in (TOKEN, "canary-password", "service-1"):
         assert_that(shown, Not(Contains(secret)))
+
+
+@pytest.mark.parametrize(
+    "token", [None, "", "two words", "line\r\nX-Auth-Token: x", "t" * 20_000, 7]
+)
+@pytest.mark.parametrize("verb", ["open", "get", "get_all", "delete"])
+def test_a_context_without_a_proper_token_is_refused_and_never_the_service(
+    glance: tuple[Stub, OneImage], keystone: tuple[Stub, Keystone], verb: str, token: Any
+) -> None:
+    backend = asking(glance[0], auth_url=f"{keystone[0].url}/v3", **PASSWORD)
+    context = caller()
+    context.auth_token = token
+    calls: dict[str, Callable[[], object]] = {
+        "open": lambda: backend.open(context, REF),
+        "get": lambda: backend.get(context, REF),
+        "get_all": lambda: list(backend.get_all(context, ImageQuery())),
+        "delete": lambda: backend.delete(context, REF),
+    }
+    with pytest.raises(NotAuthorized):
+        calls[verb]()
+    assert_that(glance[0].requests + keystone[0].requests, HasLength(0))
 
 
 def test_the_environment_changes_nothing(

@@ -676,7 +676,11 @@ def test_a_name_that_does_not_exist_is_an_error() -> None:
         fetched("http://images.invalid/x")
 
 
-@pytest.mark.parametrize("fields", [{"cert": "wrong-host"}, {"cert": "expired"}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"cert": "wrong-host"}, {"cert": "expired"}, {"cert": "not-yet-valid"}, {"cert": "self-signed"},
+     {"cert": "no-intermediate"}],
+)  # fmt: skip
 def test_no_request_is_sent_to_a_server_with_a_bad_certificate(
     fields: dict[str, str], tls_files: Path
 ) -> None:

@@ -396,12 +396,17 @@ def test_a_proxy_with_a_password_is_refused_and_not_shown(
 LEAKY = f"""
 from imagebroker.plugin import *
 
+SECRET = "{PLUGIN_SECRET[::-1]}"[::-1]  # tracebacks quote the source
+
 class LeakyBackend(ImageBackend):
     api_version = 1
     name = "leaky"
     ref_form = RefForm(host=True, path=True)
 
     def open(self, context, ref):
+        if ref.path == "/told":
+            self.host.conceal(SECRET)
+            raise TransferError(SECRET + " is refused", hint="not " + SECRET)
         if ref.path == "/open":
             fail()
         return LeakySource(ref)
@@ -439,6 +444,16 @@ def test_what_a_plugin_lets_slip_in_an_exception_is_not_shown(
         logging.getLogger("a.service").error("%s %r %s %s", error, error, error.hint, vars(error))
         shown.add(error, error.hint, vars(error), pickle.dumps(error))
     assert_that(shown.text, Contains("***"))
+
+
+def test_what_a_plugin_conceals_is_not_shown(
+    shown: Shown, make_broker: MakeBroker, tmp_path: Path, on_path: Path
+) -> None:
+    install(on_path, "leaky", {"leaky": "leaky:LeakyBackend"}, leaky=LEAKY)
+    broker = make_broker("[imagebroker]\nenabled_schemes = leaky\nretries = 0\n")
+    for _ in range(2):
+        shown.call(lambda: broker.download(None, "leaky://h/told", tmp_path / "dest"))
+    assert_that(shown.text, Contains("*** is refused"))
 
 
 # -- the command -----------------------------------------------------------------------------------

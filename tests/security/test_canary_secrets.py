@@ -171,7 +171,7 @@ def ways(
 
 CORE = (
     "[imagebroker]\nenabled_schemes = http, https, glance, scp, file\nretries = 1\nretry_backoff = 0\n"
-    "direct_url_schemes = http, https\nconnect_timeout = 5\nstall_timeout = 5\n"
+    "direct_url_schemes = http, https\nconnect_timeout = 5\nstall_timeout = 1\n"
 )
 
 

@@ -386,7 +386,7 @@ class Incoming:
             self.close()
         LOG.info("attempt %d failed, trying again: %s", self.attempts - 1, error)
         if not isinstance(error, RangeIgnored):
-            self._watch.pause(self._failures, error)
+            self._watch.pause(self._failures if self._fruitless else 0, error)
 
     def _may_retry(self, error: ImageBrokerError) -> bool:
         """Whether the same place may do better, and the budget is not used up."""

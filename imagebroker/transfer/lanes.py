@@ -208,7 +208,8 @@ class Lanes:
             return
         LOG.info("%s broke, others go on: %s", redact(supplier.place.ref), error)
         supplier.broke(False)
-        supplier.resting_until = monotonic() + self._watch.backoff(supplier.failures, error)
+        in_a_row = 0 if lane.received else supplier.failures
+        supplier.resting_until = monotonic() + self._watch.backoff(in_a_row, error)
         self._watch.retries += 1
 
     # -- who reads what --------------------------------------------------------------------------

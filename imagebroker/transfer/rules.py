@@ -57,6 +57,8 @@ class Progress:
 
 #: Seconds between two calls of a caller's `progress`.
 _PROGRESS_EVERY = 0.1
+#: Share of `retry_backoff` that is waited after an attempt that brought bytes.
+_AFTER_PROGRESS = 0.1
 #: Longest pause between two attempts (seconds), whatever a peer asks for.
 _LONGEST_PAUSE = 120.0
 
@@ -189,9 +191,13 @@ class Watch:
         self.begin()
 
     def backoff(self, failures: int, error: ImageBrokerError) -> float:
-        """Seconds before the next attempt: exponential with jitter, or as the peer asks."""
-        backoff: float = self.rules.retry_backoff * min(2 ** max(failures - 1, 0), 16)
-        seconds = backoff * (0.5 + random.random() / 2)  # noqa: S311 - no secret depends on it
+        """Seconds before the next attempt: exponential with jitter, or as the peer asks.
+
+        `failures`: those in a row; 0 for one that brought bytes, after which waiting helps nobody.
+        """
+        factor = min(2 ** (failures - 1), 16) if failures else _AFTER_PROGRESS
+        jitter = 0.5 + random.random() / 2  # noqa: S311 - no secret depends on it
+        seconds = float(self.rules.retry_backoff * factor * jitter)
         if error.retry_after is not None:
             seconds = max(seconds, min(error.retry_after, _LONGEST_PAUSE))
         return seconds

@@ -128,7 +128,7 @@ def test_progress_tells_every_phase_the_location_and_the_retries(
 ) -> None:
     told: list[Progress] = []
     ref, script = scripted.image(
-        DATA, chunk=64 * 1024, version="v1", breaks=[(300_000, None)],
+        DATA, chunk=64 * 1024, version="v1", breaks=[(30_000, None)],
         before_chunk=lambda _: time.sleep(0.02),
     )  # fmt: skip
     script.before_open = lambda: time.sleep(0.25)
@@ -145,6 +145,16 @@ def test_progress_tells_every_phase_the_location_and_the_retries(
     )
     dones = [each.done for each in told]
     assert_that(dones, Equals(sorted(dones)))
+
+
+def test_after_an_attempt_that_brought_bytes_there_is_hardly_a_pause(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    broker = scripted._make_broker(
+        "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 20\n"
+    )
+    ref, _ = scripted.image(DATA, chunk=64 * 1024, version="v1", breaks=[(300_000, None)])
+    assert_that(seconds_of(lambda: broker.download(None, ref, tmp_path / "image")), LessThan(9.0))
 
 
 def test_a_pause_is_as_long_as_the_peer_asks_and_never_beyond_the_deadline(

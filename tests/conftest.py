@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import imagebroker
+from imagebroker.transfer import incoming, lanes, supplier
 from tests import canaries
 from tests.distributions import install
 from tests.scripted import IMAGES, Script
@@ -77,3 +78,13 @@ class Scripted:
         """Publish an image; its ref and its script."""
         IMAGES[path] = Script(data, **how)
         return f"scripted://host{path}", IMAGES[path]
+
+
+@pytest.fixture
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decided after 64 MiB and 50 ms is decided here after 1 MiB and 20 ms."""
+    for module in (incoming, lanes):
+        monkeypatch.setattr(module, "WORTH_IT", 1 << 20)
+    monkeypatch.setattr(incoming, "GLANCE", 0.02)
+    monkeypatch.setattr(supplier, "MEASURE", 0.02)
+    monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)

@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from imagebroker.testing.broken_reads import BrokenReadClauses
 from imagebroker.testing.closing import ClosingClauses
+from imagebroker.testing.further import FurtherClauses
 from imagebroker.testing.opening import OpeningClauses
 from imagebroker.testing.outside import ErrorClauses, FacadeClauses, ProcessClauses
 from imagebroker.testing.reading import ReadingClauses
-from imagebroker.testing.records import UploadClauses
 from imagebroker.testing.the_class import ClassClauses
 
 
@@ -42,7 +42,7 @@ class BackendContract(
     BrokenReadClauses,
     ClosingClauses,
     ErrorClauses,
-    UploadClauses,
+    FurtherClauses,
     FacadeClauses,
     ProcessClauses,
 ):

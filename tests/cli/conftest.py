@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -78,6 +79,10 @@ class Done:
         return json.loads(self.stdout)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Shell:
     """Where the command is run: its home, its config file, and the plugins beside ours."""
 
@@ -117,6 +122,8 @@ class Shell:
             [sys.executable, "-m", "imagebroker", *argv],
             cwd=self.work,
             env=self.environment,
+            # A suite in the background ignores it, and its children would, too.
+            preexec_fn=_heed_interrupts,
             **(settings | options),
         )
 

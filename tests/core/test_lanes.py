@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,12 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.transfer import incoming, lanes, supplier
 from tests.conftest import Scripted
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(MIB) * 24 + b"the end"
+pytestmark = pytest.mark.usefixtures("small_and_quick")
 CHECKSUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
-
-
-@pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is decided after 64 MiB and 50 ms is decided here after 1 MiB and 20 ms."""
-    for module in (incoming, lanes):
-        monkeypatch.setattr(module, "WORTH_IT", MIB)
-    monkeypatch.setattr(incoming, "GLANCE", 0.02)
-    monkeypatch.setattr(supplier, "MEASURE", 0.02)
-    monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)
-    yield
 
 
 def limited(scripted: Scripted, seconds: float = 0.004, **how: Any) -> tuple[str, Any]:

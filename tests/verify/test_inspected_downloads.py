@@ -268,12 +268,12 @@ def test_what_an_earlier_process_left_is_inspected_with_the_rest(
 
 
 def test_ranges_that_arrive_in_any_order_are_inspected_in_theirs(
-    scripted: Scripted, tmp_path: Path
+    scripted: Scripted, tmp_path: Path, small_and_quick: None
 ) -> None:
     image = real("qcow2") + bytes(68 * MIB)
     ref, script = scripted.image(
         image, chunk=1 << 17, parallel_reads=4, version="v1",
-        before_chunk=lambda offset: threading.Event().wait(0.001),
+        before_chunk=lambda offset: threading.Event().wait(0.004),
     )  # fmt: skip
     done = scripted.broker.download(None, ref, tmp_path / "image")
     assert_that(done.evidence["virtual_size"], Equals(VIRTUAL))

@@ -135,12 +135,12 @@ def test_a_large_image_is_verified_behind_the_writes(
 
 
 def test_ranges_that_arrive_in_any_order_are_verified_in_theirs(
-    scripted: Scripted, broker: imagebroker.Broker, tmp_path: Path
+    scripted: Scripted, broker: imagebroker.Broker, tmp_path: Path, small_and_quick: None
 ) -> None:
     data = DATA * 7000
     ref, script = scripted.image(
         data, record=signed(data), chunk=1 << 17, parallel_reads=4, version="v1",
-        before_chunk=lambda offset: threading.Event().wait(0.001),
+        before_chunk=lambda offset: threading.Event().wait(0.004),
     )  # fmt: skip
     done = broker.download(None, ref, tmp_path / "image", **ASKED)
     assert_that(done.evidence["signature"], Contains("RSA-PSS"))

@@ -284,7 +284,8 @@ class Cache:
                 name = _name(copy(fd))
                 if name is None:
                     return False
-                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                with self._alone(directory):  # who adds up what there is must not miss this one
+                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
                 temporary = ""
                 self._note(directory, version, name)
                 return True

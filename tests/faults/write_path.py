@@ -49,6 +49,8 @@ ERRORS: dict[str, tuple[str, ...]] = {
 }
 #: An injected error means that the call was not made: what it would have removed stays.
 _REMOVES = ("unlink", "unlinkat")
+#: Downloads until one has come in several ranges.
+_TRIES = 20
 _PATIENCE = 30.0
 _MARKER = "getpriority"
 
@@ -117,14 +119,18 @@ class WritePath:
 
     def _calls(self, way: str, existing: bool) -> Counter[str]:
         """How often a thread makes each call, at most."""
-        self._reset(way, existing)
         known = ",".join(f"?{call}" for call in ERRORS)
-        answer = self._traced(way, f"trace={known},{_MARKER}")
         wanted = {"interrupted": "error"}.get(way, "done")
-        if answer is None or answer.get("end") != wanted:
-            raise RuntimeError(f"{way}: {answer}")
-        if way == "ranges" and len(answer["reads"]) < 2:
-            raise RuntimeError("the image came in one range")
+        for _ in range(_TRIES):
+            self._reset(way, existing)
+            answer = self._traced(way, f"trace={known},{_MARKER}")
+            if answer is None or answer.get("end") != wanted:
+                raise RuntimeError(f"{way}: {answer}")
+            # Whether a second range pays is a matter of time, also here.
+            if way != "ranges" or len(answer["reads"]) > 1:
+                break
+        else:
+            raise RuntimeError("the image always came in one range")
         counts: Counter[tuple[str, str]] = Counter()
         for line in self._log.read_text(errors="replace").splitlines():
             if found := re.match(r"(\d+)\s+(\w+)\(", line):

@@ -17,6 +17,11 @@ from tests.scripted import IMAGES, Script
 
 pytest_plugins = ["tests.servers.fixtures"]
 
+# What these assert holds under `python -O` too, as in the tests themselves.
+pytest.register_assert_rewrite(
+    "tests.compat.nova_process", "tests.docs.snippets", "tests.fuzz.targets", "tests.servers.raw",
+    "tests.service.programs", "tests.verify.differential", "tests.verify.judging",
+)  # fmt: skip
 canaries.install()
 
 

@@ -206,6 +206,10 @@ class Incoming:
         """Bytes that are missing, as far as anybody knows."""
         return 0 if self.image.size is None else length(self._missing)
 
+    @property
+    def _whole(self) -> Range:
+        return 0, ENDLESS if self.image.size is None else self.image.size
+
     def _count_done(self) -> int:
         """Bytes that were handed out; also tells the watch."""
         start, stop = self._missing[-1] if self._missing else (0, 0)
@@ -215,8 +219,7 @@ class Incoming:
 
     def _begin_again(self) -> None:
         """All that was handed out is void."""
-        size = self.image.size
-        self._missing = [(0, ENDLESS if size is None else size)]
+        self._missing = [self._whole]
         self.served.clear()
         self.secondhand = False
         self.begun += 1
@@ -236,7 +239,7 @@ class Incoming:
         source = self._source
         if not self._missing:
             return
-        if self._missing[0][0] or len(self._missing) > 1:
+        if self._missing != [self._whole]:
             if self._may_resume(source):
                 self.resumed_from = self._missing[0][0]
                 LOG.info("%s: going on at byte %d", redact(self.image.ref), self.resumed_from)
@@ -248,8 +251,9 @@ class Incoming:
         if len(self._missing) > 1 or self._others() or (self._wanted > 1 and self._may_widen()):
             yield from self._in_lanes(None)
             return
-        start = self._missing[0][0]
-        flow = source.read(start, None, self._changed)
+        start, stop = self._missing[0]
+        # What lies behind the last gap is stored already: it is not asked for again.
+        flow = source.read(start, None if stop == self._whole[1] else stop, self._changed)
         try:
             yield from self._in_order(flow)
             if self._missing:

@@ -94,6 +94,28 @@ def test_only_what_is_missing_is_read(
     assert_that(list(tmp_path.glob(".image*")), Equals([]))
 
 
+@pytest.mark.parametrize("before", [0, MIB])
+@pytest.mark.parametrize("gap", [5, CHUNK, 3 * CHUNK + 1, 2 * MIB])
+def test_one_gap_is_read_and_nothing_behind_it(
+    before: int,
+    gap: int,
+    broken: tuple[str, Any, dict[str, Any], int],
+    scripted: Scripted,
+    tmp_path: Path,
+) -> None:
+    ref, _, arguments, _ = broken
+    part, journal, said = left(tmp_path)
+    behind = before + gap
+    part.write_bytes(DATA[:before] + bytes(gap) + DATA[behind:])
+    digest = "" if arguments else hashlib.sha256(DATA[behind:]).hexdigest()
+    said["stored"], said["early"] = before, [[behind, len(DATA), digest]]
+    said["digests"] = {"sha256": hashlib.sha256(DATA[:before]).hexdigest()}
+    journal.write_text(json.dumps(said))
+    done = scripted.broker.download(None, ref, tmp_path / "image", **arguments)
+    assert_that((tmp_path / "image").read_bytes() == DATA, Equals(True))
+    assert_that(sum(done.served.values()), Equals(gap))
+
+
 def test_damage_in_a_range_that_was_kept_is_found_and_read_again(
     broken: tuple[str, Any, dict[str, Any], int], scripted: Scripted, tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ class Kills:
         chance, found = random.Random(point.number), list[Violation]()
         self._reset(point.way, point.existing)
         self.struck = 0
-        for _ in range(2 * point.faults):
+        for _ in range(10 * point.faults):
             killed, wrong = self._strike(point, chance)
             self.struck += killed
             found += wrong

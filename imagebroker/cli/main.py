@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Modules are made to stay: looking for garbage among them takes a tenth of the start.
     gc.set_threshold(100_000)
+    from imagebroker.cli.postponed import postpone
+
+    postpone()
     from imagebroker.cli.console import Console
 
     console = Console(argv=arguments)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import ctypes
 
 _M_ARENA_MAX = -8
-_ARENAS = 2
 
 
 def share_arenas() -> None:
-    """Have threads allocate from the same few pools.
+    """Have all threads allocate from one pool.
 
     glibc gives each thread a pool of its own, and what was freed in one is of no use to the others:
-    with a thread for each range that is 20 MiB. A service decides this for itself.
+    with a thread for each range that is 20 MiB and, where connections break, more. A service decides this for itself.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_ARENA_MAX, _ARENAS)
+        mallopt(_M_ARENA_MAX, 1)

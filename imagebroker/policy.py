@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from urllib.parse import urljoin
 
 from imagebroker.exceptions import (
     ImageBrokerError,
@@ -28,6 +27,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.redaction import redact
+from imagebroker.redirects import resolved
 from imagebroker.reference import DEFAULT_PORTS, ImageRef, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -243,12 +243,12 @@ def redirected(old: str, new: str, policy: Policy) -> str:
         or a location that is not in the grammar of refs.
     """
     try:
-        # Resolving is for paths only: whatever has an authority must be spelled in full.
-        absolute = new if "://" in new else urljoin(old, new) if _plain_path(new) else ""
-        before, after = parse(old), parse(absolute.partition("#")[0])
+        before, after = parse(old), parse(resolved(old, new))
     except (InvalidImageRef, ValueError) as error:
+        why = "which is not a valid URL" if isinstance(error, InvalidImageRef) else str(error)
         raise PolicyViolation(
-            f"{redact(old, 200)} redirects to {redact(new, 200)!r}, which is not a valid URL"
+            f"{redact(old, 200)} redirects to {redact(new, 200)!r}: {why}",
+            hint="ask the owner of the server to correct its redirect",
         ) from error
     web = {"http", "https"}
     if after.scheme != before.scheme and not {before.scheme, after.scheme} <= web:
@@ -259,13 +259,6 @@ def redirected(old: str, new: str, policy: Policy) -> str:
         raise PolicyViolation(f"{before} redirects to {after}, which has a user or no host")
     policy.check_ref(after)
     return after.text
-
-
-def _plain_path(location: str) -> bool:
-    """A path or query relative to the same server, and nothing that a browser reads otherwise."""
-    if location.startswith(("//", "\\")) or "\\" in location:
-        return False
-    return re.match(r"[^/?]*:", location) is None
 
 
 def open_beneath(root: str | os.PathLike[str] | int, path: str | bytes) -> int:

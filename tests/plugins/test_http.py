@@ -425,7 +425,7 @@ def test_an_address_that_was_valid_for_a_moment_is_asked_for_again() -> None:
         "scp://127.0.0.1/x",
         "gopher://127.0.0.1/x",
         "data:text/plain,x",
-        "//127.0.0.2/x",
+        "//10.0.0.1/x",
         "\\\\127.0.0.2\\x",
         "http://u@127.0.0.1/x",
         "http://u:p@127.0.0.1/x",

@@ -27,6 +27,7 @@ _REAL = {
     "vmdk streamOptimized": ["-f", "vmdk", "-o", "subformat=streamOptimized"],
     "vhd": ["-f", "vpc"],
     "vhd of the exact size": ["-f", "vpc", "-o", "force_size=on"],
+    "vhd fixed": ["-f", "vpc", "-o", "subformat=fixed,force_size=on"],
     "vhdx": ["-f", "vhdx", "-o", "block_size=1M"],
     "vhdx fixed": ["-f", "vhdx", "-o", "subformat=fixed"],
     "vdi": ["-f", "vdi"],
@@ -39,7 +40,6 @@ _REFUSED = {
     "parallels": ["-f", "parallels"],
     "vmdk monolithicFlat": ["-f", "vmdk", "-o", "subformat=monolithicFlat"],
     "vmdk twoGbMaxExtentSparse": ["-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse"],
-    "vhd fixed": ["-f", "vpc", "-o", "subformat=fixed"],
     "qcow2 with extended L2": ["-f", "qcow2", "-o", "extended_l2=on"],
     "qcow2 with a data file": ["-f", "qcow2", "-o", "data_file=data.raw"],
 }  # fmt: skip
@@ -204,7 +204,7 @@ def patched(data: bytes, at: int, layout: str, *values: int) -> bytes:
     return over(data, at, struct.pack(layout, *values))
 
 
-def described(text: str, sectors: int = 20) -> bytes:
+def described(text: str, encoding: str = "utf-8", *, sectors: int = 20) -> bytes:
     """A VMDK with another descriptor."""
     image = patched(real("vmdk"), 36, "<Q", sectors)
-    return over(image, 512, text.encode().ljust(min(sectors, 128) * 512, b"\0"))
+    return over(image, 512, text.encode(encoding).ljust(min(sectors, 128) * 512, b"\0"))

@@ -17,8 +17,8 @@ from imagebroker.verify.formats import (
     vmdk,
 )
 from imagebroker.verify.formats.policy import FormatPolicy
-from imagebroker.verify.formats.single import nothing_behind, nothing_else, several
-from imagebroker.verify.formats.spans import HEAD, SECTOR, Reads, up_to
+from imagebroker.verify.formats.single import check_no_footer, nothing_else, several
+from imagebroker.verify.formats.spans import HEAD, SECTOR, Piece, Reads, the_end, up_to
 
 
 @dataclass(frozen=True)
@@ -62,43 +62,74 @@ def inspect(policy: FormatPolicy, declared: str | None, size: int | None) -> Rea
 def _unmarked(
     first: bytes, policy: FormatPolicy, declared: str | None, size: int | None
 ) -> Reads[Verdict]:
-    """A plain disk, an ISO, or anything: the bytes themselves are what a guest would see."""
-    if declared in _READERS:
-        raise FormatError(
-            f"the content is not {declared}, which the image is declared to be",
-            hint="do not use it; correct disk_format if the content is what was meant",
-            declared=declared,
-        )
+    """A plain disk, an ISO, a fixed VHD, or anything else: a guest sees these very bytes."""
+    if declared in _READERS and declared != "vhd":
+        raise _not_what_is_declared(declared)
     if signatures.is_vmdk_descriptor(first):
         raise _descriptor()
     head = yield from up_to(0, HEAD)
     if signatures.is_vmdk_descriptor(head):
         raise _descriptor()
-    found = "iso" if signatures.is_iso(head) else "raw"
     if signatures.is_hiding(head):
-        raise several(found, "another image at 32 KiB")
-    policy.check_found(found, declared)
-    if found == "iso":
+        raise several("raw", "another image at 32 KiB")
+    if signatures.is_iso(head):
+        policy.check_found("iso", declared)
         if len(head) < HEAD:
-            raise _cut_off(found, len(head))
+            raise _cut_off("iso", len(head))
         yield from nothing_else("iso")
-    elif signatures.has_boot_signature(head):
-        _check_boot_sector(head.ljust(HEAD, b"\0"), declared)
-    policy.check_virtual_size(size or 0)
-    if (yield from up_to(policy.max_virtual_size, 1)):
-        policy.check_virtual_size(policy.max_virtual_size + 1)
-    end = yield from nothing_behind(found)
-    return Verdict(found, end.size or 0)
+        end = yield from _within_limit(policy, policy.max_virtual_size, size)
+        check_no_footer("iso", end)
+        return Verdict("iso", end.size or 0)
+    if signatures.has_boot_signature(head):
+        _check_boot_sector(head.ljust(HEAD, b"\0"))
+    return (yield from _raw_or_fixed_vhd(policy, declared, size))
 
 
-def _check_boot_sector(head: bytes, declared: str | None) -> None:
-    """A partition table has to be a sound one; kernels only look as if they had one."""
-    others = second_opinion.recognised(head)
-    if others - {"gpt"}:
+def _raw_or_fixed_vhd(
+    policy: FormatPolicy, declared: str | None, size: int | None
+) -> Reads[Verdict]:
+    """Only the end tells: a fixed VHD is a plain disk with one more sector behind it."""
+    may_be_vhd = declared in (None, "vhd") and policy.allows("vhd", declared)
+    if not may_be_vhd:
+        policy.check_found("raw", declared)
+    limit = policy.max_virtual_size + (SECTOR if declared == "vhd" else 0)
+    end = yield from _within_limit(policy, limit, size)
+    footer = signatures.footer_of_vhd(end.data)
+    if footer and may_be_vhd:
+        found, inside = "vhd", vhd.fixed_size(footer, end.size or 0)
+    elif footer:
+        raise vhd.fixed_but_declared(declared)
+    elif declared == "vhd":
+        raise _not_what_is_declared(declared)
+    else:
+        policy.check_found("raw", declared)
+        found, inside = "raw", end.size or 0
+    policy.check_virtual_size(inside)
+    return Verdict(found, inside)
+
+
+def _within_limit(policy: FormatPolicy, limit: int, size: int | None) -> Reads[Piece]:
+    """The end, unless it is beyond byte `limit`."""
+    if (size or 0) > limit or (yield from up_to(limit, 1)):
+        policy.check_virtual_size(max(size or 0, limit + 1))
+    return (yield from the_end())
+
+
+def _check_boot_sector(head: bytes) -> None:
+    """A partition table, or the boot sector of a file system or of a kernel: none of them can refer
+    to a file of the host, sound or not. :raises FormatError: it is also a format of another kind.
+    """
+    others = second_opinion.recognised(head) - {"gpt"}
+    if others:
         raise several("raw", *others)
-    kernel = declared in ("aki", "ari") or signatures.is_linux_kernel(head)
-    if "gpt" in others and not kernel:
-        second_opinion.require_safe("gpt", [head])
+
+
+def _not_what_is_declared(declared: str) -> FormatError:
+    return FormatError(
+        f"the content is not {declared}, which the image is declared to be",
+        hint="do not use it; correct disk_format if the content is what was meant",
+        declared=declared,
+    )
 
 
 def _unverifiable(found: str) -> FormatError:

@@ -33,7 +33,7 @@ class FormatPolicy:
                 hint=f"those that can are {', '.join(sorted(VERIFIABLE))}",
                 declared=declared,
             )
-        if self.allowed_formats is not None and not self._allows(_content(declared), declared):
+        if self.allowed_formats is not None and not self.allows(_content(declared), declared):
             raise self._not_allowed(declared, declared)
 
     def check_found(self, found: str, declared: str | None) -> None:
@@ -45,10 +45,11 @@ class FormatPolicy:
                 declared=declared,
                 found=found,
             )
-        if not self._allows(found, declared):
+        if not self.allows(found, declared):
             raise self._not_allowed(found, declared)
 
-    def _allows(self, found: str, declared: str | None) -> bool:
+    def allows(self, found: str, declared: str | None) -> bool:
+        """Whether content of the format `found` may be had where `declared` is the record's."""
         if self.allowed_formats is None:
             return True
         if declared in self.allowed_formats or found in self.allowed_formats:

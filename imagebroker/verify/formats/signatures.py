@@ -44,11 +44,6 @@ def has_boot_signature(first: bytes) -> bool:
     return first[_MBR_AT : _MBR_AT + 2] == _MBR
 
 
-def is_linux_kernel(head: bytes) -> bool:
-    """A kernel of x86 begins with a boot sector of its own that has no partitions."""
-    return head[0x202:0x206] == b"HdrS"
-
-
 def is_iso(head: bytes) -> bool:
     """ISO 9660 or UDF."""
     return head[_ISO_AT + 1 : _ISO_AT + 6] in (b"CD001", b"NSR02", b"NSR03")
@@ -62,6 +57,8 @@ def is_hiding(head: bytes) -> bool:
 _SKIPPED = re.compile(rb"(?:[\s\0]+|#[^\n]*\n)*")
 _VERSION = re.compile(rb"version[ \t]*=[ \t]*\"?\d")
 
+_CREATE_TYPE = re.compile(rb'^[ \t]*createtype[ \t]*=[ \t]*"', re.MULTILINE)
+
 
 def is_vmdk_descriptor(head: bytes) -> bool:
     """The text that describes a VMDK whose data are in other files, however it is dressed up."""
@@ -70,9 +67,10 @@ def is_vmdk_descriptor(head: bytes) -> bool:
     if _VERSION.match(text[skipped.end() if skipped else 0 :][:64].lower()):
         return True
     text = text.lstrip(b"\0 \t\r\n").partition(b"\0")[0].lower()
-    if not text[:64].isascii():
-        return False
-    return b'createtype="' in text or text.startswith(b"# disk descriptorfile")
+    if text[:64].isascii() and b'createtype="' in text:
+        return True
+    # Names and comments may be in any letters.
+    return _CREATE_TYPE.search(text) is not None or text.startswith(b"# disk descriptorfile")
 
 
 def footer_of_vhd(tail: bytes) -> bytes:

@@ -33,15 +33,14 @@ def nothing_else(name: str) -> Reads[bytes]:
 def nothing_behind(name: str) -> Reads[Piece]:
     """The end of an image of the format `name`. :raises FormatError: a VHD ends there, too."""
     end = yield from the_end()
-    if name == "raw" and signatures.footer_of_vhd(end.data):
-        raise FormatError(
-            "the content is a fixed vhd, which most programs take for a raw disk",
-            hint="make one that all see alike: qemu-img convert -f vpc -O vpc (or qcow2)",
-            found="vhd",
-        )
+    check_no_footer(name, end)
+    return end
+
+
+def check_no_footer(name: str, end: Piece) -> None:
+    """:raises FormatError: a VHD ends where an image of the format `name` does."""
     if signatures.footer_of_vhd(end.data):
         raise several(name, "vhd")
-    return end
 
 
 def several(*names: str) -> FormatError:

@@ -1,4 +1,8 @@
-"""Microsoft's VHD, as a dynamic disk: what qemu recognises as one."""
+"""Microsoft's VHD: a dynamic disk, which qemu recognises by its header, or a fixed one.
+
+A fixed disk is the plain disk with a footer of one sector behind it. Nothing in it can refer to
+another file, and whoever takes it for raw sees the same disk, one sector longer.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ from imagebroker.verify.formats.policy import FormatPolicy
 from imagebroker.verify.formats.single import nothing_else
 from imagebroker.verify.formats.spans import SECTOR, Reads, exactly, the_end, whole_sectors
 
-_DYNAMIC = 3
-_KINDS = {2: "fixed", 4: "differencing"}
+_FIXED, _DYNAMIC = 2, 3
+_KINDS = {_FIXED: "fixed", _DYNAMIC: "dynamic", 4: "differencing"}
+#: What a footer says in place of where the next header is, where there is none.
+_NO_HEADER = 2**64 - 1
+_CHECKSUM_AT = 64
 #: The largest geometry: what larger disks have too.
 _NO_GEOMETRY = (65535, 16, 255)
 #: qemu's own bound on the entries of the block table.
@@ -22,7 +29,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
     (kind,) = struct.unpack_from(">I", first, 60)
     if kind != _DYNAMIC:
-        raise _refused(f"is not a dynamic disk but {_KINDS.get(kind, f'of the kind {kind}')}")
+        raise _refused(f"begins like a dynamic disk, and is {_kind(kind)}")
     size = _size(first)
     policy.check_virtual_size(size)
     yield from nothing_else("vhd")
@@ -39,6 +46,43 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     if footer and (footer[16:24], footer[40:64]) != (first[16:24], first[40:64]):
         raise _refused("has a footer that contradicts its header")
     return size
+
+
+def fixed_size(footer: bytes, size: int) -> int:
+    """Bytes of the disk in a file of `size` bytes that has this footer and no header.
+
+    :raises FormatError: it is not the footer of a fixed disk of that size.
+    """
+    if len(footer) != SECTOR:
+        raise _refused(f"has a footer of {len(footer)} bytes, as before 2004")
+    (kind,) = struct.unpack_from(">I", footer, 60)
+    (header_at,) = struct.unpack_from(">Q", footer, 16)
+    if kind != _FIXED or header_at != _NO_HEADER:
+        raise _refused(f"has the footer of {_kind(kind)} and no header")
+    unsigned = footer[:_CHECKSUM_AT] + bytes(4) + footer[_CHECKSUM_AT + 4 :]
+    if struct.unpack_from(">I", footer, _CHECKSUM_AT)[0] != ~sum(unsigned) & 0xFFFFFFFF:
+        raise _refused("has a footer with a wrong checksum")
+    inside, claimed = size - SECTOR, _size(footer)
+    if claimed != inside:
+        raise _refused(f"has a footer for a disk of {claimed} bytes, and {inside} are before it")
+    return inside
+
+
+def fixed_but_declared(declared: str | None) -> FormatError:
+    """The error for a fixed disk where only a plain one is acceptable."""
+    return FormatError(
+        "the content has the footer of a vhd, and only a plain disk is acceptable here"
+        if declared is None
+        else f"the content has the footer of a vhd, and the image is declared as {declared}",
+        hint="declare it as vhd, or cut the last 512 bytes off with truncate -s -512",
+        declared=declared,
+        found="vhd",
+    )
+
+
+def _kind(number: int) -> str:
+    name = _KINDS.get(number)
+    return f"a disk of the kind {number}" if name is None else f"a {name} disk"
 
 
 def _size(first: bytes) -> int:

@@ -12,7 +12,7 @@ from imagebroker.verify.formats.policy import FormatPolicy
 from imagebroker.verify.formats.single import nothing_behind, nothing_else
 from imagebroker.verify.formats.spans import LONGEST, SECTOR, Reads, exactly
 
-_ONE_FILE = ("monolithicsparse", "streamoptimized")
+_ONE_FILE = (b"monolithicsparse", b"streamoptimized")
 #: A header that says so leaves the rest to the footer, three sectors before the end.
 _IN_THE_FOOTER = 2**64 - 1
 _FOOTER_AT = -3 * SECTOR
@@ -53,7 +53,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     end = yield from nothing_behind("vmdk")
     if header.directory_at == _IN_THE_FOOTER:
         _check_footer(header, end.data, end.size or 0)
-    second_opinion.require_safe("vmdk", [first + descriptor, end.data[_FOOTER_AT:]])
+    second_opinion.require_safe("vmdk", [first + only_ascii(descriptor), end.data[_FOOTER_AT:]])
     return header.capacity * SECTOR
 
 
@@ -71,8 +71,11 @@ def _check_header(header: _Header) -> None:
         )
 
 
-_EXTENT = re.compile(r'(rw|rdonly|noaccess) \d+ sparse "[^"/\\]*"(?: \d+)?')
-_FIELD = re.compile(r"([a-z0-9_.]+)\s*=\s*(.*)")
+#: What is not ASCII may stand in names and comments, in whatever encoding: every character that
+#: means something to whoever reads a descriptor is ASCII.
+_EXTENT = re.compile(rb'(rw|rdonly|noaccess) \d+ sparse "[^"/\\]*"(?: \d+)?')
+_FIELD = re.compile(rb"([a-z0-9_.]+)[ \t]*=[ \t]*(.*)")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 def _check_descriptor(descriptor: bytes) -> None:
@@ -80,36 +83,43 @@ def _check_descriptor(descriptor: bytes) -> None:
     text, end, _ = descriptor.partition(b"\0")
     if not end:
         raise _refused("has a descriptor without an end")
-    if not text.isascii():
-        raise _refused("has a descriptor that is not ASCII")
-    lowered = text.decode("ascii").lower()
+    lowered = text.lower()  # of bytes: ASCII alone
     # Programs search the text for these words, comments included.
-    if "parentfilenamehint" in lowered:
+    if b"parentfilenamehint" in lowered:
         raise _refused("names a parent")
-    if lowered.count("createtype") != 1:
+    if lowered.count(b"createtype") != 1:
         raise _refused("has a descriptor with no createType, or several")
-    extents = [line for line in map(str.strip, lowered.split("\n")) if _is_extent(line)]
+    extents = [line for line in map(bytes.strip, lowered.split(b"\n")) if _is_extent(line)]
     if len(extents) != 1:
         raise _refused(f"has {len(extents)} extents instead of one, this file")
 
 
-def _is_extent(line: str) -> bool:
+def _is_extent(line: bytes) -> bool:
     """:raises FormatError: the line says something dangerous, or nothing that is known."""
-    if not line or line.startswith(("#", "ddb.")):
+    if not line or line.startswith((b"#", b"ddb.")):
         return False
-    if line.startswith(("rw ", "rdonly ", "noaccess ")):
+    if line.startswith((b"rw ", b"rdonly ", b"noaccess ")):
         if not _EXTENT.fullmatch(line):
-            raise _refused(f"keeps its data elsewhere: {line[:160]!r}")
+            raise _refused(f"keeps its data elsewhere: {_shown(line)}")
         return True
     field = _FIELD.fullmatch(line)
     if field is None:
-        raise _refused(f"has an unknown line in its descriptor: {line[:160]!r}")
-    name, value = field[1], field[2].strip('" \t')
-    if name == "createtype" and value not in _ONE_FILE:
-        raise _refused(f"is of the kind {value[:40]!r}, which is not one file")
-    if name == "parentcid" and value != "ffffffff":
+        raise _refused(f"has an unknown line in its descriptor: {_shown(line)}")
+    name, value = field[1], field[2].strip(b'" \t')
+    if name == b"createtype" and value not in _ONE_FILE:
+        raise _refused(f"is of the kind {_shown(value[:40])}, which is not one file")
+    if name == b"parentcid" and value != b"ffffffff":
         raise _refused("has a parent")
     return False
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:160].decode("latin-1"))
+
+
+def only_ascii(descriptor: bytes) -> bytes:
+    """The same for readers that give up at the first letter that is not ASCII."""
+    return _NOT_ASCII.sub(b"?", descriptor)
 
 
 def _check_footer(header: _Header, tail: bytes, size: int) -> None:

@@ -402,12 +402,15 @@ class Broker:
         with self.telemetry.call("create", target.title) as call:
             if data is None:
                 return target.create(context, image, None)
-            with closing(ImageData(data, size=info.get("size"))) as source:
+            with closing(self._data(data, info)) as source:
                 source.keep_record = keep_record
                 try:
                     return uploaded(source, lambda: target.create(context, image, source))
                 finally:
                     call.bytes = source.sent
+
+    def _data(self, data: Any, info: Mapping[str, Any]) -> ImageData:
+        return ImageData(data, info.get("size"), stall_timeout=self._settings.core.stall_timeout)
 
     @_verb
     def update(
@@ -435,7 +438,7 @@ class Broker:
                     )
             if data is None:
                 return backend.update(context, ref, changes, None, purge_props)
-            with closing(ImageData(data, size=changes.get("size"))) as source:
+            with closing(self._data(data, changes)) as source:
                 try:
                     return uploaded(
                         source, lambda: backend.update(context, ref, changes, source, purge_props)

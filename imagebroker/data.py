@@ -6,17 +6,14 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from imagebroker import inputs
 from imagebroker.exceptions import InvalidImageRef, UploadFailed
+from imagebroker.readiness import Stalled
 
 #: Bytes in one chunk. 64 KiB pass every WSGI server; hashing them costs no more than larger ones.
 CHUNK = 64 * 1024
-
-
-@runtime_checkable
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 class ImageData:
@@ -24,7 +21,9 @@ class ImageData:
 
     Every iteration counts and hashes what it hands out. If the caller's source raises, or has
     more or fewer bytes than `size`, the iteration raises `UploadFailed` (kept in `failure`, so
-    that a library in between cannot lose it). Closing a file that was opened here: `close`.
+    that a library in between cannot lose it). A source that has nothing yet, as a non-blocking
+    pipe, is waited for. No bytes at all are an image only where `size` is given as 0.
+    Closing a file that was opened here: `close`.
     """
 
     #: Bytes in all, None if nobody knows.
@@ -34,11 +33,16 @@ class ImageData:
     #: True: should the data not be stored, its caller wants the record kept, queued and empty.
     keep_record: bool = False
 
-    def __init__(self, source: Any, size: int | None = None) -> None:
+    def __init__(
+        self, source: Any, size: int | None = None, *, stall_timeout: float = 30.0
+    ) -> None:
         """`source`: bytes, a path-like, an object with `read`, or an iterable of bytes.
 
+        :param stall_timeout: seconds that the source may have nothing without being at its end.
         :raises InvalidImageRef: it is none of these, or `size` is not the size that it has.
+        :raises UploadFailed: it is empty, and `size` is not 0.
         """
+        self._patience = stall_timeout
         self.failure: UploadFailed | None = None
         #: Bytes handed out by the current or last iteration.
         self.sent = 0
@@ -54,6 +58,10 @@ class ImageData:
             self.close()
             raise InvalidImageRef(f"the size is given as {size} bytes, and the data has {found}")
         self.size = found if size is None else size
+        #: Whether no bytes at all may be stored: somebody has to say so.
+        self._may_be_empty = size == 0
+        if found == 0 and size is None:
+            self._look_for_bytes()
 
     def _adopt(self, source: Any) -> int | None:
         """Take hold of the caller's source; its size if it shows."""
@@ -70,7 +78,7 @@ class ImageData:
                     f"cannot read {os.fspath(source)!r}: {error.strerror}"
                 ) from error
             return self._measure()
-        if isinstance(source, _Readable):
+        if inputs.can_be_read(source):
             if isinstance(source, io.TextIOBase):
                 raise InvalidImageRef("the data's file is open in text mode", hint="open it 'rb'")
             self._file = source
@@ -96,6 +104,22 @@ class ImageData:
             return None
         self.rewindable = True
         return end - self._start
+
+    def _look_for_bytes(self) -> None:
+        """A file that says it has 0 bytes may have some: the kernel's own do (/proc, /sys).
+
+        :raises UploadFailed: there are none.
+        """
+        try:
+            first = next(inputs.chunks_of_file(self._file, 1, self._patience), b"")
+            self._file.seek(self._start)
+        except Exception as error:
+            self.close()
+            raise self._failed(error) from error
+        if not first:
+            self.close()
+            raise self._fail(*_EMPTY)
+        self.size = None
 
     def hash_with(self, *algorithms: str) -> None:
         """Compute these digests too (hashlib's names); call it before iterating."""
@@ -136,7 +160,9 @@ class ImageData:
         except UploadFailed:
             raise
         except Exception as error:
-            raise self._fail(f"the source of the data failed: {error}") from error
+            raise self._failed(error) from error
+        if not self.sent and not self._may_be_empty and self.size in (None, 0):
+            raise self._fail(*_EMPTY)
         if self.size is not None and self.sent != self.size:
             more = "more" if self.sent > self.size else f"only {self.sent}"
             raise self._fail(f"the data was to have {self.size} bytes, and its source has {more}")
@@ -144,21 +170,29 @@ class ImageData:
 
     def _read(self) -> Iterator[bytes]:
         if self._chunks is not None:
-            for chunk in self._chunks:
-                view = memoryview(chunk)
-                for start in range(0, len(view), CHUNK):
-                    yield bytes(view[start : start + CHUNK])
-            return
+            return inputs.chunks_of_iterable(self._chunks, CHUNK, self._patience)
         if self.rewindable:
             self._file.seek(self._start)
-        while chunk := self._file.read(CHUNK):
-            yield chunk
+        return inputs.chunks_of_file(self._file, CHUNK, self._patience)
 
-    def _fail(self, message: str) -> UploadFailed:
-        self.failure = UploadFailed(message)
+    def _failed(self, error: Exception) -> UploadFailed:
+        """What the caller's source failed with, as our error."""
+        text = f"the source of the data failed: {error or type(error).__name__}"
+        if isinstance(error, (Stalled, TimeoutError)):
+            return self._fail(
+                text, "see why nothing more comes; stall_timeout sets the limit", retryable=True
+            )
+        return self._fail(text)
+
+    def _fail(self, message: str, hint: str = "", *, retryable: bool = False) -> UploadFailed:
+        self.failure = UploadFailed(message, hint=hint, retryable=retryable)
         return self.failure
 
     def close(self) -> None:
         """Close what was opened here; a caller's own file object stays open."""
         if self._owned and self._file is not None:
             self._file.close()
+
+
+#: Text and hint of the error for data without a byte.
+_EMPTY = ("the data is empty", "give --size 0 (size=0) if the image is to be empty")

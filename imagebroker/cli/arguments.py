@@ -20,6 +20,11 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def length(text: str) -> int:
+    """Bytes that there will be; 0 is a number of them, too."""
+    return 0 if text.strip() == "0" else size(text)
+
+
 def rate(text: str) -> int:
     """Bytes a second; 0 for any."""
     return 0 if text == "0" else size(text)

@@ -168,8 +168,9 @@ class Copy(ShowCommand):
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="FILE", help="its bytes; - for standard input")
     parser.add_argument(
-        "--size", type=arguments.size, metavar="SIZE",
-        help="how many bytes there will be, where it does not show (standard input)",
+        "--size", type=arguments.length, metavar="SIZE",
+        help="how many bytes there will be, where it does not show (standard input); 0: an empty "
+        "image is meant",
     )  # fmt: skip
 
 

@@ -165,8 +165,15 @@ class WatchedFile:
         self._told = float("-inf")
         self._total: int | None = None
 
-    def read(self, size: int = -1, /) -> bytes:
-        chunk: bytes = self._file.read(size)
+    def fileno(self) -> int:
+        number: int = self._file.fileno()
+        return number
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        """None where nothing is there yet: the file is in non-blocking mode."""
+        chunk: bytes | None = self._file.read(size)
+        if chunk is None:
+            return None
         self._done += len(chunk)
         now = monotonic()
         if now - self._told >= 0.1 or not chunk:

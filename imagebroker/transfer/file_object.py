@@ -6,15 +6,12 @@ import errno
 import fcntl
 import io
 import os
-import select
 import stat
 from typing import Any, BinaryIO
 
 from imagebroker.backend import Buffer
 from imagebroker.exceptions import DestinationError, ImageBrokerError
-
-#: Seconds that a non-blocking object may take until it accepts another byte.
-_PATIENCE = 60.0
+from imagebroker.readiness import Stalled, Waiting, is_not_ready
 
 
 class FileObject:
@@ -24,9 +21,13 @@ class FileObject:
     lost. `error.bytes_written` says what it received.
     """
 
-    def __init__(self, target: BinaryIO, *, fsync: bool = True) -> None:
-        """:raises DestinationError: it is closed, in text mode, or cannot be written."""
+    def __init__(self, target: BinaryIO, *, fsync: bool = True, patience: float = 60.0) -> None:
+        """`patience`: seconds that an object in non-blocking mode may take nothing.
+
+        :raises DestinationError: it is closed, in text mode, or cannot be written.
+        """
         self._target, self._fsync = target, fsync
+        self._waiting = Waiting(target, patience, to_write=True)
         self.shown = repr(getattr(target, "name", type(target).__name__))
         if isinstance(target, io.TextIOBase) or not callable(getattr(target, "write", None)):
             raise DestinationError(
@@ -75,31 +76,39 @@ class FileObject:
         """
         view = memoryview(chunk)
         while view:
-            try:
-                written = self._target.write(view)
-            except BlockingIOError as error:
-                written = error.characters_written
-                self._wait()
-            except OSError as error:
-                raise DestinationError.wrap(error, f"cannot write to {self.shown}") from error
-            except Exception as error:
-                raise DestinationError(f"cannot write to {self.shown}: {error}") from error
-            if written is None:  # a raw object that is not ready
-                self._wait()
-                continue
+            written = self._written(view)
             if not isinstance(written, int) or not 0 <= written <= len(view):
                 raise DestinationError(
                     f"write() of {self.shown} returned {written!r} for {len(view)} bytes"
                 )
+            if written:
+                self._waiting.over()
+            else:
+                self._wait()
             view = view[written:]
             self.size += written
 
+    def _written(self, view: memoryview) -> Any:
+        """What `write` says to have taken; 0 where the object is not ready."""
+        try:
+            written = self._target.write(view)
+        except OSError as error:
+            if not is_not_ready(error):
+                raise DestinationError.wrap(error, f"cannot write to {self.shown}") from error
+            # Only a buffer says how much it has taken nevertheless.
+            return getattr(error, "characters_written", 0)
+        except Exception as error:
+            raise DestinationError(f"cannot write to {self.shown}: {error}") from error
+        return 0 if written is None else written
+
     def _wait(self) -> None:
-        fd = self._fd()
-        if fd is None or not select.select([], [fd], [], _PATIENCE)[1]:
+        try:
+            self._waiting.wait()
+        except Stalled as error:
             raise DestinationError(
-                f"{self.shown} accepts no more bytes", hint="open it in blocking mode"
-            )
+                f"{self.shown} accepts no more bytes: {error}",
+                hint="see why its reader has stopped, or open it in blocking mode",
+            ) from error
 
     def rewind(self) -> bool:
         """Go back to where the first byte went, to receive others; False if it cannot.
@@ -131,9 +140,7 @@ class FileObject:
     def commit(self) -> None:
         """Flush, and force to the disk what is one."""
         try:
-            flush = getattr(self._target, "flush", None)
-            if callable(flush):
-                flush()
+            self._flush()
             fd = self._fd()
             if fd is not None and self._fsync:
                 mode = os.fstat(fd).st_mode
@@ -142,6 +149,18 @@ class FileObject:
         except OSError as error:
             if error.errno != errno.EINVAL:  # special files that cannot be synced
                 raise DestinationError.wrap(error, f"cannot flush {self.shown}") from error
+
+    def _flush(self) -> None:
+        flush = getattr(self._target, "flush", None)
+        while callable(flush):
+            try:
+                flush()
+                self._waiting.over()
+                return
+            except OSError as error:
+                if not is_not_ready(error):
+                    raise
+            self._wait()
 
     def discard(self, error: BaseException | None = None) -> None:
         """Give back length and position, and say in the error what the object received."""

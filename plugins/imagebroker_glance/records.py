@@ -66,7 +66,7 @@ class Records:
         :raises UploadFailed: `.image_id` is set if the record could not be removed again.
         """
         if data is None and image.size == 0 and not image.locations:
-            data = ImageData(b"")  # as nova does: an empty image that is active
+            data = ImageData(b"", 0)  # as nova does: an empty image that is active
         if data is None and image.size is not None and not image.locations:
             raise InvalidImageRef(
                 "image_info: a size without data or locations means nothing to Glance",

@@ -1022,7 +1022,7 @@ def test_a_created_file_is_complete_private_and_alone(
     folder.mkdir()
     data = random_file(tmp_path / "data", size)
     backend = with_endpoint(sshd, folder)
-    with closing(ImageData(data)) as sent:
+    with closing(ImageData(data, size)) as sent:
         image = backend.create(None, Image(ref="", name="né w.raw"), sent)
     assert_that((folder / "né w.raw").read_bytes() == data.read_bytes(), Is(True))
     assert_that((folder / "né w.raw").stat().st_mode & 0o777, Equals(0o600))

@@ -28,6 +28,7 @@ from imagebroker.query import checked_import, checked_query
 from imagebroker.reference import ImageRef
 from imagebroker.registry import BackendInfo, Registry, capabilities_of
 from imagebroker.routing import Resolution, Routes
+from imagebroker.standard_streams import occupy
 from imagebroker.telemetry import Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.cache import Cache, Cached
@@ -82,6 +83,7 @@ class Broker:
 
         :raises ConfigError: a core option is wrong, or an enabled scheme has no single plugin.
         """
+        occupy()  # what is opened from now on is never taken for a standard stream
         settings = conf if isinstance(conf, Settings) else Settings(conf)
         self._values = Values.of(settings, self._found_backends)
         self._routes = Routes(settings, self._registry)

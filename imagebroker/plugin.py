@@ -37,6 +37,7 @@ from imagebroker.exceptions import (
     UploadFailed,
     VerificationError,
 )
+from imagebroker.file_state import FileState
 from imagebroker.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.redaction import printable, redact
 from imagebroker.reference import ImageRef, RefForm
@@ -52,6 +53,7 @@ __all__ = [
     "Conflict",
     "Context",
     "DestinationError",
+    "FileState",
     "FormatError",
     "Gone",
     "Image",

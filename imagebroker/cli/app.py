@@ -106,9 +106,13 @@ class Application(App):
             raise SystemExit(USAGE)
 
     def print_help_if_requested(self) -> None:
-        if self.options.deferred_help:
+        if not self.options.deferred_help:
+            return
+        try:
             self.print_overview()
-            raise SystemExit(0)
+        except OSError as error:
+            raise SystemExit(self.console.error(unprintable(error))) from None
+        raise SystemExit(0)
 
     def print_overview(self) -> None:
         """The global options, and all commands. cliff's own looks through all distributions."""

@@ -42,6 +42,8 @@ class Console:
 
     def write(self, text: str) -> None:
         """One line as it is. Looked up at each call: a progress bar stands in for it at times."""
+        if sys.stderr is None:
+            return  # print() would take standard output instead
         try:
             print(text, file=sys.stderr, flush=True)
         except (OSError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import shlex
 import stat
@@ -16,6 +17,7 @@ from cliff.formatters.base import SingleFormatter
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.console import NAME
+from imagebroker.cli.main import flush_output
 from imagebroker.cli.memory import share_arenas
 from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
@@ -115,6 +117,8 @@ class Download(ShowCommand):
             except (TransferError, BackendError, KeyboardInterrupt) as error:
                 self._say_how_to_go_on(error)
                 raise
+        if parsed_args.dest == _STDOUT:
+            flush_output()  # before anything is said to be done
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
 
@@ -170,13 +174,15 @@ class Download(ShowCommand):
         columns, selector = self._generate_columns_and_selector(parsed_args, column_names)
         if selector:
             data = list(self._compress_iterable(data, selector))
+        text = io.StringIO()
+        self.formatter.emit_one(columns, data, text, parsed_args)
         if parsed_args.formatter == "line":
             if not self.console.quiet:
-                self.formatter.emit_one(columns, data, sys.stderr, parsed_args)
-            return 0
-        # Where the image goes to standard output, nothing else may.
-        stream = sys.stderr if parsed_args.dest == _STDOUT else self.app.stdout
-        self.formatter.emit_one(columns, data, stream, parsed_args)
+                self.console.write(text.getvalue().rstrip("\n"))
+        elif parsed_args.dest == _STDOUT:  # where the image goes, nothing else may
+            self.console.write(text.getvalue().rstrip("\n"))
+        else:
+            self.app.stdout.write(text.getvalue())
         return 0
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import (
     ChecksumMismatch,
     CompressionError,
@@ -23,7 +24,7 @@ from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
 from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
-from imagebroker.transfer.places import Demands, Place, caveats
+from imagebroker.transfer.places import Demands, Place, Waiting, caveats
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.storing import Storing
@@ -183,6 +184,7 @@ def to_file_object(
     If a location sent other bytes, and the object can go back, the backend itself is asked.
     """
     attempts = 0
+    places = [_elsewhere(place, target) for place in places]
     while True:
         with closing(opened(places, demands, watch, decompress)) as stream:
             try:
@@ -200,6 +202,22 @@ def to_file_object(
                 None, target.size, stream.image, stream.source, stream.evidence,
                 attempts + stream.attempts, stream.resumed_from, watch.seconds, stream.served,
             )  # fmt: skip
+
+
+def _elsewhere(place: Place, target: FileObject) -> Place:
+    """The place, if what it opens is not `target` itself: else the bytes would never end."""
+
+    def opened(left: float, waiting: Waiting) -> OpenedSource:
+        source = place.open(left, waiting)
+        if target.is_file(source.local_path):
+            source.close()
+            raise DestinationError(
+                f"{target.shown} is the file that {place.ref} is read from",
+                hint="write into another file, and rename it at the end",
+            )
+        return source
+
+    return replace(place, open=opened)
 
 
 def unpacked_to_path(

@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import stat
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagebroker.backend import Buffer
@@ -64,6 +65,16 @@ class FileObject:
             return self._target.fileno()
         except (AttributeError, NotImplementedError, OSError, ValueError):
             return None
+
+    def is_file(self, path: Path | None) -> bool:
+        """Whether it is the file at `path`: what goes into it would come out of that again."""
+        fd = self._fd()
+        if fd is None or path is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(path))
+        except OSError:
+            return False
 
     def _appends(self) -> bool:
         fd = self._fd()

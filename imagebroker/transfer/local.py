@@ -16,6 +16,7 @@ from imagebroker.exceptions import (
     PolicyViolation,
     TransferError,
 )
+from imagebroker.file_state import FileState
 from imagebroker.transfer.directory import close
 from imagebroker.transfer.part_file import PartFile
 
@@ -48,13 +49,13 @@ class LocalFile:
                 f"{self.image.ref}: cannot read {path}: {error.strerror}", retryable=False
             ) from error
         try:
-            self._first = self._checked()
+            found = self._checked()
+            self._state, self.size = self._known(found)
         except ImageBrokerError:
             self.close()
             raise
-        self.size = self._first.st_size
         #: Bytes that it takes on the disk.
-        self.allocated = min(self._first.st_blocks * 512, self.size)
+        self.allocated = min(found.st_blocks * 512, self.size)
 
     def _checked(self) -> os.stat_result:
         found, claimed = self._look(), self.image.size
@@ -83,14 +84,21 @@ class LocalFile:
         except OSError as error:
             raise self._unreadable(error) from error
 
+    def _known(self, found: os.stat_result) -> tuple[FileState, int]:
+        try:
+            state = FileState.of(self.fd)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if state.size is None:
+            raise state.wrong_size(self.image.ref, 0)
+        return state, state.size
+
     def check_unchanged(self) -> None:
         """:raises ImageChanged: somebody wrote to the file or cut it since it was opened."""
-        now = self._look()
-        if (now.st_size, now.st_mtime_ns) != (self._first.st_size, self._first.st_mtime_ns):
-            raise ImageChanged(
-                f"{self.image.ref} was modified while it was copied",
-                hint="copy it again when nobody writes to it",
-            )
+        try:
+            self._state.check_same(self.fd, self.image.ref)
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -152,7 +160,8 @@ class LocalFile:
                 part.write(start, chunk)
                 done = len(chunk)
             if not done:
-                raise ImageChanged(f"{self.image.ref} was cut while it was copied")
+                self.check_unchanged()
+                raise self._state.wrong_size(self.image.ref, start)
             start += done
             copied(start, done)
 

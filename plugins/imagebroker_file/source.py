@@ -7,9 +7,17 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from imagebroker.plugin import Buffer, Image, ImageChanged, ImageSource, TransferError
+from imagebroker.plugin import (
+    Buffer,
+    FileState,
+    Image,
+    ImageChanged,
+    ImageSource,
+    TransferError,
+)
 
 #: Bytes in one chunk.
 CHUNK = 1024 * 1024
@@ -26,13 +34,13 @@ class FileSource(ImageSource):
     parallel_reads = 4
 
     def __init__(self, fd: int, image: Image) -> None:
-        status = os.fstat(fd)
-        self._size = status.st_size
-        self._mtime, self._ctime = status.st_mtime_ns, status.st_ctime_ns
-        self._place = _place(fd, status)
-        self.image = image
-        # Not the path: a second look-up could find another file than the one that was checked.
-        self.local_path = Path(f"/proc/self/fd/{fd}")
+        self._state = FileState.of(fd)
+        self.image = replace(image, size=self._state.size)
+        if self._state.size is None:  # made while it is read: in order, and once
+            self.seekable, self.parallel_reads = False, 1
+        else:
+            # Not the path: a second look-up could find another file than the one that was checked.
+            self.local_path = Path(f"/proc/self/fd/{fd}")
         self._file = _Descriptor(fd)  # last: where this fails, the descriptor is still the caller's
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
@@ -41,42 +49,34 @@ class FileSource(ImageSource):
         :raises ImageChanged: the file was written to after it had been opened.
         :raises TransferError: the device failed, or the source was closed.
         """
-        end = self._size if stop is None else stop
+        end = self._state.size if stop is None else stop
         self._read_chunk(start, 0)
-        while start < end:
-            chunk = self._read_chunk(start, min(CHUNK, end - start))
-            yield chunk
+        while end is None or start < end:
+            size = CHUNK if end is None else min(CHUNK, end - start)
+            chunk = self._read_chunk(start, size)
+            if chunk:
+                yield chunk
+            elif end is None:
+                return
+            else:
+                raise self._state.wrong_size(self.image.ref, start)
             start += len(chunk)
 
     def _read_chunk(self, start: int, size: int) -> bytes:
         try:
             with self._file.held() as fd:
                 chunk = os.pread(fd, size, start)
-                self._check_unchanged(fd)
+                self._state.check_same(fd, self.image.ref)
         except OSError as error:
             raise self._unreadable(error, start) from error
-        if size and not chunk:
-            raise self._changed(f"it ends at {self._size} bytes, and {start} was asked for")
         return chunk
-
-    def _check_unchanged(self, fd: int) -> None:
-        status = os.fstat(fd)
-        if (status.st_size, status.st_mtime_ns) != (self._size, self._mtime):
-            raise self._changed(f"it had {self._size} bytes and now has {status.st_size}")
-        # The ctime finds a writer who puts the mtime back. It also moves when the file gets
-        # another name, owner or mode, or loses its name: then the bytes are still the same.
-        if status.st_ctime_ns != self._ctime and _place(fd, status) == self._place:
-            raise self._changed("its change time moved")
-
-    def _changed(self, what: str) -> ImageChanged:
-        return ImageChanged(
-            f"{self.image.ref} was written to while it was read: {what}",
-            hint="try again when nobody writes to the file; replace files by renaming new ones",
-        )
 
     def _unreadable(self, error: OSError, start: int) -> ImageChanged | TransferError:
         if error.errno == errno.ESTALE:
-            return self._changed("its file server removed it")
+            return ImageChanged(
+                f"{self.image.ref} was removed from its file server while it was read",
+                hint="replace files by renaming new ones",
+            )
         if error.errno == errno.EBADF:
             return TransferError(
                 f"{self.image.ref} was closed while it was read",
@@ -133,9 +133,3 @@ class _Descriptor:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _place(fd: int, status: os.stat_result) -> tuple[object, ...]:
-    """What moves a file's ctime although its bytes stay: its names, owner and mode."""
-    name = os.readlink(f"/proc/self/fd/{fd}")
-    return status.st_nlink, status.st_mode, status.st_uid, status.st_gid, name

@@ -31,7 +31,7 @@ IMAGEBROKER = ERRORS | {
 
 #: A plugin is asked only where its scheme is enabled.
 PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
-    "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FormatError", "Gone", "Image",
+    "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "Options", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UploadFailed", "printable", "redact", "visible",

@@ -215,6 +215,7 @@ class Broker:
         id_or_uri: str | ImageRef,
         *,
         checksum: str | None = None,
+        require_checksum: bool | None = None,
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
@@ -229,8 +230,9 @@ class Broker:
         """
         order = Order(
             self._values, self._routes, context, id_or_uri, checksum=checksum,
-            trusted_certs=trusted_certs, allowed_formats=allowed_formats, max_size=max_size,
-            progress=progress, cancel=cancel, limits=limits,
+            require_checksum=require_checksum, trusted_certs=trusted_certs,
+            allowed_formats=allowed_formats, max_size=max_size, progress=progress, cancel=cancel,
+            limits=limits,
         )  # fmt: skip
         decompress = checked_kind(decompress)
         with self.telemetry.call("open", order.backend.title):
@@ -254,6 +256,7 @@ class Broker:
         dest: str | os.PathLike[str] | BinaryIO,
         *,
         checksum: str | None = None,
+        require_checksum: bool | None = None,
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
@@ -272,6 +275,8 @@ class Broker:
 
         :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's; or the URL
             of a file of checksums (SHA256SUMS, or lines in the form of BSD) that lists the image.
+        :param require_checksum: False: take the image even if nobody has a strong checksum for it;
+            by default as configured. What the configuration asks for in so many words stands.
         :param trusted_certs: ids of certificates in the key manager; the image must have a
             signature whose certificate leads to a root among them.
         :param allowed_formats: disk formats that the content may have, instead of the configured.
@@ -288,8 +293,9 @@ class Broker:
         """
         order = Order(
             self._values, self._routes, context, id_or_uri, checksum=checksum,
-            trusted_certs=trusted_certs, allowed_formats=allowed_formats, max_size=max_size,
-            progress=progress, cancel=cancel, limits=limits,
+            require_checksum=require_checksum, trusted_certs=trusted_certs,
+            allowed_formats=allowed_formats, max_size=max_size, progress=progress, cancel=cancel,
+            limits=limits,
         )  # fmt: skip
         decompress = checked_kind(decompress)
         core = self._settings.core
@@ -464,6 +470,7 @@ class Broker:
         *,
         backend: str,
         checksum: str | None = None,
+        require_checksum: bool | None = None,
         **limits: Any,
     ) -> Image:
         """A new image in `backend` with the bytes of another, verified on both sides."""
@@ -472,7 +479,9 @@ class Broker:
                 f"the {backend} backend cannot create images",
                 hint="`imagebroker backends` shows what each backend can do",
             )
-        with self.open(context, id_or_uri, checksum=checksum, **limits) as reader:
+        with self.open(
+            context, id_or_uri, checksum=checksum, require_checksum=require_checksum, **limits
+        ) as reader:
             info = copied_fields(reader.image)
             if limits.get("decompress") and info.get("container_format") == "compressed":
                 info["container_format"] = "bare"

@@ -408,6 +408,12 @@ class Settings:
             trusting=self.personal,
         )
 
+    def is_set(self, group: str, option: str) -> bool:
+        """Whether somebody has set this option, whatever to; False: its value is the default."""
+        found = self._conf.get_location(option, group)
+        defaults = (cfg.Locations.opt_default, cfg.Locations.set_default)
+        return found is not None and found.location not in defaults
+
     def _snapshot(self, group: str, options: Iterable[cfg.Opt]) -> Options:
         values = {}
         for option in options:

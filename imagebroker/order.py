@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from imagebroker.backend import Options
 from imagebroker.boundary import Boundary, OpenedSource
-from imagebroker.config import Settings
-from imagebroker.exceptions import ImageBrokerError, NotAuthorized
+from imagebroker.config import Section, Settings
+from imagebroker.exceptions import ImageBrokerError, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
 from imagebroker.routing import Routes
 from imagebroker.transfer.places import Demands, Place, Waiting
@@ -51,6 +51,7 @@ class Order:
         checksum: str | None = None,
         trusted_certs: Sequence[str] | None = None,
         allowed_formats: Sequence[str] | None = None,
+        require_checksum: bool | None = None,
         max_size: int | None = None,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
@@ -61,8 +62,9 @@ class Order:
         settings = values.settings
         self.ref, self.backend = routes.find(id_or_uri)
         self.demands = _demands(
-            settings, context, self.ref, self.backend, checksum, trusted_certs, allowed_formats
-        )
+            settings, context, self.ref, self.backend, checksum, trusted_certs, allowed_formats,
+            require_checksum,
+        )  # fmt: skip
         self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
         #: Where `checksum` leads, if it is a URL that was not read yet.
         self._file = routes.aside(str(checksum)) if is_url(checksum) else None
@@ -160,6 +162,7 @@ def _demands(
     checksum: str | None,
     trusted_certs: Sequence[str] | None,
     allowed_formats: Sequence[str] | None,
+    require_checksum: bool | None,
 ) -> Demands:
     core = settings.core
     weak = bool(core.allow_md5)
@@ -170,7 +173,7 @@ def _demands(
         demanded.append(Checksum(*ref.pin, "the ref's pin"))
     return Demands(
         tuple(demanded),
-        require=bool(backend.host.options.require_checksum),
+        require=_requires_checksum(settings, backend, require_checksum),
         allow_weak=weak,
         served=backend.cls.served_checksums,
         formats=format_policy(core, allowed_formats),
@@ -182,6 +185,23 @@ def _demands(
             settings.conf,
         ),
     )
+
+
+def _requires_checksum(settings: Settings, backend: Boundary, by_call: bool | None) -> bool:
+    """As the call says, but what the deployer has written down is not weakened by a call.
+
+    :raises PolicyViolation: it would be.
+    """
+    configured = bool(backend.host.options.require_checksum)
+    if by_call is None:
+        return configured
+    section = Section(backend.host.name, backend.host.instance)
+    if configured and not by_call and settings.is_set(section.group, "require_checksum"):
+        raise PolicyViolation(
+            f"[{section.group}] require_checksum is set, and a call cannot switch it off",
+            hint="give the digest with --checksum, or take require_checksum out of the config file",
+        )
+    return bool(by_call)
 
 
 def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rules:

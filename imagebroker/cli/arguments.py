@@ -101,9 +101,9 @@ def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
 
 #: Options of a transfer that are keyword arguments of the broker.
 _TRANSFER = (
-    "checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate", "rate_limit",
-    "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs", "decompress",
-    "max_compression_ratio",
+    "checksum", "require_checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate",
+    "rate_limit", "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs",
+    "decompress", "max_compression_ratio",
 )  # fmt: skip
 
 
@@ -121,6 +121,11 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--checksum", metavar="ALGORITHM:HEX|URL",
         help="digest that the bytes must have, such as sha256:0123..., or the URL of a SHA256SUMS "
         "file that has it; beside the record's own",
+    )  # fmt: skip
+    add_switch(
+        parser, "--require-checksum",
+        "refuse an image without a strong checksum, or take it; by default as configured, and for "
+        "glance refuse it",
     )  # fmt: skip
     parser.add_argument(
         "--allowed-formats", type=names, metavar="FORMAT[,...]",

@@ -94,8 +94,8 @@ def required_checksums(
         weak = "" if record is None else f" but {record.algorithm if served is None else served}"
         raise ChecksumMissing(
             f"{image.ref} has no checksum{weak}, and this backend requires one",
-            hint="pass checksum=, pin the ref with #sha256=..., or set require_checksum = false "
-            "for the backend",
+            hint="give the digest with --checksum, or take the image without one: "
+            "--no-require-checksum",
         )
     for checksum in found:
         _new(checksum.algorithm)  # an algorithm that this host lacks must fail before any byte
@@ -112,7 +112,7 @@ def _of_record(image: Image, *, strict: bool) -> Checksum | None:
         raise VerificationError(
             f"the record of {image.ref} has a checksum of the unknown kind "
             f"{redact(next(iter(named)), 40)!r}",
-            hint="correct the record, or pass checksum=",
+            hint="correct the record, or give the digest with --checksum",
         )
     for algorithm in WEAK:
         if image.checksums.get(algorithm):

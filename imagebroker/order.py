@@ -14,6 +14,7 @@ from imagebroker.config import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
 from imagebroker.routing import Routes
+from imagebroker.transfer.entitlement import Entitlement, Resource
 from imagebroker.transfer.places import Demands, Place, Waiting
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.sharing import Share
@@ -66,6 +67,13 @@ class Order:
             require_checksum,
         )  # fmt: skip
         self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
+        ref, backend = self.ref, self.backend
+        self.entitlement = Entitlement(
+            Resource.of(backend, ref),
+            ref.text,
+            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
+            self.watch,
+        )
         #: Where `checksum` leads, if it is a URL that was not read yet.
         self._file = routes.aside(str(checksum)) if is_url(checksum) else None
 
@@ -98,8 +106,9 @@ class Order:
                         insecure=self._is_insecure(location.url),
                     )
                 )
-        if places:
-            self.demands = replace(self.demands, record=record)
+        if not places or self.entitlement.ask() is None:
+            return [own]  # which says why the caller may not read it, where that is so
+        self.demands = replace(self.demands, record=record)
         return [*places, own]
 
     def _is_insecure(self, url: str) -> bool:
@@ -110,16 +119,7 @@ class Order:
 
     def share(self) -> Share:
         """The part of this call in a transfer that others may need too."""
-        context, ref, backend = self._context, self.ref, self.backend
-        where = "\n".join([backend.title, *backend.host.options.endpoint, ref.text])
-        return Share(
-            self._values.slots,
-            hashlib.sha256(where.encode()).hexdigest(),
-            ref.text,
-            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
-            self.demands,
-            self.watch,
-        )
+        return Share(self._values.slots, self.entitlement, self.ref.text, self.demands, self.watch)
 
     def read_checksum_file(self) -> None:
         """Demand what the checksum file says about the ref, if there is such a file; once.

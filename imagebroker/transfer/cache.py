@@ -1,4 +1,7 @@
-"""A cache of verified images in a directory of this user's own, by digest.
+"""A cache of verified images in a directory of this user's own.
+
+Who may have an entry is decided elsewhere (`entitlement.py`): it is found by the keys under which
+it was stored, never by its digest alone.
 
 An entry is a file called `<algorithm>-<digest>`. It is made complete under another name and
 renamed, and nobody relies on that: whoever uses an entry computes its digest over what was copied
@@ -36,7 +39,7 @@ from imagebroker.verify.checksum import STRONG, Checksum
 LOG = logging.getLogger(__name__)
 
 _ENTRY = re.compile(r"(?P<algorithm>[a-z0-9_]+)-(?P<digest>[0-9a-f]{64,128})")
-#: Of which content a version of a ref was, in a link without any target but that name.
+#: Which content a key leads to, in a link without any target but that name.
 _NOTE = re.compile(r"version-[0-9a-f]{64}")
 _COMING = re.compile(r"coming-[0-9a-f]{16}")
 _LOCK = "lock"
@@ -184,17 +187,16 @@ class Cache:
         with self._directory() as directory:
             return not any(_ENTRY.fullmatch(name) for name in os.listdir(directory))
 
-    def find(self, digests: Iterable[tuple[str, str]], version: str | None) -> Entry | None:
-        """An entry with one of these `(algorithm, digest)`, or noted for this version; in use now.
+    def find(self, keys: Iterable[str]) -> Entry | None:
+        """An entry that was stored under one of these keys; in use now.
 
         :raises ConfigError, OSError: as the directory.
         """
         with self._directory() as directory:
-            names = [f"{algorithm}-{digest}" for algorithm, digest in digests]
-            if version is not None:
+            for key in keys:
+                name = ""
                 with suppress(OSError):
-                    names.append(os.readlink(_note(version), dir_fd=directory))
-            for name in names:
+                    name = os.readlink(_note(key), dir_fd=directory)
                 entry = self._use(directory, name)
                 if entry is not None:
                     # Not the time of change: somebody may be copying, and looks at it.
@@ -226,12 +228,10 @@ class Cache:
 
     # -- storing ---------------------------------------------------------------------------------
 
-    def store(
-        self, fd: int, size: int, digests: Mapping[str, Any], version: str | None = None
-    ) -> bool:
+    def store(self, fd: int, size: int, digests: Mapping[str, Any], keys: Sequence[str]) -> bool:
         """Keep the first `size` bytes of an open file; whether there is room for them.
 
-        `digests`: what was computed over them, by algorithm.
+        `digests`: what was computed over them, by algorithm. `keys`: what leads to them.
 
         :raises ConfigError, OSError: as the directory.
         """
@@ -240,14 +240,14 @@ class Cache:
             _copy(fd, target, size)
             return digests
 
-        return self._store(size, digests, copy, version)
+        return self._store(size, digests, copy, keys)
 
     def store_chunks(
         self,
         chunks: Iterable[Buffer],
         size: int,
         digests: Callable[[], Mapping[str, Any]],
-        version: str | None,
+        keys: Sequence[str],
     ) -> bool:
         """The same with bytes that come one after the other; `digests` is asked at their end."""
 
@@ -262,19 +262,19 @@ class Cache:
                 raise ImageChanged(f"{position} bytes came instead of {size}")
             return digests()
 
-        return self._store(size, {}, copy, version)
+        return self._store(size, {}, copy, keys)
 
     def _store(
         self,
         size: int,
         digests: Mapping[str, Any],
         copy: Callable[[int], Mapping[str, Any]],
-        version: str | None,
+        keys: Sequence[str],
     ) -> bool:
         with self._directory() as directory:
             name = _name(digests)
             if name is not None and self._cached(directory, name) is not None:
-                self._note(directory, version, name)
+                self._note(directory, keys, name)
                 return True
             coming = self._begin(directory, size)
             if coming is None:
@@ -287,7 +287,7 @@ class Cache:
                 with self._alone(directory):  # who adds up what there is must not miss this one
                     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
                 temporary = ""
-                self._note(directory, version, name)
+                self._note(directory, keys, name)
                 return True
             finally:
                 if temporary:
@@ -369,18 +369,16 @@ class Cache:
             os.close(fd)
         return False
 
-    def _note(self, directory: int, version: str | None, name: str) -> None:
-        """Which content a version has, for records that do not say."""
-        if version is None:
-            return
-        note = _note(version)
-        with suppress(OSError):
-            if os.readlink(note, dir_fd=directory) == name:
-                return
-        with suppress(OSError):
-            os.unlink(note, dir_fd=directory)
-        with suppress(OSError):
-            os.symlink(name, note, dir_fd=directory)
+    def _note(self, directory: int, keys: Sequence[str], name: str) -> None:
+        """Let each key lead to this entry."""
+        for note in map(_note, keys):
+            with suppress(OSError):
+                if os.readlink(note, dir_fd=directory) == name:
+                    continue
+            with suppress(OSError):
+                os.unlink(note, dir_fd=directory)
+            with suppress(OSError):
+                os.symlink(name, note, dir_fd=directory)
 
     # -- keeping house ---------------------------------------------------------------------------
 
@@ -445,8 +443,8 @@ def _name(digests: Mapping[str, Any]) -> str | None:
     return f"{found[0]}-{digests[found[0]]}" if found else None
 
 
-def _note(version: str) -> str:
-    return f"version-{hashlib.sha256(version.encode()).hexdigest()}"
+def _note(key: str) -> str:
+    return f"version-{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _status(directory: int, name: str) -> os.stat_result | None:

@@ -35,6 +35,8 @@ class Journal:
     early: tuple[tuple[int, int, str], ...] = ()
     #: Whether some of it came from a location instead of the backend itself.
     located: bool = False
+    #: What it was read from (`Entitlement.noted`).
+    resource: str = ""
 
     @property
     def proves(self) -> bool:
@@ -101,5 +103,6 @@ def read(fd: int) -> Journal | None:
         and isinstance(journal.digests, dict)
         and isinstance(journal.version, str | None)
         and isinstance(journal.size, int | None)
+        and isinstance(journal.resource, str)
     )
     return journal if right else None

@@ -21,17 +21,16 @@ from typing import Any
 from imagebroker.backend import Buffer, ImageSource
 from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import (
-    Cancelled,
     ChecksumMismatch,
     ConfigError,
     ImageBrokerError,
     RangeIgnored,
     TransferError,
-    TransferTimeout,
 )
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.transfer.directory import close
+from imagebroker.transfer.entitlement import Entitlement, are_same, names
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, HandedOver, Place, Waiting
 from imagebroker.transfer.rules import Watch
@@ -62,19 +61,16 @@ class Share:
     def __init__(
         self,
         slots: Slots | None,
-        key: str,
+        entitlement: Entitlement,
         ref: str,
-        probe: Callable[[float, Waiting], Image],
         demands: Demands,
         watch: Watch,
     ) -> None:
-        """`key` names the slots. `probe` asks what this caller may read; the seconds left."""
-        self._slots, self._probe = slots, probe
-        #: The same for all calls with this ref to this backend.
-        self.key = key
+        self._slots = slots
+        #: What this caller may have of others.
+        self.entitlement = entitlement
         #: Whether the bytes were a file of this host.
         self.was_local = False
-        self._answer: Image | None = None
         self._demands, self._watch = demands, watch
         #: Seconds of silence after which a transfer is given up.
         self.patience = _PATIENCE * watch.rules.stall_timeout
@@ -162,28 +158,20 @@ class Share:
     def _slot(self, number: int) -> Slot:
         if self._slots is None:
             raise OSError("there are no slots")
-        return Slot(self._slots, f"{self.key}.{number}")
+        return Slot(self._slots, f"{self.entitlement.resource.key}.{number}")
 
     def _may_follow(self) -> bool:
         """Whether there is an image that this caller may read, and that can be recognised."""
         if self._image is None:
-            image = self.ask()
-            if image is None or image.size is None or not self._marks(image):
+            image = self.entitlement.ask()
+            if image is None or image.size is None or not names(image):
                 return False
+            try:
+                self._checksums(image)
+            except ImageBrokerError:
+                return False  # a record, or a demand, that will be refused
             self._image = image
         return True
-
-    def ask(self) -> Image | None:
-        """Ask the backend, once, what this caller may read; None if it refuses or fails."""
-        if self._answer is None:
-            try:
-                self._answer = self._probe(self._watch.left, self._looking)
-            except (Cancelled, TransferTimeout):
-                self._watch.check()
-            except ImageBrokerError as error:
-                # The own `open` says it, in its own words.
-                LOG.debug("%s: going alone: %s", redact(self.place.ref), error)
-        return self._answer
 
     def _checksums(self, image: Image) -> tuple[Checksum, ...]:
         """Those that the transfer of `image` will be held to."""
@@ -193,35 +181,20 @@ class Share:
             allow_weak=demands.allow_weak,
         )  # fmt: skip
 
-    def _marks(self, image: Image) -> tuple[str, ...]:
-        """What proves which bytes these are: the version, and digests."""
-        try:
-            strong = [c for c in self._checksums(image) if c.algorithm in STRONG]
-        except ImageBrokerError:
-            return ()  # a record that will be refused
-        version = (self._demands.record or image).version
-        marks = [] if version is None else [f"version {version}"]
-        return (*marks, *(f"{c.algorithm}:{c.digest}" for c in strong))
-
     @property
     def _covered(self) -> bool:
         """Whether a digest proves what is followed, without anybody's word."""
-        return any(not mark.startswith("version ") for mark in self._marks(self.image))
+        return any(c.algorithm in STRONG for c in self._checksums(self.image))
 
     @property
     def image(self) -> Image:
         """What the backend answered to this caller."""
-        image = self._image or self._answer
-        if image is None:
+        if self._image is None:
             raise TransferError("nothing is followed", retryable=False)
-        return image
+        return self._image
 
     def _fits(self, found: Announcement) -> bool:
-        if found.size != self.image.size:
-            return False
-        mine, theirs = set(self._marks(self.image)), set(found.marks)
-        versions = [mark for mark in mine | theirs if mark.startswith("version ")]
-        if len(versions) == 2 or not mine & theirs:
+        if found.size != self.image.size or not are_same(names(self.image), found.marks):
             return False
         computed = {c.algorithm for c in self._checksums(self.image)} or {DEFAULT}
         return self._covered or bool(computed & set(found.algorithms))
@@ -262,7 +235,7 @@ class Share:
         if self._subject is None:
             return
         image, required, part = self._subject
-        marks = self._marks(image)
+        marks = names(self._demands.record or image)
         if image.size is None or not marks:
             self._give_up()
             return

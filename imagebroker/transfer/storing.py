@@ -106,7 +106,11 @@ class Storing:
         size = incoming.image.size
         early = [(start, stop) for start, stop, _ in kept.early]
         missing = gaps([(0, kept.stored), *early], ENDLESS if size is None else size)
-        belongs = kept.continues(incoming.version, size, self._required.checksums)
+        belongs = kept.continues(
+            incoming.version, size, self._required.checksums
+        ) and self._share.entitlement.may_resume(
+            kept.resource, kept.version, incoming.version, complete=not missing
+        )
         if belongs and incoming.may_leave_out(missing):
             if self._is_intact(kept):
                 self._part.clear(missing)
@@ -174,7 +178,7 @@ class Storing:
         self._part.note(
             Journal(
                 incoming.version, incoming.image.size, spelled(self._required.checksums),
-                stored, digests, _joined(early), located,
+                stored, digests, _joined(early), located, self._share.entitlement.noted,
             )
         )  # fmt: skip
 

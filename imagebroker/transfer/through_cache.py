@@ -25,7 +25,6 @@ from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
-from imagebroker.verify.checksum import STRONG
 
 LOG = logging.getLogger(__name__)
 
@@ -39,10 +38,10 @@ class ThroughCache:
 
     def to_path(self, places: Sequence[Place], part: PartFile, path: Path) -> Download:
         """As `download.to_path`. A copy of a cached image is verified like any other."""
-        entry = self._find()
-        if entry is not None:
-            with closing(entry):
-                done = self._copied(entry, part, path)
+        found = self._find()
+        if found is not None:
+            with closing(found[0]):
+                done = self._copied(*found, part, path)
             if done is not None:
                 return done
         share = self._share
@@ -51,36 +50,27 @@ class ThroughCache:
             self._keep(part, done)
         return done
 
-    def _find(self) -> Entry | None:
-        """What the cache has of an image, for a caller who may read it."""
+    def _find(self) -> tuple[Entry, Image] | None:
+        """What the cache has for this caller, and the record of it."""
         try:
             if self._cache.is_empty():
                 return None
-            image = self._share.ask()
+            image = self._share.entitlement.ask()
             if image is None:
                 return None
-            record = self._demands.record or image
-            digests = [(c.algorithm, c.digest) for c in self._demands.checksums]
-            digests += [(name, str(value).lower()) for name, value in record.checksums.items()]
-            strong = [each for each in digests if each[0] in STRONG]
-            entry = self._cache.find(strong, self._version(record))
+            entry = self._cache.find(self._share.entitlement.keys(image))
         except OSError as error:
             LOG.warning("the cache %s cannot be used: %s", self._cache.path, error)
             return None
-        if entry is not None and record.size not in (None, entry.cached.size):
+        if entry is None:
+            return None
+        if image.size not in (None, entry.cached.size):
             entry.close()
             return None
-        return entry
+        return entry, self._demands.record or image
 
-    def _version(self, image: Image) -> str | None:
-        """What a version is noted under: of another ref or size it is another."""
-        if image.version is None:
-            return None
-        return f"{self._share.key}\n{image.size}\n{image.version}"
-
-    def _copied(self, entry: Entry, part: PartFile, path: Path) -> Download | None:
+    def _copied(self, entry: Entry, image: Image, part: PartFile, path: Path) -> Download | None:
         """None if what is cached is not the image after all."""
-        image = self._demands.record or self._share.image
         demands = self._demands
         known = [(c.algorithm, c.digest) for c in demands.checksums]
         known += list(image.checksums.items())
@@ -103,9 +93,9 @@ class ThroughCache:
 
     def _keep(self, part: PartFile, done: Download) -> None:
         """The image is in place: what goes wrong now costs a later download its cached copy."""
-        version = self._version(done.image)
+        keys = self._share.entitlement.keys(done.image)
         try:
-            stored = self._cache.store(part.fileno(), done.size, done.evidence, version)
+            stored = self._cache.store(part.fileno(), done.size, done.evidence, keys)
         except (OSError, ConfigError) as error:
             LOG.warning("%s is not cached: %s", redact(self._share.place.ref), error)
         else:
@@ -114,9 +104,10 @@ class ThroughCache:
 
     def present(self) -> Cached | None:
         """The entry of an image that is in the cache, intact."""
-        entry = self._find()
-        if entry is None:
+        found = self._find()
+        if found is None:
             return None
+        entry, _ = found
         with closing(entry):
             if entry.is_intact():
                 return entry.cached
@@ -132,9 +123,9 @@ class ThroughCache:
             raise UnsupportedOperation(
                 f"{reader.image.ref}: its size is not known, so no room can be made for it"
             )
-        version = self._version(reader.image)
+        keys = self._share.entitlement.keys(reader.image)
         try:
-            stored = self._cache.store_chunks(reader, reader.size, lambda: reader.evidence, version)
+            stored = self._cache.store_chunks(reader, reader.size, lambda: reader.evidence, keys)
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write to {self._cache.path}") from error
         for cached in self._cache.entries() if stored else ():

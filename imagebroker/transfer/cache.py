@@ -335,11 +335,10 @@ class Cache:
         """Remove what was not used for the longest time, and what nobody writes any more."""
         if size > self.limit:
             return False
+        self._sweep(directory)
         total, old = 0, []
         for name in os.listdir(directory):
             found = _status(directory, name)
-            if _COMING.fullmatch(name) and self._remove(directory, name):
-                continue
             if found is not None and stat.S_ISREG(found.st_mode):
                 total += found.st_size
                 if _ENTRY.fullmatch(name):

@@ -42,7 +42,7 @@ from imagebroker.plugin import Image, ImageRef, Location
 from imagebroker.transfer.compression import BLOCK, KINDS, Unpacker, unpacked_name
 from tests.conftest import Scripted
 from tests.distributions import install
-from tests.scripted import IMAGES, Script, ScriptedBackend
+from tests.scripted import IMAGES, RecordBackend, Script
 from tests.verify.ways import WAYS, Way
 
 if sys.version_info >= (3, 14):
@@ -500,7 +500,7 @@ UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 PACKED = gzip.compress(DATA)
 
 
-class LocatedBackend(ScriptedBackend):
+class LocatedBackend(RecordBackend):
     """One image with an id, whose record names a location."""
 
     name = "located"

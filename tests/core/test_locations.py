@@ -26,7 +26,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.plugin import Image, ImageRef, Location
 from tests.distributions import install
-from tests.scripted import IMAGES, Script, ScriptedBackend
+from tests.scripted import IMAGES, RecordBackend, Script
 
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 DATA = bytes(range(256)) * 40
@@ -34,7 +34,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 WRONG = b"x" * len(DATA)
 
 
-class LocatedBackend(ScriptedBackend):
+class LocatedBackend(RecordBackend):
     """Images with ids, whose records name locations."""
 
     name = "located"

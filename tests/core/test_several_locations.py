@@ -26,7 +26,7 @@ from imagebroker.exceptions import (
 from imagebroker.plugin import Image, ImageRef, Location
 from imagebroker.transfer import incoming, lanes, supplier
 from tests.distributions import install
-from tests.scripted import IMAGES, Script, ScriptedBackend
+from tests.scripted import IMAGES, RecordBackend, Script
 
 MIB = 1 << 20
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
@@ -35,7 +35,7 @@ DATA = random.Random(5).randbytes(12 * MIB) + b"the end"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
-class SpreadBackend(ScriptedBackend):
+class SpreadBackend(RecordBackend):
     """Images with ids, whose records name locations."""
 
     name = "spread"

@@ -74,23 +74,24 @@ def test_the_second_download_of_the_same_content_is_a_copy(
     assert_that([path.name for path in folder.glob("sha256-*")], Equals([f"sha256-{DIGEST}"]))
     assert_that(folder.stat().st_mode & 0o777, Equals(0o700))
     get(scripted, ref, tmp_path / "b")
+    get(scripted, other, tmp_path / "c")  # what it says of itself proves nothing about the first
     done = get(scripted, other, tmp_path / "c")
     assert_that(done.source, Equals(other))
-    assert_that((whole(first), whole(second)), Equals((1, 0)))
+    assert_that((whole(first), whole(second)), Equals((1, 1)))
+    assert_that(scripted.broker.cache.entries(), HasLength(1))
     for name in "abc":
         assert_that((tmp_path / name).read_bytes() == DATA, Equals(True))
         assert_that((tmp_path / name).stat().st_nlink, Equals(1))
 
 
-def test_a_pin_or_a_checksum_of_the_callers_will_do(
+def test_a_pin_or_a_checksum_of_the_callers_is_no_permission(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
     ref, script = image(scripted, checksums={})
     get(scripted, ref, tmp_path / "a", checksum=f"sha256:{DIGEST}")
     get(scripted, f"{ref}#sha256={DIGEST}", tmp_path / "b")
-    assert_that(whole(script), Equals(1))
-    get(scripted, ref, tmp_path / "c")  # nothing says that it is the same
-    assert_that(whole(script), Equals(2))
+    scripted.broker.load(None, ref, checksum=f"sha256:{DIGEST}")
+    assert_that(whole(script), Equals(3))
 
 
 def test_a_version_without_a_digest_is_recognised(
@@ -169,8 +170,8 @@ def test_the_least_recently_used_goes_first_and_never_what_is_in_use(
         os.utime(folder / names[-1], (seed + 1, 1))
     get(scripted, "scripted://host/0", tmp_path / "a")  # used: 1 is the oldest now
     cache = scripted.broker.cache
-    _, digest = content(2)
-    entry = cache.find([("sha256", digest)], None)
+    cache.store_chunks([content(2)[0]], 100_000, lambda: {"sha256": content(2)[1]}, ["two"])
+    entry = cache.find(["two"])
     if entry is None:
         raise AssertionError("it is cached")
     os.utime(folder / names[2], (1, 1))
@@ -207,7 +208,7 @@ def test_the_directory_never_holds_more_than_it_may(
             total = 0
             for path in folder.iterdir() if folder.exists() else ():
                 try:
-                    total += path.stat().st_size
+                    total += 0 if path.is_symlink() else path.stat().st_size
                 except FileNotFoundError:
                     continue
             most = max(most, total)
@@ -229,6 +230,7 @@ def test_the_directory_never_holds_more_than_it_may(
     assert_that(held(folder), LessThan(1_000_001))
     assert_that(held(folder), GreaterThan(800_000))
     assert_that(list(folder.glob("coming-*")), HasLength(0))
+    assert_that(len(list(folder.glob("version-*"))), LessThan(40))  # those of what went are gone
 
 
 def test_what_a_killed_process_left_is_removed(
@@ -240,7 +242,7 @@ def test_what_a_killed_process_left_is_removed(
         "def chunks():\n"
         "    yield b'x' * 1000\n"
         "    print('begun', flush=True); time.sleep(60)\n"
-        "Cache(Path(sys.argv[1]), 1000000).store_chunks(chunks(), 900000, dict, None)\n"
+        "Cache(Path(sys.argv[1]), 1000000).store_chunks(chunks(), 900000, dict, [])\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, folder], stdout=subprocess.PIPE
@@ -253,7 +255,8 @@ def test_what_a_killed_process_left_is_removed(
         assert_that(scripted.broker.cache.entries(), HasLength(0))  # the other one has the room
         process.send_signal(signal.SIGKILL)
     get(scripted, ref, tmp_path / "b")
-    assert_that([path.name for path in folder.glob("*-*")], Equals([f"sha256-{DIGEST}"]))
+    left = [path.name for path in folder.glob("*-*") if not path.is_symlink()]
+    assert_that(left, Equals([f"sha256-{DIGEST}"]))
 
 
 @pytest.mark.parametrize("how", ["cannot be made", "full"])
@@ -339,9 +342,9 @@ def test_processes_that_store_and_read_at_once_agree(tmp_path: Path) -> None:
         "for _ in range(150):\n"
         "    data = random.Random(rng.randrange(8)).randbytes(100000)\n"
         "    digest = hashlib.sha256(data).hexdigest()\n"
-        "    entry = cache.find([('sha256', digest)], None)\n"
+        "    entry = cache.find([digest])\n"
         "    if entry is None:\n"
-        "        cache.store_chunks([data], len(data), lambda: {'sha256': digest}, None)\n"
+        "        cache.store_chunks([data], len(data), lambda: {'sha256': digest}, [digest])\n"
         "        continue\n"
         "    with entry:\n"
         "        assert os.pread(entry.fd, 200000, 0) == data\n"

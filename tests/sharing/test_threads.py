@@ -196,7 +196,7 @@ def test_another_version_is_read_by_itself_and_shared_too(
     ("how", "call", "reads"),
     [
         ({"version": None}, {}, 3),
-        ({"version": None}, {"checksum": CHECKSUM}, 1),
+        ({"version": None}, {"checksum": CHECKSUM}, 3),  # the caller's word is no proof
         ({"version": None, "checksums": {"sha256": DIGEST}}, {}, 1),
         ({"version": None, "checksums": {"md5": "0" * 32}}, {}, 3),
         ({"version": None, "size": None}, {"checksum": CHECKSUM}, 3),

@@ -17,7 +17,7 @@ from imagebroker.exceptions import ConfigError, FormatError, InvalidImageRef, Tr
 from imagebroker.plugin import Image, ImageRef, Location
 from tests.conftest import Scripted
 from tests.distributions import install
-from tests.scripted import IMAGES, Script, ScriptedBackend
+from tests.scripted import IMAGES, RecordBackend, Script
 from tests.verify import specimens
 from tests.verify.specimens import DESCRIPTOR, VIRTUAL, overlay, patched, raw, real
 from tests.verify.ways import WAYS, Way
@@ -334,7 +334,7 @@ class TestLocalFile:
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 
 
-class ListedBackend(ScriptedBackend):
+class ListedBackend(RecordBackend):
     """Images with ids, whose records name a location."""
 
     name = "listed"

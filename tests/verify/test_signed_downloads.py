@@ -25,7 +25,7 @@ from imagebroker.exceptions import (
 from imagebroker.plugin import Image, ImageRef, Location
 from tests.conftest import Scripted
 from tests.distributions import install
-from tests.scripted import IMAGES, Script, ScriptedBackend
+from tests.scripted import IMAGES, RecordBackend, Script
 from tests.verify.signing import CONFIG, MemoryKeyManager, issued, root, signer
 from tests.verify.ways import WAYS, ToPath, Way
 
@@ -272,7 +272,7 @@ class TestKeyManager:
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 
 
-class SignedBackend(ScriptedBackend):
+class SignedBackend(RecordBackend):
     """Images with ids, whose records name locations and a signature."""
 
     name = "signed"

@@ -65,7 +65,7 @@ def get(scripted: Scripted, ref: str, dest: Path, context: Any = None, **how: An
     return done
 
 
-def test_the_second_download_of_the_same_content_is_a_copy(
+def test_the_second_download_of_the_same_image_is_a_copy(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
     ref, first = image(scripted)

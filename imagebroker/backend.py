@@ -334,6 +334,10 @@ class ImageSource(abc.ABC):
     parallel_reads: int = 1
     #: A file on this host with exactly these bytes: the core may copy it instead of calling `read`.
     local_path: Path | None = None
+    #: How the peer says that the bytes are encoded, though it was asked for them as they are, and
+    #: their name does not explain it (`foreign_coding`). They are handed out as they arrive; the
+    #: core takes them where a digest covers them or the caller unpacks them.
+    coding: str = ""
 
     @abc.abstractmethod
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
@@ -344,6 +348,7 @@ class ImageSource(abc.ABC):
 
         :raises ImageChanged: the bytes are no longer those of `image.version`.
         :raises RangeIgnored: before the first chunk: this peer cannot start in the middle.
+        :raises UnconfirmedEnd: they stop where the end may be, and anybody may have cut them.
         :raises TransferError: the bytes stop before the end.
         """
 

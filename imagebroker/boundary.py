@@ -30,7 +30,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.image import Image, ImageQuery
-from imagebroker.redaction import Secrets, redact, redact_causes
+from imagebroker.redaction import Secrets, printable, redact, redact_causes
 from imagebroker.reference import ImageRef
 
 if TYPE_CHECKING:
@@ -421,6 +421,7 @@ class OpenedSource:
         self.image = source.image
         self.local_path = source.local_path
         self.parallel_reads = max(1, source.parallel_reads)
+        self.coding = printable(str(source.coding), 60)
         self._closed = False
 
     @property

@@ -19,6 +19,7 @@
      ├─ TransferError            the bytes did not arrive, or could not be sent
      │   ├─ TransferTimeout      a limit on time ran out
      │   ├─ RangeIgnored         the peer cannot begin in the middle; start over
+     │   ├─ UnconfirmedEnd       only a digest can say whether the end is the end
      │   ├─ UploadFailed         create or update with data failed; says what is left of it
      │   └─ Cancelled            the caller's own `cancel` or `close`
      ├─ BackendError             the service answered, and it is in trouble
@@ -194,6 +195,14 @@ class RangeIgnored(TransferError):
     """The peer answered a request for the middle with something else."""
 
     id = "range-ignored"
+
+
+class UnconfirmedEnd(TransferError):
+    """The bytes ended in a way that anybody on the way could bring about: a digest has to say
+    whether they are complete."""
+
+    id = "unconfirmed-end"
+    hint = "pass --checksum: where it holds, such an end is good enough"
 
 
 class UploadFailed(TransferError):

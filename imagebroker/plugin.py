@@ -12,6 +12,7 @@ from imagebroker.backend import (
     Limits,
     Options,
 )
+from imagebroker.codings import foreign_coding
 from imagebroker.data import ImageData
 from imagebroker.exceptions import (
     BackendError,
@@ -33,6 +34,7 @@ from imagebroker.exceptions import (
     TooLarge,
     TransferError,
     TransferTimeout,
+    UnconfirmedEnd,
     UnsupportedOperation,
     UploadFailed,
     VerificationError,
@@ -78,9 +80,11 @@ __all__ = [
     "TooLarge",
     "TransferError",
     "TransferTimeout",
+    "UnconfirmedEnd",
     "UnsupportedOperation",
     "UploadFailed",
     "VerificationError",
+    "foreign_coding",
     "printable",
     "redact",
     "visible",

@@ -75,7 +75,7 @@ class BrokenReadClauses(Breaking):
         if source is not None and source.seekable:
             start = len(taken.data)
             self.assert_same(
-                self.bytes_of(source, start), data[start:], f"read({start}) after an error"
+                self.from_middle(source, start), data[start:], f"read({start}) after an error"
             )
         with self.opened(ref) as again:
             self.assert_same(self.bytes_of(again), data, "opened again after an error")

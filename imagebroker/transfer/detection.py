@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from imagebroker.boundary import OpenedSource
-from imagebroker.exceptions import FormatError, ImageBrokerError, TransferTimeout
+from imagebroker.exceptions import FormatError, ImageBrokerError, RangeIgnored, TransferTimeout
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.disk_format import FormatPolicy, inspect_spans
@@ -34,6 +34,8 @@ def detected(
             evidence = inspect_spans(_reader(source, seconds), image.size, policy)
         finally:
             source.close()
+    except RangeIgnored:
+        return image
     except FormatError as error:
         LOG.debug("%s: the content is not an acceptable disk image: %s", redact(image.ref), error)
         return image

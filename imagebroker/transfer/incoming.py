@@ -17,9 +17,11 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TooLarge,
     TransferError,
+    UnconfirmedEnd,
 )
 from imagebroker.image import Image
 from imagebroker.redaction import redact
+from imagebroker.transfer.compression import KINDS
 from imagebroker.transfer.lanes import WORTH_IT, Lanes
 from imagebroker.transfer.places import FINAL, HandedOver, Place
 from imagebroker.transfer.ranges import ENDLESS, Range, length
@@ -81,6 +83,8 @@ class Incoming:
         self.secondhand = False
         self._failures = self._fruitless = self._furthest = 0
         self._ranges = True
+        #: Whether bytes are good that are said to be encoded; decided by `check_claims`.
+        self._any_coding = True
         self._changed = threading.Condition()
         self._source: OpenedSource | None = None
         self._wanted, self._rate = 1, 0.0
@@ -128,6 +132,7 @@ class Incoming:
         self._watch.report("connect")
         source = self._places[0].open(self._watch.left, self._connecting)
         try:
+            self._check_coding(source)
             self._same_image(source.image)
         except ImageBrokerError:
             source.close()
@@ -171,13 +176,18 @@ class Incoming:
                 hint="raise max_size if that is wanted",
             )
 
-    def check_claims(self, *, demanded: bool) -> None:
-        """Refuse what nobody could verify. `demanded`: the caller or the record has a checksum.
+    def check_claims(self, *, demanded: bool, unpacks: bool = False) -> None:
+        """Refuse what nobody could verify.
 
+        :param demanded: the caller or the record has a checksum.
+        :param unpacks: the caller takes what is in the bytes, not the bytes.
         :raises PolicyViolation: nobody knows the size, and no checksum covers the bytes.
         :raises TransferError: the image is empty, and nobody but the peer says so.
         """
         rules, image = self._watch.rules, self.image
+        self._any_coding = demanded or unpacks
+        if self._source is not None:
+            self._check_coding(self._source)
         if image.size is None and not (demanded or rules.allow_unknown_size):
             raise PolicyViolation(
                 f"{image.ref}: the server does not say how many bytes there are",
@@ -188,6 +198,19 @@ class Incoming:
             raise TransferError(
                 f"{image.ref} is empty",
                 hint="pass allow_empty if it is meant to be",
+                retryable=False,
+            )
+
+    def _check_coding(self, source: OpenedSource) -> None:
+        """:raises TransferError: nobody could tell the image from an encoding of it."""
+        if source.coding and not self._any_coding:
+            unpacked = source.coding.removeprefix("x-")
+            raise TransferError(
+                f"{source.image.ref}: the server sends it encoded as {source.coding!r}, though it "
+                "was asked not to",
+                hint=f"pass --decompress={unpacked} to store what is in it"
+                if unpacked in KINDS
+                else "pass --checksum with the digest of the file as the server stores it",
                 retryable=False,
             )
 
@@ -229,6 +252,11 @@ class Incoming:
             try:
                 yield from self._attempt()
                 return
+            except UnconfirmedEnd as error:
+                if self.covered and self.image.size is None:
+                    self._missing = []  # the digest says whether this was the end
+                    return
+                self._recover(error)
             except ImageBrokerError as error:
                 self._recover(error)
 

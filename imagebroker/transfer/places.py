@@ -71,6 +71,8 @@ class Demands:
     record: Image | None = None
     #: What the content may be; None: nobody looks.
     formats: FormatPolicy | None = None
+    #: What arrives is unpacked, so that it does not matter how it is encoded.
+    unpacks: bool = False
     #: Finds the signature that must hold for an image; None: nobody asks for one.
     signature: Callable[[Image, Waiting], Signature | None] | None = None
 

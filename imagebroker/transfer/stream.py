@@ -36,7 +36,7 @@ class Stream:
         try:
             required = required or demands.for_image(incoming.image, watch.check)
             incoming.covered, incoming.proven = required.covers_all, required.proves_all
-            incoming.check_claims(demanded=required.covers_all)
+            incoming.check_claims(demanded=required.covers_all, unpacks=demands.unpacks)
             self._checks = required.start(incoming.image.size)
         except BaseException:
             incoming.close()

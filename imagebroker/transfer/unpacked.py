@@ -37,7 +37,7 @@ class Unpacked:
     ) -> None:
         """Open the first place that can be opened. :raises: as the backend's `open`."""
         self._formats, self._watch = demands.formats, watch
-        self._stream = Stream(places, replace(demands, formats=None), watch)
+        self._stream = Stream(places, replace(demands, formats=None, unpacks=True), watch)
         self._unpacker = Unpacker(self._stream.image.ref, decompress)
         #: What was computed, over which side; empty until the end.
         self.evidence: dict[str, Any] = {}

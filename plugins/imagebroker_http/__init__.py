@@ -15,9 +15,16 @@ from imagebroker.plugin import (
     ImageRef,
     ImageSource,
     RefForm,
+    TransferError,
 )
-from imagebroker_http.answers import check_encoding, check_status, described
-from imagebroker_http.session import Client, Session
+from imagebroker_http.answers import (
+    check_coding,
+    check_status,
+    content_range,
+    described,
+    has_whole,
+)
+from imagebroker_http.session import Answer, Client, Session
 from imagebroker_http.source import HttpSource
 
 __all__ = ["HttpBackend", "HttpSource"]
@@ -53,8 +60,9 @@ OPTIONS = (
         help="Password for Basic authentication. Let nobody else read the file that holds it."),
 )  # fmt: skip
 
-#: What servers answer that do not like HEAD but may serve GET (presigned URLs are for one method).
-_NO_HEAD = (403, 405, 501)
+#: What servers answer to a request for a range that cannot be: there is no such byte, or they do
+#: not know ranges.
+_NO_RANGE = (400, 416, 501)
 
 
 class HttpBackend(ImageBackend):
@@ -82,16 +90,9 @@ class HttpBackend(ImageBackend):
     def probe(self, context: object, ref: ImageRef) -> Image:
         """From an answer to a GET, because HEAD may be refused or permitted to others; for one
         byte, because the rest of an answer that nobody reads is sent all the same."""
-        session = Session(self._client, ref.text)
-        answer = session.request("GET", ("Range", "bytes=0-0"))
-        answer.close()
-        if answer.head.status != 206:
-            if answer.head.status == 416:  # there is no first byte
-                answer = session.request("GET")
-                answer.close()
-            check_status(answer.head, answer.place.url)
-        check_encoding(answer.head, answer.place.url)
-        return described(ref, answer.head, whole=answer.head.status == 200)
+        answer = _first_byte(Session(self._client, ref.text))
+        check_coding(ref, answer)
+        return described(ref, answer.head, whole=has_whole(answer.head))
 
     def get(
         self,
@@ -101,15 +102,40 @@ class HttpBackend(ImageBackend):
         include_locations: bool = False,
         show_deleted: bool = False,
     ) -> Image:
-        """The record, from a HEAD; from a GET that is not read where the server refuses HEAD."""
+        """The record, from a HEAD. From a GET for one byte where the server answers HEAD with an
+        error, with no size or size 0, or not at all: it may serve the image all the same."""
         session = Session(self._client, ref.text)
-        method = "HEAD"
-        answer = session.request(method)
+        answer = _head(session)
+        if answer is None:
+            answer = _first_byte(session)
+            return described(ref, answer.head, whole=has_whole(answer.head))
+        return described(ref, answer.head, whole=False)
+
+
+def _head(session: Session) -> Answer | None:
+    """The answer to a HEAD, closed; None if it says nothing of an image."""
+    try:
+        answer = session.request("HEAD")
         answer.close()
-        if answer.head.status in _NO_HEAD:
-            method = "GET"
-            answer = session.request(method)
-            answer.close()
-        check_status(answer.head, answer.place.url)
-        check_encoding(answer.head, answer.place.url)
-        return described(ref, answer.head, whole=method == "GET")
+        usable = answer.head.status == 200 and answer.head.content_length
+    except TransferError:
+        if not session.asked:
+            raise  # no connection: a GET would not get one either
+        return None
+    return answer if usable else None
+
+
+def _first_byte(session: Session) -> Answer:
+    """The answer to a GET for one byte, closed.
+
+    :raises: what it means if there is no image.
+    """
+    answer = session.request("GET", ("Range", "bytes=0-0"))
+    answer.close()
+    if answer.head.status == 206 and content_range(answer.head) is not None:
+        return answer
+    if answer.head.status in (*_NO_RANGE, 206):
+        answer = session.request("GET")
+        answer.close()
+    check_status(answer.head, answer.place.url)
+    return answer

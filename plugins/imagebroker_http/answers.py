@@ -15,14 +15,22 @@ from imagebroker.plugin import (
     ImageRef,
     NotAuthorized,
     TransferError,
+    foreign_coding,
     printable,
 )
 from imagebroker_http.digests import digests
+from imagebroker_http.head import Head
+from imagebroker_http.session import Answer
 from imagebroker_http.stream import Malformed
-from imagebroker_http.wire import Head
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]+"')
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+#: With the odd blanks and signs that some servers write, and others read.
+_RANGE = re.compile(
+    r"(?:bytes[ \t:=]+)?([0-9]{1,18})[ \t]*-[ \t]*([0-9]{1,18})[ \t]*/[ \t]*([0-9]{1,18})",
+    re.IGNORECASE,
+)
+#: What has the image as its content; 203 is a 200 that a proxy may have written anew.
+_WHOLE = (200, 203)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DATE = re.compile(
     rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
@@ -33,13 +41,17 @@ _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|tit
 
 
 def described(ref: ImageRef, head: Head, *, whole: bool) -> Image:
-    """The record: what the head of a 200 or of a 206 says about an image.
+    """The record: what the head of an answer with the image, or a part of it, says about it.
 
     `whole`: its content is the image.
     """
     found = content_range(head) if head.status == 206 else None
     size = found[2] if found is not None else head.content_length
-    shown = {"content_type": head.get("content-type"), "etag": head.get("etag")}
+    shown = {
+        "content_type": head.get("content-type"),
+        "content_encoding": ", ".join(head.all("content-encoding")),
+        "etag": head.get("etag"),
+    }
     return Image(
         ref=ref.text,
         size=None if head.status == 206 and found is None else size,
@@ -57,7 +69,17 @@ def strong_etag(head: Head) -> str | None:
 
 
 def takes_ranges(head: Head) -> bool:
+    """Whether the server says so. Where it says nothing it is to be asked (RFC 9110, 14.3)."""
     return "bytes" in head.tokens("accept-ranges")
+
+
+def refuses_ranges(head: Head) -> bool:
+    return "none" in head.tokens("accept-ranges") and not takes_ranges(head)
+
+
+def has_whole(head: Head) -> bool:
+    """Whether the content is the image, from its first byte to its last."""
+    return head.status in _WHOLE
 
 
 def content_range(head: Head) -> tuple[int, int, int] | None:
@@ -108,24 +130,25 @@ def retry_after(head: Head) -> float | None:
     return None if date is None else max((date - datetime.now(UTC)) / timedelta(seconds=1), 0.0)
 
 
-def check_encoding(head: Head, url: object) -> None:
-    """:raises Malformed: the bytes are not sent as they are stored."""
-    codings = head.tokens("content-encoding")
-    if any(coding != "identity" for coding in codings):
-        raise Malformed(
-            f"{url}: the server encodes the image as {printable(', '.join(codings), 60)!r} "
-            "though it was asked not to",
-            hint="turn compression off for this URL in the server",
-        )
-
-
 def check_status(head: Head, url: object) -> None:
-    """Pass a 200.
+    """Pass what has the whole image.
 
     :raises ImageNotFound, Gone, NotAuthorized, BackendError, TransferError: as RFC 9110 has it.
     """
-    if head.status != 200:
+    if not has_whole(head):
         raise _error(head, f"{url}: {head.status} {printable(head.reason, 80)}".rstrip())
+
+
+def coding(ref: ImageRef, answer: Answer) -> str:
+    """What the server says of the bytes that makes them something else than the image."""
+    names = (ref.path or "", answer.place.url.path)
+    return foreign_coding(answer.head.all("content-encoding"), names)
+
+
+def check_coding(ref: ImageRef, answer: Answer) -> None:
+    """:raises Malformed: nobody who asks knows whether these bytes are the image."""
+    if found := coding(ref, answer):
+        raise Malformed(f"{answer.place.url}: sent encoded as {printable(found, 60)!r}")
 
 
 def _error(head: Head, message: str) -> ImageBrokerError:

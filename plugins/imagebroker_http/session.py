@@ -20,10 +20,11 @@ from imagebroker.plugin import (
 )
 from imagebroker_http.buffers import Buffers
 from imagebroker_http.digests import WANTED
+from imagebroker_http.head import Field, Head
 from imagebroker_http.place import Place, Url
 from imagebroker_http.stream import Malformed
 from imagebroker_http.tls import Tls
-from imagebroker_http.wire import Connection, Field, Head
+from imagebroker_http.wire import Connection
 
 #: What says "ask there"; a GET or HEAD stays what it is with all of them.
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -106,6 +107,8 @@ class Session:
         self._live: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._idle: dict[tuple[object, ...], list[Connection]] = {}
         self._closed = False
+        #: Whether a server was reached, and told what is wanted of it.
+        self.asked = False
 
     def request(self, method: str, *fields: Field) -> Answer:
         """The answer to a request, after at most `limits.redirects` redirects; any status.
@@ -147,6 +150,7 @@ class Session:
         every = [*self._client.fields(place), *fields]
         kept = self._take(place)
         connection = kept or self._dial(place)
+        self.asked = True
         try:
             try:
                 head = connection.exchange(method, target, every)

@@ -16,17 +16,18 @@ from imagebroker.plugin import (
     VerificationError,
 )
 from imagebroker_http.answers import (
-    check_encoding,
     check_status,
+    coding,
     content_range,
     described,
     is_page,
     may_be_page,
+    refuses_ranges,
     strong_etag,
     takes_ranges,
 )
+from imagebroker_http.head import Field, Head
 from imagebroker_http.session import Answer, Session
-from imagebroker_http.wire import Field, Head
 
 #: Connections at once to one server that takes ranges of a proven version.
 PARALLEL_READS = 12
@@ -42,10 +43,11 @@ class HttpSource(ImageSource):
     def __init__(self, session: Session, ref: ImageRef, answer: Answer) -> None:
         """:raises: what the answer means if it is not the image."""
         check_status(answer.head, answer.place.url)
-        check_encoding(answer.head, answer.place.url)
-        self.image = described(ref, answer.head, whole=answer.head.status == 200)
-        self.seekable = takes_ranges(answer.head) and self.image.size is not None
-        if self.seekable and self.image.version is not None:
+        self.image = described(ref, answer.head, whole=True)
+        self.coding = coding(ref, answer)
+        self.seekable = self.image.size is not None and not refuses_ranges(answer.head)
+        # More than one at once only where the server has said that it can.
+        if self.seekable and self.image.version is not None and takes_ranges(answer.head):
             self.parallel_reads = PARALLEL_READS
         self._session = session
         self._first = answer.head
@@ -90,7 +92,7 @@ class HttpSource(ImageSource):
                 self._check_same(answer.head)
             else:
                 self._check_part(answer, start, stop)
-            check_encoding(answer.head, answer.place.url)
+            self._check_coding(answer.head)
         except BaseException:
             answer.close()
             raise
@@ -115,6 +117,7 @@ class HttpSource(ImageSource):
         if head.status != 206:
             check_status(head, answer.place.url)
             self._check_same(head)
+            self._check_coding(head)
             raise self._ignored("sends the whole")
         if self.image.version is not None and strong_etag(head) is None:
             raise self._ignored("does not say of which version the range is")
@@ -145,6 +148,11 @@ class HttpSource(ImageSource):
             before, now = self._first.get(name), head.get(name)
             if before is not None and now is not None and before != now:
                 raise self._changed(": its ETag or date is another")
+
+    def _check_coding(self, head: Head) -> None:
+        """:raises ImageChanged: these bytes and the first ones are not of one kind."""
+        if head.tokens("content-encoding") != self._first.tokens("content-encoding"):
+            raise self._changed(": it is sent in another encoding")
 
     def _changed(self, how: str) -> ImageChanged:
         return ImageChanged(

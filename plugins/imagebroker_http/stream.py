@@ -21,6 +21,12 @@ class Malformed(TransferError):
     hint = "check that the URL leads to a web server, and what stands in between"
 
 
+class Ragged(TransferError):
+    """TLS ended without notice: the server's way to end, or somebody's who cuts connections."""
+
+    hint = "the server or something in between broke off; try again"
+
+
 class Stream:
     """What arrives on a socket: lines while the framing is read, blocks of data otherwise."""
 
@@ -140,6 +146,8 @@ class Stream:
                 else f"{self._peer} did not answer within {self._limits.stall_timeout:g} s",
                 hint="check the server and the network; stall_timeout sets the limit",
             )
+        if self._tls and _is_ragged(error):
+            return Ragged(f"{self._peer} closed the connection without ending TLS")
         return TransferError(
             f"{self._peer}: the connection was lost: {error.strerror or error}",
             hint="the server or something in between broke off; try again",
@@ -147,3 +155,9 @@ class Stream:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _is_ragged(error: OSError) -> bool:
+    import ssl
+
+    return isinstance(error, ssl.SSLEOFError)

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: a request out, a head and a body in; strict, with bounded memory.
+"""One HTTP/1.1 connection: a request out, a head and a body in; with bounded memory.
 
 On plain sockets, because `http.client`, and urllib3 above it, forgive what must not be forgiven
 here: a malformed Content-Length, a chunk of -5 bytes, headers behind a broken one, interim answers
@@ -11,73 +11,33 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from socket import MSG_PEEK, SHUT_RDWR, socket
 from typing import TYPE_CHECKING
 
-from imagebroker.plugin import Limits, PolicyViolation, TransferError, TransferTimeout, printable
+from imagebroker.plugin import (
+    Limits,
+    PolicyViolation,
+    TransferError,
+    TransferTimeout,
+    UnconfirmedEnd,
+    printable,
+)
 from imagebroker_http.buffers import Buffers
-from imagebroker_http.stream import Malformed, Stream
+from imagebroker_http.head import MAX_FIELDS, Field, Head, HeadLines
+from imagebroker_http.stream import Malformed, Ragged, Stream
 
 if TYPE_CHECKING:
     import ssl
 
 #: Bytes of a head, interim answers (1xx) included, and of the trailers after a chunked body.
 MAX_HEAD = 64 * 1024
-#: Lines of a head.
-MAX_FIELDS = 100
 #: Interim answers before the one that counts.
 MAX_INTERIM = 10
 #: Bytes of the line before a chunk.
 _MAX_CHUNK_LINE = 4096
 
-_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_FIELD = re.compile(
-    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*"
-    r"[\x21-\x7e\x80-\xff])?)?)[\t ]*"
-)
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _TARGET = re.compile(r"[\x21-\x7e]+")
-
-#: A header: name and value.
-Field = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Head:
-    """Status and headers of an answer."""
-
-    #: 0 or 1: HTTP/1.0 or HTTP/1.1.
-    minor: int
-    status: int
-    reason: str
-    #: Names in lower case.
-    fields: Sequence[Field]
-
-    def all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key == name]
-
-    def get(self, name: str) -> str | None:
-        """The value, None if it is not there or not the same each time."""
-        values = set(self.all(name))
-        return values.pop() if len(values) == 1 else None
-
-    def tokens(self, name: str) -> list[str]:
-        """The elements of a comma-separated list, in lower case."""
-        elements = (e.strip(" \t").lower() for v in self.all(name) for e in v.split(","))
-        return [element for element in elements if element]
-
-    @property
-    def content_length(self) -> int | None:
-        """:raises Malformed: it is not a number, or there are two."""
-        values = {e.strip(" \t") for v in self.all("content-length") for e in v.split(",")}
-        if not values:
-            return None
-        value = values.pop()
-        if values or not _LENGTH.fullmatch(value):
-            raise Malformed(f"the Content-Length is not one number: {printable(value, 40)!r}")
-        return int(value)
 
 
 class Connection:
@@ -184,19 +144,10 @@ class Connection:
         raise Malformed(f"{self.peer} sent more than {MAX_INTERIM} interim answers")
 
     def _read_head(self, budget: list[int]) -> Head:
-        first = self._line(budget)
-        match = _STATUS_LINE.fullmatch(first)
-        if match is None:
-            raise Malformed(f"{self.peer} does not speak HTTP/1.1: {printable(first, 60)!r}")
-        fields: list[Field] = []
+        lines = HeadLines(self.peer, self._line(budget))
         while line := self._line(budget):
-            field = _FIELD.fullmatch(line)
-            if field is None:
-                raise Malformed(f"{self.peer} sent a malformed header: {printable(line, 60)!r}")
-            if len(fields) == MAX_FIELDS:
-                raise Malformed(f"{self.peer} sent more than {MAX_FIELDS} headers")
-            fields.append((field[1].lower(), field[2]))
-        return Head(int(match[1]), int(match[2]), match[3] or "", fields)
+            lines.add(line)
+        return lines.head()
 
     def _line(self, budget: list[int]) -> str:
         line = self._stream.line(budget[0], "headers")
@@ -254,8 +205,11 @@ class Connection:
         return int(match[1], 16)
 
     def _until_closed(self) -> Iterator[memoryview]:
-        while block := self._stream.block(1 << 62):
-            yield block
+        try:
+            while block := self._stream.block(1 << 62):
+                yield block
+        except Ragged as error:
+            raise UnconfirmedEnd(str(error), hint=UnconfirmedEnd.hint) from error
 
     def _finish(self, lasting: bool) -> None:
         # What comes unasked would be taken for the next answer.

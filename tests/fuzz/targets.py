@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from imagebroker_glance.record import parse_json, to_image, to_locations
 from imagebroker_http.answers import content_range, described, parse_date, retry_after
 from imagebroker_http.digests import digests
-from imagebroker_http.wire import Connection, Head
+from imagebroker_http.head import Head
+from imagebroker_http.wire import Connection
 from imagebroker_scp.messages import StatusError
 from imagebroker_scp.sftp import Sftp
 

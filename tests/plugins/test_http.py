@@ -180,11 +180,6 @@ def test_an_etag_outside_the_grammar_is_no_version(etag: str) -> None:
         assert_that(source.image.version, Is(None))
 
 
-def test_a_server_that_says_nothing_of_ranges_is_not_seekable(nginx: Nginx, image: Path) -> None:
-    with opened(nginx.url(image.name, prefix="norange")) as source:
-        assert_that(source.seekable, Is(False))
-
-
 def test_compression_is_not_asked_for(nginx: Nginx, image: Path) -> None:
     assert fetched(nginx.url(image.name, prefix="gzip")) == image.read_bytes()
     [*_, request] = nginx.requests("/gzip/", at_least=1)

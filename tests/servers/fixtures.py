@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import apache as apache_server
 from tests.servers import images as image_files
 from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
@@ -32,6 +33,14 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nginx_server.Ngi
     """nginx; put files below ``nginx.root``, under names that no other test uses."""
     require(nginx_server.missing())
     with nginx_server.Nginx(tmp_path_factory.mktemp("nginx-root")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache() -> Iterator[apache_server.Apache]:
+    """Apache; put files below ``apache.root``, under names that no other test uses."""
+    require(apache_server.missing())
+    with apache_server.Apache() as server:
         yield server
 
 

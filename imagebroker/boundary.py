@@ -11,16 +11,19 @@ import _thread
 import base64
 import contextvars
 import logging
+import os
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imagebroker.backend import BackendHost, Buffer, ImageBackend, ImageSource
+from imagebroker.backend import BackendHost, Buffer, ImageSource
 from imagebroker.data import ImageData
+from imagebroker.declaration import Declaration
 from imagebroker.exceptions import (
     BackendError,
     BackendLoadError,
@@ -29,8 +32,9 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
+from imagebroker.exhaustion import said, start
 from imagebroker.image import Image, ImageQuery
-from imagebroker.redaction import Secrets, printable, redact, redact_causes
+from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.reference import ImageRef
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ class Boundary:
 
     def __init__(
         self,
-        cls: type[ImageBackend],
+        declared: Declaration,
         host: BackendHost,
         origin: str,
         locate: Callable[[ImageBrokerError], None] = lambda error: None,
@@ -64,7 +68,7 @@ class Boundary:
         :raises BackendLoadError: the constructor fails.
         :raises ConfigError: the plugin refuses an option.
         """
-        self.cls = cls
+        self.declared = declared
         self.host = host
         self.origin = origin
         self.locate = locate
@@ -72,23 +76,28 @@ class Boundary:
         limits = host.limits
         #: Seconds for a call that answers without image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
-        _conceal_options(cls, host)
+        _conceal_options(declared, host)
         try:
             with host.secrets.hidden():
-                self._plugin = cls(host)
+                self._plugin = declared.cls(host)
         except ImageBrokerError as refused:
             redact_causes(refused)
             locate(refused)
             raise
-        except Exception as error:
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # SystemExit too: a plugin does not end a service
             raise BackendLoadError(
-                f"the {self.title} backend of {origin} cannot be made: "
-                f"{type(error).__name__}: {error}",
+                f"the {self.title} backend of {origin} cannot be made: {shown_error(error)}",
                 hint="this is a bug of the plugin: report it to its authors",
                 scheme=host.name,
             ) from error
-        if not isinstance(self._plugin, cls):
-            raise BackendLoadError(f"{cls.__name__} of {origin} makes {type(self._plugin)!r}")
+        # Of its own kind, whatever it says of itself.
+        if not issubclass(type(self._plugin), declared.cls):
+            made = type(self._plugin).__name__
+            raise BackendLoadError(
+                f"the class of the {self.title} backend of {origin} makes a {made}"
+            )
 
     def open(
         self,
@@ -113,12 +122,24 @@ class Boundary:
             _close_quietly,
             waiting,
         )
-        if not isinstance(source, ImageSource):
+        if not issubclass(type(source), ImageSource):
             raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
-        if not isinstance(getattr(source, "image", None), Image):
+        try:
+            with self.translated("open"):  # any look at the source may run the plugin's code
+                return self._opened(source, context)
+        except BaseException:
             _close_quietly(source)
+            raise
+
+    def _opened(self, source: ImageSource, context: Context) -> OpenedSource:
+        if not isinstance(getattr(source, "image", None), Image):
             raise self._bug("open returned a source without an Image")
         self._check_image(source.image)
+        if not isinstance(source.parallel_reads, int):
+            raise self._bug(f"parallel_reads is {source.parallel_reads!r:.80}, not a number")
+        path = source.local_path
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise self._bug(f"local_path is {path!r:.80}, not a path")
         return OpenedSource(source, self.translated, context, self.host.secrets)
 
     def probe(
@@ -204,8 +225,10 @@ class Boundary:
     def close(self) -> None:
         try:
             self._plugin.close()
-        except Exception as error:
-            LOG.error("closing the %s backend failed: %s", self.title, _shown(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            LOG.error("closing the %s backend failed: %s", self.title, shown_error(error))
 
     def _conceal(self, context: Context, ref: ImageRef | None = None) -> None:
         """What this call brings along and must not be shown, whoever repeats it."""
@@ -214,9 +237,10 @@ class Boundary:
             self.host.conceal(ref.query, *re.split("[&=]", ref.query))
 
     def _checked(self, verb: str, answer: Any) -> Image:
-        if not isinstance(answer, Image):
-            raise self._bug(f"{verb} returned {type(answer).__name__}, not an Image")
-        self._check_image(answer)
+        with self.translated(verb):
+            if not isinstance(answer, Image):
+                raise self._bug(f"{verb} returned {type(answer).__name__}, not an Image")
+            self._check_image(answer)
         return answer
 
     def _check_image(self, image: Image) -> None:
@@ -238,7 +262,7 @@ class Boundary:
         """Foreign exceptions become ours; interrupts and MemoryError pass."""
         with self.host.secrets.hidden():
             try:
-                with self._turned_into_ours(verb):
+                with said(memory=False), self._turned_into_ours(verb):
                     yield
             except ImageBrokerError as error:
                 redact_causes(error)
@@ -249,17 +273,14 @@ class Boundary:
     def _turned_into_ours(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except ImageBrokerError:
-            raise
-        except MemoryError:
+        except (ImageBrokerError, MemoryError):
             raise
         except (ConnectionError, TimeoutError, EOFError) as error:
             raise TransferError(
-                f"the {self.title} backend lost its connection in {verb}: "
-                f"{type(error).__name__}: {error}"
+                f"the {self.title} backend lost its connection in {verb}: {shown_error(error)}"
             ) from error
         except Exception as error:
-            raise self._bug(f"{verb} failed with {type(error).__name__}: {error}") from error
+            raise self._bug(f"{verb} failed with {shown_error(error)}") from error
 
     def _call(
         self,
@@ -276,7 +297,8 @@ class Boundary:
         running = _Call(lambda: surroundings.run(call), late)
         finished = False
         try:
-            running.start()
+            with self.translated(verb):
+                running.start()
             finished = running.wait(max(seconds, 0.0), waiting)
         except BaseException:  # an interrupt of the caller: whatever comes later is let go
             if not running.abandon(self.host) and running.succeeded:
@@ -385,17 +407,14 @@ class _Call:
 def _close_quietly(source: Any) -> None:
     try:
         source.close()
-    except Exception as error:
-        LOG.warning("closing a source failed: %s", _shown(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        LOG.warning("closing a source failed: %s", shown_error(error))
 
 
-def _shown(error: Exception) -> str:
-    """An exception of a plugin, for the log: its text and its causes' are not redacted."""
-    return redact(f"{type(error).__name__}: {error}")
-
-
-def _conceal_options(cls: type[ImageBackend], host: BackendHost) -> None:
-    for option in cls.options:
+def _conceal_options(declared: Declaration, host: BackendHost) -> None:
+    for option in declared.options:
         value = host.options.get(option.dest) if option.secret else None
         if isinstance(value, str):
             user = host.options.get("username") or ""
@@ -419,14 +438,15 @@ class OpenedSource:
         self._context = context
         self._flows: list[Flow] = []
         self.image = source.image
-        self.local_path = source.local_path
+        self.local_path = None if source.local_path is None else Path(source.local_path)
         self.parallel_reads = max(1, source.parallel_reads)
         self.coding = printable(str(source.coding), 60)
         self._closed = False
 
     @property
     def seekable(self) -> bool:
-        return bool(self._source.seekable)
+        with self._translated("seekable"):
+            return bool(self._source.seekable)
 
     def read(
         self, start: int = 0, stop: int | None = None, changed: threading.Condition | None = None
@@ -474,9 +494,11 @@ class OpenedSource:
         for flow in self._flows:
             flow.stop()
         closing = threading.Thread(target=_close_quietly, args=(self._source,), daemon=True)
-        if threading.current_thread() is not closing:
+        try:
             closing.start()
             closing.join(GRACE)
+        except RuntimeError:  # no further thread can be started
+            _close_quietly(self._source)
         for flow in self._flows:
             flow.join(GRACE)
         stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
@@ -505,7 +527,14 @@ class Flow(threading.Thread):
         self._changed = changed if changed is not None else threading.Condition()
         self._stopped = self._ended = False
         self._error: BaseException | None = None
-        self.start()
+        try:
+            start(self)
+        except TransferError as error:  # said where its bytes are taken, as what it raises is
+            self._error, self._ended = error, True
+
+    def join(self, timeout: float | None = None) -> None:
+        if self.ident is not None:  # it was started
+            super().join(timeout)
 
     def run(self) -> None:
         self._surroundings.run(self._read_ahead)

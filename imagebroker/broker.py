@@ -22,11 +22,12 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
+from imagebroker.exhaustion import said
 from imagebroker.image import Image, checked_info, copied_fields, given
 from imagebroker.order import Order, rules
 from imagebroker.query import checked_import, checked_query
 from imagebroker.reference import ImageRef
-from imagebroker.registry import BackendInfo, Registry, capabilities_of
+from imagebroker.registry import BackendInfo, Registry
 from imagebroker.routing import Resolution, Routes
 from imagebroker.standard_streams import occupy
 from imagebroker.telemetry import Telemetry
@@ -64,7 +65,8 @@ def _verb(method: Verb) -> Verb:
         held = self._hold()
         answer = None
         try:
-            answer = method(held, *args, **kwargs)
+            with said():
+                answer = method(held, *args, **kwargs)
             return answer
         except ImageBrokerError as error:
             held._locate(error)
@@ -474,7 +476,7 @@ class Broker:
         **limits: Any,
     ) -> Image:
         """A new image in `backend` with the bytes of another, verified on both sides."""
-        if "create" not in capabilities_of(self._routes.named(backend).cls):
+        if "create" not in self._routes.named(backend).declared.capabilities:
             raise UnsupportedOperation(
                 f"the {backend} backend cannot create images",
                 hint="`imagebroker backends` shows what each backend can do",
@@ -516,7 +518,7 @@ class Broker:
         """
         ref, backend = self._routes.find(id_or_uri)
         checked_import(url, stores)
-        if "import_image" not in capabilities_of(backend.cls):
+        if "import_image" not in backend.declared.capabilities:
             raise UnsupportedOperation(
                 f"the {backend.title} backend has no service that could fetch images",
                 hint="create or copy the image instead",
@@ -567,7 +569,7 @@ class Broker:
         :raises InvalidImageRef, SchemeNotEnabled, BackendLoadError, PolicyViolation: as named.
         """
         ref, backend, reason = self._routes.resolved(id_or_uri)
-        return Resolution(ref, backend.title, backend.origin, reason, capabilities_of(backend.cls))
+        return Resolution(ref, backend.title, backend.origin, reason, backend.declared.capabilities)
 
     @_verb
     def backends(self) -> list[BackendInfo]:

@@ -19,6 +19,7 @@ from oslo_config import cfg, types
 
 from imagebroker.backend import Limits, Options
 from imagebroker.config_lines import Line, Lines
+from imagebroker.entry_points import uncache_stevedore
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.policy import Policy, networks
 from imagebroker.reference import DEFAULT_PORTS, parse
@@ -484,6 +485,7 @@ def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
 
 def _parse(files: list[str]) -> cfg.ConfigOpts:
     """A ConfigOpts of these files alone: no environment driver, no default locations."""
+    uncache_stevedore()  # where `config_source` has oslo.config look for drivers
     conf = cfg.ConfigOpts()
     try:
         conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)

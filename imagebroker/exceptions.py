@@ -21,6 +21,7 @@
      │   ├─ RangeIgnored         the peer cannot begin in the middle; start over
      │   ├─ UnconfirmedEnd       only a digest can say whether the end is the end
      │   ├─ UploadFailed         create or update with data failed; says what is left of it
+     │   ├─ OutOfMemory          a MemoryError, too
      │   └─ Cancelled            the caller's own `cancel` or `close`
      ├─ BackendError             the service answered, and it is in trouble
      │   └─ NotReady             the image is queued, saving or importing
@@ -93,7 +94,8 @@ class ImageBrokerError(Exception):
 def _rebuild(
     kind: type[ImageBrokerError], args: tuple[Any, ...], state: dict[str, Any]
 ) -> ImageBrokerError:
-    error = kind.__new__(kind, *args)
+    # Not `kind.__new__`, which is MemoryError's where a class is one of those too.
+    error: ImageBrokerError = Exception.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
     return error
@@ -213,6 +215,12 @@ class UploadFailed(TransferError):
     image_id: str | None = None
 
 
+class OutOfMemory(TransferError, MemoryError):
+    """The process has no memory left; also a `MemoryError`, for who expects that."""
+
+    id = "out-of-memory"
+
+
 class Cancelled(TransferError):
     """The caller ended the transfer."""
 
@@ -283,9 +291,12 @@ class DestinationError(ImageBrokerError):
             f"{what}: {error.strerror or error}",
             hint=_REMEDIES.get(error.errno or 0, "") if hint is None else hint,
             errno=error.errno,
+            retryable=error.errno in _PASSING,
         )
 
 
+#: Reasons that go away by themselves.
+_PASSING = frozenset({_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM, _errno.ENOBUFS})
 #: What helps against the usual reasons for which an operating system refuses to store.
 _REMEDIES = {
     _errno.ENOSPC: "free some space on that file system, or choose another destination",
@@ -298,6 +309,9 @@ _REMEDIES = {
     _errno.ENOTDIR: "a component of the path is not a directory",
     _errno.ENAMETOOLONG: "choose a shorter name",
     _errno.EIO: "the device reports errors: check its health",
+    _errno.EMFILE: "raise the limit on open files of this process, as with: ulimit -n 4096",
+    _errno.ENFILE: "raise the host's limit on open files: sysctl fs.file-max",
+    _errno.ENOMEM: "free some memory, or raise the limit: ulimit -v",
     _errno.EPIPE: "the reader at the other end of the pipe went away",
 }
 

@@ -175,7 +175,7 @@ def _demands(
         tuple(demanded),
         require=_requires_checksum(settings, backend, require_checksum),
         allow_weak=weak,
-        served=backend.cls.served_checksums,
+        served=backend.declared.served_checksums,
         formats=format_policy(core, allowed_formats),
         signature=partial(
             required_signature,

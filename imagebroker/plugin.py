@@ -14,6 +14,7 @@ from imagebroker.backend import (
 )
 from imagebroker.codings import foreign_coding
 from imagebroker.data import ImageData
+from imagebroker.entry_points import entry_points
 from imagebroker.exceptions import (
     BackendError,
     BackendLoadError,
@@ -84,6 +85,7 @@ __all__ = [
     "UnsupportedOperation",
     "UploadFailed",
     "VerificationError",
+    "entry_points",
     "foreign_coding",
     "printable",
     "redact",

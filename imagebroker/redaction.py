@@ -121,3 +121,12 @@ def redact_causes(error: BaseException) -> None:
             if isinstance(cause, OSError) and isinstance(cause.strerror, str):
                 cause.strerror = redact(cause.strerror)  # which is what it shows of its arguments
         cause = cause.__cause__ or cause.__context__
+
+
+def shown_error(error: BaseException) -> str:
+    """An exception of others in one line: its class, and its text if it has one that can be had."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be had)"
+    return redact(f"{type(error).__name__}: {text}" if text else type(error).__name__)

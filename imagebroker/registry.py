@@ -1,7 +1,7 @@
 """Scheme to backend: finds the plugins, loads the enabled ones when they are first needed.
 
-Entry points are read with `importlib.metadata` rather than stevedore's cache, which misses an
-edit for two minutes and cannot say which distribution a plugin comes from; stevedore's managers
+Entry points are read by `imagebroker.entry_points` rather than from stevedore's cache, which misses
+an edit for two minutes and cannot say which distribution a plugin comes from; stevedore's managers
 then load the one that is asked for, so that nothing else is imported.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imagebroker.backend import API_VERSION, BackendHost, ImageBackend
+from imagebroker.backend import BackendHost
 from imagebroker.boundary import Boundary
 from imagebroker.config import (
     CORE_OPTIONS,
@@ -30,8 +30,11 @@ from imagebroker.config import (
     backend_options,
     reloadable,
 )
+from imagebroker.declaration import Declaration, Misdeclared
+from imagebroker.entry_points import Damage, distribution_name, distribution_version, installed
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
-from imagebroker.reference import RefForm
+from imagebroker.exhaustion import limit_of, start
+from imagebroker.redaction import shown_error
 
 LOG = logging.getLogger(__name__)
 
@@ -60,12 +63,15 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._found = find_entry_points()
+        there = installed()
+        self._found = _by_scheme(there.group(ENTRY_POINTS))
+        #: Distributions that cannot be read; what they provide may be missing.
+        self.damaged: tuple[Damage, ...] = there.damaged
         enabled = settings.core.enabled_schemes
         if settings.personal and not enabled:
             enabled = sorted(self._found)
         self.enabled: tuple[str, ...] = tuple(dict.fromkeys(enabled))
-        self._classes: dict[str, type[ImageBackend]] = {}
+        self._declared: dict[str, Declaration] = {}
         self._backends: dict[str, Boundary] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.RLock()
@@ -90,6 +96,15 @@ class Registry:
             return ConfigError(
                 f"enabled_schemes names {scheme!r}, and no installed distribution provides it",
                 hint=f"{_unprovided(scheme, self._found)}; installed are: {_list(self._found)}",
+                option="enabled_schemes",
+                scheme=scheme,
+            )
+        owners = {_distribution(point) for point in points}
+        if len(points) > 1 and len(owners) == 1:
+            return ConfigError(
+                f"{_origin(points[0])} provides the scheme {scheme!r} {len(points)} times: "
+                f"{' and '.join(sorted(point.value for point in points))}",
+                hint=f"pip install --force-reinstall {_distribution(points[0])}, or remove it",
                 option="enabled_schemes",
                 scheme=scheme,
             )
@@ -136,7 +151,7 @@ class Registry:
                 return scheme
         return None
 
-    def backend_class(self, scheme: str) -> type[ImageBackend]:
+    def declaration(self, scheme: str) -> Declaration:
         """The class behind an enabled scheme, imported at the first call.
 
         :raises SchemeNotEnabled, BackendLoadError, ConfigError: as named.
@@ -145,12 +160,12 @@ class Registry:
         with self._lock:
             lock = self._locks[scheme]
         with lock:  # per scheme: an import that takes a minute holds up nobody else
-            if scheme not in self._classes:
+            if scheme not in self._declared:
                 problem = self._scheme_problem(scheme)
                 if problem is not None:
                     raise problem
-                self._classes[scheme] = _load(self._found[scheme][0], self._found)
-            return self._classes[scheme]
+                self._declared[scheme] = _load(self._found[scheme][0], self._found)
+            return self._declared[scheme]
 
     def backend(self, section: Section) -> Boundary:
         """The backend of an instance, made at the first call.
@@ -162,8 +177,8 @@ class Registry:
         if scheme is None:
             self.check_enabled(section.name)
             raise AssertionError("unreachable")
-        cls = self.backend_class(scheme)
-        section = Section(cls.name, section.instance)
+        declared = self.declaration(scheme)
+        section = Section(declared.name, section.instance)
         if section.instance is not None and section not in self._settings.sections():
             raise SchemeNotEnabled(
                 f"no instance {section.title!r} is configured",
@@ -174,7 +189,7 @@ class Registry:
             lock = self._locks[section.group]
         with lock:
             if section.title not in self._backends:
-                self._backends[section.title] = self._make(cls, section, scheme)
+                self._backends[section.title] = self._make(declared, section, scheme)
             return self._backends[section.title]
 
     def _instances_hint(self, section: Section) -> str:
@@ -186,8 +201,8 @@ class Registry:
             + (f"; configured are: {_list(there)}" if there else "")
         )
 
-    def _make(self, cls: type[ImageBackend], section: Section, scheme: str) -> Boundary:
-        options = self._settings.backend(section, cls.options, cls.require_checksum)
+    def _make(self, declared: Declaration, section: Section, scheme: str) -> Boundary:
+        options = self._settings.backend(section, declared.options, declared.require_checksum)
         host = BackendHost(
             name=section.name,
             options=options,
@@ -201,12 +216,12 @@ class Registry:
         def locate(error: ImageBrokerError) -> None:
             self._settings.locate(error, section, names)
 
-        return Boundary(cls, host, _origin(self._found[scheme][0]), locate)
+        return Boundary(declared, host, _origin(self._found[scheme][0]), locate)
 
     def distributions(self) -> list[str]:
         """The names of the distributions whose plugins are enabled."""
         points = (point for scheme in self.enabled for point in self._found.get(scheme, ()))
-        return sorted({point.dist.name for point in points if point.dist})
+        return sorted({name for point in points if (name := distribution_name(point))})
 
     def describe(self) -> list[BackendInfo]:
         """Every scheme that is installed or enabled. Enabled plugins are loaded to find out."""
@@ -214,17 +229,17 @@ class Registry:
 
     def _describe(self, scheme: str) -> BackendInfo:
         points = self._found.get(scheme, ())
-        names = " and ".join(point.dist.name for point in points if point.dist) or None
-        versions = " and ".join(point.dist.version for point in points if point.dist) or None
+        names = " and ".join(filter(None, map(distribution_name, points))) or None
+        versions = " and ".join(filter(None, map(distribution_version, points))) or None
         enabled = scheme in self.enabled
         problem = self._scheme_problem(scheme)
         capabilities: tuple[str, ...] | None = None
         error: ImageBrokerError | None = problem if enabled or len(points) > 1 else None
         if enabled and error is None:
             try:
-                cls = self.backend_class(scheme)
-                capabilities = capabilities_of(cls)
-                self.backend(Section(cls.name, None))
+                declared = self.declaration(scheme)
+                capabilities = declared.capabilities
+                self.backend(Section(declared.name, None))
             except ImageBrokerError as found:
                 error = found
         return BackendInfo(
@@ -287,21 +302,26 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
     """The installed plugins by scheme; more than one where distributions disagree."""
+    return _by_scheme(installed().group(ENTRY_POINTS))
+
+
+def _by_scheme(
+    points: Iterable[importlib.metadata.EntryPoint],
+) -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
     found: dict[str, list[importlib.metadata.EntryPoint]] = defaultdict(list)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for point in points:
         found[point.name].append(point)
     return {scheme: tuple(points) for scheme, points in found.items()}
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> str:
-    try:
-        return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-    except OSError:
-        return point.value  # its metadata cannot be read now: a name is all that is lost
+    name = distribution_name(point)
+    version = distribution_version(point)
+    return " ".join(filter(None, (name, version))) or point.value
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value
+    return distribution_name(point) or point.value
 
 
 def _list(names: Iterable[str]) -> str:
@@ -326,7 +346,7 @@ def _unprovided(scheme: str, found: Iterable[str]) -> str:
 def _load(
     point: importlib.metadata.EntryPoint,
     found: dict[str, tuple[importlib.metadata.EntryPoint, ...]],
-) -> type[ImageBackend]:
+) -> Declaration:
     """Import one plugin and look at what came.
 
     :raises BackendLoadError: the import fails, or it is no backend of this API.
@@ -338,6 +358,8 @@ def _load(
         def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
             return [point]
 
+    if point.pattern.match(point.value) is None:
+        raise _unloadable(point, "is no module and attribute")
     failures: list[BaseException] = []
     slow = threading.Timer(
         SLOW_IMPORT,
@@ -345,7 +367,7 @@ def _load(
         ("importing the plugin %s (%s) takes long", point.name, point.value),
     )
     slow.daemon = True
-    slow.start()
+    start(slow)
     try:
         manager = OnePlugin(
             ENTRY_POINTS,
@@ -353,18 +375,23 @@ def _load(
             on_load_failure_callback=lambda _, __, error: failures.append(error),
             on_missing_entrypoints_callback=None,
         )
-    except (AssertionError, SystemExit) as error:  # which stevedore lets through
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # stevedore lets assertions, SystemExit and the like through
         failures.append(error)
     finally:
         slow.cancel()
         slow.join()
     if failures:
-        raise _unloadable(
+        limit = limit_of(failures[0])
+        unloadable = _unloadable(
             point,
-            f"cannot be imported: {type(failures[0]).__name__}: {failures[0]}",
-            _missing_extra(point, failures[0]),
-        ) from failures[0]
-    return _checked_class(point, manager[point.name].plugin, found)
+            f"cannot be imported: {shown_error(failures[0])}",
+            _missing_extra(point, failures[0]) if limit is None else limit[1],
+        )
+        unloadable.retryable = limit is not None
+        raise unloadable from failures[0]
+    return _declaration(point, manager[point.name].plugin, found)
 
 
 def _unloadable(
@@ -396,54 +423,33 @@ def _missing_extra(point: importlib.metadata.EntryPoint, error: BaseException) -
     return f"install the distribution that has the module {error.name!r}"
 
 
-def _checked_class(
+def _declaration(
     point: importlib.metadata.EntryPoint,
     plugin: Any,
     found: dict[str, tuple[importlib.metadata.EntryPoint, ...]],
-) -> type[ImageBackend]:
-    if not isinstance(plugin, type) or not issubclass(plugin, ImageBackend):
-        raise _unloadable(point, f"is {plugin!r:.80}, not a subclass of ImageBackend")
-    missing = sorted(getattr(plugin, "__abstractmethods__", ()))
-    if missing:
-        raise _unloadable(point, f"does not implement {', '.join(missing)}")
-    version = getattr(plugin, "api_version", None)
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise _unloadable(point, f"has the api_version {version!r}; this core speaks {API_VERSION}")
-    if not 1 <= version <= API_VERSION:
-        raise _unloadable(
-            point, f"was written for version {version} of the plugin API; this core speaks "
-            f"1 to {API_VERSION}"
-        )  # fmt: skip
-    if not isinstance(getattr(plugin, "ref_form", None), RefForm):
-        raise _unloadable(point, "has no ref_form")
-    name = getattr(plugin, "name", None)
-    if name != point.name and not any(p.value == point.value for p in found.get(str(name), ())):
+) -> Declaration:
+    try:
+        declared = Declaration.of(plugin, backend_options())
+    except Misdeclared as error:
+        raise _unloadable(point, str(error)) from error.__cause__
+    name = declared.name
+    if name != point.name and not any(p.value == point.value for p in found.get(name, ())):
         raise _unloadable(point, f"calls itself {name!r}, a name that is not its own")
-    return plugin
+    return declared
 
 
-#: The optional verbs, in the order in which they are shown.
-_VERBS = ("get", "get_all", "create", "update", "delete", "import_image", "purge")
-
-
-def capabilities_of(cls: type[ImageBackend]) -> tuple[str, ...]:
-    """The verbs that a backend has: a method that its class overrides. All can download."""
-    own = [verb for verb in _VERBS if getattr(cls, verb) is not getattr(ImageBackend, verb)]
-    return ("download", *own)
-
-
-def installed_backends() -> Iterator[type[ImageBackend]]:
-    """The class of every installed plugin that can be imported, each once."""
+def installed_backends() -> Iterator[Declaration]:
+    """Every installed plugin that can be imported, each once."""
     found, seen = find_entry_points(), set()
     for scheme in sorted(found):
         try:
-            cls = _load(found[scheme][0], found)
+            declared = _load(found[scheme][0], found)
         except BackendLoadError as error:
             LOG.warning("%s", error)
             continue
-        if cls not in seen:
-            seen.add(cls)
-            yield cls
+        if declared.name not in seen:
+            seen.add(declared.name)
+            yield declared
 
 
 def list_opts() -> Iterator[tuple[Any, Sequence[Any]]]:

@@ -61,7 +61,7 @@ class Routes:
         ref = parse(id_or_uri)
         section, rest, reason = self._section(ref)
         self.asked = backend = self._backend(section, default=ref.scheme is None)
-        form = backend.cls.ref_form
+        form = backend.declared.ref_form
         if rest is not None and (image_id := id_below(rest, form)):
             ref = ImageRef(backend.host.ref(image_id), section.name, section.instance, image_id,
                            pin=ref.pin)  # fmt: skip

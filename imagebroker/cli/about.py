@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from imagebroker.cli import check
@@ -11,6 +11,7 @@ from imagebroker.cli.app import Application
 from imagebroker.cli.command import BrokerCommand, ListCommand, ShowCommand
 from imagebroker.cli.finding import status
 from imagebroker.cli.output import Cell
+from imagebroker.entry_points import uncache_stevedore
 from imagebroker.registry import Registry
 
 
@@ -36,7 +37,7 @@ class Backends(ListCommand):
     """List the schemes: who provides them, what they can do, and what is wrong with them.
 
     Of a plugin that is not enabled only what its metadata says. Works with a broken configuration
-    too.
+    too. Damaged distributions, whatever they are, stand at the end, without a scheme.
     """
 
     column_names = (
@@ -45,7 +46,7 @@ class Backends(ListCommand):
 
     def take_action(
         self, parsed_args: argparse.Namespace
-    ) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         loaded = check.load(cast(Application, self.app).config_file)
         if loaded.error is not None:
             self.status = self.console.error(loaded.error)
@@ -54,7 +55,14 @@ class Backends(ListCommand):
             backends = registry.describe()
         finally:
             registry.close()
-        rows = ([Cell(getattr(each, name)) for name in self.column_names] for each in backends)
+        rows = [[Cell(getattr(each, name)) for name in self.column_names] for each in backends]
+        for damage in registry.damaged:
+            known = {
+                "distribution": damage.distribution,
+                "problem": f"{damage.path} {damage.problem}",
+                "remedy": damage.remedy,
+            }
+            rows.append([Cell(known.get(name)) for name in self.column_names])
         return self.column_names, rows
 
 
@@ -91,6 +99,7 @@ class ConfigSample(BrokerCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         from oslo_config import cfg, generator
 
+        uncache_stevedore()
         conf = cfg.ConfigOpts()
         generator.register_cli_opts(conf)
         conf(

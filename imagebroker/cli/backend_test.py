@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import textwrap
 import unittest
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from cliff.formatters.base import ListFormatter
 
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.output import Cell
+from imagebroker.entry_points import distribution_name, distribution_version, entry_points
 from imagebroker.exceptions import BackendLoadError, SchemeNotEnabled
 from imagebroker.redaction import printable
 from imagebroker.registry import find_entry_points
@@ -81,7 +81,7 @@ def contract_of(scheme: str) -> tuple[type[unittest.TestCase], str]:
     :raises SchemeNotEnabled: no installed distribution has the scheme.
     :raises BackendLoadError: it has no contract test, or it cannot be used.
     """
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS, name=scheme)
+    points = entry_points(ENTRY_POINTS, scheme)
     if not points:
         if scheme not in find_entry_points():
             raise SchemeNotEnabled(
@@ -94,7 +94,8 @@ def contract_of(scheme: str) -> tuple[type[unittest.TestCase], str]:
             "`imagebroker backend new` writes one",
         )
     point = next(iter(points))
-    origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    names = distribution_name(point), distribution_version(point)
+    origin = " ".join(filter(None, names)) or point.value
     try:
         contract = point.load()
     except Exception as error:

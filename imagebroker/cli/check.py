@@ -14,7 +14,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backend import BackendHost, ImageBackend
+from imagebroker.backend import BackendHost
 from imagebroker.cli import packages, reach
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import (
@@ -27,6 +27,7 @@ from imagebroker.config import (
     backend_options,
     parse_backend,
 )
+from imagebroker.declaration import Declaration
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry, find_entry_points
@@ -46,7 +47,10 @@ def check(path: Path | None) -> list[Finding]:
         found = [*loaded.findings, *_Check(loaded.settings, registry, written).findings()]
     finally:
         registry.close()
-    return [replace(each, file=_file(loaded.settings, each.where)) for each in found]
+    return [
+        each if each.file else replace(each, file=_file(loaded.settings, each.where))
+        for each in found
+    ]
 
 
 def _file(settings: Settings, where: str) -> str:
@@ -127,7 +131,7 @@ class _Check:
     ) -> None:
         self._settings, self._registry, self._written = settings, registry, written
         #: The enabled backends that can be loaded, by name.
-        self._classes: dict[str, type[ImageBackend]] = {}
+        self._declared: dict[str, Declaration] = {}
 
     def findings(self) -> Iterator[Finding]:
         broken = list(self._load())
@@ -146,6 +150,7 @@ class _Check:
         yield from self._own_directories()
         yield from self._instances()
         yield from self._secrets()
+        yield from packages.damage(self._registry.damaged)
         yield from packages.fights(self._registry.distributions())
 
     def _core_values(self) -> Iterator[Finding]:
@@ -165,18 +170,18 @@ class _Check:
         """Import the enabled plugins."""
         for scheme in self._registry.enabled:
             try:
-                cls = self._registry.backend_class(scheme)
+                declared = self._registry.declaration(scheme)
             except ImageBrokerError as error:
                 if not self._settings.personal:  # where everything installed is tried
                     yield failure(f"[{GROUP}] enabled_schemes", error)
             else:
-                self._classes[cls.name] = cls
+                self._declared[declared.name] = declared
 
     # -- what is written but never read ----------------------------------------------------------
 
     def _unknown_sections(self) -> Iterator[Finding]:
         guest = _belongs_to_a_service(self._written)
-        names = {*self._registry.enabled, *self._classes, *find_entry_points()}
+        names = {*self._registry.enabled, *self._declared, *find_entry_points()}
         known = [GROUP, *(PREFIX + name for name in sorted(names))]
         for title in self._written:
             name = _backend_name(title)
@@ -193,10 +198,10 @@ class _Check:
 
     def _shared(self, title: str, scheme: str) -> Iterator[Finding]:
         """A section for a scheme whose backend has another name, as https has with http."""
-        if scheme in self._classes or scheme not in self._registry.enabled:
+        if scheme in self._declared or scheme not in self._registry.enabled:
             return
         try:
-            owner = self._registry.backend_class(scheme).name
+            owner = self._registry.declaration(scheme).name
         except ImageBrokerError:
             return  # which is said elsewhere
         yield Finding(
@@ -236,7 +241,7 @@ class _Check:
             return
         if "default_backend" not in self._written.get(GROUP, {}):
             return  # that the default default is not enabled is no mistake
-        if section.name not in self._registry.enabled and section.name not in self._classes:
+        if section.name not in self._registry.enabled and section.name not in self._declared:
             yield Finding(
                 WARNING, where, f"{section.name!r} is not enabled: bare ids lead nowhere",
                 f"add {section.name} to enabled_schemes, or name an enabled backend",
@@ -265,9 +270,9 @@ class _Check:
 
     def _instances(self) -> Iterator[Finding]:
         """Each instance that is written, and where none is, the one that needs no section."""
-        written = [s for s in self._settings.sections() if s.name in self._classes]
+        written = [s for s in self._settings.sections() if s.name in self._declared]
         named = {section.name for section in written}
-        alone = [Section(name, None) for name in self._classes if name not in named]
+        alone = [Section(name, None) for name in self._declared if name not in named]
         hosts: list[BackendHost] = []
         for section in [*dict.fromkeys(written), *alone]:
             try:
@@ -282,10 +287,10 @@ class _Check:
 
     def _instance(self, section: Section, hosts: list[BackendHost]) -> Iterator[Finding]:
         """One instance; what its backend works with is added to `hosts` if it can be made."""
-        cls = self._classes[section.name]
-        options = [*backend_options(cls.require_checksum), *cls.options]
+        declared = self._declared[section.name]
+        options = [*backend_options(declared.require_checksum), *declared.options]
         yield from self._unknown_options(section.group, options)
-        problems, host = self._make(section, cls)
+        problems, host = self._make(section, declared)
         if self._settings.personal:
             return  # nobody configured it: that it cannot be used is no mistake
         yield from (failure(_where(section, problem), problem) for problem in problems)
@@ -296,14 +301,14 @@ class _Check:
                     "no server's certificate is checked: whoever is on the way may change images",
                     "remove it, and name the authority that signed the certificate instead",
                 )  # fmt: skip
-            yield from reach.check_paths(host, cls.options)
+            yield from reach.check_paths(host, declared.options)
             hosts.append(host)
 
     def _secrets(self) -> Iterator[Finding]:
         """Secrets that stand in a file which every user of this host may read."""
         for section in self._settings.sections():
-            cls = self._classes.get(section.name)
-            for option in cls.options if cls is not None else ():
+            declared = self._declared.get(section.name)
+            for option in declared.options if declared is not None else ():
                 line = self._settings.line(section.group, option.dest)
                 if option.secret and line is not None and reach.is_open_to_all(line.file):
                     yield Finding(
@@ -313,13 +318,13 @@ class _Check:
                     )  # fmt: skip
 
     def _make(
-        self, section: Section, cls: type[ImageBackend]
+        self, section: Section, declared: Declaration
     ) -> tuple[list[ImageBrokerError], BackendHost | None]:
         """All that is wrong with the options of an instance, or what its backend works with."""
         problems: dict[str, ImageBrokerError] = {}
-        for chosen in ([], *([option] for option in cls.options)):
+        for chosen in ([], *([option] for option in declared.options)):
             try:
-                values = self._settings.backend(section, chosen, cls.require_checksum)
+                values = self._settings.backend(section, chosen, declared.require_checksum)
                 self._settings.policy(section, values)
             except ConfigError as error:
                 problems[str(error)] = error

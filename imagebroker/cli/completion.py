@@ -65,7 +65,7 @@ def _beginnings() -> Iterator[str]:
         if form.id:
             yield f"{backend.name}:"
         for scheme, found in points.items():
-            if (form.host or form.path) and found[0].load() is backend:
+            if (form.host or form.path) and found[0].value == points[backend.name][0].value:
                 yield f"{scheme}://" if form.host else f"{scheme}:///"
 
 

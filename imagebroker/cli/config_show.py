@@ -100,7 +100,7 @@ def _backends(settings: Settings, registry: Registry) -> Iterator[Shown]:
     classes = {}
     for scheme in registry.enabled:
         try:
-            cls = registry.backend_class(scheme)
+            cls = registry.declaration(scheme)
         except ImageBrokerError:
             continue  # `imagebroker check` says why
         classes[cls.name] = cls

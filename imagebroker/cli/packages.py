@@ -1,4 +1,4 @@
-"""Installed distributions that overwrite each other: the last one that pip unpacked wins."""
+"""Installed distributions that are damaged, or overwrite each other: the last one unpacked wins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
-from imagebroker.cli.finding import FAILURE, Finding
+from imagebroker.cli.finding import FAILURE, WARNING, Finding
+from imagebroker.entry_points import Damage, distributions, normal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: A package's first file: two distributions that both have it are not two halves of a namespace.
@@ -18,14 +19,14 @@ def fights(roots: Iterable[str]) -> Iterator[Finding]:
     """The packages, among what the distributions `roots` may use, that two distributions bring."""
     needed = _needed(roots)
     owners: dict[str, set[str]] = defaultdict(set)
-    for distribution in metadata.distributions():
+    for name, distribution in distributions():
         # Not `distribution.files`, which makes an object of each of ten thousand lines.
-        for package in _PACKAGE.findall(distribution.read_text("RECORD") or ""):
-            owners[package].add(distribution.name)
+        for package in _PACKAGE.findall(_record(distribution)):
+            owners[package].add(name)
     for package, names in sorted(owners.items()):
-        if len(names) < 2 or needed.isdisjoint(map(_normal, names)):
+        if len(names) < 2 or needed.isdisjoint(map(normal, names)):
             continue
-        ours = sorted(name for name in names if _normal(name) in needed)
+        ours = sorted(name for name in names if normal(name) in needed)
         others = sorted(names - set(ours)) or ours[1:]
         yield Finding(
             FAILURE, ours[0],
@@ -35,23 +36,32 @@ def fights(roots: Iterable[str]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def damage(damaged: Iterable[Damage]) -> Iterator[Finding]:
+    """Distributions that cannot be read: what they provide may be missing."""
+    for each in damaged:
+        yield Finding(WARNING, each.distribution, each.problem, each.remedy, each.path)
+
+
+def _record(distribution: metadata.Distribution) -> str:
+    try:
+        return distribution.read_text("RECORD") or ""
+    except (OSError, ValueError):
+        return ""  # damaged: nobody can say what it brings
+
+
 def _needed(roots: Iterable[str]) -> set[str]:
     """The distributions themselves and all that they may need, whatever the extra."""
     found: set[str] = set()
-    waiting = [_normal(name) for name in roots]
+    waiting = [normal(name) for name in roots]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         try:
             requirements = metadata.distribution(name).requires or ()
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, OSError, ValueError):
             continue
         found.add(name)
         matches = map(_NAME.match, requirements)
-        waiting += [_normal(match[0]) for match in matches if match is not None]
+        waiting += [normal(match[0]) for match in matches if match is not None]
     return found
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import inspect
 import re
 import textwrap
@@ -15,6 +14,7 @@ from oslo_config import cfg, types
 
 from imagebroker.backend import API_VERSION, ImageBackend, ImageSource
 from imagebroker.config import backend_options
+from imagebroker.entry_points import entry_points
 from imagebroker.exceptions import ConfigError, UnsupportedOperation
 from imagebroker.reference import RefForm, check_form, parse
 from imagebroker.registry import ENTRY_POINTS
@@ -43,7 +43,7 @@ class ClassClauses(Hooks):
         """The broker would serve the scheme with another class, or not at all."""
         points = [
             point
-            for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
+            for point in entry_points(ENTRY_POINTS)
             if point.value.partition(":")[2] == self.cls.__qualname__
             and point.value.partition(":")[0].partition(".")[0]
             == self.cls.__module__.partition(".")[0]
@@ -193,7 +193,7 @@ class ClassClauses(Hooks):
 def _registered(cls: type[ImageBackend]) -> set[str]:
     """The schemes that entry points register the class for."""
     value = f"{cls.__module__}:{cls.__qualname__}"
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    points = entry_points(ENTRY_POINTS)
     return {point.name for point in points if point.value == value}
 
 

@@ -15,6 +15,8 @@ import threading
 from collections import deque
 from time import monotonic
 
+from imagebroker.exhaustion import started
+
 #: Bytes that go to the disk at once, and how many such blocks there are: while one is written,
 #: the next is gathered.
 _BLOCK, _BLOCKS = 2 * 1024 * 1024, 3
@@ -145,8 +147,9 @@ class DirectWriter:
             return
         self._due.append(block)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="imagebroker-write", daemon=True)
-            self._thread.start()
+            self._thread = started(self._run, "imagebroker-write")
+        if self._thread is None:
+            self._write(self._due.popleft())
         self._changed.notify_all()
 
     def _raise_what_failed(self) -> None:
@@ -163,13 +166,16 @@ class DirectWriter:
                 if not self._due:
                     return
                 self._writing = block = self._due.popleft()
-            try:
-                if self._failed is None:
-                    self._store(block.start, block.bytes)
-            except Exception as error:
-                self._failed = error
-            with self._changed:
-                self._free.append(block)
+            self._write(block)
+
+    def _write(self, block: _Block) -> None:
+        try:
+            if self._failed is None:
+                self._store(block.start, block.bytes)
+        except Exception as error:
+            self._failed = error
+        with self._changed:
+            self._free.append(block)
 
     def _store(self, start: int, view: memoryview) -> None:
         """Whole sectors go past the cache, what lies before and behind them through it."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from imagebroker.backend import Buffer
 from imagebroker.exceptions import TransferError
+from imagebroker.exhaustion import started
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.ranges import Range, Ranges
 
@@ -76,10 +77,9 @@ class InOrder:
         """Read back what is next, if it is there and nobody is at it."""
         if not self._busy and not self._stopping and self._early.begins_at(self.position):
             self._busy = True
-            self._thread = threading.Thread(
-                target=self._catch_up, name="imagebroker-read-back", daemon=True
-            )
-            self._thread.start()
+            self._thread = started(self._catch_up, "imagebroker-read-back")
+            if self._thread is None:
+                self._catch_up()
 
     def _catch_up(self) -> None:
         try:

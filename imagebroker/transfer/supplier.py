@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from imagebroker.boundary import GRACE, Flow, OpenedSource
-from imagebroker.exceptions import Cancelled
+from imagebroker.exceptions import Cancelled, TransferError
+from imagebroker.exhaustion import start
 from imagebroker.transfer.places import Place
 from imagebroker.transfer.rules import Watch
 
@@ -178,7 +179,10 @@ class Opening(threading.Thread):
         self._dropped = False
         self._error: Exception | None = None
         self._source: OpenedSource | None = None
-        self.start()
+        try:
+            start(self)
+        except TransferError as error:
+            self._error = error
 
     def run(self) -> None:
         try:
@@ -206,6 +210,7 @@ class Opening(threading.Thread):
     def drop(self) -> None:
         """End it, whether it is open or not."""
         self._dropped = True
-        self.join(GRACE)
+        if self.ident is not None:  # it was started
+            self.join(GRACE)
         if self._source is not None:
             self._source.close()

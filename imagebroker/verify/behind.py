@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imagebroker.backend import Buffer
+from imagebroker.exhaustion import started
 
 #: Bytes that the thread may be behind.
 _BACKLOG = 8 * 1024 * 1024
@@ -38,8 +39,10 @@ class Behind:
             if self._inline <= _INLINE:
                 self._consume(chunk)
                 return
-            self._thread = threading.Thread(target=self._run, name="imagebroker-hash", daemon=True)
-            self._thread.start()
+            self._thread = started(self._run, "imagebroker-hash")
+            if self._thread is None:
+                self._consume(chunk)
+                return
         with self._changed:
             while self._waiting > _BACKLOG:
                 self._changed.wait()

@@ -19,6 +19,7 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
+from imagebroker.exhaustion import start
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -103,7 +104,7 @@ class KeyManager:
             except BaseException as error:  # SystemExit too: somebody waits for an answer
                 outcome.put((False, error))
 
-        threading.Thread(target=run, name="imagebroker-certificate", daemon=True).start()
+        start(threading.Thread(target=run, name="imagebroker-certificate", daemon=True))
         while (left := self._ends - monotonic()) > 0:
             try:
                 done, answer = outcome.get(timeout=min(left, _MOMENT))

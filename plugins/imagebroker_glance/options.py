@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.plugin import ConfigError, Options
+from imagebroker.plugin import ConfigError, Options, entry_points
 
 LOG = logging.getLogger(__name__)
 
@@ -92,8 +91,7 @@ def _auth_options() -> Iterator[Any]:
     Not `get_available_plugin_loaders`: that logs an error for each type whose own dependencies
     (lxml, Kerberos, ...) are not installed.
     """
-    points = importlib.metadata.entry_points(group="keystoneauth1.plugin")
-    for point in sorted(points, key=lambda each: each.name):
+    for point in sorted(entry_points("keystoneauth1.plugin"), key=lambda each: each.name):
         try:
             loader = point.load()()
             options = loader.get_options() if loader.available else []

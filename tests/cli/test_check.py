@@ -280,7 +280,8 @@ def test_a_plugin_whose_options_are_none_is_a_failure(imagebroker: Inside) -> No
     source = distributions.simple("odd").replace("api_version = 1", "api_version = 1; options = 7")
     distributions.install(imagebroker.plugins, "odd", {"odd": "odd:SimpleBackend"}, odd=source)
     found = Findings(imagebroker, "[imagebroker]\nenabled_schemes = odd, file\n")
-    assert_that(found.at("[backend:odd]")[1], Contains("the plugin fails with TypeError"))
+    what = found.at("[imagebroker] enabled_schemes")[1]
+    assert_that(what, Contains("has the options 7, not a list of oslo.config options"))
 
 
 def test_directories_that_must_be_ones_own_are_looked_at_and_not_made(

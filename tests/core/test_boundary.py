@@ -26,6 +26,7 @@ from testtools.matchers import (
 import imagebroker
 from imagebroker import boundary
 from imagebroker.boundary import READ_AHEAD, Boundary, Flow, OpenedSource
+from imagebroker.declaration import Declaration
 from imagebroker.plugin import (
     BackendError,
     BackendHost,
@@ -100,7 +101,8 @@ class Chunks(ImageSource):
 def guarded(answer: Callable[[Any, ImageRef], Any], **limits: float) -> Boundary:
     """A boundary around a backend whose `open` is `answer`."""
     host = BackendHost(name="probe", options=Options({}), policy=LOOPBACK, limits=Limits(**limits))
-    return Boundary(type("Probe", (Probe,), {"answer": staticmethod(answer)}), host, ORIGIN)
+    probe = type("Probe", (Probe,), {"answer": staticmethod(answer)})
+    return Boundary(Declaration.of(probe), host, ORIGIN)
 
 
 def opened(source: ImageSource) -> OpenedSource:
@@ -236,7 +238,7 @@ class TestOpen:
                     raise TransferError("cut")
 
             with pytest.raises(TransferTimeout):
-                Boundary(Hanging, host, ORIGIN).open(None, REF, timeout=0.05)
+                Boundary(Declaration.of(Hanging), host, ORIGIN).open(None, REF, timeout=0.05)
             assert_that(ended.wait(5), Is(True))
 
 
@@ -781,7 +783,7 @@ class TestHost:
                 return Chunks()
 
         with pytest.raises(BackendLoadError, match=r"imagebroker-probe 1\.0"):
-            Boundary(Odd, BackendHost(name="probe", options=Options({})), ORIGIN)
+            Boundary(Declaration.of(Odd), BackendHost(name="probe", options=Options({})), ORIGIN)
 
     def test_connect_goes_to_allowed_addresses_only_and_waits_no_longer_than_the_stall_limit(
         self,
@@ -892,7 +894,7 @@ def test_what_is_wrong_with_a_query_is_said_at_the_call_and_pages_are_read_later
                 yield Image(ref=f"probe:{number}")
 
     host = BackendHost(name="probe", options=Options({}), policy=LOOPBACK)
-    boundary = Boundary(Lists, host, "probe 1.0")
+    boundary = Boundary(Declaration.of(Lists), host, "probe 1.0")
     with pytest.raises(InvalidImageRef):
         boundary.get_all(None, ImageQuery(marker="x"))
     images = boundary.get_all(None, ImageQuery())

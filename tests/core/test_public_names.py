@@ -34,7 +34,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "Options", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
-    "UnconfirmedEnd", "UploadFailed", "foreign_coding", "printable", "redact", "visible",
+    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "printable", "redact", "visible",
 }  # fmt: skip
 
 KINDS = [
@@ -81,7 +81,7 @@ def test_every_error_descends_from_the_pinned_one() -> None:
 #: Whether trying the same call again may help, where nobody says otherwise.
 RETRYABLE = {
     "ImageChanged", "TransferError", "TransferTimeout", "RangeIgnored", "BackendError", "NotReady",
-    "UnconfirmedEnd",
+    "OutOfMemory", "UnconfirmedEnd",
 }  # fmt: skip
 
 

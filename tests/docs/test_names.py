@@ -105,6 +105,6 @@ def test_the_plugin_names_are_all_in_the_documents() -> None:
 def test_every_decision_has_a_number_of_its_own_and_stands_in_the_list() -> None:
     folder = ROOT / "docs" / "decisions"
     files = sorted(path.name for path in folder.glob("[0-9]*.md"))
-    assert [name[:4] for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
+    assert len({name[:4] for name in files}) == len(files)
     listed = _LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
     assert listed == files

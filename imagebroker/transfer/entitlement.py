@@ -78,7 +78,7 @@ def _service(backend: Boundary, ref: ImageRef) -> list[str]:
     endpoint = list(options.endpoint or ())
     if ref.id is None or endpoint:
         return [backend.title, *endpoint]
-    secret = {option.dest for option in backend.cls.options if option.secret}
+    secret = {option.dest for option in backend.declared.options if option.secret}
     return [
         backend.title,
         *(f"{name}={value!r}" for name, value in sorted(options.items()) if name not in secret),

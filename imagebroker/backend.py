@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.data import ImageData
 from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.forks import Process, withhold_socket
 from imagebroker.image import Image, ImageQuery
 from imagebroker.policy import MAX_REDIRECTS, Policy, open_beneath, redirected
 from imagebroker.redaction import Secrets
@@ -132,6 +133,7 @@ class BackendHost:
     _sockets: weakref.WeakKeyDictionary[socket.socket, int] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
+    _process: Process = field(default_factory=Process, repr=False)
 
     def conceal(self, *texts: str | None) -> None:
         """Show these in no error of this instance: a token, say, which a server may repeat.
@@ -152,9 +154,13 @@ class BackendHost:
             `limits.stall_timeout` in each later call.
         :raises PolicyViolation: the address or port is refused; nothing was sent.
         :raises TransferError: nobody answers there.
+        :raises Cancelled: this is a child of the process that the instance belongs to. Its
+            connections are dead in every child.
         """
+        self._process.check(f"this {self.name} backend")
         seconds = self.limits.connect_timeout if timeout is None else timeout
         sock = self.policy.connect(host, port, timeout=seconds, own=DEFAULT_PORTS.get(self.name))
+        withhold_socket(sock)
         sock.settimeout(self.limits.stall_timeout)
         self._sockets[sock] = threading.get_ident()
         return sock
@@ -178,6 +184,8 @@ class BackendHost:
 
     def abort(self, thread: int) -> None:
         """Shut down what `thread` has connected, so that a call that hangs there ends."""
+        if not self._process.is_current:
+            return
         for sock, owner in list(self._sockets.items()):
             if owner == thread:
                 try:

@@ -33,6 +33,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.exhaustion import said, start
+from imagebroker.forks import Condition, Process, Thread, never_finalize, tell_in_child
 from imagebroker.image import Image, ImageQuery
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.reference import ImageRef
@@ -68,6 +69,7 @@ class Boundary:
         :raises BackendLoadError: the constructor fails.
         :raises ConfigError: the plugin refuses an option.
         """
+        self._process = Process()
         self.declared = declared
         self.host = host
         self.origin = origin
@@ -113,7 +115,7 @@ class Boundary:
 
         :raises TransferTimeout: it took longer than `timeout` seconds.
         """
-        self._conceal(context, ref)
+        self._begin(context, ref)
         source = self._call(
             "open",
             context,
@@ -151,19 +153,19 @@ class Boundary:
         waiting: Callable[[], Any] | None = None,
     ) -> Image:
         """The image that this caller may read."""
-        self._conceal(context, ref)
+        self._begin(context, ref)
         answer = self._call(
             "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
         )
         return self._checked("probe", answer)
 
     def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
-        self._conceal(context, ref)
+        self._begin(context, ref)
         answer = self._call("get", context, lambda: self._plugin.get(context, ref, **flags))
         return self._checked("get", answer)
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
-        self._conceal(context)
+        self._begin(context)
         with self.translated("get_all"):  # now: what is wrong with the query is said at the call
             images = iter(self._plugin.get_all(context, query))
         return self._listed("get_all", images)
@@ -175,16 +177,19 @@ class Boundary:
             yield image
 
     def _yielded(self, verb: str, answers: Iterator[Any]) -> Iterator[Any]:
+        answers = _Answers(answers)
         while True:
+            self._check_mine()
             with self.translated(verb):
                 try:
                     answer = next(answers)
                 except StopIteration:
                     return
+            self._check_mine()
             yield answer
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
-        self._conceal(context)
+        self._begin(context)
         with self.translated("create"):
             return self._checked("create", self._plugin.create(context, image, data))
 
@@ -196,7 +201,7 @@ class Boundary:
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
-        self._conceal(context, ref)
+        self._begin(context, ref)
         with self.translated("update"):
             answer = self._plugin.update(context, ref, changes, data, purge_props)
             return self._checked("update", answer)
@@ -204,7 +209,7 @@ class Boundary:
     def import_image(
         self, context: Context, ref: ImageRef, url: str | None, stores: Sequence[str]
     ) -> Iterator[int]:
-        self._conceal(context, ref)
+        self._begin(context, ref)
         with self.translated("import_image"):
             counts = iter(self._plugin.import_image(context, ref, url=url, stores=stores))
         for count in self._yielded("import_image", counts):
@@ -213,16 +218,21 @@ class Boundary:
             yield count
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
-        self._conceal(context)
+        self._begin(context)
         with self.translated("purge"):
             images = iter(self._plugin.purge(context, older_than, dry_run))
         return self._listed("purge", images)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
-        self._conceal(context, ref)
+        self._begin(context, ref)
         self._call("delete", context, lambda: self._plugin.delete(context, ref))
 
+    def _check_mine(self) -> None:
+        self._process.check(f"this {self.title} backend")
+
     def close(self) -> None:
+        if not self._process.is_current:
+            return
         try:
             self._plugin.close()
         except KeyboardInterrupt:
@@ -230,8 +240,13 @@ class Boundary:
         except BaseException as error:
             LOG.error("closing the %s backend failed: %s", self.title, shown_error(error))
 
-    def _conceal(self, context: Context, ref: ImageRef | None = None) -> None:
-        """What this call brings along and must not be shown, whoever repeats it."""
+    def _begin(self, context: Context, ref: ImageRef | None = None) -> None:
+        """Before every call: whose backend it is, and what it brings along and must not be shown,
+        whoever repeats it.
+
+        :raises Cancelled: it is the one of the process that this one was forked from.
+        """
+        self._check_mine()
         self.host.conceal(getattr(context, "auth_token", None))
         if ref is not None and ref.query:
             self.host.conceal(ref.query, *re.split("[&=]", ref.query))
@@ -301,6 +316,8 @@ class Boundary:
                 running.start()
             finished = running.wait(max(seconds, 0.0), waiting)
         except BaseException:  # an interrupt of the caller: whatever comes later is let go
+            if not self._process.is_current:
+                raise
             if not running.abandon(self.host) and running.succeeded:
                 late(running.answer())
             raise
@@ -315,6 +332,23 @@ class Boundary:
             with self.translated(verb):
                 raise
         return answer
+
+
+class _Answers:
+    """What a plugin yields. In a child, its iterator neither goes on nor comes to an end."""
+
+    def __init__(self, answers: Iterator[Any]) -> None:
+        self._answers = answers
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        never_finalize(self._answers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._answers)
 
 
 class Surroundings:
@@ -352,6 +386,7 @@ class _Call:
         self._answer: Any = None
         self._error: BaseException | None = None
         self._thread = 0
+        self._process = Process()
 
     def start(self) -> None:
         self._running.acquire()
@@ -361,6 +396,7 @@ class _Call:
         """Whether it ended in time."""
         ends = monotonic() + seconds
         while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
+            self._process.check("the call")  # a child has no thread that would answer
             seconds = ends - monotonic()
             if seconds <= 0:
                 return False
@@ -423,7 +459,10 @@ def _conceal_options(declared: Declaration, host: BackendHost) -> None:
 
 
 class OpenedSource:
-    """An `ImageSource`, guarded."""
+    """An `ImageSource`, guarded.
+
+    In a child it is neither read on nor closed, and not even finalized: it is the parent's.
+    """
 
     def __init__(
         self,
@@ -442,6 +481,11 @@ class OpenedSource:
         self.parallel_reads = max(1, source.parallel_reads)
         self.coding = printable(str(source.coding), 60)
         self._closed = False
+        self._process = Process()
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        never_finalize(self._source)
 
     @property
     def seekable(self) -> bool:
@@ -449,12 +493,13 @@ class OpenedSource:
             return bool(self._source.seekable)
 
     def read(
-        self, start: int = 0, stop: int | None = None, changed: threading.Condition | None = None
+        self, start: int = 0, stop: int | None = None, changed: Condition | None = None
     ) -> Flow:
         """The bytes from `start` to `stop` on their way, read ahead in a thread.
 
         `changed` is notified when something arrives, so that several flows can be waited for.
         """
+        self._process.check(f"the source of {redact(self.image.ref)}")
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
         flow = Flow(
@@ -488,12 +533,12 @@ class OpenedSource:
 
     def close(self) -> None:
         """End everything; never raises. A thread that does not end is logged and left behind."""
-        if self._closed:
+        if self._closed or not self._process.is_current:
             return
         self._closed = True
         for flow in self._flows:
             flow.stop()
-        closing = threading.Thread(target=_close_quietly, args=(self._source,), daemon=True)
+        closing = Thread(target=_close_quietly, args=(self._source,))
         try:
             closing.start()
             closing.join(GRACE)
@@ -508,23 +553,23 @@ class OpenedSource:
             )
 
 
-class Flow(threading.Thread):
+class Flow(Thread):
     """One `read` under way: a thread reads ahead, `take` hands over what has arrived."""
 
     def __init__(
         self,
         chunks: Generator[Buffer, None, None],
         ahead: int,
-        changed: threading.Condition | None = None,
+        changed: Condition | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
-        super().__init__(name="imagebroker-read", daemon=True)
+        super().__init__(name="imagebroker-read")
         self._surroundings = surroundings if surroundings is not None else Surroundings()
         self._chunks = chunks
         self._ready: deque[Buffer] = deque()
         self._ahead = ahead
         self._held = 0
-        self._changed = changed if changed is not None else threading.Condition()
+        self._changed = changed if changed is not None else Condition()
         self._stopped = self._ended = False
         self._error: BaseException | None = None
         try:

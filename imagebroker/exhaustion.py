@@ -18,6 +18,7 @@ from imagebroker.exceptions import (
     OutOfMemory,
     TransferError,
 )
+from imagebroker.forks import Thread
 from imagebroker.redaction import shown_error
 
 #: What was reached, and what to do, by error number.
@@ -100,9 +101,9 @@ def start(thread: threading.Thread) -> None:
         thread.start()
 
 
-def started(target: Callable[[], object], name: str) -> threading.Thread | None:
+def started(target: Callable[[], object], name: str) -> Thread | None:
     """A thread that only makes things faster; None if there can be none: do it without."""
-    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread = Thread(target=target, name=name)
     try:
         thread.start()
     except RuntimeError:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
-import os
 import re
 import threading
-import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ from imagebroker.declaration import Declaration, Misdeclared
 from imagebroker.entry_points import Damage, distribution_name, distribution_version, installed
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
 from imagebroker.exhaustion import limit_of, start
+from imagebroker.forks import never_finalize, tell_in_child
 from imagebroker.redaction import shown_error
 
 LOG = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Registry:
         self._backends: dict[str, Boundary] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.RLock()
-        _registries.add(self)
+        tell_in_child(self)
         #: Calls and readers that use it.
         self._users = 0
         self._retired = False
@@ -278,26 +277,14 @@ class Registry:
         for backend in backends:
             backend.close()
 
-    def begin_anew(self) -> None:
-        """In the child of a fork: backends are made again, with connections of their own."""
-        _inherited.extend(self._backends.values())
+    def in_child(self) -> None:
+        """Backends are made again, with connections of their own. The parent's are not even closed
+        here: on a connection that both processes have, that would say goodbye in its name."""
+        for backend in self._backends.values():
+            never_finalize(backend)
         self._backends = {}
         self._users = 0
         self._locks, self._lock = defaultdict(threading.Lock), threading.RLock()
-
-
-_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
-#: The parent process's backends. They are not even closed here: on a connection that both
-#: processes have, that would say goodbye in the parent's name.
-_inherited: list[Boundary] = []
-
-
-def _after_fork_in_child() -> None:
-    for registry in list(_registries):
-        registry.begin_anew()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:

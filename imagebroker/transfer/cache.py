@@ -30,6 +30,7 @@ from typing import Any
 from imagebroker.backend import Buffer, ImageSource
 from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
+from imagebroker.forks import release, withhold
 from imagebroker.image import Image
 from imagebroker.transfer.directory import close
 from imagebroker.transfer.owned_directory import open_owned
@@ -149,11 +150,11 @@ class Cache:
     @contextmanager
     def _directory(self) -> Iterator[int]:
         """:raises ConfigError: it is not this user's own. :raises OSError: it cannot be used."""
-        fd = open_owned(self.path, "[imagebroker] cache_dir")
+        fd = withhold(open_owned(self.path, "[imagebroker] cache_dir"))
         try:
             yield fd
         finally:
-            os.close(fd)
+            release(fd)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ class Cache:
             return None
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, dir_fd=directory)
+            fd = withhold(os.open(name, flags, dir_fd=directory))
         except FileNotFoundError:
             return None
         try:
@@ -293,7 +294,7 @@ class Cache:
                 if temporary:
                     with suppress(OSError):
                         os.unlink(temporary, dir_fd=directory)
-                os.close(fd)
+                release(fd)
 
     def _begin(self, directory: int, size: int) -> tuple[str, int] | None:
         """A new file of that size, locked; None if there is no room."""
@@ -302,12 +303,12 @@ class Cache:
                 return None
             name = f"coming-{secrets.token_hex(8)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name, flags, 0o600, dir_fd=directory)
+            fd = withhold(os.open(name, flags, 0o600, dir_fd=directory))
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH)
                 os.ftruncate(fd, size)  # from now on it counts
             except BaseException:
-                os.close(fd)
+                release(fd)
                 os.unlink(name, dir_fd=directory)
                 raise
             return name, fd
@@ -316,7 +317,7 @@ class Cache:
     def _alone(self, directory: int) -> Iterator[None]:
         """Nobody else makes room. :raises OSError: others take too long."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(_LOCK, flags, 0o600, dir_fd=directory)
+        fd = withhold(os.open(_LOCK, flags, 0o600, dir_fd=directory))
         ends = monotonic() + _PATIENCE
         try:
             while True:
@@ -329,7 +330,7 @@ class Cache:
                     sleep(0.01)
             yield
         finally:
-            os.close(fd)
+            release(fd)
 
     def _make_room(self, directory: int, size: int) -> bool:
         """Remove what was not used for the longest time, and what nobody writes any more."""
@@ -354,7 +355,7 @@ class Cache:
         """Unless it is in use."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, dir_fd=directory)
+            fd = withhold(os.open(name, flags, dir_fd=directory))
         except OSError:
             return False
         try:
@@ -365,7 +366,7 @@ class Cache:
         except OSError:
             pass  # in use
         finally:
-            os.close(fd)
+            release(fd)
         return False
 
     def _note(self, directory: int, keys: Sequence[str], name: str) -> None:

@@ -11,11 +11,11 @@ import ctypes
 import errno
 import mmap
 import os
-import threading
 from collections import deque
 from time import monotonic
 
 from imagebroker.exhaustion import started
+from imagebroker.forks import Condition, Thread, release, tell_in_child, withhold
 
 #: Bytes that go to the disk at once, and how many such blocks there are: while one is written,
 #: the next is gathered.
@@ -59,9 +59,14 @@ class _Block:
         return self._memory[self._base : self._base + self.count]
 
     def add(self, view: memoryview) -> None:
-        end = self._base + self.count
-        self._memory[end : end + len(view)] = view
-        self.count += len(view)
+        begin, size = self._base + self.count, len(view)
+        end = begin + size
+        self._memory[begin:end] = view  # in one step, so that `leave` never comes in between
+        self.count += size
+
+    def leave(self) -> None:
+        """Go on in memory of its own."""
+        self._memory = memoryview(bytearray(_BLOCK))
 
 
 class DirectWriter:
@@ -73,16 +78,22 @@ class DirectWriter:
     def __init__(self, fd: int, direct: int) -> None:
         """`fd` and `direct` are the same file, opened without and with O_DIRECT."""
         self._fd, self._direct = fd, direct
+        self._blocks: list[_Block] = []
         self._free: deque[_Block] = deque()
-        self._made = 0
         self._gathered: _Block | None = None
         self._due: deque[_Block] = deque()
         self._writing: _Block | None = None
         self._fast, self._seen, self._since = False, 0, monotonic()
         self._closing = False
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._changed = Condition()
+        self._thread: Thread | None = None
         self._failed: Exception | None = None
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        """What is gathered lies in memory that both processes have: the child gets its own."""
+        for block in self._blocks:
+            block.leave()
 
     @classmethod
     def beside(cls, fd: int, directory: int, name: bytes) -> DirectWriter | None:
@@ -96,7 +107,7 @@ class DirectWriter:
             return None
         try:
             if os.path.sameopenfile(fd, direct):
-                return cls(fd, direct)
+                return cls(fd, withhold(direct))
         except OSError:
             pass  # nobody can tell: as if it were another file
         os.close(direct)
@@ -131,12 +142,12 @@ class DirectWriter:
         if self._gathered is not None and self._gathered.end != offset:
             self._hand_over()
         if self._gathered is None:
-            while not self._free and self._made == _BLOCKS and self._failed is None:
+            while not self._free and len(self._blocks) == _BLOCKS and self._failed is None:
                 self._changed.wait()
             self._raise_what_failed()
             if not self._free:
-                self._made += 1
-                self._free.append(_Block())
+                self._blocks.append(_Block())
+                self._free.append(self._blocks[-1])
             self._gathered = self._free.popleft()
             self._gathered.begin(offset)
         return self._gathered
@@ -244,7 +255,7 @@ class DirectWriter:
     def _end_direct(self) -> None:
         fd, self._direct = self._direct, -1
         if fd >= 0:
-            os.close(fd)
+            release(fd)
 
 
 def _is_known(fd: int) -> bool:

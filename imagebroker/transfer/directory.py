@@ -6,6 +6,7 @@ import os
 import stat
 
 from imagebroker.exceptions import DestinationError, PolicyViolation
+from imagebroker.forks import release
 
 _MAX_LINKS = 40
 
@@ -59,7 +60,7 @@ def close(fd: int) -> None:
     """Close a descriptor whose delayed errors say nothing that anybody still needs."""
     if fd >= 0:
         try:
-            os.close(fd)
+            release(fd)
         except OSError:
             pass  # it is released all the same (close(2))
 

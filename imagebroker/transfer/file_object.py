@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from imagebroker.backend import Buffer
 from imagebroker.exceptions import DestinationError, ImageBrokerError
+from imagebroker.forks import Process, tell_in_child
 from imagebroker.readiness import Stalled, Waiting, is_not_ready
 
 
@@ -45,7 +46,23 @@ class FileObject:
         #: The most that it had received before it was rewound.
         self._most = 0
         self._start = self._length = 0
+        self._process, self._writing = Process(), False
+        #: What is below a buffer of Python's, which a child has a copy of.
+        self._raw = getattr(target, "raw", None)
         self._seekable = self._measure()
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        """Let the copy of what is just being written lead nowhere: the parent writes it."""
+        fd = self._fd() if self._writing and isinstance(self._raw, io.RawIOBase) else None
+        if fd is not None:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nowhere, fd)
+            os.close(nowhere)
+
+    def _check_mine(self) -> None:
+        """:raises Cancelled: it is written to by the process that this one was forked from."""
+        self._process.check(f"the download to {self.shown}")
 
     def _measure(self) -> bool:
         """Note position and length; whether the object can go back to them."""
@@ -85,7 +102,19 @@ class FileObject:
 
         :raises DestinationError: the object fails, or takes part of them and no more.
         """
-        view = memoryview(chunk)
+        self._check_mine()
+        self._writing = True
+        try:
+            self._write(memoryview(chunk))
+            if isinstance(self._raw, io.RawIOBase):
+                # Or a child that is forked from now on would write it once more when it ends.
+                self._flush()
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write to {self.shown}") from error
+        finally:
+            self._writing = False
+
+    def _write(self, view: memoryview) -> None:
         while view:
             written = self._written(view)
             if not isinstance(written, int) or not 0 <= written <= len(view):
@@ -126,6 +155,7 @@ class FileObject:
 
         :raises DestinationError: it says that it can, and fails.
         """
+        self._check_mine()
         if not self.size:
             return True
         if not self._seekable:
@@ -150,6 +180,7 @@ class FileObject:
 
     def commit(self) -> None:
         """Flush, and force to the disk what is one."""
+        self._check_mine()
         try:
             self._flush()
             fd = self._fd()
@@ -175,6 +206,8 @@ class FileObject:
 
     def discard(self, error: BaseException | None = None) -> None:
         """Give back length and position, and say in the error what the object received."""
+        if not self._process.is_current:
+            return  # they are the parent's, too
         most = max(self._most, self.size)
         lost = max(min(self._start + most, self._length) - self._start, 0)
         if self._seekable:

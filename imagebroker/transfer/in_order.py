@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from imagebroker.backend import Buffer
 from imagebroker.exceptions import TransferError
 from imagebroker.exhaustion import started
+from imagebroker.forks import Condition, Thread
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.ranges import Range, Ranges
 
@@ -37,8 +37,8 @@ class InOrder:
         self._early = Ranges()
         #: Where the range ends that the thread is reading back.
         self._reading_to = position
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._changed = Condition()
+        self._thread: Thread | None = None
         #: Whether the thread is at it, or has ended.
         self._busy = False
         self._stopping = False

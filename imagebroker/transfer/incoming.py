@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic, process_time
 
@@ -19,6 +18,7 @@ from imagebroker.exceptions import (
     TransferError,
     UnconfirmedEnd,
 )
+from imagebroker.forks import Condition
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.transfer.compression import KINDS
@@ -85,7 +85,7 @@ class Incoming:
         self._ranges = True
         #: Whether bytes are good that are said to be encoded; decided by `check_claims`.
         self._any_coding = True
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._source: OpenedSource | None = None
         self._wanted, self._rate = 1, 0.0
         #: What was not handed out, in order.

@@ -9,13 +9,13 @@ At the end, whoever has nothing left takes from the slowest what that one would 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 
 from imagebroker.backend import Buffer
 from imagebroker.boundary import Flow
 from imagebroker.exceptions import BackendError, ImageBrokerError, RangeIgnored, TransferError
+from imagebroker.forks import Condition
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.transfer.places import Place
@@ -53,7 +53,7 @@ class Lanes:
         main: Supplier,
         missing: Sequence[Range],
         watch: Watch,
-        changed: threading.Condition,
+        changed: Condition,
         openings: Sequence[Opening] = (),
     ) -> None:
         """`changed` is what all reads notify; `openings` are further places on their way."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from imagebroker.backend import Buffer
 from imagebroker.exceptions import BackendError, DestinationError, TransferError
+from imagebroker.forks import Process, withhold
 from imagebroker.redaction import redact
 from imagebroker.transfer import parts
 from imagebroker.transfer.direct import DirectWriter
@@ -62,7 +63,8 @@ class PartFile:
         if not self._name or self._name in (b".", b"..") or b"\0" in path:
             raise DestinationError(f"{self.shown!r} names no file", hint="write a path of a file")
         self._overwrite, self._mode, self._fsync = overwrite, file_mode, fsync
-        self._directory = open_directory(parent or b".")
+        self._process = Process()
+        self._directory = withhold(open_directory(parent or b"."))
         self.size = 0
         self._part: bytes | None = None
         self._fd = self._journal = -1
@@ -134,6 +136,7 @@ class PartFile:
         """What a later process may go on with. Nothing is written unless parts are kept."""
         if not self._keep or self._part is None or not journal.proves:
             return
+        self._check_mine()
         self.flush()
         try:
             if self._journal < 0:
@@ -163,7 +166,7 @@ class PartFile:
     @property
     def keeps(self) -> bool:
         """Whether `note` is of any use."""
-        return self._keep
+        return self._keep and self._process.is_current
 
     def clear(self, gaps: Sequence[Range]) -> None:
         """Let these ranges read as zeros: an earlier process may have written there."""
@@ -187,6 +190,7 @@ class PartFile:
 
     def write(self, offset: int, chunk: Buffer) -> None:
         """Store `chunk` at `offset`; zeros become holes. :raises DestinationError: as named."""
+        self._check_mine()
         self.size = max(self.size, offset + len(chunk))
         view = memoryview(chunk)
         runs = filled(view, offset) if self._holes else [(0, len(view))]
@@ -260,6 +264,7 @@ class PartFile:
 
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
+        self._check_mine()
         self.before_rewind()
         if self._direct is not None:
             self._direct.drop()
@@ -280,6 +285,7 @@ class PartFile:
         :raises DestinationError: the path is as it was; except where only the directory could
             not be synced: then the complete image is there, and a power loss may take it back.
         """
+        self._check_mine()
         self.set_size()
         mode = 0o666 & ~_umask() if self._mode is None else self._mode
         self._do("cannot set the mode of", lambda: os.fchmod(self._fd, mode))
@@ -320,6 +326,13 @@ class PartFile:
         """
         if self._fd < 0:
             return
+        if self._process.is_current:
+            self._clear_up(error)
+        for fd in (self._fd, self._directory, self._journal):
+            close(fd)
+        self._fd = self._journal = -1
+
+    def _clear_up(self, error: BaseException | None) -> None:
         proven = self._noted or (self._keep and self.kept is not None)
         if self._part is not None and not (proven and isinstance(error, _RESUMABLE)):
             parts.remove(self._directory, self._part)
@@ -329,9 +342,10 @@ class PartFile:
             setattr(error, "bytes_kept", self._stored)  # noqa: B010
         if self._direct is not None:
             self._direct.close()
-        for fd in (self._fd, self._directory, self._journal):
-            close(fd)
-        self._fd = self._journal = -1
+
+    def _check_mine(self) -> None:
+        """:raises Cancelled: it is the part file of the process that this one was forked from."""
+        self._process.check(f"the download to {self.shown!r}")
 
     def __enter__(self) -> PartFile:
         return self

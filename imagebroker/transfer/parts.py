@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import time
 
 from imagebroker.exceptions import DestinationError
+from imagebroker.forks import withhold
 from imagebroker.transfer import journal
 from imagebroker.transfer.directory import close
 from imagebroker.transfer.journal import Journal
@@ -131,7 +132,7 @@ def open_journal(directory: int, part: bytes) -> int:
     """A descriptor of the journal beside a part file, made anew. :raises OSError: it cannot be."""
     name = journal_name(part)
     remove(directory, name)
-    return os.open(name, _CREATE | os.O_EXCL, 0o600, dir_fd=directory)
+    return withhold(os.open(name, _CREATE | os.O_EXCL, 0o600, dir_fd=directory))
 
 
 def remove(directory: int, name: bytes) -> None:
@@ -144,6 +145,7 @@ def remove(directory: int, name: bytes) -> None:
 
 def _lock(fd: int) -> bool | None:
     """True if the lock is ours, False if another process has it, None if locks do not work."""
+    withhold(fd)  # a child would have the lock too, for as long as it lives
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

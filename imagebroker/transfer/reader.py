@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from imagebroker.backend import Buffer
+from imagebroker.forks import Condition
 from imagebroker.image import Image
 from imagebroker.transfer.stream import Stream
 from imagebroker.transfer.unpacked import Unpacked
@@ -32,7 +32,7 @@ class ImageReader(io.RawIOBase):
         self._chunks = iter(stream)
         self._rest = memoryview(b"")
         self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        self._lock = Condition()
         #: The record.
         self.image: Image = stream.image
         #: Bytes in all, None if the source does not know.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from imagebroker.backend import Buffer
 from imagebroker.boundary import Flow
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
+from imagebroker.forks import Process
 
 
 class Cancel(Protocol):
@@ -75,6 +76,7 @@ class Watch:
         self.rules = rules
         self._progress = progress
         self._cancel = cancel
+        self._process = Process()
         self.started = monotonic()
         self._ends = self.started + rules.deadline
         self._reported = -1.0
@@ -113,17 +115,23 @@ class Watch:
         self._reported = now
         rate = self.done / max(now - self.started, 1e-6)
         self._progress(Progress(phase, self.done, self.total, rate, self.location, self.retries))
+        self._check_mine()
 
     def check(self) -> None:
         """:raises Cancelled, TransferTimeout: the caller or the deadline ends the transfer."""
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("the transfer was cancelled by its caller")
+        self._check_mine()
         if self.left <= 0:
             raise TransferTimeout(
                 f"the transfer did not end within its deadline of {self.rules.deadline:.0f} s",
                 hint="raise deadline if the image is that large and the network that slow",
                 retryable=False,
             )
+
+    def _check_mine(self) -> None:
+        """:raises Cancelled: the caller's code has forked, and this is the child."""
+        self._process.check("the transfer")
 
     def begin(self) -> None:
         """A new attempt: its rate is measured afresh."""

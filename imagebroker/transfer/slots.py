@@ -19,6 +19,7 @@ from time import time
 from typing import Any, Protocol
 
 from imagebroker.exceptions import ConfigError
+from imagebroker.forks import Process, tell_in_child, withhold
 from imagebroker.transfer.directory import close
 from imagebroker.transfer.owned_directory import open_owned
 
@@ -103,17 +104,18 @@ class SlotsInMemory:
     """Those of the calls of one broker."""
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
         self._files: dict[str, int] = {}
         self._lock = threading.Lock()
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        """The parent's transfers are not this process's."""
+        for fd in self._files.values():
+            close(fd)
+        self._files, self._lock = {}, threading.Lock()
 
     def open(self, name: str) -> int:
         """:raises OSError: no descriptor is left."""
-        if os.getpid() != self._process:
-            self._begin()  # in the child of a fork: the parent's transfers are not this process's
         with self._lock:
             is_new = name not in self._files
             if is_new:
@@ -190,7 +192,8 @@ class Slot:
     def __init__(self, slots: Slots, name: str) -> None:
         """:raises ConfigError, OSError: as `Slots.open`."""
         self._slots, self.name = slots, name
-        self._fd = slots.open(name)
+        self._process = Process()
+        self._fd = withhold(slots.open(name))
         self._announced: Announcement | None = None
         self._held = False
         self._head = b""
@@ -246,7 +249,7 @@ class Slot:
 
     def update(self, **changes: Any) -> None:
         """Nothing, if nothing was announced. :raises OSError: no room."""
-        if self._announced is not None:
+        if self._announced is not None and self._process.is_current:
             self.announce(replace(self._announced, **changes))
 
     @property
@@ -257,7 +260,7 @@ class Slot:
         """Give it up; whoever holds it removes it first."""
         if self._fd < 0:
             return
-        if self._held:
+        if self._held and self._process.is_current:
             self._slots.remove(self.name)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # the child of a fork may still have it open

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from time import monotonic
 
 from imagebroker.boundary import GRACE, Flow, OpenedSource
 from imagebroker.exceptions import Cancelled, TransferError
 from imagebroker.exhaustion import start
+from imagebroker.forks import Condition, Thread
 from imagebroker.transfer.places import Place
 from imagebroker.transfer.rules import Watch
 
@@ -92,7 +92,7 @@ class Supplier:
         self._rest = _FIRST_REST
         self._next_try = 0.0
 
-    def read(self, start: int, stop: int, changed: threading.Condition) -> Lane:
+    def read(self, start: int, stop: int, changed: Condition) -> Lane:
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         lane = Lane(self, self.source.read(start, stop, changed), start, stop)
         return self.add(lane)
@@ -168,11 +168,11 @@ class Supplier:
         self.wanted, self._changed_at, self._measured_from = wanted, now, None
 
 
-class Opening(threading.Thread):
+class Opening(Thread):
     """A further place, opened while bytes arrive from the first one."""
 
-    def __init__(self, place: Place, watch: Watch, changed: threading.Condition) -> None:
-        super().__init__(name="imagebroker-open", daemon=True)
+    def __init__(self, place: Place, watch: Watch, changed: Condition) -> None:
+        super().__init__(name="imagebroker-open")
         self.place = place
         self._left = watch.left
         self._changed = changed

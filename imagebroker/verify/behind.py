@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from imagebroker.backend import Buffer
 from imagebroker.exhaustion import started
+from imagebroker.forks import Condition, Thread
 
 #: Bytes that the thread may be behind.
 _BACKLOG = 8 * 1024 * 1024
@@ -28,8 +28,8 @@ class Behind:
         self._consume = consume
         self._backlog: deque[Buffer] = deque()
         self._waiting = self._inline = 0
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._changed = Condition()
+        self._thread: Thread | None = None
         self._stopping = False
         self._failed: Exception | None = None
 

@@ -326,8 +326,8 @@ class Broker:
     ) -> Download:
         """Into a part file: unpacked, from the cache, with others, or simply so."""
         places, watch = order.places(), order.watch
-        if decompress is not None:
-            return transfer.unpacked_to_path(places, order.demands, part, watch, path, decompress)
+        if decompress is not None or part.sequential:
+            return transfer.in_order_to_path(places, order.demands, part, watch, path, decompress)
         with order.share() as share:
             if self._settings.core.cache_dir:
                 cached = ThroughCache(self.cache, order.demands, watch, share)

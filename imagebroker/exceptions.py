@@ -283,6 +283,8 @@ class DestinationError(ImageBrokerError):
     id = "destination-error"
     #: The operating system's error number, if it was the one that refused.
     errno: int | None = None
+    #: What is at the destination, where no file can take its place: "directory", "FIFO", ...
+    found: str = ""
 
     @classmethod
     def wrap(cls, error: OSError, what: str, *, hint: str | None = None) -> DestinationError:

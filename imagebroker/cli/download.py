@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import shlex
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
@@ -24,6 +23,7 @@ from imagebroker.cli.progress import display
 from imagebroker.exceptions import BackendError, DestinationError, InvalidImageRef, TransferError
 from imagebroker.redaction import redact
 from imagebroker.transfer.compression import unpacked_name
+from imagebroker.transfer.replaceable import OPENED
 from imagebroker.verify.checksum import STRONG, WEAK
 
 if TYPE_CHECKING:
@@ -197,19 +197,11 @@ def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> De
     elif error.errno == errno.ENOENT and os.path.dirname(parsed.dest or ""):
         parent = shlex.quote(os.path.dirname(parsed.dest))
         error.hint = f"create the parent directory first: mkdir -p {parent}"
-    elif parsed.dest not in (None, _STDOUT) and _is_device_or_pipe(parsed.dest):
+    elif error.found == "socket":
+        error.hint = "pipe it into a program that sends it: imagebroker download REF - | PROGRAM"
+    elif error.hint == OPENED:
         error.hint = "write into it with: imagebroker download REF - > DEST"
-    elif parsed.dest not in (None, _STDOUT) and os.path.isdir(parsed.dest):
-        error.hint = "name a file in that directory"
     return error
-
-
-def _is_device_or_pipe(path: str) -> bool:
-    try:
-        kind = stat.S_IFMT(os.lstat(path).st_mode)
-    except OSError:
-        return False
-    return kind in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO)
 
 
 def _columns(done: Done) -> dict[str, Any]:

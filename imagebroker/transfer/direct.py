@@ -7,7 +7,6 @@ bytes cost a tenth of the processor's time, and push nothing out of the cache th
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -16,6 +15,7 @@ from time import monotonic
 
 from imagebroker.exhaustion import started
 from imagebroker.forks import Condition, Thread, release, tell_in_child, withhold
+from imagebroker.transfer.file_systems import EXT4, XFS, kind_of
 
 #: Bytes that go to the disk at once, and how many such blocks there are: while one is written,
 #: the next is gathered.
@@ -27,8 +27,8 @@ _WORTH_IT = 256 * 1024
 #: Bytes a second from which on it pays, and over how many bytes they are looked at. What comes
 #: slower is in the file at once: others may wait for it.
 _PACE, _PACE_OVER = 32 * 1024 * 1024, 4 * 1024 * 1024
-#: ext4 and XFS (statfs(2)): what others promise about O_DIRECT is less, or it costs more there.
-_FILE_SYSTEMS = (0xEF53, 0x58465342)
+#: What others promise about O_DIRECT is less, or it costs more there.
+_FILE_SYSTEMS = (EXT4, XFS)
 #: What says that this file system or disk cannot do it after all.
 _CANNOT = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -98,7 +98,7 @@ class DirectWriter:
     @classmethod
     def beside(cls, fd: int, directory: int, name: bytes) -> DirectWriter | None:
         """A writer into the file `fd`, which is `name` in `directory`; None where there is none."""
-        if not _is_known(fd):
+        if kind_of(fd) not in _FILE_SYSTEMS:
             return None
         flags = os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -256,13 +256,3 @@ class DirectWriter:
         fd, self._direct = self._direct, -1
         if fd >= 0:
             release(fd)
-
-
-def _is_known(fd: int) -> bool:
-    """Whether the file system is one of those of which it is known that this pays."""
-    libc = ctypes.CDLL(None)
-    found = ctypes.create_string_buffer(256)  # struct statfs, which begins with the type, a long
-    if not hasattr(libc, "fstatfs") or libc.fstatfs(fd, found) != 0:
-        return False
-    kind = ctypes.c_long.from_buffer(found).value
-    return kind in _FILE_SYSTEMS

@@ -28,7 +28,7 @@ from imagebroker.transfer.places import Demands, Place, Waiting, caveats
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.storing import Storing
-from imagebroker.transfer.unpacked import Unpacked, opened
+from imagebroker.transfer.unpacked import opened
 from imagebroker.verify.checks import Required
 
 LOG = logging.getLogger(__name__)
@@ -220,21 +220,22 @@ def _elsewhere(place: Place, target: FileObject) -> Place:
     return replace(place, open=opened)
 
 
-def unpacked_to_path(
+def in_order_to_path(
     places: Sequence[Place],
     demands: Demands,
     part: PartFile,
     watch: Watch,
     path: Path,
-    decompress: str,
+    decompress: str | None,
 ) -> Download:
-    """Store what is in the image in `part`, and commit it when verified.
+    """Store the image, or what is in it, in `part` from the first byte to the last; commit it.
 
-    As for an image that is stored as it is, all is dropped when a location sent something else.
+    As where bytes may come in any order, all is dropped when a location sent something else.
     """
     attempts = 0
     while True:
-        with closing(Unpacked(places, demands, watch, decompress)) as content:
+        with closing(opened(places, demands, watch, decompress)) as content:
+            part.reserve(content.size or 0)
             try:
                 for piece in content.verified():
                     part.write(part.size, piece)

@@ -16,9 +16,19 @@ from imagebroker.redaction import redact
 from imagebroker.transfer import parts
 from imagebroker.transfer.direct import DirectWriter
 from imagebroker.transfer.directory import close, open_directory
+from imagebroker.transfer.file_systems import (
+    can_be_as_large,
+    close_once,
+    is_fuse,
+    rename_exclusively,
+    sync_directory,
+    takes_any_order,
+)
 from imagebroker.transfer.holes import filled
 from imagebroker.transfer.journal import Journal
+from imagebroker.transfer.permissions import Permissions
 from imagebroker.transfer.ranges import Range
+from imagebroker.transfer.replaceable import OPENED, check_replaceable
 
 _NAME_MAX = 255
 #: After these a part file is worth keeping.
@@ -62,12 +72,15 @@ class PartFile:
         parent, self._name = os.path.split(path)
         if not self._name or self._name in (b".", b"..") or b"\0" in path:
             raise DestinationError(f"{self.shown!r} names no file", hint="write a path of a file")
-        self._overwrite, self._mode, self._fsync = overwrite, file_mode, fsync
+        self._overwrite, self._fsync = overwrite, fsync
+        self._permissions = None if file_mode is None else Permissions(file_mode, asked=True)
         self._process = Process()
         self._directory = withhold(open_directory(parent or b"."))
         self.size = 0
         self._part: bytes | None = None
         self._fd = self._journal = -1
+        #: Whether the file system takes bytes in order only, and gives none back before the end.
+        self.sequential = self._fuse = False
         self._keep, self._noted = keep, False
         self._preallocate = preallocate
         #: Bytes that the journal vouches for.
@@ -86,8 +99,8 @@ class PartFile:
         try:
             self._look()
             self._take(key, direct)
-        except BaseException:
-            close(self._directory)
+        except BaseException as error:
+            self.discard(error)
             raise
 
     def _look(self) -> None:
@@ -95,22 +108,25 @@ class PartFile:
         if len(self._name) > _NAME_MAX:
             error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             raise DestinationError.wrap(error, f"cannot write {self.shown!r}")
+        if parts.is_ours(self._name):
+            raise DestinationError(
+                f"{self.shown!r} is a name for unfinished downloads, which are removed",
+                hint=f"choose a name that does not end in {parts.SUFFIX} or {parts.JOURNAL_SUFFIX}",
+            )
+        if not self._overwrite and self._is_there():
+            raise self._exists()
+        found = check_replaceable(self._directory, self._name, self.shown)
+        if found is not None and stat.S_ISREG(found.st_mode) and self._permissions is None:
+            self._permissions = Permissions.like(self._directory, self._name, found)
+
+    def _is_there(self) -> bool:
         try:
-            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
-        if not self._overwrite:
-            raise self._exists()
-        if stat.S_ISREG(found.st_mode):
-            if self._mode is None:
-                self._mode = stat.S_IMODE(found.st_mode) & 0o777
-        elif not stat.S_ISLNK(found.st_mode):
-            raise DestinationError(
-                f"{self.shown!r} is a {_kind(found.st_mode)}, not a regular file",
-                hint="pass an opened file object to write into a device or pipe",
-            )
+        return True
 
     def _exists(self) -> DestinationError:
         return DestinationError(
@@ -120,17 +136,54 @@ class PartFile:
         )
 
     def _take(self, key: str, direct: bool) -> None:
+        part = self._made(lambda: parts.take(self._directory, self._name, key))
+        self._fd, self._part, self.kept = part.fd, part.name, part.kept
+        self._try_out(part)
+        if direct:
+            self._direct = DirectWriter.beside(self._fd, self._directory, part.name)
+        self.size = part.kept.end if part.kept is not None else 0
+        self._stored = part.kept.vouched if part.kept is not None else 0
+
+    def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
         try:
-            part = parts.take(self._directory, self._name, key)
+            return step()
         except OSError as error:
             raise DestinationError.wrap(
                 error, f"cannot create a file beside {self.shown!r}"
             ) from error
-        self._fd, self._part, self.kept = part.fd, part.name, part.kept
-        if direct:
-            self._direct = DirectWriter.beside(part.fd, self._directory, part.name)
-        self.size = part.kept.end if part.kept is not None else 0
-        self._stored = part.kept.vouched if part.kept is not None else 0
+
+    def _try_out(self, part: parts.Part) -> None:
+        """Learn what the file system can do, so that it fails now and not after the last byte."""
+        self._fuse = is_fuse(self._fd)
+        if part.kept is None and self._fuse:
+            try:
+                parts.check_rename(self._directory, part.name)
+            except OSError as error:
+                raise DestinationError.wrap(
+                    error,
+                    f"the file system of {self.shown!r} cannot rename a file when it is complete",
+                    hint=OPENED,
+                ) from error
+            self.sequential = not takes_any_order(self._fd)
+        if self.sequential:
+            self._holes = self._keep = self._preallocate = False
+            if os.fstat(self._fd).st_size:
+                self._make_anew()
+        if self._permissions is not None:
+            self._permissions.check(self._fd, self.shown)
+
+    def _make_anew(self) -> None:
+        """An empty file in place of the one that bytes were written to."""
+        name = self._part
+        if name is None:
+            raise AssertionError("there is no part file")
+        # In this order: closed after it was removed, it would be there again (rclone), or have been
+        # given another name in the meantime (what is made with libfuse).
+        close(self._fd)
+        self._fd = -1
+        parts.remove(self._directory, name)
+        part = self._made(lambda: parts.make(self._directory, name))
+        self._fd, self._part = part.fd, part.name
 
     def note(self, journal: Journal) -> None:
         """What a later process may go on with. Nothing is written unless parts are kept."""
@@ -153,14 +206,20 @@ class PartFile:
     def reserve(self, size: int) -> None:
         """Refuse at once what cannot fit.
 
-        :raises DestinationError: fewer than `size` bytes are free (ENOSPC).
+        :raises DestinationError: fewer than `size` bytes are free (ENOSPC), or no file can have so
+            many there (EFBIG).
         """
         free = self._do("cannot look at the free space for", lambda: os.fstatvfs(self._fd))
         available = free.f_bavail * free.f_frsize
-        if size > available:
+        if free.f_blocks and size > available:  # without any block: it does not say
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise DestinationError.wrap(
                 error, f"{self.shown!r} needs {size} bytes, and {available} are free"
+            )
+        if not can_be_as_large(self._fd, size):
+            error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise DestinationError.wrap(
+                error, f"{self.shown!r} needs {size} bytes, more than a file can have there"
             )
 
     @property
@@ -260,7 +319,8 @@ class PartFile:
     def set_size(self) -> None:
         """Give the file its size: a hole at its end is not there before."""
         self.flush()
-        self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
+        if not self.sequential:
+            self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
 
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
@@ -268,8 +328,11 @@ class PartFile:
         self.before_rewind()
         if self._direct is not None:
             self._direct.drop()
-        self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
-        self.size, self._holes, self._frontier = 0, True, None
+        if self.sequential:
+            self._make_anew()
+        else:
+            self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
+        self.size, self._holes, self._frontier = 0, not self.sequential, None
         self._forget()
 
     def _forget(self) -> None:
@@ -287,27 +350,36 @@ class PartFile:
         """
         self._check_mine()
         self.set_size()
-        mode = 0o666 & ~_umask() if self._mode is None else self._mode
-        self._do("cannot set the mode of", lambda: os.fchmod(self._fd, mode))
+        permissions = self._permissions or Permissions.usual(self._directory)
+        self._do("cannot set the mode of", lambda: permissions.apply(self._fd))
         if self._fsync:
             self._do("cannot sync", lambda: os.fsync(self._fd))
+        self._do("cannot store", self._settle)
         self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
         self._forget()
         self._part = None
         if self._fsync:
             self._do("the image is complete, but cannot sync the directory of",
-                     lambda: os.fsync(self._directory))  # fmt: skip
+                     lambda: sync_directory(self._directory))  # fmt: skip
+
+    def _settle(self) -> None:
+        """Let a file system that stores a file when it is closed do so, and say how that went."""
+        close_once(self._fd)
+        if self.sequential and self._part is not None:
+            size = os.stat(self._part, dir_fd=self._directory, follow_symlinks=False).st_size
+            if size != self.size:
+                raise OSError(errno.EIO, f"{size} of {self.size} bytes were stored")
 
     def _rename(self) -> None:
-        at = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
         part = self._part
         if part is None:
             raise DestinationError("the part file was already committed")
         if self._overwrite:
+            at = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
             os.rename(part, self._name, **at)
             return
         try:
-            _rename_exclusively(self._directory, part, self._name)
+            rename_exclusively(self._directory, part, self._name)
         except FileExistsError:
             raise self._exists() from None
 
@@ -324,17 +396,20 @@ class PartFile:
         earlier process, and the transfer broke or was interrupted. After a failed check or a
         refusal it never is.
         """
-        if self._fd < 0:
+        if self._directory < 0:
             return
         if self._process.is_current:
             self._clear_up(error)
         for fd in (self._fd, self._directory, self._journal):
             close(fd)
-        self._fd = self._journal = -1
+        self._fd = self._directory = self._journal = -1
 
     def _clear_up(self, error: BaseException | None) -> None:
         proven = self._noted or (self._keep and self.kept is not None)
         if self._part is not None and not (proven and isinstance(error, _RESUMABLE)):
+            if self._fuse:  # see _make_anew
+                close(self._fd)
+                self._fd = -1
             parts.remove(self._directory, self._part)
             self._forget()
         elif self._part is not None:
@@ -354,23 +429,6 @@ class PartFile:
         self.discard(error)
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device node")
-
-
-def _umask() -> int:
-    """The process's umask, read without setting it (os.umask would race with other threads)."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("Umask:"):
-                    return int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o077  # unknown: the careful answer
-
-
 #: Bytes after which the kernel is asked to begin writing to the disk: the fsync at the end then
 #: finds little left to do, instead of everything.
 _WRITE_BACK = 16 * 1024 * 1024
@@ -378,7 +436,6 @@ _SYNC_FILE_RANGE_WRITE = 2
 _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
 _FAR = 1 << 62
-_RENAME_NOREPLACE = 1
 
 
 def _start_write_back(fd: int, start: int, size: int) -> None:
@@ -414,16 +471,3 @@ def _fallocate(fd: int, mode: int, start: int, size: int) -> int:
         return errno.ENOSYS
     where = ctypes.c_int64(start), ctypes.c_int64(size)
     return ctypes.get_errno() if libc.fallocate(fd, ctypes.c_int(mode), *where) else 0
-
-
-def _rename_exclusively(directory: int, old: bytes, new: bytes) -> None:
-    """Rename that fails with FileExistsError instead of replacing (renameat2, Linux 3.15)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(directory, old, directory, new, _RENAME_NOREPLACE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(code, os.strerror(code))
-    # A file system without the flag: a second name fails where the first exists, as one step.
-    os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    os.unlink(old, dir_fd=directory)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
-import itertools
 import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import time
 
@@ -22,14 +23,18 @@ from imagebroker.transfer.journal import Journal
 SUFFIX = ".imagebroker-part"
 #: The journal of a part file that may be taken up again.
 JOURNAL_SUFFIX = ".imagebroker-journal"
-_PART = re.compile(rb"\..+\.imagebroker-part\Z", re.DOTALL)
-_JOURNAL = re.compile(rb"\..+\.imagebroker-journal\Z", re.DOTALL)
+#: Names of nobody else: with the key of an image (see `take`), and perhaps a number.
+_OURS = re.compile(rb"\..+\.[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-(part|journal)\Z", re.DOTALL)
 _NAME_MAX = 255
 #: Seconds after which a part file counts as abandoned though it has a journal, or though locks do
 #: not work here (some network file systems) and nobody can tell.
 ABANDONED = 86400.0
 _READ_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_TRUNC: or rclone refuses to write what has appeared in its cloud meanwhile, though empty.
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What says that a file cannot be opened for reading and writing at once.
+_ONE_WAY = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ def part_name(name: bytes, key: str, suffix: str = SUFFIX) -> bytes:
     return b"." + name + tail
 
 
+def is_ours(name: bytes) -> bool:
+    """Whether a file of that name is taken for a part file, or a journal, and swept."""
+    return _OURS.match(name) is not None
+
+
 def journal_name(part: bytes) -> bytes:
     return part.removesuffix(SUFFIX.encode()) + JOURNAL_SUFFIX.encode()
 
@@ -65,17 +75,47 @@ def take(directory: int, name: bytes, key: str) -> Part:
     sweep(directory)
     if found is not None:
         return found
-    for each in itertools.chain([key], (f"{key}-{secrets.token_hex(4)}" for _ in range(8))):
-        made = _create(directory, part_name(name, each))
+    return make(directory, *(part_name(name, each) for each in _keys(key)))
+
+
+def _keys(key: str) -> Iterator[str]:
+    yield key
+    for _ in range(8):
+        yield f"{key}-{secrets.token_hex(4)}"
+
+
+def make(directory: int, *names: bytes) -> Part:
+    """A new part file (0600), with the first of these names that is free.
+
+    :raises OSError, DestinationError: none can be made.
+    """
+    for name in names:
+        made = _create(directory, name)
         if made is not None:
             return made
     raise DestinationError("no free name for a temporary file in the directory")
 
 
+def check_rename(directory: int, part: bytes) -> None:
+    """:raises OSError: a file beside `part` cannot be given another name."""
+    suffix = SUFFIX.encode()
+    old, new = (
+        part.removesuffix(suffix)[: -len(end)] + end + suffix
+        for end in (secrets.token_hex(4).encode() for _ in range(2))
+    )
+    fd = os.open(old, os.O_WRONLY | _CREATE, 0o600, dir_fd=directory)
+    try:
+        os.close(fd)
+        os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+        old = new
+    finally:
+        remove(directory, old)
+
+
 def _create(directory: int, name: bytes) -> Part | None:
     """None if the name is taken, or a sweep took the file before it was locked."""
     try:
-        fd = os.open(name, _CREATE | os.O_EXCL, 0o600, dir_fd=directory)
+        fd = _open_new(directory, name)
     except FileExistsError:
         return None
     try:
@@ -87,6 +127,15 @@ def _create(directory: int, name: bytes) -> Part | None:
         raise
     close(fd)
     return None
+
+
+def _open_new(directory: int, name: bytes) -> int:
+    try:
+        return os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _ONE_WAY:
+            raise
+    return os.open(name, os.O_WRONLY | _CREATE, 0o600, dir_fd=directory)
 
 
 def _adopt(directory: int, name: bytes) -> Part | None:
@@ -114,7 +163,7 @@ def _adopt(directory: int, name: bytes) -> Part | None:
 
 def _journal(directory: int, part: bytes) -> Journal | None:
     try:
-        fd = os.open(journal_name(part), _READ_WRITE, dir_fd=directory)
+        fd = os.open(journal_name(part), _READ, dir_fd=directory)
     except OSError:
         return None
     try:
@@ -132,7 +181,7 @@ def open_journal(directory: int, part: bytes) -> int:
     """A descriptor of the journal beside a part file, made anew. :raises OSError: it cannot be."""
     name = journal_name(part)
     remove(directory, name)
-    return withhold(os.open(name, _CREATE | os.O_EXCL, 0o600, dir_fd=directory))
+    return withhold(os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=directory))
 
 
 def remove(directory: int, name: bytes) -> None:
@@ -173,12 +222,27 @@ def sweep(directory: int) -> int:
         names = {os.fsencode(entry) for entry in os.listdir(directory)}
     except OSError:
         return 0  # not to be listed: writing may work all the same
-    for name in names:
-        if _JOURNAL.match(name):
-            part = name.removesuffix(JOURNAL_SUFFIX.encode()) + SUFFIX.encode()
-            if part not in names:
-                remove(directory, name)
-    return sum(_sweep_one(directory, name) for name in names if _PART.match(name))
+    ours = {name for name in names if is_ours(name)}
+    found = {name for name in ours if name.endswith(SUFFIX.encode())}
+    journals = {journal_name(part) for part in found}
+    for name in ours - found - journals:
+        remove(directory, name)
+    return sum(_sweep_one(directory, name) for name in found)
+
+
+def _open_locked(directory: int, name: bytes) -> tuple[int, bool | None]:
+    """A descriptor of a part file that may be another process's, and what `_lock` says of it.
+
+    For reading, if that will do: a cloud that is written in order may fail a writer when another
+    one comes. NFS gives the lock only to who may write. :raises OSError: it cannot be opened.
+    """
+    fd = os.open(name, _READ, dir_fd=directory)
+    locked = _lock(fd)
+    if locked is not None:
+        return fd, locked
+    close(fd)
+    fd = os.open(name, _READ_WRITE, dir_fd=directory)
+    return fd, _lock(fd)
 
 
 def _sweep_one(directory: int, name: bytes) -> bool:
@@ -186,11 +250,10 @@ def _sweep_one(directory: int, name: bytes) -> bool:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             return False
-        fd = os.open(name, _READ_WRITE, dir_fd=directory)
+        fd, locked = _open_locked(directory, name)
     except OSError:
         return False
     try:
-        locked = _lock(fd)
         young = time() - found.st_mtime < ABANDONED
         if locked is False or not _is_named(directory, name, fd):
             return False

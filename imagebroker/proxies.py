@@ -1,0 +1,166 @@
+"""Which requests go through an HTTP proxy, and through which: the option, or a person's environment."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from imagebroker.exceptions import ConfigError
+
+_URL = re.compile(
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
+    r"(?:(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/]*))?@)?"
+    r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?/?"
+)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One HTTP proxy."""
+
+    #: In lower case, an IPv6 address without its brackets.
+    host: str
+    port: int
+    #: What said so: `option proxy`, or a variable.
+    named_by: str
+    #: For it alone, never for a server behind it.
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, text: str, named_by: str) -> Proxy:
+        """`[http://][user[:password]@]host[:port]`; user and password with percent-escapes.
+
+        :raises ValueError: it is something else. The text of the error shows nothing of it.
+        """
+        match = _URL.fullmatch(text)
+        if match is None or (match["scheme"] or "http").lower() != "http":
+            raise ValueError("it is not http://[user:password@]host:port")
+        port = int(match["port"] or 80)
+        username, password = unquote(match["user"] or ""), unquote(match["password"] or "")
+        if not 0 < port < 65536 or ":" in username:
+            raise ValueError("its port or its user name is not valid")
+        host = match["host"].strip("[]").lower()
+        return cls(host, port, named_by, username, password)
+
+    @property
+    def site(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def authorization(self) -> str | None:
+        """What a `Proxy-Authorization` header says; None without a user name."""
+        if not self.username:
+            return None
+        pair = f"{self.username}:{self.password}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"the proxy {self.site} ({self.named_by})"
+
+
+class Proxies:
+    """Finds the proxy for a request."""
+
+    def __init__(self, everything: Proxy | None = None) -> None:
+        self._everything = everything
+
+    def find(self, scheme: str, host: str, port: int) -> Proxy | None:
+        """The proxy for requests to a server; None: it is asked directly.
+
+        :raises ConfigError: what names it cannot be used.
+        """
+        return self._everything
+
+
+class PersonalProxies(Proxies):
+    """As curl, wget and pip read it: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.
+
+    Lower case goes before upper case; `HTTP_PROXY` is not read, because a web server's CGI programs
+    have it from whoever asks.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__()
+        self._environ = environ
+
+    def find(self, scheme: str, host: str, port: int) -> Proxy | None:
+        name = variable(scheme, self._environ)
+        if name is None or excepted(host, port, self._first("no_proxy", "NO_PROXY")):
+            return None
+        try:
+            return Proxy.parse(self._environ[name].strip(), name)
+        except ValueError as error:
+            raise ConfigError(
+                f"the proxy that {name} names cannot be used: {error}",
+                hint=f"set {scheme}_proxy to an http:// proxy, or add {host} to no_proxy",
+            ) from None
+
+    def _first(self, *names: str) -> str:
+        return next((self._environ[name] for name in names if name in self._environ), "")
+
+
+def variable(scheme: str, environ: Mapping[str, str]) -> str | None:
+    """The variable that names a proxy for `scheme`; None if none does. An empty one says: none."""
+    own = [f"{scheme}_proxy", *([] if scheme == "http" else [f"{scheme.upper()}_PROXY"])]
+    for names in (own, ["all_proxy", "ALL_PROXY"]):
+        for name in names:
+            if name in environ:
+                return name if environ[name].strip() else None
+    return None
+
+
+def excepted(host: str, port: int, text: str) -> bool:
+    """Whether `no_proxy` has a server: a name and all below it, an address, a network, `*`."""
+    host = host.lower().strip("[]").rstrip(".")
+    return any(_covers(entry.lower(), host, port) for entry in re.split(r"[,\s]+", text) if entry)
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    address = _address(host)
+    if "/" in entry:
+        return address is not None and _in_network(address, entry)
+    name, only = _split_port(entry)
+    if only not in ("", str(port)):
+        return False
+    if address is not None:
+        return _address(name) == address
+    name = name.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith("." + name))
+
+
+def _split_port(entry: str) -> tuple[str, str]:
+    match = re.fullmatch(r"\[([^\]]*)\](?::([0-9]+))?|([^:]*)(?::([0-9]+))?", entry)
+    if match is None:  # an IPv6 address without brackets
+        return entry, ""
+    return match[1] or match[3] or "", match[2] or match[4] or ""
+
+
+def _address(text: str) -> object | None:
+    if ":" not in text and not text.replace(".", "").isdigit():
+        return None  # a name; to find that out with ipaddress takes 5 ms of start-up
+    import ipaddress
+
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _in_network(address: object, text: str) -> bool:
+    import ipaddress
+
+    try:
+        network = ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return False
+    return address in network

@@ -47,10 +47,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.data import ImageData
-from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.exceptions import ConfigError, ImageBrokerError, UnsupportedOperation
 from imagebroker.forks import Process, withhold_socket
 from imagebroker.image import Image, ImageQuery
 from imagebroker.policy import MAX_REDIRECTS, Policy, open_beneath, redirected
+from imagebroker.proxies import PersonalProxies, Proxies, Proxy, named
 from imagebroker.redaction import Secrets
 from imagebroker.reference import DEFAULT_PORTS, ImageRef, RefForm
 
@@ -134,6 +135,7 @@ class BackendHost:
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
     _process: Process = field(default_factory=Process, repr=False)
+    _proxies: Proxies | None = field(default=None, repr=False)
 
     def conceal(self, *texts: str | None) -> None:
         """Show these in no error of this instance: a token, say, which a server may repeat.
@@ -164,6 +166,77 @@ class BackendHost:
         sock.settimeout(self.limits.stall_timeout)
         self._sockets[sock] = threading.get_ident()
         return sock
+
+    @property
+    def proxies(self) -> Proxies:
+        """What says which proxy a request takes: `proxy`, or the environment of a person who runs
+        the command without a config file.
+
+        :raises ConfigError: `proxy` cannot be used.
+        """
+        if self._proxies is None:
+            configured = self.options.get("proxy")
+            try:
+                self._proxies = (
+                    Proxies.configured(configured)
+                    if configured
+                    else PersonalProxies(os.environ)
+                    if self.personal
+                    else Proxies()
+                )
+            except ValueError as error:
+                title = ":".join(filter(None, ("backend", self.name, self.instance)))
+                raise ConfigError(
+                    f"[{title}] proxy cannot be used: {error}", hint="write http://host:port"
+                ) from None
+        return self._proxies
+
+    def proxy(self, scheme: str, host: str, port: int) -> Proxy | None:
+        """The HTTP proxy for requests to a server; None: it is asked directly.
+
+        Its `authorization` is for the proxy alone.
+
+        :raises ConfigError: a variable names one that cannot be used.
+        """
+        found = self.proxies.find(scheme, host, port)
+        if found is not None:
+            self.conceal(
+                found.username, found.password, (found.authorization or "").removeprefix("Basic ")
+            )
+        return found
+
+    def connect_web(
+        self, scheme: str, host: str, port: int, proxy: Proxy | None = None
+    ) -> socket.socket:
+        """`connect` for a request to a web server: to it, or to the proxy that `proxy` gave.
+
+        :raises PolicyViolation, TransferError: as `connect`; they say that it was about the proxy.
+        """
+        via = proxy or Proxy(host, port, "")
+        try:
+            return self.connect(via.host, via.port)
+        except ImageBrokerError as error:
+            if proxy is not None:
+                raise named(proxy, error) from error
+            if (hint := self._unused_proxy(scheme, host, port)) and error.retryable:
+                error.hint = hint
+            raise
+
+    def _unused_proxy(self, scheme: str, host: str, port: int) -> str:
+        """What to do where only a proxy that nobody reads leads to a server."""
+        if self.personal or self.options.get("proxy"):
+            return ""
+        try:
+            found = PersonalProxies(os.environ).find(scheme, host, port)
+        except ConfigError:
+            return ""
+        if found is None:
+            return ""
+        title = ":".join(filter(None, ("backend", self.name, self.instance)))
+        return (
+            f"{found.named_by} names a proxy, which is not used where there is a config file; "
+            f"if it is needed, write into [{title}]: proxy = {found.site}"
+        )
 
     def open_beneath(self, root: str | os.PathLike[str], path: str | bytes) -> int:
         """A descriptor of the regular file `path` below `root`, following no link.

@@ -22,6 +22,7 @@ from imagebroker.config_lines import Line, Lines
 from imagebroker.entry_points import uncache_stevedore
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.policy import Policy, networks
+from imagebroker.proxies import Proxy
 from imagebroker.reference import DEFAULT_PORTS, parse
 
 GROUP = "imagebroker"
@@ -220,7 +221,10 @@ def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
             help="Refuse a download for which neither the caller nor the record has a strong "
             "checksum."),
         cfg.StrOpt(
-            "proxy", help="URL of the proxy to use. No proxy is taken from the environment."),
+            "proxy", secret=True,
+            help="HTTP proxy to use: http://[user:password@]host:port, other characters than "
+            "letters and digits in the password as %XX. With a config file, none is taken from "
+            "the environment. Let nobody else read a file with a password in it."),
     ))  # fmt: skip
 
 
@@ -401,11 +405,14 @@ class Settings:
                 f"[{section.group}] allowed_networks: {error}", hint="write networks as 10.0.0.0/8"
             ) from error
         named = [("endpoint", url) for url in self.endpoints(section)]
-        named += [(name, options[name]) for name in ("auth_url", "proxy") if options.get(name)]
+        named += [("auth_url", options["auth_url"])] if options.get("auth_url") else []
+        allowed_as_they_are = {_host_and_port(section, *each) for each in named}
+        if options.get("proxy"):
+            allowed_as_they_are.add(_proxy_address(section, options["proxy"]))
         return Policy(
             allowed_networks=allowed,
             allowed_ports=frozenset(options.allowed_ports),
-            configured=frozenset(_host_and_port(section, *each) for each in named),
+            configured=frozenset(allowed_as_they_are),
             trusting=self.personal,
         )
 
@@ -475,12 +482,17 @@ def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
         ref = parse(url if url.count("/") > 2 else url + "/")
     except InvalidImageRef as error:
         raise ConfigError(f"[{section.group}] {option}: {error}", hint=error.hint) from error
-    if option == "proxy" and ref.user is not None:
-        raise ConfigError(
-            f"[{section.group}] proxy cannot be used",
-            hint="write http://host:port, without credentials",
-        )
     return ref.host or "", ref.port or DEFAULT_PORTS.get(ref.scheme or "", 0)
+
+
+def _proxy_address(section: Section, text: str) -> tuple[str, int]:
+    try:
+        proxy = Proxy.parse(text, "option proxy")
+    except ValueError as error:
+        raise ConfigError(
+            f"[{section.group}] proxy cannot be used: {error}", hint="write http://host:port"
+        ) from None
+    return proxy.host, proxy.port
 
 
 def _parse(files: list[str]) -> cfg.ConfigOpts:

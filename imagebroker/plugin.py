@@ -42,6 +42,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.file_state import FileState
 from imagebroker.image import ACTIVE, Image, ImageQuery, Location, visible
+from imagebroker.proxies import Proxy
 from imagebroker.redaction import printable, redact
 from imagebroker.reference import ImageRef, RefForm
 
@@ -75,6 +76,7 @@ __all__ = [
     "NotReady",
     "Options",
     "PolicyViolation",
+    "Proxy",
     "QuotaExceeded",
     "RangeIgnored",
     "RefForm",

@@ -1,4 +1,4 @@
-"""Which requests go through an HTTP proxy, and through which: the option, or a person's environment."""
+"""Which requests go through an HTTP proxy: what the option or a person's environment says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from imagebroker.exceptions import ConfigError
+from imagebroker.exceptions import ConfigError, ImageBrokerError, TransferError
 
 _URL = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
@@ -60,9 +60,26 @@ class Proxy:
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
     @property
+    def credentials_hint(self) -> str:
+        """What to do where it does not let us through."""
+        if self.username:
+            return f"check the user name and the password in {self.named_by}"
+        return f"it wants a password: write http://USER:PASSWORD@HOST:PORT into {self.named_by}"
+
+    @property
     def title(self) -> str:
         """What messages call it."""
         return f"the proxy {self.site} ({self.named_by})"
+
+
+def named(proxy: Proxy, error: ImageBrokerError) -> ImageBrokerError:
+    """`error` of connecting to a proxy, saying so."""
+    hint = error.hint
+    if isinstance(error, TransferError):
+        hint = f"check {proxy.named_by}: is that the proxy, and does it run?"
+    return type(error)(
+        f"{proxy.title}: {error}", hint=hint, retryable=error.retryable, option=error.option
+    )
 
 
 class Proxies:
@@ -77,6 +94,13 @@ class Proxies:
         :raises ConfigError: what names it cannot be used.
         """
         return self._everything
+
+    @classmethod
+    def configured(cls, text: str) -> Proxies:
+        """:raises ValueError: as `Proxy.parse`, and without `http://`."""
+        if not text.lower().startswith("http://"):
+            raise ValueError("it is not http://[user:password@]host:port")
+        return cls(Proxy.parse(text, "option proxy"))
 
 
 class PersonalProxies(Proxies):

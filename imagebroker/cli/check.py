@@ -308,7 +308,9 @@ class _Check:
         """Secrets that stand in a file which every user of this host may read."""
         for section in self._settings.sections():
             declared = self._declared.get(section.name)
-            for option in declared.options if declared is not None else ():
+            if declared is None:
+                continue
+            for option in [*declared.options, *self._proxy(section, declared)]:
                 line = self._settings.line(section.group, option.dest)
                 if option.secret and line is not None and reach.is_open_to_all(line.file):
                     yield Finding(
@@ -316,6 +318,16 @@ class _Check:
                         f"a secret stands in {line.file}, which every user of this host may read",
                         f"chmod o= {line.file}",
                     )  # fmt: skip
+
+    def _proxy(self, section: Section, declared: Declaration) -> list[cfg.Opt]:
+        """The option, where there is a password in it."""
+        try:
+            values = self._settings.backend(section, [], declared.require_checksum)
+        except ConfigError:
+            return []  # which is found elsewhere
+        if "@" not in (values.get("proxy") or ""):
+            return []
+        return [option for option in backend_options() if option.dest == "proxy"]
 
     def _make(
         self, section: Section, declared: Declaration

@@ -17,6 +17,7 @@ from imagebroker.backend import BackendHost
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import Section
 from imagebroker.exceptions import ConfigError, ImageBrokerError
+from imagebroker.proxies import Proxy
 from imagebroker.reference import DEFAULT_PORTS, parse
 from imagebroker.transfer.owned_directory import open_owned
 
@@ -132,8 +133,8 @@ def check_servers(hosts: Iterable[BackendHost], connect_timeout: float) -> Itera
 
 def _servers(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The URLs that will be connected to, with their options."""
-    if options.get("proxy"):
-        return [("proxy", options["proxy"])]  # the servers behind it are the proxy's business
+    if options.get("proxy"):  # the servers behind it are its business
+        return [("proxy", Proxy.parse(options["proxy"], "option proxy").site)]
     named = [("endpoint", url) for url in options.get("endpoint") or ()]
     return [*named, *([("auth_url", options["auth_url"])] if options.get("auth_url") else [])]
 

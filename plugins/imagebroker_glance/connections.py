@@ -14,11 +14,19 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
-from urllib3 import connection, connectionpool
+from urllib3 import connection, connectionpool, exceptions
 
-from imagebroker.plugin import BackendHost, ConfigError, ImageBrokerError, Options
+from imagebroker.plugin import (
+    BackendHost,
+    ConfigError,
+    ImageBrokerError,
+    NotAuthorized,
+    Options,
+    Proxy,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -34,10 +42,57 @@ class Now(threading.local):
     fresh: bool = False
 
 
-def make_pools(
-    host: BackendHost, tls: ssl.SSLContext, proxy: str | None, now: Now
+class Pools:
+    """Pool managers whose every socket comes from `host`: one without a proxy, one for each."""
+
+    def __init__(self, host: BackendHost, tls: ssl.SSLContext, now: Now) -> None:
+        """:raises ConfigError: the configured proxy cannot be used."""
+        host.proxies  # noqa: B018 - shows it now, not at the first request
+        self._host, self._tls, self._now = host, tls, now
+        self._managers: dict[Proxy | None, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def urlopen(self, method: str, url: str, **how: Any) -> urllib3.BaseHTTPResponse:
+        """One request, through the proxy for `url` where there is one.
+
+        :raises NotAuthorized: the proxy does not let us through.
+        """
+        proxy = self._proxy(url)
+        try:
+            reply = self._manager(proxy).urlopen(method, url, **how)
+        except exceptions.ProxyError as error:
+            if proxy is not None and " 407 " in f"{error.original_error} ":
+                raise NotAuthorized(
+                    f"{proxy.title} answers 407", hint=proxy.credentials_hint
+                ) from error
+            raise
+        if reply.status == 407 and proxy is not None:
+            reply.close()
+            raise NotAuthorized(f"{proxy.title} answers 407", hint=proxy.credentials_hint)
+        return reply
+
+    def _proxy(self, url: str) -> Proxy | None:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        return self._host.proxy(parts.scheme, parts.hostname or "", port)
+
+    def _manager(self, proxy: Proxy | None) -> urllib3.PoolManager:
+        with self._lock:
+            if proxy not in self._managers:
+                self._managers[proxy] = _make_manager(self._host, self._tls, proxy, self._now)
+            return self._managers[proxy]
+
+    def clear(self) -> None:
+        """Close idle connections."""
+        with self._lock:
+            managers = list(self._managers.values())
+        for manager in managers:
+            manager.clear()
+
+
+def _make_manager(
+    host: BackendHost, tls: ssl.SSLContext, proxy: Proxy | None, now: Now
 ) -> urllib3.PoolManager:
-    """A pool manager whose every socket comes from `host`."""
     insecure = tls.verify_mode == ssl.CERT_NONE
 
     class Response(http.client.HTTPResponse):
@@ -62,13 +117,13 @@ def make_pools(
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _dial(host, self, now)
+            return _dial(host, "http", self, proxy, now)
 
     class Https(connection.HTTPSConnection):
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _dial(host, self, now)
+            return _dial(host, "https", self, proxy, now)
 
         def connect(self) -> None:
             super().connect()
@@ -82,7 +137,11 @@ def make_pools(
         ConnectionCls = Https
 
     kept: dict[str, Any] = {"maxsize": 64, "ssl_context": tls}
-    pools = urllib3.ProxyManager(proxy, **kept) if proxy else urllib3.PoolManager(**kept)
+    if proxy is None:
+        pools = urllib3.PoolManager(**kept)
+    else:
+        secret = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        pools = urllib3.ProxyManager(proxy.site, proxy_headers=secret, **kept)
     pools.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
     return pools
 
@@ -110,10 +169,12 @@ class _Hurried(io.RawIOBase):
         super().close()
 
 
-def _dial(host: BackendHost, conn: connection.HTTPConnection, now: Now) -> socket.socket:
+def _dial(
+    host: BackendHost, scheme: str, conn: connection.HTTPConnection, proxy: Proxy | None, now: Now
+) -> socket.socket:
     now.fresh = True
     try:
-        return host.connect(conn.host, conn.port)
+        return host.connect_web(scheme, conn.host, conn.port, proxy)
     except ImageBrokerError as error:
         error.nothing_sent = True  # type: ignore[attr-defined]  # another server may be asked
         raise

@@ -24,8 +24,10 @@ from imagebroker.plugin import (
     PolicyViolation,
     TransferError,
     TransferTimeout,
+    foreign_coding,
+    printable,
 )
-from imagebroker_glance.connections import Now, make_pools, tls_context
+from imagebroker_glance.connections import Now, Pools, tls_context
 
 Reply = urllib3.BaseHTTPResponse
 Body = bytes | Iterable[bytes] | None
@@ -41,7 +43,7 @@ class Wire:
         self._seconds = options.get("timeout") or host.limits.stall_timeout
         self._answer_seconds = 2 * self._seconds
         self._now = Now()
-        self._pools = make_pools(host, tls_context(options), options.get("proxy"), self._now)
+        self._pools = Pools(host, tls_context(options), self._now)
 
     @contextlib.contextmanager
     def watched(self, hook: Callable[[socket.socket], None]) -> Iterator[None]:
@@ -148,11 +150,11 @@ def refuse_encoding(reply: Reply, url: str) -> None:
 
     :raises TransferError: the body is compressed, though `identity` was asked for.
     """
-    encodings = reply.headers.getlist("Content-Encoding")
-    if any(value.strip().lower() not in ("", "identity") for value in encodings):
+    coding = foreign_coding(reply.headers.getlist("Content-Encoding"), ())
+    if coding:
         reply.close()
         raise TransferError(
-            f"{origin(url)}: the answer is encoded as {', '.join(encodings)!r}, and nobody asked",
+            f"{origin(url)}: the answer is encoded as {printable(coding, 60)!r}, and nobody asked",
             hint="switch compression off in the server or proxy",
         )
 

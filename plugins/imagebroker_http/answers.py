@@ -159,13 +159,15 @@ def _error(head: Head, message: str) -> ImageBrokerError:
         return Gone(message, hint="the image was removed for good; look for its successor")
     if status in (204, 205):
         return ImageNotFound(f"{message}: there is no data", hint="check the URL")
-    if status == 401 or status == 407:
-        who = "proxy" if status == 407 else "server"
+    if status == 401:
         return NotAuthorized(
-            f"{message}: the {who} wants credentials",
-            hint="set username, password and endpoint in the backend's section"
-            if status == 401
-            else "use a proxy that this host may use without a password",
+            f"{message}: the server wants credentials",
+            hint="set username, password and endpoint in the backend's section",
+        )
+    if status == 407:
+        return NotAuthorized(
+            f"{message}: a proxy before the server wants credentials",
+            hint="ask the owner of the server for access",
         )
     if status == 403:
         return NotAuthorized(message, hint="ask the owner of the server for access")

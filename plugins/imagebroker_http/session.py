@@ -14,6 +14,7 @@ from imagebroker.plugin import (
     ConfigError,
     NotAuthorized,
     Options,
+    Proxy,
     TransferError,
     TransferTimeout,
     printable,
@@ -41,13 +42,16 @@ class Client:
         options = host.options
         self.host = host
         self.tls = Tls(options, title)
-        self.proxy = _proxy(options, title)
+        host.proxies  # noqa: B018 - one that cannot be used shows now, not in a download
         self._origins = {
             Url.parse(text).origin
             for text in options.get("endpoint") or ()
             if text.startswith(("http://", "https://"))
         }
         self._authorization = _authorization(options, title, bool(self._origins))
+
+    def proxy(self, url: Url) -> Proxy | None:
+        return self.host.proxy(url.scheme, url.host, url.port)
 
     def start(self, text: str) -> Place:
         """Where a ref leads. Credentials need an endpoint; without one there is at most a client
@@ -145,9 +149,12 @@ class Session:
         )
 
     def _exchange(self, method: str, place: Place, fields: tuple[Field, ...]) -> Answer:
-        proxied = self._client.proxy is not None and place.url.scheme == "http"
-        target = place.url.site + place.url.target if proxied else place.url.target
+        url, proxy = place.url, self._client.proxy(place.url)
         every = [*self._client.fields(place), *fields]
+        target = url.target
+        if proxy is not None and url.scheme == "http":
+            target = url.site + url.target
+            every += _identified(proxy)
         kept = self._take(place)
         connection = kept or self._dial(place)
         self.asked = True
@@ -164,19 +171,21 @@ class Session:
         except BaseException:
             connection.close()
             raise
+        if head.status == 407 and proxy is not None:
+            connection.close()
+            raise _unwelcome(proxy, head)
         return Answer(place, head, connection)
 
     def _dial(self, place: Place) -> Connection:
         client, url = self._client, place.url
-        via = client.proxy or url
-        host = client.host
-        sock = host.connect(via.host, via.port)
+        host, proxy = client.host, client.proxy(url)
+        sock = host.connect_web(url.scheme, url.host, url.port, proxy)
         connection = Connection(sock, url.site, host.limits, self._buffers)
         try:
             self._adopt(connection)
             if url.scheme == "https":
-                if client.proxy is not None:
-                    _tunnel(connection, url, client.proxy)
+                if proxy is not None:
+                    _tunnel(connection, url, proxy)
                 context = client.tls.context(identified=place.identified)
                 connection.start_tls(context, url.host.rstrip("."))
         except BaseException:
@@ -220,32 +229,32 @@ class Session:
             connection.close()
 
 
-def _tunnel(connection: Connection, url: Url, proxy: Url) -> None:
+def _tunnel(connection: Connection, url: Url, proxy: Proxy) -> None:
     """Have the proxy connect us to the server of `url`."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     target = f"{host}:{url.port}"
-    head = connection.exchange("CONNECT", target, [("Host", target), ("User-Agent", _user_agent())])
+    fields = [("Host", target), ("User-Agent", _user_agent()), *_identified(proxy)]
+    head = connection.exchange("CONNECT", target, fields)
     if 200 <= head.status < 300:
         return
-    message = f"the proxy {proxy.site} answers {head.status} {printable(head.reason, 80)}".rstrip()
-    if head.status in (401, 403, 407):
+    if head.status in (401, 407):
+        raise _unwelcome(proxy, head)
+    message = _answered(proxy, head)
+    if head.status == 403:
         raise NotAuthorized(message, hint=f"ask its owner to let this host reach {target}")
     raise TransferError(message, hint=f"check that the proxy can reach {target}")
 
 
-def _proxy(options: Options, title: str) -> Url | None:
-    text = options.get("proxy")
-    if not text:
-        return None
-    try:
-        proxy = Url.parse(text)
-    except ValueError:
-        proxy = None
-    if proxy is None or proxy.scheme != "http" or proxy.target != "/":
-        raise ConfigError(
-            f"[{title}] proxy cannot be used", hint="write http://host:port, without credentials"
-        )
-    return proxy
+def _identified(proxy: Proxy) -> list[Field]:
+    return [("Proxy-Authorization", proxy.authorization)] if proxy.authorization else []
+
+
+def _answered(proxy: Proxy, head: Head) -> str:
+    return f"{proxy.title} answers {head.status} {printable(head.reason, 80)}".rstrip()
+
+
+def _unwelcome(proxy: Proxy, head: Head) -> NotAuthorized:
+    return NotAuthorized(_answered(proxy, head), hint=proxy.credentials_hint)
 
 
 def _authorization(options: Options, title: str, bound: bool) -> str | None:

@@ -33,7 +33,7 @@ IMAGEBROKER = ERRORS | {
 PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
-    "NotReady", "Options", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
+    "NotReady", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "printable", "redact", "visible",
 }  # fmt: skip
 

@@ -25,13 +25,18 @@ STALL = 0.4
 
 
 def make_backend(
-    *, limits: Limits | None = None, reach: str = "127.0.0.0/8", **options: Any
+    *,
+    limits: Limits | None = None,
+    reach: str = "127.0.0.0/8",
+    personal: bool = False,
+    **options: Any,
 ) -> HttpBackend:
     """A backend as the core makes it, allowed to connect to this host."""
     return HttpBackend(
         BackendHost(
             name="http",
             options=Options({**DEFAULTS, **options}),
+            personal=personal,
             limits=limits or Limits(connect_timeout=5, stall_timeout=5),
             policy=Policy(allowed_networks=networks([reach])),
         )

@@ -798,7 +798,7 @@ def test_the_address_policy_holds_for_the_proxy() -> None:
         {"cert_file": "/nonexistent"},
         {"key_file": "/nonexistent"},
         {"proxy": "https://h:1/"},
-        {"proxy": "http://u:p@h:1/"},
+        {"proxy": "http://u:p@h:99999/"},
         {"proxy": "h:1"},
         {"proxy": "socks5://h:1"},
     ],

@@ -16,6 +16,7 @@ from tests.servers import apache as apache_server
 from tests.servers import images as image_files
 from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
+from tests.servers import squid as squid_server
 from tests.servers import sshd as sshd_server
 
 
@@ -41,6 +42,14 @@ def apache() -> Iterator[apache_server.Apache]:
     """Apache; put files below ``apache.root``, under names that no other test uses."""
     require(apache_server.missing())
     with apache_server.Apache() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def squid() -> Iterator[squid_server.Squid]:
+    """A proxy that lets `person` through, with a password."""
+    require(squid_server.missing())
+    with squid_server.Squid(user="person") as server:
         yield server
 
 

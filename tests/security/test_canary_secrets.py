@@ -382,7 +382,7 @@ def test_a_proxy_with_a_password_is_not_shown(
             CORE + f"[backend:{scheme}]\nproxy = http://{userinfo}127.0.0.1:9\n"
             + ("endpoint = http://127.0.0.1:9292/\n" if scheme == "glance" else "")
         )  # fmt: skip
-        ref = f"glance:{ID}" if scheme == "glance" else "http://192.88.99.0/x"
+        ref = f"glance:{ID}" if scheme == "glance" else "http://images.example/x"
         who = RequestContext(auth_token=CALLER_TOKEN)
         with pytest.raises(TransferError):
             broker.get(who, ref)

@@ -212,6 +212,7 @@ class Incoming:
                 if unpacked in KINDS
                 else "pass --checksum with the digest of the file as the server stores it",
                 retryable=False,
+                coding=source.coding,
             )
 
     # -- reading ---------------------------------------------------------------------------------

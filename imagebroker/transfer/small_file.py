@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from imagebroker.exceptions import ImageNotFound, TooLarge, VerificationError
+from imagebroker.exceptions import ImageNotFound, TooLarge, TransferError, VerificationError
 from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.stream import Stream
@@ -30,4 +30,11 @@ def read_small(place: Place, demands: Demands, watch: Watch, title: str) -> byte
         raise VerificationError(
             f"{title} has more than {watch.rules.max_size} bytes, so it is no checksum file",
             hint="check the URL that checksum= has",
+        ) from error
+    except TransferError as error:
+        if getattr(error, "coding", None) is None:
+            raise
+        raise VerificationError(
+            f"{title} cannot be read: {error}",
+            hint="pass the digest itself, or the URL of a file that is sent as it is",
         ) from error

@@ -32,10 +32,13 @@ _RANGE = re.compile(
 #: What has the image as its content; 203 is a 200 that a proxy may have written anew.
 _WHOLE = (200, 203)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TIME = r"([0-9]{2}:[0-9]{2}:[0-9]{2})"
+_MONTH = f"({'|'.join(_MONTHS)})"
+#: The form that servers may send, and the two that they once did (RFC 9110, 5.6.7).
 _DATE = re.compile(
-    rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
-    r"([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+    rf"[A-Z][a-z]{{2,8}}, ([0-9]{{1,2}})[ -]{_MONTH}[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} GMT"
 )
+_ASCTIME = re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} ([ 0-9][0-9]) {_TIME} ([0-9]{{4}})")
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|!--)", re.I)
 
@@ -107,16 +110,20 @@ def is_page(begin: bytes) -> bool:
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """A date in the one form that servers may send; None if it is anything else."""
-    match = _DATE.fullmatch(text or "")
-    if match is None:
+    """A date in a form of RFC 9110; None if it is anything else."""
+    if match := _DATE.fullmatch(text or ""):
+        day, month, year, time = match.groups()
+    elif match := _ASCTIME.fullmatch(text or ""):
+        month, day, time, year = match.groups()
+    else:
         return None
-    day, month, year, hour, minute, second = match.groups()
+    now = datetime.now(UTC).year
+    full = int(year) if len(year) == 4 else now // 100 * 100 + int(year)
+    if len(year) == 2 and full > now + 50:
+        full -= 100
     try:
-        return datetime(
-            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second),
-            tzinfo=UTC,
-        )  # fmt: skip
+        hour, minute, second = map(int, time.split(":"))
+        return datetime(full, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
 

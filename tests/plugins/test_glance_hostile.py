@@ -286,6 +286,13 @@ def test_an_encoded_body_is_not_decoded(glance: tuple[Stub, OneImage], encoding:
         next(source.read())
 
 
+@pytest.mark.parametrize("name", ["identity", "none", "aws-chunked", "utf-8"])
+def test_what_names_no_coding_says_nothing(glance: tuple[Stub, OneImage], name: str) -> None:
+    stub, image = glance
+    image.file = lambda request, _: answer(200, DATA, f"Content-Encoding: {name}")
+    assert_that(fetched(asking(stub)), Equals(DATA))
+
+
 @pytest.mark.parametrize("length", ["+256000", "256000, 256000", "0x3e800", "-1", "lots"])
 def test_an_odd_length_is_refused(glance: tuple[Stub, OneImage], length: str) -> None:
     stub, image = glance

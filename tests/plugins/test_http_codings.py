@@ -12,7 +12,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Is, MatchesRegex
 
 import imagebroker
-from imagebroker.exceptions import ChecksumMismatch, ImageChanged, TransferError
+from imagebroker.exceptions import ChecksumMismatch, ImageChanged, TransferError, VerificationError
 from imagebroker.reference import parse
 from tests.plugins.http_peers import answer, make_backend, opened, serving
 from tests.servers.apache import Apache
@@ -125,6 +125,16 @@ def test_a_coding_that_comes_in_the_middle_is_another_image() -> None:
     with serving(answer(PACKED, 'ETag: "1"'), part) as server, opened(f"{server.url}/a") as source:
         with pytest.raises(ImageChanged):
             list(source.read(4))
+
+
+def test_a_checksum_file_that_is_sent_encoded_has_a_hint_of_its_own(
+    broker: imagebroker.Broker, way: Way
+) -> None:
+    with serving(answer(PACKED, "Content-Encoding: gzip")) as sums, serving(answer(DATA)) as server:
+        with pytest.raises(VerificationError) as caught:
+            way.get(broker, f"{server.url}/a.img", checksum=f"{sums.url}/SHA256SUMS")
+        assert_that(server.connections, HasLength(0))
+    assert_that(caught.value.hint, Contains("the digest itself"))
 
 
 # -- Apache ------------------------------------------------------------------------------------

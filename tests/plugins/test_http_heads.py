@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, HasLength, Is, IsInstance
@@ -139,3 +141,31 @@ def test_no_other_success_is_taken_for_the_image(status: int) -> None:
     with pytest.raises(ImageBrokerError) as caught:
         read(answer(BODY, status=f"{status} Something"))
     assert_that(caught.value, IsInstance(TransferError))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sun, 6 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+    ],
+)
+def test_a_date_is_read_in_every_form_of_rfc_9110(said: str) -> None:
+    with (
+        serving(answer(BODY, f"Last-Modified: {said}")) as server,
+        opened(f"{server.url}/x") as source,
+    ):
+        assert_that(source.image.updated_at, Equals(datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)))
+
+
+@pytest.mark.parametrize(
+    "said", ["Sun Nov 31 08:49:37 1994", "Sun, 06 Nov 0000 08:49:37 GMT", "06 Nov 1994", "0"]
+)
+def test_what_is_no_date_says_nothing(said: str) -> None:
+    with (
+        serving(answer(BODY, f"Last-Modified: {said}")) as server,
+        opened(f"{server.url}/x") as source,
+    ):
+        assert_that(source.image.updated_at, Is(None))

@@ -21,6 +21,7 @@ from imagebroker.backend import Limits, Options
 from imagebroker.config_lines import Line, Lines
 from imagebroker.entry_points import uncache_stevedore
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
+from imagebroker.option_value import value_of
 from imagebroker.policy import Policy, networks
 from imagebroker.proxies import Proxy
 from imagebroker.reference import DEFAULT_PORTS, parse
@@ -423,16 +424,7 @@ class Settings:
         return found is not None and found.location not in defaults
 
     def _snapshot(self, group: str, options: Iterable[cfg.Opt]) -> Options:
-        values = {}
-        for option in options:
-            try:
-                values[option.dest] = self._conf[group][option.dest]
-            except (ValueError, cfg.Error) as error:
-                why = str(error).rpartition(" is not valid: ")[2]  # not oslo's LocationInfo(...)
-                raise ConfigError(
-                    f"[{group}] {option.name}: {why}", hint="correct the value in the config file"
-                ) from error
-        return Options(values)
+        return Options({option.dest: value_of(self._conf, group, option) for option in options})
 
 
 def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, str]:

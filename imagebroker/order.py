@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imagebroker.backend import Options
 from imagebroker.boundary import Boundary, OpenedSource
 from imagebroker.config import Section, Settings
-from imagebroker.exceptions import ImageBrokerError, NotAuthorized, PolicyViolation
+from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
 from imagebroker.routing import Routes
 from imagebroker.transfer.entitlement import Entitlement, Resource
@@ -208,13 +209,23 @@ def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rul
     """The configured limits, less those that a call sets itself.
 
     :raises TypeError: `limits` names something else.
+    :raises InvalidImageRef: a value is no number that can be a limit.
     """
     unknown = sorted(set(limits) - set(_OVERRIDES))
     if unknown:
         raise TypeError(f"unexpected argument {unknown[0]!r}")
+    for name, value in {**limits, "max_size": max_size}.items():
+        if value is not None and not _is_usable(value):
+            raise InvalidImageRef(f"{name} is {value!r:.80}, not a number from 0")
     values = {name: limits.get(name) for name in _OVERRIDES}
     chosen = {name: core[name] if value is None else value for name, value in values.items()}
     return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
+
+
+def _is_usable(value: Any) -> bool:
+    if isinstance(value, int):
+        return 0 <= value < 2**63
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
 
 
 def _open(

@@ -29,6 +29,7 @@ from imagebroker.config import (
 )
 from imagebroker.declaration import Declaration
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
+from imagebroker.option_value import value_of
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry, find_entry_points
 from imagebroker.verify.checks import format_policy
@@ -94,20 +95,15 @@ def load(path: Path | None) -> Loaded:
     findings = []
     for option in CORE_OPTIONS:
         try:
-            conf[GROUP][option.dest]
-        except (ValueError, cfg.Error) as problem:
-            findings.append(_bad_value(f"[{GROUP}] {option.name}", problem))
+            value_of(conf, GROUP, option)
+        except ConfigError as problem:
+            findings.append(failure(f"[{GROUP}] {option.name}", problem))
             conf.set_override(option.dest, option.default, group=GROUP)
     return Loaded(Settings(conf), findings, first)
 
 
 def _read(conf: cfg.ConfigOpts, files: list[str]) -> None:
     conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)
-
-
-def _bad_value(where: str, problem: Exception) -> Finding:
-    why = str(problem).rpartition(" is not valid: ")[2]  # without oslo's LocationInfo(...)
-    return Finding(FAILURE, where, redact(why), "correct the value in the config file")
 
 
 def _sections(path: Path) -> dict[str, dict[str, Any]]:

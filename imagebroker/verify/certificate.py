@@ -20,6 +20,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.exhaustion import start
+from imagebroker.option_value import explained
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -75,14 +76,22 @@ class KeyManager:
 
     def _api(self) -> Any:
         from castellan import key_manager
+        from oslo_config import cfg
 
         try:
             return key_manager.API(self._conf)
+        except (cfg.Error, RecursionError) as error:
+            why = explained(error)[0]
         except Exception as error:
             raise ConfigError(
                 f"the key manager cannot be used: {type(error).__name__}: {error}",
                 hint="correct [key_manager] in the configuration of the service",
             ) from error
+        # Not in the `except`: the cause may have a part of a password.
+        raise ConfigError(
+            f"the key manager cannot be used: {why}",
+            hint="correct [key_manager] in the configuration of the service; write $$ for a $",
+        )
 
     def _certificate(self, api: Any, name: str) -> Certificate | None:
         """None if there is no such object."""

@@ -43,6 +43,7 @@ from imagebroker.exceptions import (
 from imagebroker.file_state import FileState
 from imagebroker.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.proxies import Proxy
+from imagebroker.owned_directory import make_private, open_owned
 from imagebroker.redaction import printable, redact
 from imagebroker.reference import ImageRef, RefForm
 
@@ -89,6 +90,8 @@ __all__ = [
     "VerificationError",
     "entry_points",
     "foreign_coding",
+    "make_private",
+    "open_owned",
     "printable",
     "redact",
     "visible",

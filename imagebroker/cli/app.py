@@ -8,7 +8,7 @@ import logging
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cliff.app import App
 from cliff.command import Command
@@ -164,7 +164,7 @@ class Application(App):
         if not home.startswith("/"):  # a relative one is to be ignored, says its specification
             home = os.path.expanduser("~/.config")
         for path in (Path(home, "imagebroker", "imagebroker.conf"), _SYSTEM_CONFIG):
-            if os.path.exists(path):
+            if path.is_absolute() and os.path.exists(path):  # without a home it begins with ~
                 return path
         return None
 
@@ -220,5 +220,13 @@ def _unknown_arguments(
 
 
 class _Redacting(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(redact, super().format(record).splitlines()))
+    """A line for the message, whatever is in it, and those of a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return redact(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(map(redact, super().formatException(ei).split("\n")))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return "\n".join(map(redact, stack_info.split("\n")))

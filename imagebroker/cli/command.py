@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from cliff.command import Command
-from cliff.formatters.commaseparated import CSVLister
 from cliff.formatters.json_format import JSONFormatter
 from cliff.formatters.yaml_format import YAMLFormatter
 from cliff.lister import Lister
@@ -17,7 +16,7 @@ from stevedore.extension import Extension, ExtensionManager
 from imagebroker.broker import Broker
 from imagebroker.cli.app import Application
 from imagebroker.cli.console import Console
-from imagebroker.cli.output import TableFormatter, ValueFormatter
+from imagebroker.cli.output import CsvFormatter, TableFormatter, ValueFormatter
 from imagebroker.exceptions import InvalidImageRef
 
 
@@ -80,7 +79,7 @@ class ListCommand(BrokerCommand, Lister):
 
     formats: dict[str, type[Any]] = {
         "table": TableFormatter, "json": JSONFormatter, "value": ValueFormatter,
-        "yaml": YAMLFormatter, "csv": CSVLister,
+        "yaml": YAMLFormatter, "csv": CsvFormatter,
     }  # fmt: skip
 
     def _load_formatter_plugins(self) -> ExtensionManager[Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagebroker.cli.exit_status import Terminated, exit_status
+from imagebroker.cli.safe_text import safe
 from imagebroker.exceptions import DestinationError, ImageBrokerError
 from imagebroker.redaction import redact
 
@@ -41,11 +42,14 @@ class Console:
         return line if redact(line, len(line) + 1) == line else "the same command again"
 
     def write(self, text: str) -> None:
-        """One line as it is. Looked up at each call: a progress bar stands in for it at times."""
+        """Text, less what it could do to a terminal.
+
+        The stream is looked up at each call: a progress bar stands in for it at times.
+        """
         if sys.stderr is None:
             return  # print() would take standard output instead
         try:
-            print(text, file=sys.stderr, flush=True)
+            print(safe(text), file=sys.stderr, flush=True)
         except (OSError, ValueError):
             pass  # closed, or its terminal went away
 

@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     postpone()
     from imagebroker.cli.console import Console
+    from imagebroker.cli.safe_text import safe_streams
 
     console = Console(argv=arguments, no_output=not has_output)
-    with _signals():
+    with _signals(), safe_streams():
         try:
             status = _run(console, arguments)
             if status == 0:

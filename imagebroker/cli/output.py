@@ -11,7 +11,9 @@ from typing import Any, TextIO
 from cliff.columns import FormattableColumn
 from cliff.formatters import table as cliff_table
 from cliff.formatters import value as cliff_value
+from cliff.formatters.commaseparated import CSVLister
 
+from imagebroker.cli.safe_text import safe
 from imagebroker.redaction import printable
 
 #: Longest text in one cell: descriptions may be long, a peer's lies must not be endless.
@@ -107,6 +109,26 @@ class TableFormatter(cliff_table.TableFormatter):
         rows = list(data)
         if rows or parsed_args.print_empty:
             super().emit_list(column_names, rows, stdout, parsed_args)
+
+
+class CsvFormatter(CSVLister):
+    """cliff's `csv`, with the escapes of `safe` in its fields: the file stays one of CSV."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = ([_safe(value) for value in row] for row in data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, FormattableColumn):
+        value = str(value.machine_readable())
+    return safe(value) if isinstance(value, str) else value
 
 
 class ValueFormatter(cliff_value.ValueFormatter):

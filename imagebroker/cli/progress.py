@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imagebroker.cli.console import Console
 from imagebroker.cli.output import size_text
+from imagebroker.cli.safe_text import below
 from imagebroker.redaction import redact
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Bar(Display):
             rich.DownloadColumn(binary_units=True),
             rich.TextColumn("{task.fields[rate]}"),
             rich.TimeRemainingColumn(),
-            console=Terminal(stderr=True),
+            console=Terminal(file=below(sys.stderr)),
             auto_refresh=False,  # reports come often enough, and a thread less can hang
             transient=True,
             redirect_stdout=False,  # the image may go there

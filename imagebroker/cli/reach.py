@@ -18,8 +18,8 @@ from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import Section
 from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.proxies import Proxy
+from imagebroker.owned_directory import open_owned
 from imagebroker.reference import DEFAULT_PORTS, parse
-from imagebroker.transfer.owned_directory import open_owned
 
 #: Seconds that a server has to accept a connection; `connect_timeout` where that is less.
 ANSWER_TIMEOUT = 3.0
@@ -38,7 +38,7 @@ def check_paths(host: BackendHost, options: Iterable[cfg.Opt]) -> Iterator[Findi
             if isinstance(path, str) and path.startswith("/"):
                 where = f"[{_group(host)}] {option.name}"
                 look = (
-                    _own_directory if option.dest.endswith("_dir")
+                    _store if option.dest.endswith("_dir")
                     else _key if _KEY.search(option.dest) else _readable
                 )  # fmt: skip
                 found = look(where, path)
@@ -85,11 +85,15 @@ def _own_directory(where: str, path: str) -> Finding | None:
     return None
 
 
-def check_owned(where: str, path: str) -> Finding | None:
+def _store(where: str, path: str) -> Finding | None:
+    return check_owned(where, path, readable=True)
+
+
+def check_owned(where: str, path: str, *, readable: bool = False) -> Finding | None:
     """A directory that is to be this user's own, which is not made here if it is missing."""
     try:
         if os.path.lexists(path) or not os.path.isabs(path):
-            os.close(open_owned(Path(path), where))
+            os.close(open_owned(Path(path), where, readable=readable, make=False))
             return None
     except ConfigError as error:
         return failure(where, error)

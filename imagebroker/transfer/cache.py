@@ -32,8 +32,8 @@ from imagebroker.boundary import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.forks import release, withhold
 from imagebroker.image import Image
+from imagebroker.owned_directory import open_owned
 from imagebroker.transfer.directory import close
-from imagebroker.transfer.owned_directory import open_owned
 from imagebroker.transfer.places import Place, Waiting
 from imagebroker.verify.checksum import STRONG, Checksum
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from imagebroker.exceptions import ConfigError
 from imagebroker.forks import Process, tell_in_child, withhold
+from imagebroker.owned_directory import open_owned
 from imagebroker.transfer.directory import close
-from imagebroker.transfer.owned_directory import open_owned
 
 #: Bytes that one announcement may take: two paths of 4096 bytes in JSON's spelling are in it.
 _ROOM = 64 * 1024

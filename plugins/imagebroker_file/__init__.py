@@ -44,9 +44,10 @@ OPTIONS = [
         sample_default=STORE_DIR,
         help="""
 Directory of the embedded store, on a local file system. It is made, for this user only, when the
-first image is created. Several processes and instances may share it. Where a person runs the
-command without a config file, the default is $XDG_DATA_HOME/imagebroker, and if that is not set
-either ~/.local/share/imagebroker.
+first image is created; one that is there must be this user's, and nobody else may write to it.
+Several processes and instances may share it. Where a person runs the command without a config file,
+the default is $XDG_DATA_HOME/imagebroker, and if that is not set either
+~/.local/share/imagebroker.
 """,
     ),
     cfg.ListOpt(
@@ -82,12 +83,25 @@ class FileBackend(ImageBackend):
         super().__init__(host)
         allowed = [_absolute(host, "allowed_paths", path) for path in host.options.allowed_paths]
         self._paths = Paths(host, allowed)
-        self._store = Store(
-            Path(_absolute(host, "store_dir", host.options.store_dir or _default_store_dir(host))),
+        directory = host.options.store_dir or _default_store_dir(host)
+        self._known_store = None if directory is None else Store(
+            Path(_absolute(host, "store_dir", directory)),
+            option=f"[{_group(host)}] store_dir",
             ref_of=host.ref,
             timeout=host.limits.stall_timeout,
             fsync=host.options.fsync,
-        )
+        )  # fmt: skip
+
+    @property
+    def _store(self) -> Store:
+        """:raises ConfigError: there is no place where a person's store could be."""
+        if self._known_store is None:
+            raise ConfigError(
+                f"nothing says where the image store of the user with id {os.geteuid()} is: HOME "
+                "and XDG_DATA_HOME are not set",
+                hint="set HOME or XDG_DATA_HOME",
+            )
+        return self._known_store
 
     def open(self, context: Context, ref: ImageRef) -> ImageSource:
         if ref.id is None:
@@ -138,7 +152,8 @@ class FileBackend(ImageBackend):
         return self._store.purge(context, older_than, dry_run)
 
     def close(self) -> None:
-        self._store.close()
+        if self._known_store is not None:
+            self._known_store.close()
 
     def _own_id(self, ref: ImageRef, verb: str) -> str:
         if ref.id is None:
@@ -149,20 +164,25 @@ class FileBackend(ImageBackend):
         return ref.id.lower()
 
 
-def _default_store_dir(host: BackendHost) -> str:
+def _default_store_dir(host: BackendHost) -> str | None:
+    """None where a person has no home, as some batch systems and containers start processes."""
     if not host.personal:
         return STORE_DIR
     data_home = os.environ.get("XDG_DATA_HOME", "")
-    if not data_home.startswith("/"):  # a relative one is to be ignored, says its specification
-        data_home = os.path.expanduser("~/.local/share")
-    return os.path.join(data_home, "imagebroker")
+    if data_home.startswith("/"):  # a relative one is to be ignored, says its specification
+        return os.path.join(data_home, "imagebroker")
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
+    return os.path.join(home, ".local/share/imagebroker") if home.startswith("/") else None
+
+
+def _group(host: BackendHost) -> str:
+    return ":".join(filter(None, ("backend", host.name, host.instance)))
 
 
 def _absolute(host: BackendHost, option: str, path: str) -> str:
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        group = ":".join(filter(None, ("backend", host.name, host.instance)))
         raise ConfigError(
-            f"[{group}] {option}: {path!r} is not an absolute path without '..'",
+            f"[{_group(host)}] {option}: {path!r} is not an absolute path without '..'",
             hint=f"write {option} as a path that begins with /",
         )
     return "/" + os.path.normpath(path).lstrip("/")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imagebroker.plugin import ImageData
+from imagebroker.plugin import ImageData, make_private, open_owned
 from imagebroker_file.errors import translated
 
 LOG = logging.getLogger(__name__)
@@ -26,18 +26,28 @@ _LOOK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Bits:
     """One directory for stored bits, named by image id, and one for those that arrive."""
 
-    def __init__(self, directory: Path, *, fsync: bool) -> None:
+    def __init__(self, directory: Path, option: str, *, fsync: bool) -> None:
+        """`option`: which one names the directory, for messages."""
         self.directory = directory
+        self._option = option
         self.incoming = directory / "incoming"
         self._images = directory / "images"
         self._fsync = fsync
 
     def make(self) -> None:
-        """Make the directories, for this user only."""
+        """Make the directories, for this user only.
+
+        :raises ConfigError: what is there may be written to by others.
+        """
         with translated(f"the image store {self.directory} cannot be made"):
-            self.directory.parent.mkdir(parents=True, exist_ok=True)
-            for directory in (self.directory, self.incoming, self._images):
-                directory.mkdir(mode=0o700, exist_ok=True)
+            os.close(open_owned(self.directory, self._option, readable=True))
+            for directory in (self.incoming, self._images):
+                make_private(directory)
+
+    def check(self) -> None:
+        """:raises ConfigError: others may write to the store: what lies there decides nothing."""
+        with translated(f"the image store {self.directory} cannot be used"):
+            os.close(open_owned(self.directory, self._option, readable=True, make=False))
 
     def sync(self) -> None:
         """Make the entries of the store's directory survive power loss."""

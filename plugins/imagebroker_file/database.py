@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -29,9 +29,15 @@ class Database:
     never written to through the old one. No connection crosses a fork.
     """
 
-    def __init__(self, path: Path, *, timeout: float, durable: bool) -> None:
-        """`timeout`: seconds to wait for other writers. `durable`: a commit survives power loss."""
+    def __init__(
+        self, path: Path, *, timeout: float, durable: bool, check: Callable[[], None]
+    ) -> None:
+        """`timeout`: seconds to wait for other writers. `durable`: a commit survives power loss.
+
+        `check` raises where the file's directory must not be used; asked before it is opened.
+        """
         self.path = path
+        self._check = check
         self._timeout = timeout
         self._durable = durable
         self._idle: list[tuple[tuple[int, int], sqlite3.Connection]] = []
@@ -112,6 +118,7 @@ class Database:
                 if known == identity:
                     return identity, db
                 db.close()
+        self._check()
         db = self._connect(self.path)
         try:
             migrate(db)

@@ -54,12 +54,23 @@ class Store:
     """One store. Any number of threads, processes and instances may use one directory."""
 
     def __init__(
-        self, directory: Path, *, ref_of: Callable[[str], str], timeout: float, fsync: bool
+        self,
+        directory: Path,
+        *,
+        option: str,
+        ref_of: Callable[[str], str],
+        timeout: float,
+        fsync: bool,
     ) -> None:
-        """`timeout`: seconds to wait for other writers. `fsync`: survive power loss."""
+        """`timeout`: seconds to wait for other writers. `fsync`: survive power loss.
+
+        `option`: which one names the directory, for messages.
+        """
         self.directory = directory
-        self._database = Database(directory / MARKER, timeout=timeout, durable=fsync)
-        self._bits = Bits(directory, fsync=fsync)
+        self._bits = Bits(directory, option, fsync=fsync)
+        self._database = Database(
+            directory / MARKER, timeout=timeout, durable=fsync, check=self._bits.check
+        )
         self._records = Records(self._database, directory, ref_of)
         self._uploads = Uploads(self._records, self._bits)
 

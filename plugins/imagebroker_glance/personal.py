@@ -96,8 +96,10 @@ def _from_clouds(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _first(base: str, chosen: str | None, environ: Mapping[str, str]) -> Path | None:
-    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    folders = (Path(), home / "openstack", Path("/etc/openstack"))
+    home = Path(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+    # Without a home it begins with ~.
+    own = [home / "openstack"] if home.is_absolute() else []
+    folders = (Path(), *own, Path("/etc/openstack"))
     files = [folder / f"{base}{ending}" for folder in folders for ending in (".yaml", ".yml")]
     candidates = [Path(chosen)] if chosen else files
     return next((path for path in candidates if path.is_file()), None)

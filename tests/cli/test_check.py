@@ -225,7 +225,7 @@ def test_core_values_that_no_broker_could_use_are_failures(imagebroker: Inside) 
         trusted_certificate_ids = ../x
         checksum_keyring = /nowhere/keys
         [backend:file]
-        store_dir = /tmp
+        store_dir = /nowhere/store
         """,
     )
     assert_that(found.status, Equals(2))

@@ -917,7 +917,9 @@ def modelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modelled]:
     store.images = images
     store.create(data=None)
     store.sql("DELETE FROM images")
-    with closing(Database(store.directory / MARKER, timeout=5, durable=False)) as database:
+    with closing(
+        Database(store.directory / MARKER, timeout=5, durable=False, check=lambda: None)
+    ) as database:
         with database.writing() as db:
             for image in images:
                 rows.insert(db, image)
@@ -1304,7 +1306,7 @@ def test_what_does_not_belong_among_uploads_stops_none(store: Store) -> None:
 
 def test_an_upload_that_a_sweep_took_before_it_was_locked_begins_again(store: Store) -> None:
     store.create()
-    bits = Bits(store.directory, fsync=False)
+    bits = Bits(store.directory, "store_dir", fsync=False)
     with bits.receive() as upload:
         assert_that(bits.is_live(upload.token), Is(True))
         upload.path.unlink()

@@ -42,8 +42,8 @@ from imagebroker.exceptions import (
 )
 from imagebroker.file_state import FileState
 from imagebroker.image import ACTIVE, Image, ImageQuery, Location, visible
-from imagebroker.proxies import Proxy
 from imagebroker.owned_directory import make_private, open_owned
+from imagebroker.proxies import Proxy
 from imagebroker.redaction import printable, redact
 from imagebroker.reference import ImageRef, RefForm
 

@@ -17,8 +17,8 @@ from imagebroker.backend import BackendHost
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
 from imagebroker.config import Section
 from imagebroker.exceptions import ConfigError, ImageBrokerError
-from imagebroker.proxies import Proxy
 from imagebroker.owned_directory import open_owned
+from imagebroker.proxies import Proxy
 from imagebroker.reference import DEFAULT_PORTS, parse
 
 #: Seconds that a server has to accept a connection; `connect_timeout` where that is less.

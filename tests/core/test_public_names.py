@@ -35,8 +35,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "printable", "redact", "visible",
-    "NotReady", "Options", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
-    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "make_private", "open_owned", "printable", "redact", "visible",
+    "make_private", "open_owned",
 }  # fmt: skip
 
 KINDS = [

@@ -15,6 +15,7 @@ from tests.faults.growth import Growth
 from tests.faults.kills import Kills
 from tests.faults.missing_ranges import MissingRanges
 from tests.faults.power_loss import PowerLoss
+from tests.faults.tenants import Tenants
 from tests.faults.write_path import WritePath
 
 CAMPAIGNS: dict[str, Callable[[Path], Any]] = {
@@ -27,4 +28,5 @@ CAMPAIGNS: dict[str, Callable[[Path], Any]] = {
     "power-loss": PowerLoss,
     "growth": Growth,
     "missing-ranges": MissingRanges,
+    "tenants": Tenants,
 }

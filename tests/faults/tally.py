@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 #: The ways in which a promise can be broken; the columns of the table.
-WRONG, PARTIAL, LEAK, HANG, OTHER = (
-    "wrong successes", "partial files", "leaks", "hangs", "other violations",
+WRONG, PARTIAL, LEAK, HANG, FOREIGN, OTHER = (
+    "wrong successes", "partial files", "leaks", "hangs", "another's bytes", "other violations",
 )  # fmt: skip
-KINDS = (WRONG, PARTIAL, LEAK, HANG, OTHER)
+KINDS = (WRONG, PARTIAL, LEAK, HANG, FOREIGN, OTHER)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ SAMPLES = {
     "power-loss": 0.05,
     "growth": 0.01,
     "missing-ranges": 0.02,
+    "tenants": 0.03,
 }
 _NEEDS = {
     "write-path": ("strace",),
@@ -47,6 +48,7 @@ _NEEDS = {
     "kills": (),
     "growth": ("nginx", "openstack", "sshd"),
     "missing-ranges": ("nginx", "sshd"),
+    "tenants": ("openstack",),
 }
 
 

@@ -7,8 +7,10 @@ import errno
 import io
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from cliff.formatters.base import SingleFormatter
@@ -99,6 +101,14 @@ class Download(ShowCommand):
         arguments.add_progress(parser)
         return parser
 
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        if parsed_args.dest != _STDOUT or not _is_one_place(1, 2):
+            return super().run(parsed_args)
+        # `> FILE 2>&1`: what is said would be part of the image. An error is said nevertheless:
+        # then there is none.
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            return super().run(parsed_args)
+
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         if parsed_args.columns and parsed_args.formatter == "line":
             parsed_args.formatter = "table"
@@ -184,6 +194,12 @@ class Download(ShowCommand):
         else:
             self.app.stdout.write(text.getvalue())
         return 0
+
+
+def _is_one_place(image: int, text: int) -> bool:
+    """Whether what goes to two descriptors is mixed; a device like /dev/null mixes nothing."""
+    found = os.fstat(image)
+    return os.path.samestat(found, os.fstat(text)) and not stat.S_ISCHR(found.st_mode)
 
 
 def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> DestinationError:

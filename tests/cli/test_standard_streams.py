@@ -99,6 +99,27 @@ def test_an_image_for_a_closed_standard_output_is_an_error(
     assert_that(done.stderr, Contains(said))
 
 
+@pytest.mark.parametrize("flags", [(), ("-f", "json"), ("--progress", "json")])
+@pytest.mark.parametrize("where", [">out 2>&1", "2>&1 >out", "2>&1 | cat >out"])
+def test_an_image_and_text_in_one_place_is_the_image_alone(
+    where: str, flags: tuple[str, ...], shell: Shell
+) -> None:
+    _talkative(shell)
+    program = f'"$0" -m imagebroker -v download talkative://host/x - "$@" {where}'
+    subprocess.run(
+        ["sh", "-c", program, sys.executable, *flags],
+        cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert_that((shell.work / "out").read_bytes(), Equals(DATA))
+
+
+def test_an_error_is_said_even_where_the_image_would_have_gone(shell: Shell) -> None:
+    shell.faulty()
+    done = _run(shell, "2>&1", "download", "faulty://host/ImageNotFound", "-")
+    assert_that(done.returncode, Equals(3))
+    assert_that(done.stdout, Contains(b"[image-not-found]"))
+
+
 @pytest.mark.parametrize("ref", ["faulty://host/ImageNotFound", "faulty://host/bug"])
 def test_an_error_that_nobody_can_read_has_its_status_all_the_same(ref: str, shell: Shell) -> None:
     shell.faulty()

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, HasLength
+from testtools.matchers import Contains, Equals, HasLength, StartsWith
 
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
+from imagebroker.transfer.part_file import PartFile
 from tests.conftest import Scripted
 from tests.servers import mounts
 from tests.servers.fixtures import require
@@ -255,3 +257,68 @@ def test_where_a_complete_file_cannot_be_renamed_nothing_is_asked_for(
         with open(folder / "disk.img", "wb") as target:
             scripted.broker.download(None, ref, target)
         assert_that((folder / "disk.img").read_bytes() == DATA, Equals(True))
+
+
+@pytest.fixture
+def full_cloud(tmp_path: Path) -> Iterator[Path]:
+    """One that takes what is written, and says that it cannot store it when the file is closed."""
+    require(mounts.missing("rclone", "fusermount3"))
+    with mounts.in_memory(tmp_path, options="size=512k") as small, mounts.cloud(small, "off") as to:
+        yield to
+
+
+def test_what_a_cloud_says_when_a_file_is_closed_is_an_error(full_cloud: Path) -> None:
+    with PartFile(full_cloud / "disk.img", key="0" * 16) as part:
+        part.write(0, DATA[:900_000])
+        with pytest.raises(DestinationError):
+            part.commit()
+    assert_that(_names(full_cloud), Equals([]))
+
+
+def test_it_is_one_where_a_shell_has_opened_the_file(full_cloud: Path, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(DATA[:900_000])
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    with open(full_cloud / "disk.img", "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "imagebroker", "download", f"file://{tmp_path}/image", "-"],
+            env=environment, stdout=output, stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert_that(done.returncode, Equals(9))
+    assert_that(done.stderr.decode(), StartsWith("imagebroker: cannot write to "))
+
+
+#: What a file system answers that lacks something, by the names of system calls.
+_LACKING = {
+    "locks": ("flock:error=ENOLCK",),
+    "hard links": ("renameat2:error=EINVAL", "linkat:error=EPERM"),
+    "modes": ("fchmod:error=EPERM",),
+    "holes": ("fallocate:error=EOPNOTSUPP",),
+    "copying": ("ioctl:error=EOPNOTSUPP", "copy_file_range:error=EXDEV"),
+    "directories that can be synced": ("fsync:error=EINVAL:when=2+",),
+    "extended attributes": ("getxattr,fgetxattr:error=EOPNOTSUPP",),
+}
+
+
+@pytest.mark.parametrize("overwrite", ["--overwrite", "--no-overwrite"])
+@pytest.mark.parametrize("lacking", _LACKING)
+def test_nothing_of_this_is_needed(lacking: str, overwrite: str, tmp_path: Path) -> None:
+    require(None if shutil.which("strace") else "strace is not there: run tests/install-servers")
+    (tmp_path / "image").write_bytes(DATA)
+    (tmp_path / "to").mkdir()
+    faults = [word for fault in _LACKING[lacking] for word in ("-e", f"inject={fault}")]
+    command = [
+        sys.executable, "-m", "imagebroker", "download", overwrite, "--preallocate",
+        f"file://{tmp_path}/image", "to/disk.img",
+    ]  # fmt: skip
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    calls = ",".join(fault.partition(":")[0] for fault in _LACKING[lacking])
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-o", "trace", "-e", f"trace={calls}", *faults, *command],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert_that(done.returncode, Equals(0), done.stderr[-300:])
+    assert_that((tmp_path / "to" / "disk.img").read_bytes() == DATA, Equals(True))
+    assert_that(_names(tmp_path / "to"), Equals(["disk.img"]))
+    injected = "(INJECTED)" in (tmp_path / "trace").read_text()
+    rarely = (lacking == "hard links" and overwrite == "--overwrite") or lacking == "holes"
+    assert_that(injected or rarely, Equals(True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imagebroker import forks
 from imagebroker.backend import (
     API_VERSION,
     BackendHost,
@@ -90,6 +91,7 @@ __all__ = [
     "VerificationError",
     "entry_points",
     "foreign_coding",
+    "forks",
     "make_private",
     "open_owned",
     "printable",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imagebroker.plugin import ImageData, make_private, open_owned
+from imagebroker.plugin import ImageData, forks, make_private, open_owned
 from imagebroker_file.errors import translated
 
 LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Bits:
         while True:
             path = self.incoming / uuid.uuid4().hex
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            upload = Upload(self, path, fd)
+            upload = Upload(self, path, forks.withhold(fd))
             # A sweep may have found it before it was locked.
             if upload.lock():
                 return upload
@@ -149,6 +149,7 @@ class Upload:
         self.published = False
         self._bits = bits
         self._fd = fd
+        self._process = forks.Process()
 
     @property
     def token(self) -> str:
@@ -177,12 +178,12 @@ class Upload:
     def close(self) -> None:
         """Let go, and remove the file where it was not published."""
         try:
-            if not self.published:
+            if not self.published and self._process.is_current:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             LOG.warning("%s stays until the next sweep: %s", self.path, error.strerror)
         finally:
-            os.close(self._fd)
+            forks.release(self._fd)
 
 
 def _write(fd: int, chunk: bytes, position: int) -> None:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import uuid
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from urllib.parse import quote
 
-from imagebroker.plugin import BackendError, ConfigError, ImageBrokerError
-from imagebroker_file.errors import translated, translated_sql
+from imagebroker.plugin import BackendError, ConfigError, ImageBrokerError, forks
+from imagebroker_file.errors import is_busy, translated, translated_sql
+from imagebroker_file.gate import GATE
 from imagebroker_file.schema import migrate
 
 #: The database's name. A directory that has such a file is a store: no `file:` ref reaches below.
 MARKER = "imagebroker-store.sqlite3"
 #: Connections that are kept for the next call.
 KEPT = 4
+#: Seconds that SQLite itself waits for another process.
+_MOMENT = 0.02
+#: The first and the longest pause (seconds) before other writers are looked at again.
+_SHORTEST, _LONGEST = 0.001, 0.05
+#: Device and inode of a database.
+Identity = tuple[int, int]
 
 
 class Database:
     """Connections to one file, each used by one call at a time.
 
     Every connection knows which file it was opened on: a store that was removed and made again is
-    never written to through the old one. No connection crosses a fork.
+    never written to through the old one. No connection crosses a fork, see `gate`.
     """
 
     def __init__(
@@ -40,10 +46,12 @@ class Database:
         self._check = check
         self._timeout = timeout
         self._durable = durable
-        self._idle: list[tuple[tuple[int, int], sqlite3.Connection]] = []
+        self._idle: list[tuple[Identity, sqlite3.Connection]] = []
+        self._used: dict[int, tuple[Identity, sqlite3.Connection]] = {}
+        #: Files on which the parent process was working in the very thread that forked.
+        self._lost: set[Identity] = set()
         self._closed = False
-        with _guard:
-            _databases.add(self)
+        GATE.admit(self)
 
     def exists(self) -> bool:
         """Whether there is a store at all."""
@@ -57,7 +65,7 @@ class Database:
         temporary = scratch / f"{uuid.uuid4().hex}.sqlite3"
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
-            with translated_sql(self.path), closing(self._connect(temporary)) as db:
+            with GATE.inside(), translated_sql(self.path), closing(self._connect(temporary)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
                 migrate(db, new=True)
             os.link(temporary, self.path)
@@ -71,10 +79,9 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view. :raises FileNotFoundError: there is no store."""
-        with self._borrowed() as db:
-            db.execute("BEGIN")
+        # The first look decides which view it is, and may have to wait: so it is taken here.
+        with self._transaction("BEGIN", "SELECT count(*) FROM sqlite_master") as db:
             yield db
-            db.execute("COMMIT")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -82,55 +89,100 @@ class Database:
 
         :raises FileNotFoundError: there is no store.
         """
-        with self._borrowed() as db:
-            # IMMEDIATE: a transaction that reads first could find, when it comes to write, that
-            # another one was faster, and no waiting helps then.
-            db.execute("BEGIN IMMEDIATE")
+        # IMMEDIATE: a transaction that reads first could find, when it comes to write, that
+        # another one was faster, and no waiting helps then.
+        with self._transaction("BEGIN IMMEDIATE") as db:
             yield db
-            db.execute("COMMIT")
 
     @contextmanager
-    def _borrowed(self) -> Iterator[sqlite3.Connection]:
-        with translated_sql(self.path):
-            identity, db = self._take()
-            try:
-                yield db
-            except sqlite3.Error:
-                db.close()  # which rolls back
-                raise
-            except BaseException:
-                db.rollback()
-                self._give_back(identity, db)
-                raise
-            self._give_back(identity, db)
+    def _transaction(self, *begin: str) -> Iterator[sqlite3.Connection]:
+        """Waits for other writers out here: one who waits inside would keep forks waiting."""
+        ends, pause = monotonic() + self._timeout, _SHORTEST
+        while True:
+            with translated_sql(self.path), GATE.inside():
+                db = self._begun(begin, patiently=monotonic() < ends)
+                if db is not None:
+                    with self._ended(db):
+                        yield db
+                    return
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST)
 
-    def _take(self) -> tuple[tuple[int, int], sqlite3.Connection]:
+    def _begun(self, begin: Sequence[str], *, patiently: bool) -> sqlite3.Connection | None:
+        """A connection with a transaction; None if others are at it and there is time left."""
+        db: sqlite3.Connection | None = None
+        try:
+            db = self._take()
+            for statement in begin:
+                db.execute(statement).fetchall()
+            return db
+        except sqlite3.OperationalError as error:
+            if db is not None:
+                self._drop(db)
+            if patiently and is_busy(error):
+                return None
+            raise
+
+    @contextmanager
+    def _ended(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Commit at the end of the block, or undo."""
+        process = forks.Process()
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException as error:
+            if process.is_current:  # and no child that was forked in the middle
+                if isinstance(error, sqlite3.Error):
+                    self._drop(db)  # which rolls back
+                else:
+                    db.rollback()
+                    self._give_back(db)
+            raise
+        self._give_back(db)
+
+    def _take(self) -> sqlite3.Connection:
         identity = self._identity()
-        with _guard:
-            if self._closed:
-                raise BackendError(
-                    "the image store was closed",
-                    hint="use the broker before it is closed",
-                    retryable=False,
-                )
-            while self._idle:
-                known, db = self._idle.pop()
-                if known == identity:
-                    return identity, db
-                db.close()
+        if self._closed:
+            raise BackendError(
+                "the image store was closed",
+                hint="use the broker before it is closed",
+                retryable=False,
+            )
+        if identity in self._lost:
+            raise BackendError(
+                f"the image store {self.path} cannot be used in this process: it was forked within "
+                "a transaction of the same thread",
+                hint="fork where no call to the store is under way",
+                retryable=False,
+            )
+        while (idle := self._pop()) is not None:
+            known, db = idle
+            if known == identity:
+                self._used[id(db)] = idle
+                return db
+            db.close()
+        return self._opened(identity)
+
+    def _pop(self) -> tuple[Identity, sqlite3.Connection] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None  # another thread was faster
+
+    def _opened(self, identity: Identity) -> sqlite3.Connection:
         self._check()
         db = self._connect(self.path)
+        self._used[id(db)] = identity, db
         try:
             migrate(db)
-        except ConfigError as error:
-            db.close()
-            raise ConfigError(f"{self.path}: {error}", hint=error.hint) from error
-        except BaseException:
-            db.close()
+        except BaseException as error:
+            self._drop(db)
+            if isinstance(error, ConfigError):
+                raise ConfigError(f"{self.path}: {error}", hint=error.hint) from error
             raise
-        return identity, db
+        return db
 
-    def _identity(self) -> tuple[int, int]:
+    def _identity(self) -> Identity:
         with translated(f"the image store {self.path}"):
             try:
                 status = os.stat(self.path)
@@ -140,18 +192,23 @@ class Database:
                 return status.st_dev, status.st_ino
         raise FileNotFoundError(self.path)
 
-    def _give_back(self, identity: tuple[int, int], db: sqlite3.Connection) -> None:
-        with _guard:
-            if not self._closed and len(self._idle) < KEPT:
-                self._idle.append((identity, db))
-                return
-        db.close()
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if len(self._idle) >= KEPT:
+            self._drop(db)
+            return
+        self._idle.append(self._used.pop(id(db)))
+        if self._closed:
+            self.close_idle()
+
+    def _drop(self, db: sqlite3.Connection) -> None:
+        if self._used.pop(id(db), None) is not None:  # else it is the parent's
+            db.close()
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(
             f"file:{quote(os.fsencode(path))}?mode=rw",  # never makes one
             uri=True,
-            timeout=self._timeout,
+            timeout=_MOMENT,
             isolation_level=None,  # BEGIN is ours
             check_same_thread=False,  # one thread at a time, but not always the same one
         )
@@ -162,48 +219,22 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; one that is in use closes when its call ends."""
-        with _guard:
+        with GATE.inside():
             self._closed = True
-            idle, self._idle = self._idle, []
-        for _, db in idle:
-            db.close()
+            self.close_idle()
 
     def close_idle(self) -> None:
-        """Close what is not in use; the caller holds the guard."""
-        while self._idle:
-            self._idle.pop()[1].close()
+        """Close what is not in use; from inside the gate."""
+        while (idle := self._pop()) is not None:
+            idle[1].close()
 
-    def abandon_idle(self) -> None:
-        """Forget what is not in use without closing it: it is the parent process's."""
-        _inherited.extend(self._idle)
-        self._idle = []
+    def in_child(self) -> None:
+        """Forget what is the parent's, without closing it.
 
-
-# SQLite's connections must not be used, and not even closed, in a child process that inherited
-# them: they are closed before every fork, and whoever borrows or gives back waits until it is over.
-_guard = threading.Lock()
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_inherited: list[object] = []
-
-
-def _before_fork() -> None:
-    _guard.acquire()
-    for database in list(_databases):
-        database.close_idle()
-
-
-def _after_fork_in_parent() -> None:
-    _guard.release()
-
-
-def _after_fork_in_child() -> None:
-    # Anew: a server that forks in C calls this alone, and perhaps while a thread has the lock.
-    global _guard
-    _guard = threading.Lock()
-    for database in list(_databases):
-        database.abandon_idle()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+        SQLite takes a second connection to the same file for one that shares the first one's
+        locks, which the child does not have: such a file cannot be used there.
+        """
+        for identity, db in [*self._used.values(), *self._idle]:
+            forks.never_finalize(db)
+            self._lost.add(identity)
+        self._used, self._idle = {}, []

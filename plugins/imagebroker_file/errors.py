@@ -42,11 +42,17 @@ def translated_sql(path: Path) -> Iterator[None]:
         raise _from_sqlite(error, f"the image store {path}: {error}") from error
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether other connections are at it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _from_sqlite(error: sqlite3.Error, text: str) -> ImageBrokerError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return QuotaExceeded(text, hint="free some space on its file system, or delete images")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if is_busy(error):
         return BackendError(text, hint="other processes write to it without end; try again later")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         hint = "run as the user that the store belongs to; also reading needs write access"

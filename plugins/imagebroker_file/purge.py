@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from imagebroker.plugin import Image
 from imagebroker_file import rows
 from imagebroker_file.bits import Bits
+from imagebroker_file.gate import aside
 from imagebroker_file.records import Records
 from imagebroker_file.uploads import Uploads
 
@@ -33,30 +35,32 @@ class Purge:
 
         :param older_than: seconds since an image was deleted.
         """
-        yield from self._dead_uploads()
+        yield from aside(self._dead_uploads)
         if not dry_run:
-            self._uploads.sweep()
+            aside(self._uploads.sweep)
         yield from self._deleted(int((time.time() - older_than) * 1e6), dry_run)
 
-    def _dead_uploads(self) -> Iterator[Image]:
+    def _dead_uploads(self) -> list[Image]:
         with self._records.database.reading() as db:
             found = db.execute(_UPLOADS).fetchall()
             dead = [row for row in found if not self._bits.is_locked(row["upload"])]
-            images = rows.assemble(db, dead, self._records.ref_of)
-        yield from images
+            return rows.assemble(db, dead, self._records.ref_of)
 
     def _deleted(self, before: int, dry_run: bool) -> Iterator[Image]:
         last = ""
         while True:
-            with self._records.database.reading() as db:
-                page = db.execute(_DELETED, [before, last, _BATCH]).fetchall()
-                images = rows.assemble(db, page, self._records.ref_of)
-            if not page:
+            ids, images = aside(partial(self._page, before, last))
+            if not ids:
                 return
-            last = page[-1]["id"]
+            last = ids[-1]
             if not dry_run:
-                self._remove([row["id"] for row in page])
+                aside(partial(self._remove, ids))
             yield from images
+
+    def _page(self, before: int, last: str) -> tuple[list[str], list[Image]]:
+        with self._records.database.reading() as db:
+            page = db.execute(_DELETED, [before, last, _BATCH]).fetchall()
+            return [row["id"] for row in page], rows.assemble(db, page, self._records.ref_of)
 
     def _remove(self, image_ids: list[str]) -> None:
         for image_id in image_ids:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ from imagebroker_file import rows
 from imagebroker_file.bits import Bits, check_regular
 from imagebroker_file.database import MARKER, Database
 from imagebroker_file.errors import translated
+from imagebroker_file.gate import aside
 from imagebroker_file.listing import After, Listing
 from imagebroker_file.purge import Purge
 from imagebroker_file.records import Records
@@ -122,14 +125,17 @@ class Store:
             return None
         try:
             image_id = self._records.id_of(str(marker))
-            with self._records.reading(image_id) as db:
-                self._records.seen(db, caller, image_id)
-                row = rows.find(db, image_id)
-                return None if row is None else listing.after(row)
+            return aside(partial(self._place_of, caller, listing, image_id))
         except ImageNotFound:
             raise InvalidImageRef(
                 f"the marker {marker!r} is no image", hint="give the id of the last image seen"
             ) from None
+
+    def _place_of(self, caller: Caller, listing: Listing, image_id: str) -> After | None:
+        with self._records.reading(image_id) as db:
+            self._records.seen(db, caller, image_id)
+            row = rows.find(db, image_id)
+            return None if row is None else listing.after(row)
 
     def _pages(self, caller: Caller, listing: Listing, after: After | None) -> Iterator[Image]:
         left = listing.limit
@@ -137,9 +143,7 @@ class Store:
         while left is None or left > 0:
             count = listing.page_size if left is None else min(listing.page_size, left)
             try:
-                with self._database.reading() as db:
-                    page = listing.page(db, after, count)
-                    images = rows.assemble(db, page, self._records.ref_of)
+                page, images = aside(partial(self._page, listing, after, count))
             except FileNotFoundError:
                 return
             new = [caller.shown(image) for image in images if seen.is_new(image)]
@@ -148,6 +152,13 @@ class Store:
             if len(page) < count:
                 return
             after = listing.after(page[-1])
+
+    def _page(
+        self, listing: Listing, after: After | None, count: int
+    ) -> tuple[list[sqlite3.Row], list[Image]]:
+        with self._database.reading() as db:
+            page = listing.page(db, after, count)
+            return page, rows.assemble(db, page, self._records.ref_of)
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
         """A new image: active with its data, queued without."""

@@ -14,6 +14,7 @@ from imagebroker.plugin import (
     InvalidImageRef,
     UploadFailed,
     VerificationError,
+    forks,
 )
 from imagebroker_file import rows
 from imagebroker_file.bits import Bits, Upload
@@ -41,7 +42,7 @@ class Uploads:
         change: Callable[[Image], Image],
     ) -> Image:
         """Take the data and make the record active, or undo all."""
-        image_id = str(image.id)
+        image_id, process = str(image.id), forks.Process()
         try:
             data.hash_with(*claims.checksums)
             size = upload.store(data)
@@ -59,6 +60,8 @@ class Uploads:
                 self._bits.publish(upload, image_id)
                 return self._records.load(db, image_id)
         except BaseException as error:
+            if not process.is_current:
+                raise  # the parent still works on it
             self._abandon(image_id, upload, error)
             if data.keep_record and isinstance(error, ImageBrokerError):
                 raise UploadFailed(

@@ -34,7 +34,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
-    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "printable", "redact", "visible",
+    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "printable", "redact", "visible",
     "make_private", "open_owned",
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.exhaustion import said, start
 from imagebroker.forks import Condition, Process, Thread, never_finalize, tell_in_child
+from imagebroker.handover import Handover
 from imagebroker.image import Image, ImageQuery
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.reference import ImageRef
@@ -190,8 +191,11 @@ class Boundary:
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
         self._begin(context)
-        with self.translated("create"):
-            return self._checked("create", self._plugin.create(context, image, data))
+
+        def call() -> Image:
+            return self._plugin.create(context, image, data)
+
+        return self._checked("create", self._send("create", context, data, call))
 
     def update(
         self,
@@ -202,9 +206,11 @@ class Boundary:
         purge_props: bool,
     ) -> Image:
         self._begin(context, ref)
-        with self.translated("update"):
-            answer = self._plugin.update(context, ref, changes, data, purge_props)
-            return self._checked("update", answer)
+
+        def call() -> Image:
+            return self._plugin.update(context, ref, changes, data, purge_props)
+
+        return self._checked("update", self._send("update", context, data, call))
 
     def import_image(
         self, context: Context, ref: ImageRef, url: str | None, stores: Sequence[str]
@@ -326,12 +332,40 @@ class Boundary:
                 f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
                 hint="check the server and the network; stall_timeout sets the limit",
             )
+        answer: T = self._answer_of(verb, running)
+        return answer
+
+    def _send(
+        self, verb: str, context: Context, data: ImageData | None, call: Callable[[], T]
+    ) -> T:
+        """`call()` in a thread, for as long as it takes, while this one reads `data` for it."""
+        surroundings = Surroundings(context, self.host.secrets)
+        handover = Handover() if data is None else data.handed_over()
+        running = _Call(lambda: surroundings.run(call), ended=handover.wake)
+        with self.translated(verb):
+            running.start()
         try:
-            answer: T = running.answer()
+            handover.serve(lambda: running.finished)
+        except BaseException as error:
+            if self._process.is_current:
+                self._interrupt(running, handover, error)
+            raise
+        answer: T = self._answer_of(verb, running)
+        return answer
+
+    def _interrupt(self, running: _Call, handover: Handover, error: BaseException) -> None:
+        """Let the plugin undo what it began: it gets `error` instead of its next chunk."""
+        handover.fail(error)
+        if not running.wait(GRACE):
+            self.host.abort(running.thread)  # it waits for its peer
+            running.wait(self.answer_timeout)
+
+    def _answer_of(self, verb: str, running: _Call) -> Any:
+        try:
+            return running.answer()
         except BaseException:
             with self.translated(verb):
                 raise
-        return answer
 
 
 class _Answers:
@@ -378,19 +412,25 @@ class _Call:
     would double what a short call costs.
     """
 
-    def __init__(self, call: Callable[[], Any], late: Callable[[Any], None]) -> None:
-        self._function, self._late = call, late
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        late: Callable[[Any], None] = lambda answer: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`late` gets an answer that came too late; `ended` is called at the end."""
+        self._function, self._late, self._ended = call, late, ended
         self._lock = threading.Lock()
         self._running = threading.Lock()
-        self._finished = self._abandoned = False
+        self.finished = self._abandoned = False
         self._answer: Any = None
         self._error: BaseException | None = None
-        self._thread = 0
+        self.thread = 0
         self._process = Process()
 
     def start(self) -> None:
         self._running.acquire()
-        self._thread = _thread.start_new_thread(self._run, ())
+        self.thread = _thread.start_new_thread(self._run, ())
 
     def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
         """Whether it ended in time."""
@@ -410,25 +450,26 @@ class _Call:
         except BaseException as error:
             self._error = error
         with self._lock:
-            self._finished = True
+            self.finished = True
             abandoned = self._abandoned
         self._running.release()
+        self._ended()
         if abandoned and self._error is None:
             self._late(self._answer)
 
     def abandon(self, host: BackendHost) -> bool:
         """Give up waiting. False if the answer came in the meantime and must be taken."""
         with self._lock:
-            if self._finished:
+            if self.finished:
                 return False
             self._abandoned = True
-        host.abort(self._thread)
+        host.abort(self.thread)
         return True
 
     @property
     def succeeded(self) -> bool:
         """Whether there is an answer."""
-        return self._finished and self._error is None
+        return self.finished and self._error is None
 
     def answer(self) -> Any:
         error, self._error = self._error, None

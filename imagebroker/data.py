@@ -10,6 +10,7 @@ from typing import Any
 
 from imagebroker import inputs
 from imagebroker.exceptions import InvalidImageRef, UploadFailed
+from imagebroker.handover import Handover
 from imagebroker.readiness import Stalled
 
 #: Bytes in one chunk. 64 KiB pass every WSGI server; hashing them costs no more than larger ones.
@@ -50,6 +51,7 @@ class ImageData:
         self._hashers: dict[str, Any] = {}
         self._started = self._ended = False
         self._file: Any = None
+        self._handover: Handover | None = None
         self._start = 0
         self._owned = False
         self._chunks: Iterable[bytes] | None = None
@@ -150,7 +152,7 @@ class ImageData:
 
     def _iterate(self) -> Iterator[bytes]:
         try:
-            for chunk in self._read():
+            for chunk in self._brought():
                 self.sent += len(chunk)
                 if self.size is not None and self.sent > self.size:
                     break
@@ -168,6 +170,14 @@ class ImageData:
             raise self._fail(f"the data was to have {self.size} bytes, and its source has {more}")
         self._ended = True
 
+    def handed_over(self) -> Handover:
+        """From now on what is iterated is read by the thread that serves this."""
+        self._handover = Handover(_AHEAD if self.rewindable else 0)
+        return self._handover
+
+    def _brought(self) -> Iterator[bytes]:
+        return self._read() if self._handover is None else self._handover.taken(self._read)
+
     def _read(self) -> Iterator[bytes]:
         if self._chunks is not None:
             return inputs.chunks_of_iterable(self._chunks, CHUNK, self._patience)
@@ -177,7 +187,7 @@ class ImageData:
 
     def _failed(self, error: Exception) -> UploadFailed:
         """What the caller's source failed with, as our error."""
-        text = f"the source of the data failed: {error or type(error).__name__}"
+        text = f"the source of the data failed: {str(error) or type(error).__name__}"
         if isinstance(error, (Stalled, TimeoutError)):
             return self._fail(
                 text, "see why nothing more comes; stall_timeout sets the limit", retryable=True
@@ -194,5 +204,7 @@ class ImageData:
             self._file.close()
 
 
+#: Bytes of a file that are read while a plugin sends those before them.
+_AHEAD = 1024 * 1024
 #: Text and hint of the error for data without a byte.
 _EMPTY = ("the data is empty", "give --size 0 (size=0) if the image is to be empty")

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from imagebroker.testing.broken_reads import BrokenReadClauses
 from imagebroker.testing.closing import ClosingClauses
+from imagebroker.testing.forking import ForkClauses
 from imagebroker.testing.further import FurtherClauses
 from imagebroker.testing.opening import OpeningClauses
 from imagebroker.testing.outside import ErrorClauses, FacadeClauses, ProcessClauses
@@ -45,6 +46,7 @@ class BackendContract(
     FurtherClauses,
     FacadeClauses,
     ProcessClauses,
+    ForkClauses,
 ):
     """What every backend must keep; mix it into a `testtools.TestCase`.
 

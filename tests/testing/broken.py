@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from oslo_config import cfg
 
@@ -858,6 +859,23 @@ class ProbesAnotherVersion(MemoryBackend):
 class ProbesWithoutAsking(MemoryBackend):
     def probe(self, context: Context, ref: ImageRef) -> Image:
         return Image(ref=ref.text, size=9)
+
+
+# -- forks -----------------------------------------------------------------------------------------
+
+
+@broken("C35")
+class AnswersFromAPool(MemoryBackend):
+    """Its threads are the parent's."""
+
+    pool: ClassVar[ThreadPoolExecutor | None] = None
+
+    def open(self, context: Context, ref: ImageRef) -> ImageSource:
+        cls = type(self)
+        if cls.pool is None:
+            cls.pool = ThreadPoolExecutor(max_workers=1)
+            LEAKED.append(cls.pool.shutdown)
+        return cls.pool.submit(super().open, context, ref).result()
 
 
 # -- the process -----------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ class BackendHost:
             except ValueError as error:
                 title = ":".join(filter(None, ("backend", self.name, self.instance)))
                 raise ConfigError(
-                    f"[{title}] proxy cannot be used: {error}", hint="write http://host:port"
+                    f"[{title}] proxy: {error}", hint="write http://host:port"
                 ) from None
         return self._proxies
 

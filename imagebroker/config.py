@@ -482,7 +482,7 @@ def _proxy_address(section: Section, text: str) -> tuple[str, int]:
         proxy = Proxy.parse(text, "option proxy")
     except ValueError as error:
         raise ConfigError(
-            f"[{section.group}] proxy cannot be used: {error}", hint="write http://host:port"
+            f"[{section.group}] proxy: {error}", hint="write http://host:port"
         ) from None
     return proxy.host, proxy.port
 

@@ -149,9 +149,12 @@ class BackendHost:
         """The ref of an id in this instance: what belongs into `Image.ref`."""
         return ":".join(filter(None, (self.name, self.instance, image_id)))
 
-    def connect(self, host: str, port: int, *, timeout: float | None = None) -> socket.socket:
+    def connect(
+        self, host: str, port: int, *, timeout: float | None = None, prefer: str | None = None
+    ) -> socket.socket:
         """A TCP connection to an address of `host` that the policy allows.
 
+        :param prefer: the address to try first, if the name still leads to it.
         :param timeout: seconds, `limits.connect_timeout` by default; the socket then waits for
             `limits.stall_timeout` in each later call.
         :raises PolicyViolation: the address or port is refused; nothing was sent.
@@ -161,7 +164,8 @@ class BackendHost:
         """
         self._process.check(f"this {self.name} backend")
         seconds = self.limits.connect_timeout if timeout is None else timeout
-        sock = self.policy.connect(host, port, timeout=seconds, own=DEFAULT_PORTS.get(self.name))
+        own = DEFAULT_PORTS.get(self.name)
+        sock = self.policy.connect(host, port, timeout=seconds, own=own, prefer=prefer)
         withhold_socket(sock)
         sock.settimeout(self.limits.stall_timeout)
         self._sockets[sock] = threading.get_ident()
@@ -206,15 +210,22 @@ class BackendHost:
         return found
 
     def connect_web(
-        self, scheme: str, host: str, port: int, proxy: Proxy | None = None
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        proxy: Proxy | None = None,
+        *,
+        prefer: str | None = None,
     ) -> socket.socket:
         """`connect` for a request to a web server: to it, or to the proxy that `proxy` gave.
 
+        :param prefer: the address to try first, if the name still leads to it.
         :raises PolicyViolation, TransferError: as `connect`; they say that it was about the proxy.
         """
         via = proxy or Proxy(host, port, "")
         try:
-            return self.connect(via.host, via.port)
+            return self.connect(via.host, via.port, prefer=prefer)
         except ImageBrokerError as error:
             if proxy is not None:
                 raise named(proxy, error) from error
@@ -431,6 +442,14 @@ class ImageSource(abc.ABC):
         :raises RangeIgnored: before the first chunk: this peer cannot start in the middle.
         :raises UnconfirmedEnd: they stop where the end may be, and anybody may have cut them.
         :raises TransferError: the bytes stop before the end.
+        """
+
+    def ignore_version(self) -> None:  # noqa: B027 - a capability, which most sources lack
+        """From now on `read` takes an answer of any version, if the size is the same.
+
+        To be overridden where `image.version` is only the word of one server, and others behind
+        the same name may give the same bytes another. The core calls it where it will compare a
+        digest of the whole; no request is made.
         """
 
     def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case

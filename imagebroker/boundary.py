@@ -533,6 +533,16 @@ class OpenedSource:
         with self._translated("seekable"):
             return bool(self._source.seekable)
 
+    @property
+    def ignores_version(self) -> bool:
+        """Whether its version is only that of one server, and it can do without."""
+        return type(self._source).ignore_version is not ImageSource.ignore_version
+
+    def ignore_version(self) -> None:
+        """Take answers of any version from now on."""
+        with self._translated("ignore_version"):
+            self._source.ignore_version()
+
     def read(
         self, start: int = 0, stop: int | None = None, changed: Condition | None = None
     ) -> Flow:

@@ -43,6 +43,7 @@ from imagebroker.transfer.rules import Cancel, Progress, Watch
 from imagebroker.transfer.through_cache import ThroughCache
 from imagebroker.transfer.unpacked import opened
 from imagebroker.transfer.upload import uploaded
+from imagebroker.transfer.versions import Joining
 from imagebroker.values import Values
 from imagebroker.verify.checks import format_policy
 
@@ -375,7 +376,10 @@ class Broker:
             if found is not None:
                 return found
             places = order.places()
-            with ImageReader(opened(places, order.demands, order.watch, None)) as reader:
+            # What is cached under a version must all be of that version.
+            alone = Joining(allowed=False)
+            stream = opened(places, order.demands, order.watch, None, alone)
+            with ImageReader(stream) as reader:
                 return loading.load(reader)
 
     @contextmanager

@@ -152,11 +152,18 @@ class Policy:
         return None
 
     def connect(
-        self, host: str, port: int, *, timeout: float, own: int | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout: float,
+        own: int | None = None,
+        prefer: str | None = None,
     ) -> socket.socket:
         """A connected TCP socket to an address of `host` that this policy allows.
 
-        `timeout` bounds all attempts together, in seconds; it stays set on the socket.
+        `timeout` bounds all attempts together, in seconds; it stays set on the socket. Where
+        `prefer` is among the addresses, it is tried first.
 
         :raises PolicyViolation: no address of `host` is allowed. Nothing was sent.
         :raises TransferError: refused, unreachable, no such name.
@@ -169,7 +176,8 @@ class Policy:
         ends = monotonic() + timeout
         refused: PolicyViolation | None = None
         failed: OSError | None = None
-        for family, kind, proto, _, address in _resolve(host, port, literal):
+        found = sorted(_resolve(host, port, literal), key=lambda each: each[4][0] != prefer)
+        for family, kind, proto, _, address in found:
             try:
                 if not exempt:
                     self.check_address(host, ipaddress.ip_address(str(address[0])))

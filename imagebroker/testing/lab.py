@@ -67,10 +67,16 @@ class LabPolicy(Policy):
     lab: Lab | None = None
 
     def connect(
-        self, host: str, port: int, *, timeout: float, own: int | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout: float,
+        own: int | None = None,
+        prefer: str | None = None,
     ) -> socket.socket:
         with guarded():
-            sock = super().connect(host, port, timeout=timeout, own=own)
+            sock = super().connect(host, port, timeout=timeout, own=own, prefer=prefer)
             return sock if self.lab is None else self.lab.connected(sock, host, port, timeout)
 
 

@@ -29,6 +29,7 @@ from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.storing import Storing
 from imagebroker.transfer.unpacked import opened
+from imagebroker.transfer.versions import Retrial
 from imagebroker.verify.checks import Required
 
 LOG = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ def to_path(
     """Store the image in `part`, and commit it when verified.
 
     The last place is the backend itself. If the bytes are not what they must be, and some came from
-    a location, an earlier process, a cache or another transfer, all are dropped and the backend
-    itself is asked.
+    a location, an earlier process, a cache, another transfer or servers with different versions,
+    all are dropped and the backend itself is asked.
     """
-    attempts = 0
+    attempts, retrial = 0, Retrial()
     known = demands.of_record(watch.check)  # what cannot be verified opens no place
     while True:
-        with closing(Incoming(places, watch, demands.record)) as incoming:
+        with closing(Incoming(places, watch, demands.record, retrial.joining)) as incoming:
             required = known or demands.for_image(incoming.image, watch.check)
             storing = Storing(incoming, required, part, watch, share)
             try:
@@ -86,7 +87,7 @@ def to_path(
                 mixed = isinstance(error, ChecksumMismatch) and (
                     incoming.located or storing.doubtful
                 )
-                if not (mixed or incoming.secondhand):
+                if not (retrial.allows(error, incoming.versions) or mixed or incoming.secondhand):
                     raise
                 LOG.warning("%s; asking the backend itself, from the beginning", error)
                 attempts += incoming.attempts
@@ -98,7 +99,8 @@ def to_path(
         part.commit()
         watch.report("done", always=True)
         return Download(
-            path, part.size, demands.record or incoming.image, incoming.source,
+            path, part.size, incoming.versions.shown(demands.record or incoming.image),
+            incoming.source,
             evidence | caveats(places, incoming.served), attempts + incoming.attempts,
             incoming.resumed_from, watch.seconds, incoming.served,
         )  # fmt: skip
@@ -181,17 +183,20 @@ def to_file_object(
 ) -> Download:
     """Write the image, or what is in it, into the caller's object, in order.
 
-    If a location sent other bytes, and the object can go back, the backend itself is asked.
+    If a location sent other bytes, or servers with different versions did, and the object can go
+    back, the backend itself is asked.
     """
-    attempts = 0
+    attempts, retrial = 0, Retrial()
     places = [_elsewhere(place, target) for place in places]
     while True:
-        with closing(opened(places, demands, watch, decompress)) as stream:
+        with closing(opened(places, demands, watch, decompress, retrial.joining)) as stream:
             try:
                 for chunk in stream:
                     target.write(chunk)
-            except ChecksumMismatch as error:
-                if not (stream.located and target.rewind()):
+            except VerificationError as error:
+                located = stream.located and isinstance(error, ChecksumMismatch)
+                again = retrial.allows(error, stream.versions) or located
+                if not (again and target.rewind()):
                     raise
                 LOG.warning("%s; asking the backend itself, from the beginning", error)
                 attempts += stream.attempts
@@ -232,15 +237,17 @@ def in_order_to_path(
 
     As where bytes may come in any order, all is dropped when a location sent something else.
     """
-    attempts = 0
+    attempts, retrial = 0, Retrial()
     while True:
-        with closing(opened(places, demands, watch, decompress)) as content:
+        with closing(opened(places, demands, watch, decompress, retrial.joining)) as content:
             part.reserve(content.size or 0)
             try:
                 for piece in content.verified():
                     part.write(part.size, piece)
-            except (ChecksumMismatch, CompressionError) as error:
-                if not content.located:
+            except VerificationError as error:
+                wrong = isinstance(error, (ChecksumMismatch, CompressionError))
+                again = retrial.allows(error, content.versions)
+                if not (again or (content.located and wrong)):
                     raise
                 LOG.warning("%s; asking the backend itself, from the beginning", error)
                 attempts += content.attempts

@@ -27,6 +27,7 @@ from imagebroker.transfer.places import FINAL, HandedOver, Place
 from imagebroker.transfer.ranges import ENDLESS, Range, length
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.supplier import Opening, Supplier
+from imagebroker.transfer.versions import Circumstances, Joining, Step, Versions
 
 LOG = logging.getLogger(__name__)
 
@@ -49,11 +50,18 @@ class Incoming:
     What is retried: errors of the network and of a service in trouble, never a check, a refusal
     or a change of the image. The middle is asked for only where the source is seekable and
     something proves that both halves are one image: a strong version, or a digest over the whole.
+    A version that differs may be that of another server behind the same name (`versions.py`).
     When a place is given up, the next goes on at the missing bytes if a strong digest covers the
     whole and the place merely broke; otherwise it begins at byte 0.
     """
 
-    def __init__(self, places: Sequence[Place], watch: Watch, record: Image | None = None) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        watch: Watch,
+        record: Image | None = None,
+        joining: Joining = Joining(),  # noqa: B008 - it is frozen
+    ) -> None:
         """Open the first place that can be opened, with retries. The last is the backend itself.
 
         `record`: what is known of the image before; every place must have its size.
@@ -81,8 +89,13 @@ class Incoming:
         self.served: dict[str, int] = {}
         #: Whether any of them came from another transfer or a cache.
         self.secondhand = False
+        self.versions = Versions(joining)
+        #: Where the transfer was when the image last seemed to change.
+        self._changed_at = 0
+        self._any_version = self._tolerant = False
         self._failures = self._fruitless = self._furthest = 0
         self._ranges = True
+        self._may_use_lanes = True
         #: Whether bytes are good that are said to be encoded; decided by `check_claims`.
         self._any_coding = True
         self._changed = Condition()
@@ -113,9 +126,10 @@ class Incoming:
 
     @property
     def version(self) -> str | None:
-        """What proves the same bytes at the backend itself; a location's says nothing elsewhere."""
+        """What proves the same bytes at the backend itself; a location's says nothing elsewhere,
+        and nothing does of bytes that several servers sent."""
         own = self._places[0].ref == self._own.ref  # or what another transfer has of it
-        return self.image.version if own else None
+        return self.image.version if own and not self.versions.joined else None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -130,10 +144,15 @@ class Incoming:
     def _opened(self) -> OpenedSource:
         self._watch.check()
         self._watch.report("connect")
-        source = self._places[0].open(self._watch.left, self._connecting)
+        while True:
+            source = self._places[0].open(self._watch.left, self._connecting)
+            if self.versions.opened(source.image.version):
+                break
+            source.close()
+        self._tolerant = source.ignores_version
         try:
             self._check_coding(source)
-            self._same_image(source.image)
+            self._same_image(source)
         except ImageBrokerError:
             source.close()
             raise
@@ -143,15 +162,24 @@ class Incoming:
         self._watch.check()
         self._watch.report("connect")
 
-    def _same_image(self, image: Image) -> None:
-        first = self._first
-        if first is not None:
-            if (image.version, image.size) != (first.version, first.size):
-                raise ImageChanged(
-                    f"{image.ref} changed while it was read",
-                    hint="download it again to get the new image",
-                )
-            return
+    def _same_image(self, source: OpenedSource) -> None:
+        """:raises ImageChanged: its bytes cannot be joined with those that came before."""
+        image, first = source.image, self._first
+        if first is None:
+            self._look_at_first(image)
+        elif not _agree(image, first):
+            raise _changed(image)
+        elif self._any_version:
+            self._first = self.image = image
+        elif image.version != first.version:
+            if not self.versions.may_join(self._circumstances):
+                raise _changed(image)
+            self._first = image
+        self._any_version = False
+        if self.versions.joined and source.ignores_version:
+            source.ignore_version()
+
+    def _look_at_first(self, image: Image) -> None:
         self._check_fits(image)
         known = getattr(self, "image", None)
         self._first = self.image = image
@@ -377,6 +405,7 @@ class Incoming:
         source, image = self._source, self.image
         return (
             self.any_order
+            and self._may_use_lanes
             and source is not None
             and source.parallel_reads > 1
             and self._may_resume(source)
@@ -408,6 +437,9 @@ class Incoming:
         if isinstance(error, HandedOver):
             self._hand_over()
             return
+        if isinstance(error, ImageChanged):
+            self._after_change(error)
+            return
         if not self._may_retry(error):
             self.give_up_place(error)
             return
@@ -420,6 +452,42 @@ class Incoming:
         LOG.info("attempt %d failed, trying again: %s", self.attempts - 1, error)
         if not isinstance(error, RangeIgnored):
             self._watch.pause(self._failures if self._fruitless else 0, error)
+
+    @property
+    def _circumstances(self) -> Circumstances:
+        own = self._first.version if self._first is not None else None
+        return Circumstances(
+            proven=self.proven,
+            tolerant=self._tolerant,
+            last=len(self._places) == 1,
+            resumable=self._ranges and own is not None and not self._spliced,
+        )
+
+    def _after_change(self, error: ImageChanged) -> None:
+        """Another version was met: that of another server, or another image.
+
+        :raises: `error`, if there is nothing more to try.
+        """
+        if self._watch.done >= self._changed_at + _PROGRESS:
+            self.versions.progressed()
+        self._changed_at = self._watch.done
+        step = self.versions.after_change(self._circumstances)
+        if step is Step.GIVE_UP:
+            self.give_up_place(error)
+            return
+        LOG.info("%s; another server may have answered: %s", error, step.name.lower())
+        self._watch.retries += 1
+        source = self._source
+        if step is Step.JOIN and source is not None:
+            source.ignore_version()
+        elif step is not Step.ASK:
+            self.close()
+        if step is not Step.JOIN:
+            self._may_use_lanes = False  # each request may meet another server
+        if step is Step.BEGIN:
+            self._any_version, self._changed_at = True, 0
+            self._begin_again()
+        self._watch.pause(0, error)
 
     def _may_retry(self, error: ImageBrokerError) -> bool:
         """Whether the same place may do better, and the budget is not used up."""
@@ -461,3 +529,16 @@ class Incoming:
         source, self._source = self._source, None
         if source is not None:
             source.close()
+
+
+def _agree(image: Image, first: Image) -> bool:
+    """Whether an image that is opened again may have the same bytes, whatever its version says."""
+    return image.size == first.size and all(
+        image.checksums.get(name, digest) == digest for name, digest in first.checksums.items()
+    )
+
+
+def _changed(image: Image) -> ImageChanged:
+    return ImageChanged(
+        f"{image.ref} changed while it was read", hint="download it again to get the new image"
+    )

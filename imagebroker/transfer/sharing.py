@@ -276,6 +276,13 @@ class Share:
         if slot is not None:
             self._attempt(lambda: slot.update(beginning=self._beginning, stored=0))
 
+    def withdraw(self) -> None:
+        """The bytes are no longer of the version that was announced: others go on without them."""
+        slot = self._led
+        if slot is not None and slot.announced is not None:
+            self._attempt(lambda: slot.update(state="failed"))
+        self._give_up()
+
     def verified(self, evidence: Mapping[str, Any]) -> None:
         """Every check has passed."""
         slot = self._led
@@ -304,9 +311,9 @@ class Share:
     def close(self) -> None:
         self.follow(None)
         slot = self._led
-        if slot is not None and slot.announced is not None and slot.announced.state == "running":
-            self._attempt(lambda: slot.update(state="failed"))
-        self._give_up()
+        if slot is not None and slot.announced is not None and slot.announced.state != "running":
+            self._give_up()
+        self.withdraw()
 
     def __enter__(self) -> Share:
         return self

@@ -56,6 +56,8 @@ class Storing:
             for offset, chunk in incoming:
                 if incoming.begun != self._begun:
                     self._begin_again()
+                if incoming.versions.joined:
+                    self._share.withdraw()
                 self._store(offset, chunk)
             if incoming.begun != self._begun:
                 self._begin_again()

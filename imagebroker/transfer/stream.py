@@ -13,6 +13,7 @@ from imagebroker.image import Image
 from imagebroker.transfer.incoming import Incoming
 from imagebroker.transfer.places import Demands, Place, caveats
 from imagebroker.transfer.rules import Watch
+from imagebroker.transfer.versions import Joining, Versions
 from imagebroker.verify.checksum import DEFAULT
 
 
@@ -25,14 +26,20 @@ class Stream:
     back: where a location sent other bytes, the stream ends with an error.
     """
 
-    def __init__(self, places: Sequence[Place], demands: Demands, watch: Watch) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        demands: Demands,
+        watch: Watch,
+        joining: Joining = Joining(),  # noqa: B008 - it is frozen
+    ) -> None:
         """Open the first place that can be opened. :raises: as the backend's `open`."""
         self._places, self._demands, self._watch = places, demands, watch
         self._delivered = 0
         #: What was computed over the bytes; empty until the end.
         self.evidence: dict[str, Any] = {}
         required = demands.of_record(watch.check)
-        self._incoming = incoming = Incoming(places, watch, demands.record)
+        self._incoming = incoming = Incoming(places, watch, demands.record, joining)
         try:
             required = required or demands.for_image(incoming.image, watch.check)
             incoming.covered, incoming.proven = required.covers_all, required.proves_all
@@ -44,7 +51,12 @@ class Stream:
 
     @property
     def image(self) -> Image:
-        return self._demands.record or self._incoming.image
+        return self.versions.shown(self._demands.record or self._incoming.image)
+
+    @property
+    def versions(self) -> Versions:
+        """Those that the bytes came from."""
+        return self._incoming.versions
 
     @property
     def source(self) -> str:

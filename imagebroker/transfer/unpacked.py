@@ -18,6 +18,7 @@ from imagebroker.transfer.compression import Unpacker
 from imagebroker.transfer.places import Demands, Place
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.stream import Stream
+from imagebroker.transfer.versions import Joining, Versions
 from imagebroker.verify.checks import Required, declared_format
 from imagebroker.verify.checksum import DEFAULT
 from imagebroker.verify.disk_format import FormatPolicy
@@ -33,11 +34,17 @@ class Unpacked:
     """
 
     def __init__(
-        self, places: Sequence[Place], demands: Demands, watch: Watch, decompress: str
+        self,
+        places: Sequence[Place],
+        demands: Demands,
+        watch: Watch,
+        decompress: str,
+        joining: Joining = Joining(),  # noqa: B008 - it is frozen
     ) -> None:
         """Open the first place that can be opened. :raises: as the backend's `open`."""
         self._formats, self._watch = demands.formats, watch
-        self._stream = Stream(places, replace(demands, formats=None, unpacks=True), watch)
+        demands = replace(demands, formats=None, unpacks=True)
+        self._stream = Stream(places, demands, watch, joining)
         self._unpacker = Unpacker(self._stream.image.ref, decompress)
         #: What was computed, over which side; empty until the end.
         self.evidence: dict[str, Any] = {}
@@ -60,6 +67,10 @@ class Unpacked:
     @property
     def located(self) -> bool:
         return self._stream.located
+
+    @property
+    def versions(self) -> Versions:
+        return self._stream.versions
 
     @property
     def attempts(self) -> int:
@@ -149,9 +160,13 @@ def _required(image: Image, compressed: bool, formats: FormatPolicy | None) -> R
 
 
 def opened(
-    places: Sequence[Place], demands: Demands, watch: Watch, decompress: str | None
+    places: Sequence[Place],
+    demands: Demands,
+    watch: Watch,
+    decompress: str | None,
+    joining: Joining = Joining(),  # noqa: B008 - it is frozen
 ) -> Stream | Unpacked:
     """The bytes for a destination that cannot go back, unpacked if the caller wants that."""
     if decompress is None:
-        return Stream(places, demands, watch)
-    return Unpacked(places, demands, watch, decompress)
+        return Stream(places, demands, watch, joining)
+    return Unpacked(places, demands, watch, decompress, joining)

@@ -8,6 +8,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 from functools import cache
+from socket import socket
 
 from imagebroker.plugin import (
     BackendHost,
@@ -113,6 +114,8 @@ class Session:
         self._closed = False
         #: Whether a server was reached, and told what is wanted of it.
         self.asked = False
+        #: The address of each server that answered first: its neighbours may have other versions.
+        self._addresses: dict[tuple[str, int], str] = {}
 
     def request(self, method: str, *fields: Field) -> Answer:
         """The answer to a request, after at most `limits.redirects` redirects; any status.
@@ -179,7 +182,7 @@ class Session:
     def _dial(self, place: Place) -> Connection:
         client, url = self._client, place.url
         host, proxy = client.host, client.proxy(url)
-        sock = host.connect_web(url.scheme, url.host, url.port, proxy)
+        sock = self._connect(url, proxy)
         connection = Connection(sock, url.site, host.limits, self._buffers)
         try:
             self._adopt(connection)
@@ -192,6 +195,18 @@ class Session:
             connection.close()
             raise
         return connection
+
+    def _connect(self, url: Url, proxy: Proxy | None) -> socket:
+        where = (proxy.host, proxy.port) if proxy is not None else (url.host, url.port)
+        try:
+            sock = self._client.host.connect_web(
+                url.scheme, url.host, url.port, proxy, prefer=self._addresses.get(where)
+            )
+        except TransferError:
+            self._addresses.pop(where, None)
+            raise
+        self._addresses.setdefault(where, sock.getpeername()[0])
+        return sock
 
     def _adopt(self, connection: Connection) -> None:
         with self._lock:

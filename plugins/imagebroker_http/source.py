@@ -53,6 +53,11 @@ class HttpSource(ImageSource):
         self._first = answer.head
         self._opened: Answer | None = answer
         self._lock = threading.Lock()
+        self._conditional = True
+
+    def ignore_version(self) -> None:
+        """Balancers and mirrors may give the same bytes another ETag on each server."""
+        self._conditional = False
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         end = self.image.size if stop is None else stop
@@ -100,7 +105,7 @@ class HttpSource(ImageSource):
 
     def _range(self, start: int, stop: int | None) -> list[Field]:
         fields = [("Range", f"bytes={start}-{'' if stop is None else stop - 1}")]
-        if self.image.version is not None:
+        if self.image.version is not None and self._conditional:
             fields.append(("If-Range", self.image.version))
         return fields
 
@@ -119,7 +124,7 @@ class HttpSource(ImageSource):
             self._check_same(head)
             self._check_coding(head)
             raise self._ignored("sends the whole")
-        if self.image.version is not None and strong_etag(head) is None:
+        if self._conditional and self.image.version is not None and strong_etag(head) is None:
             raise self._ignored("does not say of which version the range is")
         self._check_validators(head)
         end = size if stop is None else stop if size is None else min(stop, size)
@@ -140,6 +145,8 @@ class HttpSource(ImageSource):
 
     def _check_validators(self, head: Head) -> None:
         """:raises ImageChanged: ETag, or failing that Last-Modified, differ from the first ones."""
+        if not self._conditional:
+            return
         if self.image.version is not None:
             if strong_etag(head) != self.image.version:
                 raise self._changed(": it has another ETag")

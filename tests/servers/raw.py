@@ -112,8 +112,15 @@ class RawServer:
     raised at the end of the ``with`` block. Everything is closed there, whatever scripts wait for.
     """
 
-    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
-        """``tls``: a server context, with a certificate loaded."""
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = HOST,
+        port: int = 0,
+    ) -> None:
+        """``tls``: a server context, with a certificate loaded. ``host``: a loopback address."""
         self.script = script
         self.connections: list[Connection] = []
         self.errors: list[Exception] = []
@@ -123,8 +130,8 @@ class RawServer:
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._changed = threading.Condition()
-        self._listener = socket.create_server((HOST, 0), backlog=128)
-        self.host = HOST
+        self._listener = socket.create_server((host, port), backlog=128)
+        self.host = host
         self.port: int = self._listener.getsockname()[1]
 
     @property

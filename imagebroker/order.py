@@ -14,6 +14,7 @@ from imagebroker.boundary import Boundary, OpenedSource
 from imagebroker.config import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
+from imagebroker.registry import capabilities_of
 from imagebroker.routing import Routes
 from imagebroker.transfer.entitlement import Entitlement, Resource
 from imagebroker.transfer.places import Demands, Place, Waiting
@@ -23,7 +24,13 @@ from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.values import Values
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, parse_checksum
-from imagebroker.verify.checksum_file import LARGEST, PATIENCE, find_checksum, is_url
+from imagebroker.verify.checksum_file import (
+    LARGEST,
+    PATIENCE,
+    NotListed,
+    find_checksum,
+    is_url,
+)
 from imagebroker.verify.signature import (
     SignaturePolicy,
     checked_certificates,
@@ -147,8 +154,34 @@ class Order:
         if (keyring := self._values.keyring) is not None:
             text, signer = keyring.verified(text, beside, origin)
             origin += f" (signed by {signer})"
-        found = find_checksum(text, self.ref, origin, allow_weak=self.demands.allow_weak)
+        found = self._listed(text, named, origin)
         self.demands = replace(self.demands, checksums=(found, *self.demands.checksums))
+
+    def _listed(self, text: bytes, file: ImageRef, origin: str) -> Checksum:
+        """The image's digest in a checksum file, under its ref's name or under the record's.
+
+        A URL such as `/latest` leads to a file whose name only its server knows.
+        """
+        weak = self.demands.allow_weak
+        try:
+            return find_checksum(text, self.ref, origin, allow_weak=weak, file=file)
+        except NotListed:
+            called = self._name_in_record()
+            if not called:
+                raise
+        return find_checksum(
+            text, self.ref, origin, allow_weak=weak, file=file, also_called=[called]
+        )
+
+    def _name_in_record(self) -> bytes:
+        """What the backend calls the image; empty where only opening it would tell."""
+        if "get" not in capabilities_of(self.backend.cls):
+            return b""
+        try:
+            name = self.backend.get(self._context, self.ref).name or ""
+        except ImageBrokerError:
+            return b""  # the download will say it in its own words
+        return name.encode("utf-8", "surrogateescape")
 
     def _open_location(self, url: str, left: float, waiting: Waiting) -> OpenedSource:
         ref, backend = self._routes.find(url)

@@ -1,34 +1,33 @@
-"""Checksum files: SHA256SUMS as coreutils writes it, lines in the form of BSD, a digest alone."""
+"""Checksum files: which of their entries is the image's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from urllib.parse import unquote_to_bytes
 
 from imagebroker.exceptions import PolicyViolation, VerificationError
+from imagebroker.redaction import redact
 from imagebroker.reference import ImageRef
 from imagebroker.verify.checksum import STRONG, WEAK, Checksum
+from imagebroker.verify.checksum_lines import Entry, entries
 
 #: Bytes of the largest checksum file that is read.
 LARGEST = 1024 * 1024
 #: Seconds in which it has to be there.
 PATIENCE = 60.0
+#: Names that an error lists.
+_SHOWN = 4
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
-#: What a number of hex digits without further words means.
-_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
-#: Names in lines of BSD and OpenSSL, in capitals.
-_BY_NAME = {
-    "MD5": "md5", "SHA1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512",
-    "SHA2-256": "sha256", "SHA2-384": "sha384", "SHA2-512": "sha512", "SHA3-256": "sha3_256",
-    "SHA3-512": "sha3_512", "BLAKE2B": "blake2b",
-}  # fmt: skip
-_COREUTILS = re.compile(rb"(\\?)([0-9a-fA-F]{32,128})(?: [ *]|[ \t]+)(.+)")
-_BSD = re.compile(rb"(\\?)([A-Za-z0-9-]{3,16}) ?\((.+)\) ?= ?([0-9a-zA-Z]*)")
-_ALONE = re.compile(rb"\s*([0-9a-fA-F]{32,128})\s*")
-_ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
-_ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
+#: What `sha256sum < FILE` writes in place of a name.
+_STANDARD_INPUT = b"-"
+_NAME_BEGINS = frozenset(b" \t\"'`/\\|,;:([=*>")
+_NAME_ENDS = frozenset(b" \t\"'`|,;:)]=<\r")
+
+
+class NotListed(VerificationError):
+    """The checksum file has no digest for the image."""
 
 
 def is_url(checksum: object) -> bool:
@@ -37,89 +36,164 @@ def is_url(checksum: object) -> bool:
     return match is not None and match[1] not in (*STRONG, *WEAK)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    algorithm: str
-    digest: str
-    #: Path without a leading `./`.
-    name: bytes
+def find_checksum(
+    text: bytes,
+    ref: ImageRef,
+    origin: str,
+    *,
+    allow_weak: bool,
+    file: ImageRef | None = None,
+    also_called: Sequence[bytes] = (),
+) -> Checksum:
+    """The strongest digest that a checksum file has for the image.
 
+    The entry is found by the ref's path, then by the names in its query, then by `also_called`.
+    A digest without a name, and the one entry of a file that is called after the image
+    (`disk.img.sha256`), are the image's whatever they are called.
 
-def find_checksum(text: bytes, ref: ImageRef, origin: str, *, allow_weak: bool) -> Checksum:
-    """The strongest digest that the file has for the image, found by the name of its file.
-
-    `origin` is what messages and the evidence call the file.
-
-    :raises VerificationError: it has no digest for the image, or several that differ.
+    :param origin: what messages and the evidence call the file.
+    :param file: the ref of the checksum file.
+    :param also_called: what the server calls the image, such as behind a redirect.
+    :raises NotListed: it has no digest for the image.
+    :raises VerificationError: it has several that differ, or only of kinds that are not supported.
     :raises PolicyViolation: it has md5 or sha1 alone, and the deployment does not allow that.
     """
-    text = text.removeprefix(b"\xef\xbb\xbf")
-    alone = _ALONE.fullmatch(text)
-    if alone is not None and len(alone[1]) in _BY_DIGITS:
-        entries = [_Entry(_BY_DIGITS[len(alone[1])], alone[1].decode().lower(), ref.file_name)]
-    else:
-        entries = _closest(list(_entries(text, origin)), ref)
+    called = [ref.file_name, *_names_in_query(ref), *also_called]
+    file_name = b"" if file is None else file.file_name
+    all_entries = entries(text, _without_image(file_name, called), origin)
+    chosen, as_named = _chosen(all_entries, ref, called, file_name)
+    shown = _printable(ref.file_name)
+    if not chosen:
+        listed = _listed(all_entries)
+        raise NotListed(
+            f"{origin} has no digest for {shown!r}{listed}",
+            hint="check that this is the checksum file for the image, and lists it under that name",
+        )
+    return _strongest(chosen, shown, origin + as_named, allow_weak=allow_weak)
+
+
+def _strongest(chosen: list[Entry], shown: str, origin: str, *, allow_weak: bool) -> Checksum:
     found: dict[str, set[str]] = {}
-    for entry in entries:
+    for entry in chosen:
         found.setdefault(entry.algorithm, set()).add(entry.digest)
-    shown = ref.file_name.decode("utf-8", "backslashreplace")
     for algorithm in (*STRONG, *WEAK):
         digests = found.get(algorithm, set())
         if len(digests) > 1:
             raise VerificationError(
                 f"{origin} has {len(digests)} different {algorithm} digests for {shown!r}",
-                hint="pass the right one as checksum='sha256:...'",
+                hint="pass the right digest itself: --checksum sha256:DIGITS",
             )
         if digests and algorithm in WEAK and not allow_weak:
             raise PolicyViolation(
-                f"{origin} has only {algorithm} for {shown!r}, which proves nothing",
+                f"{origin} has only {algorithm} for {shown!r}, which can be forged",
                 hint="use a file of sha256 or sha512, or set allow_md5 in [imagebroker]",
             )
         if digests:
             return Checksum(algorithm, digests.pop(), origin)
     raise VerificationError(
-        f"{origin} has no digest for {shown!r}",
-        hint="check that it is the checksum file for this image, and that the file is listed in it "
-        "under the name that the URL ends in",
+        f"{origin} has only {' and '.join(sorted(found))} for {shown!r}, which is not supported",
+        hint="use a file of sha256, sha512 or blake2b digests",
     )
 
 
-def _closest(entries: list[_Entry], ref: ImageRef) -> list[_Entry]:
-    """Those whose path the ref's ends with, the longest of them; else those of the same name."""
+def _chosen(
+    found: list[Entry], ref: ImageRef, called: list[bytes], file_name: bytes
+) -> tuple[list[Entry], str]:
+    """The image's entries, and what the evidence adds where they have another name than the ref."""
+    named = [e for e in found if e.name not in (None, _STANDARD_INPUT) and not e.is_text]
+    if exact := _closest(named, ref):
+        return exact, ""
+    for name in called:
+        if same := [e for e in named if any(n.rpartition(b"/")[2] == name for n in _spelled(e))]:
+            return same, "" if name == ref.file_name else f" (for {_printable(name)!r})"
+    for name in called:
+        if texts := [e for e in found if e.is_text and _mentions(e.name or b"", name)]:
+            return texts, ""
+    nameless = [e for e in found if e.name in (None, _STANDARD_INPUT)]
+    if nameless and not named:
+        return nameless, ""
+    names = {e.name for e in named}
+    if len(names) == 1 and any(_is_called_after(file_name, name) for name in called):
+        return named, f" (for {_printable(names.pop() or b'')!r})"
+    return [], ""
+
+
+def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
+    """Those whose path the ref's ends with: the longest of them, spelled as it is if one is."""
     path = b"/" + (ref.path_bytes.lstrip(b"/") or ref.file_name)
-    exact = [entry for entry in entries if path.endswith(b"/" + entry.name)]
-    if exact:
-        longest = max(len(entry.name) for entry in exact)
-        return [entry for entry in exact if len(entry.name) == longest]
-    return [entry for entry in entries if entry.name.rpartition(b"/")[2] == ref.file_name]
+    exact = [
+        ((len(name), -number), entry)
+        for entry in named
+        for number, name in enumerate(_spelled(entry))
+        if path.endswith(b"/" + name)
+    ]
+    best = max((rank for rank, _ in exact), default=None)
+    return [entry for rank, entry in exact if rank == best]
 
 
-def _entries(text: bytes, origin: str) -> Iterator[_Entry]:
-    """What the lines say; comments, signatures and digests of other kinds are passed over."""
-    for line in text.split(b"\n"):
-        line = line.removesuffix(b"\r")
-        if (match := _COREUTILS.fullmatch(line)) is not None:
-            escape, digest, name = match.groups()
-            algorithm = _BY_DIGITS.get(len(digest))
-        elif (match := _BSD.fullmatch(line)) is not None:
-            escape, word, name, digest = match.groups()
-            algorithm = _BY_NAME.get(word.decode().upper())
-        else:
-            continue
-        if algorithm is None or (plain := _unescaped(name) if escape else name) is None:
-            continue
-        if not re.fullmatch(rb"[0-9a-fA-F]{%d}" % {**STRONG, **WEAK}[algorithm], digest):
-            raise VerificationError(
-                f"{origin}: a line for {algorithm} does not have its number of hex digits",
-                hint="the file is damaged, or was cut off",
-            )
-        while plain.startswith(b"./"):
-            plain = plain[2:].lstrip(b"/")
-        yield _Entry(algorithm, digest.decode().lower(), plain)
+def _spelled(entry: Entry) -> Iterator[bytes]:
+    """A name as it stands there; without the blanks at its end; as Windows means it; behind a size.
+
+    Debian's Release files put the size between the digest and the name.
+    """
+    name = entry.name or b""
+    yield _relative(name)
+    if (bare := name.rstrip(b" \t")) != name:
+        yield _relative(bare)
+    if b"\\" in bare:
+        yield _relative(bare.replace(b"\\", b"/"))
+    size, _, behind = bare.partition(b" ")
+    if size.isdigit() and behind:
+        yield _relative(behind.lstrip())
 
 
-def _unescaped(name: bytes) -> bytes | None:
-    """A name behind a backslash line, as coreutils writes what has line ends or backslashes."""
-    if any(match[1] not in _ESCAPED for match in _ESCAPE.finditer(name)):
-        return None
-    return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], name)
+def _relative(name: bytes) -> bytes:
+    while name.startswith(b"./"):
+        name = name[2:].lstrip(b"/")
+    return name
+
+
+def _mentions(text: bytes, name: bytes) -> bool:
+    """Whether a line has the name in it, and not only as a part of another."""
+    at = text.find(name) if name else -1
+    while at >= 0:
+        end = at + len(name)
+        begins = at == 0 or text[at - 1] in _NAME_BEGINS
+        if begins and (end == len(text) or text[end] in _NAME_ENDS):
+            return True
+        at = text.find(name, at + 1)
+    return False
+
+
+def _names_in_query(ref: ImageRef) -> list[bytes]:
+    """What may be a file's name in `download.php?file=images/disk.img`."""
+    values = [each.partition("=")[2] or each for each in (ref.query or "").split("&")]
+    names = [unquote_to_bytes(value).rpartition(b"/")[2] for value in values]
+    return [name for name in names if b"." in name]
+
+
+def _without_image(file_name: bytes, called: list[bytes]) -> bytes:
+    """The checksum file's name without the image's, whose words say nothing about the digests."""
+    for name in called:
+        if name and file_name.startswith(name):
+            return file_name[len(name) :]
+    return file_name
+
+
+def _is_called_after(file_name: bytes, image: bytes) -> bool:
+    """Whether a checksum file is that of one image: `disk.img.sha256` or `disk.sha256`."""
+    stem = file_name.rpartition(b".")[0]
+    return bool(stem) and (image == stem or image.startswith(stem + b"."))
+
+
+def _listed(found: list[Entry]) -> str:
+    names = list(dict.fromkeys(e.name for e in found if e.name and not e.is_text))
+    if not names:
+        return ""
+    shown = ", ".join(_printable(name) for name in names[:_SHOWN])
+    more = len(names) - _SHOWN
+    return f"; it lists {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _printable(name: bytes) -> str:
+    return redact(name.decode("utf-8", "backslashreplace"), 80)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
+from urllib.parse import unquote_to_bytes
 
 from imagebroker.plugin import (
     BackendError,
@@ -20,6 +21,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_http.digests import digests
 from imagebroker_http.head import Head
+from imagebroker_http.place import Url
 from imagebroker_http.session import Answer
 from imagebroker_http.stream import Malformed
 
@@ -43,11 +45,12 @@ _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|!--)", re.I)
 
 
-def described(ref: ImageRef, head: Head, *, whole: bool) -> Image:
+def described(ref: ImageRef, answer: Answer, *, whole: bool) -> Image:
     """The record: what the head of an answer with the image, or a part of it, says about it.
 
     `whole`: its content is the image.
     """
+    head = answer.head
     found = content_range(head) if head.status == 206 else None
     size = found[2] if found is not None else head.content_length
     shown = {
@@ -57,12 +60,19 @@ def described(ref: ImageRef, head: Head, *, whole: bool) -> Image:
     }
     return Image(
         ref=ref.text,
+        name=_file_name(answer.place.url),
         size=None if head.status == 206 and found is None else size,
         version=strong_etag(head),
         checksums=MappingProxyType(digests(head, whole=whole)),
         updated_at=parse_date(head.get("last-modified")),
         properties=MappingProxyType({k: printable(v, 256) for k, v in shown.items() if v}),
     )
+
+
+def _file_name(url: Url) -> str | None:
+    """What the image is called behind all redirects."""
+    name = unquote_to_bytes(url.path).rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+    return printable(name, 256) or None
 
 
 def strong_etag(head: Head) -> str | None:

@@ -43,7 +43,7 @@ class HttpSource(ImageSource):
     def __init__(self, session: Session, ref: ImageRef, answer: Answer) -> None:
         """:raises: what the answer means if it is not the image."""
         check_status(answer.head, answer.place.url)
-        self.image = described(ref, answer.head, whole=True)
+        self.image = described(ref, answer, whole=True)
         self.coding = coding(ref, answer)
         self.seekable = self.image.size is not None and not refuses_ranges(answer.head)
         # More than one at once only where the server has said that it can.

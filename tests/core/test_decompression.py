@@ -194,9 +194,9 @@ def test_padding_between_and_after_streams_of_xz_is_skipped(
     assert_that(data, Equals(b"one two"))
 
 
-@pytest.mark.parametrize("kind", PACK)
+@pytest.mark.parametrize("kind", ["xz", "zstd"])
 @pytest.mark.parametrize("garbage", [b"x", b"\0", bytes(3), b"#!/bin/sh\n" * 5000, b"\0\0\0\0x"])
-def test_something_else_behind_the_data_is_refused(
+def test_something_else_behind_the_data_is_refused_where_its_own_tool_does(
     scripted: Scripted, way: Way, kind: str, garbage: bytes
 ) -> None:
     ref, _ = scripted.image(PACK[kind](DATA) + garbage)
@@ -350,16 +350,16 @@ def test_a_bomb_ends_within_a_piece_of_the_ratio(scripted: Scripted) -> None:
 
 
 def test_memory_is_bounded_whatever_the_headers_ask_for(scripted: Scripted, way: Way) -> None:
-    wide_zstd = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    wide_zstd = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     wide = {
-        "xz": lzma.compress(DATA, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 128 * MIB}]),
+        "xz": lzma.compress(DATA, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 192 * MIB}]),
         "zstd": wide_zstd.compress(DATA) + wide_zstd.flush(),
     }  # fmt: skip
     for kind, packed in wide.items():
         ref, _ = scripted.image(packed, chunk=MIB)
         with pytest.raises(CompressionError) as caught:
             way.get(scripted.broker, ref, decompress=kind)
-        assert_that(str(caught.value), Contains("64 MiB"))
+        assert_that(str(caught.value), Contains("128 MiB"))
         assert_that(caught.value.hint, Contains("smaller window"))
         way.assert_nothing_came(1)
 

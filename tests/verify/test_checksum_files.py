@@ -145,12 +145,12 @@ def test_the_entry_whose_path_is_nearest_is_the_one(path: str, expected: str) ->
     [
         "", "\n", "nothing to see", f"{SHA256}  other.img\n", f"{SHA256}  DISK.IMG\n",
         f"{SHA256}  disk.img.xz\n", f"{SHA256}  xdisk.img\n", f"{SHA256}  disk.img/\n",
-        f"{SHA256}  disk.img \n", f"{SHA256}  disk.img\n{WRONG}  disk.img\n",
+        f"{SHA256}  disk.img\n{WRONG}  disk.img\n",
         f"SHA256 (disk.img) = {SHA256}\nSHA256 (disk.img) = {WRONG}\n",
         f"1{SHA256}  disk.img\n", f"SHA256 (disk.img) = {SHA256[:-1]}\n",
         "SHA256 (disk.img) = \n", f"SHA512 (disk.img) = {SHA256}\n",
         f"{'1' * 56}  disk.img\n", f"\\{SHA256}  disk\\.img\n",
-        f"{WRONG}  a/disk.img\n{SHA256}  b/disk.img\n", f"{SHA256}\n{SHA256}\n", f"{SHA256} x",
+        f"{WRONG}  a/disk.img\n{SHA256}  b/disk.img\n", f"{SHA256}\n{WRONG}\n", f"{SHA256} x",
         "<html><body>404</body></html>", "\0" * 100, SHA256[:-1],
     ],
 )  # fmt: skip

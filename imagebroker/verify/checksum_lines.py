@@ -1,0 +1,198 @@
+"""The lines of a checksum file, in the forms that publishers and their tools write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from imagebroker.exceptions import VerificationError
+from imagebroker.verify.checksum import STRONG, WEAK
+
+#: How algorithms are written in lines, headings and file names; the first that matches counts.
+#: `B2SUMS` and `.b2` are coreutils' b2sum, `b3sums` is BLAKE3's own tool.
+_SPELLINGS = {
+    "sha3_512": r"sha3[-_ ]?512", "sha3-384": r"sha3[-_ ]?384", "sha3_256": r"sha3[-_ ]?256",
+    "sha512/256": r"sha-?512[-_/t]+256", "sha512": r"sha(?:2[-_])?[-_ ]?512",
+    "sha384": r"sha(?:2[-_])?[-_ ]?384", "sha256": r"sha(?:2[-_])?[-_ ]?256",
+    "sha1": r"sha[-_ ]?1", "md5": r"md5", "blake2s": r"blake2s(?:p)?",
+    "blake2b": r"blake2(?:bp?)?|b2", "blake3": r"blake3|b3", "whirlpool": r"whirlpool",
+    "streebog": r"streebog|gost", "sm3": r"sm3", "skein": r"skein",
+    "ripemd160": r"rmd160|ripemd160",
+}  # fmt: skip
+#: Digits of digests that nothing here computes: they must not be taken for something else.
+_UNSUPPORTED = {
+    "sha3-384": {96}, "sha512/256": {64}, "blake2s": {64}, "blake2b": {32, 40, 64, 96},
+    "blake3": {64}, "whirlpool": {128}, "streebog": {64, 128}, "sm3": {64}, "skein": {64, 128},
+    "ripemd160": {40},
+}  # fmt: skip
+#: What digits alone mean, where nothing else says what they are.
+_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
+
+_WORD = re.compile(
+    rb"(?<![a-z0-9])(?:"
+    + b"|".join(f"(?P<a{n}>{pattern})".encode() for n, pattern in enumerate(_SPELLINGS.values()))
+    + rb")(?:[-_ ]?sums?|[-_ ]?hash(?:es)?)?(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_NAMES = tuple(_SPELLINGS)
+_HEX = rb"[0-9a-fA-F]{32,128}"
+#: `DIGEST  NAME` of coreutils; a leading backslash says that the name is escaped.
+_COREUTILS = re.compile(rb"[ \t]*(\\?)(" + _HEX + rb")(?: [ *]|[ \t]+)(.+)")
+#: `SHA256 (NAME) = DIGEST` of BSD, OpenSSL and `sha256sum --tag`.
+_BSD = re.compile(rb"[ \t]*(\\?)([A-Za-z0-9/_-]{3,16}) ?\((.+)\) ?= ?([0-9a-zA-Z]*)[ \t]*")
+#: A row of PowerShell's Get-FileHash, or `sha256:DIGEST  NAME`.
+_LABELLED = re.compile(rb"[ \t]*([A-Za-z0-9/_-]{3,16})[ \t:=]+(" + _HEX + rb")[ \t]+[*]?(.+)")
+#: Gentoo's Manifest: `DIST NAME SIZE BLAKE2B DIGEST SHA512 DIGEST`.
+_MANIFEST = re.compile(rb"[A-Z]{3,8} (\S+) \d{1,20}((?: [A-Z0-9_]{3,16} " + _HEX + rb")+)[ \t]*")
+_MANIFEST_DIGEST = re.compile(rb"([A-Z0-9_]{3,16}) (" + _HEX + rb")")
+#: certutil of Windows 7 puts a blank between the bytes.
+_PAIRS = re.compile(rb"[ \t]*[0-9a-fA-F]{2}(?: [0-9a-fA-F]{2}){15,63}[ \t]*")
+_DIGEST = re.compile(rb"(?<![0-9A-Za-z])" + _HEX + rb"(?![0-9A-Za-z])")
+#: `Path : C:\images\disk.img` of `Get-FileHash | Format-List`, below its digest.
+_PATH_BELOW = re.compile(rb"[ \t]*(?:path|file|filename|name)[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
+#: What may stand beside a digest without being a file's name.
+_LABEL = re.compile(rb"(?:\b(?:hash|checksum|digest|sum|value|hex|file)s?\b|[^A-Za-z0-9])+", re.I)
+_PGP = re.compile(rb"-----[A-Z ]+-----|Hash: .*")
+_ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
+_ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
+#: In place of a name with an escape that coreutils does not write: no file is called that.
+_UNREADABLE = b""
+#: Bytes of the longest line in which a name is looked for.
+_LONGEST = 8192
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One digest, and what the file says that it is of."""
+
+    #: One of ours, or the field's name of one that nothing here computes ("blake3").
+    algorithm: str
+    #: In lower case.
+    digest: str
+    #: The path as it stands there; None: no name, the file is of one image.
+    name: bytes | None
+    #: `name` is a text in which the file's name stands somewhere.
+    is_text: bool = False
+
+
+def entries(text: bytes, file_name: bytes, origin: str) -> list[Entry]:
+    """What the lines say; comments, signatures and lines of other kinds are passed over.
+
+    `file_name` is that of the checksum file, without the image's own name in it: `B2SUMS`, `.b2`.
+
+    :raises VerificationError: a line names its algorithm, and has not that one's number of digits.
+    """
+    return list(_Lines(_said(file_name), origin).read(plain_text(text)))
+
+
+def plain_text(text: bytes) -> bytes:
+    """As UTF-8: PowerShell and Notepad write UTF-16, with or without a byte order mark."""
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return text.decode("utf-16", "replace").encode()
+    head = text[:64]
+    if len(head) >= 32 and not any(head[1::2]):
+        return text.decode("utf-16-le", "replace").encode()
+    if len(head) >= 32 and not any(head[0::2]):
+        return text.decode("utf-16-be", "replace").encode()
+    return text.removeprefix(b"\xef\xbb\xbf")
+
+
+def _said(text: bytes) -> str | None:
+    """The one algorithm that a text names; None where it names none, or several."""
+    found = {_NAMES[int(match.lastgroup[1:])] for match in _WORD.finditer(text) if match.lastgroup}
+    return found.pop() if len(found) == 1 else None
+
+
+class _Lines:
+    """Reads the lines in order: a heading holds for the digests below it."""
+
+    def __init__(self, by_name: str | None, origin: str) -> None:
+        self._by_name, self._origin = by_name, origin
+        self._heading: str | None = None
+        #: The line above, where it ends in a colon: certutil puts the name there.
+        self._above: bytes | None = None
+
+    def read(self, text: bytes) -> Iterator[Entry]:
+        nameless: Entry | None = None  # a path may stand below it
+        for raw in text.split(b"\n"):
+            line = raw.removesuffix(b"\r")
+            if not line.strip() or _PGP.fullmatch(line):
+                continue
+            below = _PATH_BELOW.fullmatch(line) if nameless is not None else None
+            if nameless is not None:
+                yield nameless if below is None else replace(nameless, name=below[1].rstrip())
+                nameless = None
+            if below is not None:
+                continue
+            for entry in self._entries(line):
+                if entry.name is None:
+                    nameless = entry
+                else:
+                    yield entry
+        if nameless is not None:
+            yield nameless
+
+    def _entries(self, line: bytes) -> Iterator[Entry]:
+        above, self._above = self._above, None
+        if (match := _MANIFEST.fullmatch(line)) is not None:
+            for word, digest in _MANIFEST_DIGEST.findall(match[2]):
+                yield from self._entry(digest, match[1], word)
+        elif (match := _BSD.fullmatch(line)) is not None and _said(match[2]):
+            escape, word, name, digest = match.groups()
+            yield from self._entry(digest, _unescaped(name) if escape else name, word)
+        elif (match := _LABELLED.fullmatch(line)) is not None and _said(match[1]):
+            yield from self._entry(match[2], match[3], match[1])
+        elif (match := _COREUTILS.fullmatch(line)) is not None:
+            escape, digest, name = match.groups()
+            yield from self._entry(digest, _unescaped(name) if escape else name)
+        else:
+            yield from self._other(line, above)
+
+    def _other(self, line: bytes, above: bytes | None) -> Iterator[Entry]:
+        """A digest alone or among other words, or a heading."""
+        if _PAIRS.fullmatch(line):
+            line = line.replace(b" ", b"")
+        digests = _DIGEST.findall(line) if len(line) <= _LONGEST else []
+        if len(digests) == 1:
+            rest = line.replace(digests[0], b" ")
+            word = next((match[0] for match in _WORD.finditer(rest)), None)
+            has_name = _LABEL.sub(b"", _WORD.sub(b"", rest))
+            if not has_name and above is not None:
+                yield from self._entry(digests[0], above, word, is_text=True)
+            else:
+                name = rest if has_name else None
+                yield from self._entry(digests[0], name, word, is_text=has_name != b"")
+        elif not digests and len(line) <= _LONGEST:
+            self._heading = _said(line) or self._heading
+            text = line.rstrip()
+            if text.endswith(b":") and _LABEL.sub(b"", _WORD.sub(b"", text)):
+                self._above = text.removesuffix(b":").rstrip()
+
+    def _entry(
+        self, digest: bytes, name: bytes | None, word: bytes | None = None, is_text: bool = False
+    ) -> Iterator[Entry]:
+        algorithm = self._algorithm(None if word is None else _said(word), len(digest))
+        if algorithm is not None and name != _UNREADABLE:
+            yield Entry(algorithm, digest.decode().lower(), name, is_text)
+
+    def _algorithm(self, said: str | None, digits: int) -> str | None:
+        """What the line says, else the heading, else the file's name, else the number of digits."""
+        for each in filter(None, (said, self._heading, self._by_name)):
+            if {**STRONG, **WEAK}.get(each) == digits:
+                return each
+            if digits in _UNSUPPORTED.get(each, ()):
+                return f"blake2b of {4 * digits} bits" if each == "blake2b" else each
+            if each == said:
+                raise VerificationError(
+                    f"{self._origin}: a line for {each} does not have its number of hex digits",
+                    hint="the file is damaged, or was cut off",
+                )
+        return _BY_DIGITS.get(digits)
+
+
+def _unescaped(name: bytes) -> bytes:
+    """A name behind a backslash line, as coreutils writes what has line ends or backslashes."""
+    if any(match[1] not in _ESCAPED for match in _ESCAPE.finditer(name)):
+        return _UNREADABLE
+    return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], name)

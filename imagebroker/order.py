@@ -14,7 +14,6 @@ from imagebroker.boundary import Boundary, OpenedSource
 from imagebroker.config import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
-from imagebroker.registry import capabilities_of
 from imagebroker.routing import Routes
 from imagebroker.transfer.entitlement import Entitlement, Resource
 from imagebroker.transfer.places import Demands, Place, Waiting
@@ -175,7 +174,7 @@ class Order:
 
     def _name_in_record(self) -> bytes:
         """What the backend calls the image; empty where only opening it would tell."""
-        if "get" not in capabilities_of(self.backend.cls):
+        if "get" not in self.backend.declared.capabilities:
             return b""
         try:
             name = self.backend.get(self._context, self.ref).name or ""

@@ -137,7 +137,7 @@ def test_the_record_has_what_the_server_says(nginx: Nginx, image: Path) -> None:
                 ref=url,
                 size=SIZE,
                 id=None,
-                name=None,
+                name=image.name,
                 updated_at=datetime.fromtimestamp(1_700_000_000, UTC),
                 version=source.image.properties["etag"],
             ),
@@ -575,7 +575,7 @@ def test_a_name_that_the_server_suggests_is_ignored() -> None:
         ) as server,
         opened(f"{server.url}/x") as source,
     ):
-        assert_that(source.image.name, Is(None))
+        assert_that(source.image.name, Equals("x"))
         assert b"".join(source.read()) == b"abc"
 
 

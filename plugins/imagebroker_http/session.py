@@ -205,7 +205,14 @@ class Session:
         except TransferError:
             self._addresses.pop(where, None)
             raise
-        self._addresses.setdefault(where, sock.getpeername()[0])
+        try:
+            self._addresses.setdefault(where, sock.getpeername()[0])
+        except OSError as error:  # it hung up at once
+            sock.close()
+            raise TransferError(
+                f"{url.site} closed the connection: {error.strerror}",
+                hint="the server may be overloaded or going down; try again",
+            ) from error
         return sock
 
     def _adopt(self, connection: Connection) -> None:

@@ -32,8 +32,8 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.exhaustion import said, start
-from imagebroker.forks import Condition, Process, Thread, never_finalize, tell_in_child
+from imagebroker.exhaustion import no_thread, said, start
+from imagebroker.forks import PATIENCE, Condition, Process, Thread, never_finalize, tell_in_child
 from imagebroker.handover import Handover
 from imagebroker.image import Image, ImageQuery
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
@@ -422,7 +422,7 @@ class _Call:
         self._function, self._late, self._ended = call, late, ended
         self._lock = threading.Lock()
         self._running = threading.Lock()
-        self.finished = self._abandoned = False
+        self.finished = self._begun = self._abandoned = False
         self._answer: Any = None
         self._error: BaseException | None = None
         self.thread = 0
@@ -434,17 +434,22 @@ class _Call:
 
     def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
         """Whether it ended in time."""
-        ends = monotonic() + seconds
+        now = monotonic()
+        ends, begins = now + seconds, now + PATIENCE
         while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
             self._process.check("the call")  # a child has no thread that would answer
-            seconds = ends - monotonic()
+            now = monotonic()
+            seconds = ends - now
             if seconds <= 0:
                 return False
+            if not self._begun and now > begins:
+                raise no_thread()  # it died at once, for want of memory
             if waiting is not None:
                 waiting()
         return True
 
     def _run(self) -> None:
+        self._begun = True
         try:
             self._answer = self._function()
         except BaseException as error:
@@ -591,9 +596,9 @@ class OpenedSource:
             flow.stop()
         closing = Thread(target=_close_quietly, args=(self._source,))
         try:
-            closing.start()
+            start(closing)
             closing.join(GRACE)
-        except RuntimeError:  # no further thread can be started
+        except TransferError:  # no further thread can be started
             _close_quietly(self._source)
         for flow in self._flows:
             flow.join(GRACE)
@@ -626,11 +631,7 @@ class Flow(Thread):
         try:
             start(self)
         except TransferError as error:  # said where its bytes are taken, as what it raises is
-            self._error, self._ended = error, True
-
-    def join(self, timeout: float | None = None) -> None:
-        if self.ident is not None:  # it was started
-            super().join(timeout)
+            self._error, self._ended, self._stopped = error, True, True
 
     def run(self) -> None:
         self._surroundings.run(self._read_ahead)

@@ -7,7 +7,6 @@ configuration, and goes away by itself. So it is always retryable, wherever it a
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -50,8 +49,9 @@ def limit_of(error: BaseException) -> tuple[str, str] | None:
     for _ in range(_DEPTH):
         if each is None:
             return None
-        if isinstance(each, OSError) and each.errno in _LIMITS:
-            return _LIMITS[each.errno]
+        number = getattr(each, "errno", None)  # ours may have one, too
+        if number in _LIMITS and isinstance(each, (OSError, ImageBrokerError)):
+            return _LIMITS[number]
         if isinstance(each, RuntimeError) and "can't start new thread" in str(each):
             return _NO_THREAD
         each = each.__cause__ or each.__context__
@@ -95,17 +95,24 @@ def said(*, memory: bool = True) -> Iterator[None]:
         raise ours from error
 
 
-def start(thread: threading.Thread) -> None:
+def start(thread: Thread) -> None:
     """:raises TransferError: there can be no further thread."""
     with said():
         thread.start()
+    if thread.never_began:
+        raise no_thread()
+
+
+def no_thread() -> TransferError:
+    """What is raised where a thread was started and did not begin."""
+    return TransferError("no memory is left for a thread", hint=_LIMITS[errno.ENOMEM][1])
 
 
 def started(target: Callable[[], object], name: str) -> Thread | None:
     """A thread that only makes things faster; None if there can be none: do it without."""
     thread = Thread(target=target, name=name)
     try:
-        thread.start()
-    except RuntimeError:
+        start(thread)
+    except TransferError:
         return None
     return thread

@@ -17,12 +17,15 @@ import socket
 import stat
 import threading
 import weakref
+from time import monotonic
 from typing import Any, Protocol
 
 from imagebroker.exceptions import Cancelled
 
 #: Seconds between two looks at whether this process is still the one that began to wait.
 _MOMENT = 0.25
+#: Seconds within which a thread has begun, however busy the host is.
+PATIENCE = 10.0
 #: Sockets that are remembered before those that are gone are looked for.
 _MANY = 256
 
@@ -198,7 +201,14 @@ class Thread(threading.Thread):
         super().__init__(daemon=True, **arguments)
         self._started = _Started()
 
+    @property
+    def never_began(self) -> bool:
+        """Whether it was started and died at once: it had no memory to begin with."""
+        return self._started.in_vain
+
     def join(self, timeout: float | None = None) -> None:
+        if self.ident is None:
+            return  # there can be no further thread: it did not begin
         if timeout is not None:
             super().join(timeout)
             return
@@ -208,12 +218,20 @@ class Thread(threading.Thread):
 
 
 class _Started(threading.Event):
-    """`Thread.start` waits for it, also where a signal's handler has forked in between."""
+    """`Thread.start` waits for it, also where a signal's handler has forked in between.
+
+    And where the thread died in silence, for want of memory.
+    """
+
+    in_vain = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        process = Process()
+        process, ends = Process(), monotonic() + PATIENCE
         while not super().wait(_MOMENT if timeout is None else timeout):
             if timeout is not None or not process.is_current:
+                return False
+            if monotonic() > ends:
+                self.in_vain = True
                 return False
         return True
 

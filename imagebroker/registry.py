@@ -31,7 +31,7 @@ from imagebroker.config import (
 from imagebroker.declaration import Declaration, Misdeclared
 from imagebroker.entry_points import Damage, distribution_name, distribution_version, installed
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
-from imagebroker.exhaustion import limit_of, start
+from imagebroker.exhaustion import limit_of, started
 from imagebroker.forks import never_finalize, tell_in_child
 from imagebroker.redaction import shown_error
 
@@ -348,13 +348,13 @@ def _load(
     if point.pattern.match(point.value) is None:
         raise _unloadable(point, "is no module and attribute")
     failures: list[BaseException] = []
-    slow = threading.Timer(
-        SLOW_IMPORT,
-        LOG.warning,
-        ("importing the plugin %s (%s) takes long", point.name, point.value),
-    )
-    slow.daemon = True
-    start(slow)
+    imported = threading.Event()
+
+    def watch() -> None:
+        if not imported.wait(SLOW_IMPORT):
+            LOG.warning("importing the plugin %s (%s) takes long", point.name, point.value)
+
+    watching = started(watch, "imagebroker-import")
     try:
         manager = OnePlugin(
             ENTRY_POINTS,
@@ -367,8 +367,9 @@ def _load(
     except BaseException as error:  # stevedore lets assertions, SystemExit and the like through
         failures.append(error)
     finally:
-        slow.cancel()
-        slow.join()
+        imported.set()
+        if watching is not None:
+            watching.join()
     if failures:
         limit = limit_of(failures[0])
         unloadable = _unloadable(

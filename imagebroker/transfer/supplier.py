@@ -210,7 +210,6 @@ class Opening(Thread):
     def drop(self) -> None:
         """End it, whether it is open or not."""
         self._dropped = True
-        if self.ident is not None:  # it was started
-            self.join(GRACE)
+        self.join(GRACE)
         if self._source is not None:
             self._source.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -20,6 +19,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.exhaustion import start
+from imagebroker.forks import Thread
 from imagebroker.option_value import explained
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class KeyManager:
             except BaseException as error:  # SystemExit too: somebody waits for an answer
                 outcome.put((False, error))
 
-        start(threading.Thread(target=run, name="imagebroker-certificate", daemon=True))
+        start(Thread(target=run, name="imagebroker-certificate"))
         while (left := self._ends - monotonic()) > 0:
             try:
                 done, answer = outcome.get(timeout=min(left, _MOMENT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,19 @@ def translated(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _from_os(error, f"{what}: {error.strerror or error}") from error
+
+
+#: What SQLite says where it cannot map memory that its processes share.
+_NO_MEMORY = (sqlite3.SQLITE_IOERR_NOMEM, sqlite3.SQLITE_IOERR_SHMMAP)
+
+
+def _no_descriptor_is_left() -> bool:
+    """Whether nothing can be opened at all: SQLite does not say why it could not."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _from_os(error: OSError, text: str) -> ImageBrokerError:
@@ -50,6 +64,10 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 def _from_sqlite(error: sqlite3.Error, text: str) -> ImageBrokerError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and _no_descriptor_is_left():
+        return BackendError(f"{text}: {os.strerror(errno.EMFILE)}", errno=errno.EMFILE)
+    if getattr(error, "sqlite_errorcode", 0) in _NO_MEMORY:
+        return BackendError(f"{text}: {os.strerror(errno.ENOMEM)}", errno=errno.ENOMEM)
     if code == sqlite3.SQLITE_FULL:
         return QuotaExceeded(text, hint="free some space on its file system, or delete images")
     if is_busy(error):

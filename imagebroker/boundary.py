@@ -345,7 +345,7 @@ class Boundary:
         with self.translated(verb):
             running.start()
         try:
-            handover.serve(lambda: running.finished)
+            handover.serve(running.has_finished)
         except BaseException as error:
             if self._process.is_current:
                 self._interrupt(running, handover, error)
@@ -356,7 +356,7 @@ class Boundary:
     def _interrupt(self, running: _Call, handover: Handover, error: BaseException) -> None:
         """Let the plugin undo what it began: it gets `error` instead of its next chunk."""
         handover.fail(error)
-        if not running.wait(GRACE):
+        if running.has_begun and not running.wait(GRACE):
             self.host.abort(running.thread)  # it waits for its peer
             running.wait(self.answer_timeout)
 
@@ -426,27 +426,40 @@ class _Call:
         self._answer: Any = None
         self._error: BaseException | None = None
         self.thread = 0
+        self._begins = 0.0
         self._process = Process()
 
     def start(self) -> None:
         self._running.acquire()
+        self._begins = monotonic() + PATIENCE
         self.thread = _thread.start_new_thread(self._run, ())
 
     def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
         """Whether it ended in time."""
-        now = monotonic()
-        ends, begins = now + seconds, now + PATIENCE
+        ends = monotonic() + seconds
         while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
             self._process.check("the call")  # a child has no thread that would answer
-            now = monotonic()
-            seconds = ends - now
+            seconds = ends - monotonic()
             if seconds <= 0:
                 return False
-            if not self._begun and now > begins:
-                raise no_thread()  # it died at once, for want of memory
+            self._check_begun()
             if waiting is not None:
                 waiting()
         return True
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun
+
+    def has_finished(self) -> bool:
+        """:raises TransferError: it never will."""
+        if not self.finished:
+            self._check_begun()
+        return self.finished
+
+    def _check_begun(self) -> None:
+        if not self._begun and monotonic() > self._begins:
+            raise no_thread()  # it died at once, for want of memory
 
     def _run(self) -> None:
         self._begun = True

@@ -49,6 +49,8 @@ def limit_of(error: BaseException) -> tuple[str, str] | None:
     for _ in range(_DEPTH):
         if each is None:
             return None
+        if isinstance(each, MemoryError):
+            return _LIMITS[errno.ENOMEM]
         number = getattr(each, "errno", None)  # ours may have one, too
         if number in _LIMITS and isinstance(each, (OSError, ImageBrokerError)):
             return _LIMITS[number]

@@ -38,9 +38,7 @@ from __future__ import annotations
 import abc
 import os
 import socket
-import threading
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -50,10 +48,12 @@ from imagebroker.data import ImageData
 from imagebroker.exceptions import ConfigError, ImageBrokerError, UnsupportedOperation
 from imagebroker.forks import Process, withhold_socket
 from imagebroker.image import Image, ImageQuery
+from imagebroker.listing import ListLimits, bounded
 from imagebroker.policy import MAX_REDIRECTS, Policy, open_beneath, redirected
 from imagebroker.proxies import PersonalProxies, Proxies, Proxy, named
 from imagebroker.redaction import Secrets
 from imagebroker.reference import DEFAULT_PORTS, ImageRef, RefForm
+from imagebroker.sockets import Sockets
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -85,6 +85,9 @@ class Limits:
     max_answer: int = 8 * 1024 * 1024
     #: A good size of one chunk, in bytes.
     chunk_size: int = 1024 * 1024
+    #: How long a list may become: the core ends it there. A plugin that has to read all of it
+    #: before it can yield the first image heeds them itself.
+    lists: ListLimits = field(default_factory=ListLimits)
 
 
 class Options(Mapping[str, Any]):
@@ -131,9 +134,7 @@ class BackendHost:
     policy: Policy = field(default_factory=Policy, repr=False)
     #: What no error and no message of this instance may show.
     secrets: Secrets = field(default_factory=Secrets, repr=False)
-    _sockets: weakref.WeakKeyDictionary[socket.socket, int] = field(
-        default_factory=weakref.WeakKeyDictionary, repr=False
-    )
+    _sockets: Sockets = field(default_factory=Sockets, repr=False)
     _process: Process = field(default_factory=Process, repr=False)
     _proxies: Proxies | None = field(default=None, repr=False)
 
@@ -158,17 +159,18 @@ class BackendHost:
         :param timeout: seconds, `limits.connect_timeout` by default; the socket then waits for
             `limits.stall_timeout` in each later call.
         :raises PolicyViolation: the address or port is refused; nothing was sent.
-        :raises TransferError: nobody answers there.
+        :raises TransferError: nobody answers there, or nobody waits for this call any more.
         :raises Cancelled: this is a child of the process that the instance belongs to. Its
             connections are dead in every child.
         """
         self._process.check(f"this {self.name} backend")
+        self._sockets.check()
         seconds = self.limits.connect_timeout if timeout is None else timeout
         own = DEFAULT_PORTS.get(self.name)
         sock = self.policy.connect(host, port, timeout=seconds, own=own, prefer=prefer)
         withhold_socket(sock)
         sock.settimeout(self.limits.stall_timeout)
-        self._sockets[sock] = threading.get_ident()
+        self._sockets.add(sock)
         return sock
 
     @property
@@ -266,16 +268,29 @@ class BackendHost:
         """
         return redirected(old, new, self.policy)
 
+    def bounded(self, images: Iterable[Image]) -> Iterator[Image]:
+        """`images`, as long as they keep to `limits.lists`: for a plugin that has to collect them
+        before it can yield the first. What is yielded, the core counts itself.
+
+        :raises TooLarge, TransferTimeout: there are too many, or they take too long.
+        """
+        return bounded(
+            images, ":".join(filter(None, (self.name, self.instance))), self.limits.lists
+        )
+
     def abort(self, thread: int) -> None:
         """Shut down what `thread` has connected, so that a call that hangs there ends."""
-        if not self._process.is_current:
-            return
-        for sock, owner in list(self._sockets.items()):
-            if owner == thread:
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # closed in the meantime, or wrapped by TLS: its own timeout ends it
+        if self._process.is_current:
+            self._sockets.abort(thread)
+
+    def cut_off(self, thread: int) -> None:
+        """Nobody waits for `thread` any more: the same, and it connects nothing more."""
+        if self._process.is_current:
+            self._sockets.cut_off(thread)
+
+    def release(self, thread: int) -> None:
+        """`thread` has ended: the next one with its number is another."""
+        self._sockets.release(thread)
 
 
 class ImageBackend(abc.ABC):

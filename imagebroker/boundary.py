@@ -16,7 +16,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,8 +36,10 @@ from imagebroker.exhaustion import no_thread, said, start
 from imagebroker.forks import PATIENCE, Condition, Process, Thread, never_finalize, tell_in_child
 from imagebroker.handover import Handover
 from imagebroker.image import Image, ImageQuery
+from imagebroker.listing import Budget
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.reference import ImageRef
+from imagebroker.steps import Late, Steps
 
 if TYPE_CHECKING:
     from imagebroker.backend import Context
@@ -166,28 +168,82 @@ class Boundary:
         return self._checked("get", answer)
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return self._listed(
+            "get_all", context, lambda: self._plugin.get_all(context, query), query.limit
+        )
+
+    def _listed(
+        self,
+        verb: str,
+        context: Context,
+        call: Callable[[], Iterator[Any]],
+        limit: int | None = None,
+    ) -> Iterator[Image]:
+        """The images that `call()` answers with, within the limits for lists.
+
+        Called now: what is wrong with its arguments is said at once. Nothing more is read before
+        it is asked for.
+        """
         self._begin(context)
-        with self.translated("get_all"):  # now: what is wrong with the query is said at the call
-            images = iter(self._plugin.get_all(context, query))
-        return self._listed("get_all", images)
+        steps = self._steps(verb, context, call)
+        return self._images(verb, steps, limit)
 
-    def _listed(self, verb: str, images: Iterator[Any]) -> Iterator[Image]:
-        for image in self._yielded(verb, images):
-            if not isinstance(image, Image):
-                raise self._bug(f"{verb} yielded {type(image).__name__}, not an Image")
-            yield image
-
-    def _yielded(self, verb: str, answers: Iterator[Any]) -> Iterator[Any]:
-        answers = _Answers(answers)
-        while True:
-            self._check_mine()
-            with self.translated(verb):
-                try:
-                    answer = next(answers)
-                except StopIteration:
+    def _images(self, verb: str, steps: Steps[Any], limit: int | None) -> Iterator[Image]:
+        budget = Budget(self.title, self.host.limits.lists, self.answer_timeout)
+        left = limit
+        with closing(steps):
+            while left is None or left > 0:
+                image = self._next_image(verb, steps, budget)
+                if image is None:
                     return
-            self._check_mine()
-            yield answer
+                if self._is_sound(image):
+                    left = None if left is None else left - 1
+                    yield image
+
+    def _next_image(self, verb: str, steps: Steps[Any], budget: Budget) -> Image | None:
+        """None at the end of the list.
+
+        :raises TransferTimeout, TooLarge: the list does not keep to its limits.
+        """
+        with self.translated(verb):
+            while True:
+                began = monotonic()
+                try:
+                    steps.wait(budget.seconds)
+                    image = steps.take()
+                except StopIteration:
+                    return None
+                except Late:
+                    raise budget.late() from None
+                budget.waited(monotonic() - began)
+                if not isinstance(image, Image):
+                    raise self._bug(f"{verb} yielded {type(image).__name__}, not an Image")
+                if budget.takes(image):
+                    return image
+
+    def _is_sound(self, image: Image) -> bool:
+        """Whether a record can be used; one that cannot costs itself, not the list."""
+        try:
+            self._check_image(image)
+        except BackendError as error:
+            LOG.warning("%s is left out of the list: %s", redact(image.ref, 200), error)
+            return False
+        return True
+
+    def _steps(self, verb: str, context: Context, call: Callable[[], Iterator[Any]]) -> Steps[Any]:
+        surroundings = Surroundings(context, self.host.secrets)
+        steps: Steps[Any] = Steps(
+            lambda: iter(call()), surroundings.run, self.host.cut_off, self.host.release
+        )
+        with self.translated(verb):
+            steps.start()
+        try:
+            steps.wait(self.answer_timeout)
+        except Late:
+            raise self._silent(verb, self.answer_timeout) from None
+        with self.translated(verb):
+            steps.take()
+        return steps
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
         self._begin(context)
@@ -213,21 +269,42 @@ class Boundary:
         return self._checked("update", self._send("update", context, data, call))
 
     def import_image(
-        self, context: Context, ref: ImageRef, url: str | None, stores: Sequence[str]
+        self,
+        context: Context,
+        ref: ImageRef,
+        url: str | None,
+        stores: Sequence[str],
+        waiting: Callable[[], Any] | None = None,
     ) -> Iterator[int]:
+        """How many bytes the service has, until it has all; see `open` for `waiting`."""
         self._begin(context, ref)
-        with self.translated("import_image"):
-            counts = iter(self._plugin.import_image(context, ref, url=url, stores=stores))
-        for count in self._yielded("import_image", counts):
-            if not isinstance(count, int) or count < 0:
-                raise self._bug(f"import_image yielded {count!r}, not a number of bytes")
-            yield count
+        steps = self._steps(
+            "import_image",
+            context,
+            lambda: self._plugin.import_image(context, ref, url=url, stores=stores),
+        )
+        return self._counts(steps, waiting)
+
+    def _counts(self, steps: Steps[Any], waiting: Callable[[], Any] | None) -> Iterator[int]:
+        with closing(steps):
+            while True:
+                try:
+                    steps.wait(self.answer_timeout, waiting)
+                except Late:
+                    raise self._silent("import_image", self.answer_timeout) from None
+                with self.translated("import_image"):
+                    try:
+                        count = steps.take()
+                    except StopIteration:
+                        return
+                if not isinstance(count, int) or count < 0:
+                    raise self._bug(f"import_image yielded {count!r}, not a number of bytes")
+                yield count
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
-        self._begin(context)
-        with self.translated("purge"):
-            images = iter(self._plugin.purge(context, older_than, dry_run))
-        return self._listed("purge", images)
+        return self._listed(
+            "purge", context, lambda: self._plugin.purge(context, older_than, dry_run)
+        )
 
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._begin(context, ref)
@@ -270,6 +347,12 @@ class Boundary:
             raise self._bug(f"the size of {image.ref} is {size!r}, not a number of bytes")
         if not isinstance(image.ref, str) or not isinstance(image.checksums, Mapping):
             raise self._bug("its record has no ref, or checksums that are no mapping")
+
+    def _silent(self, verb: str, seconds: float) -> TransferTimeout:
+        return TransferTimeout(
+            f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
+            hint="check the server and the network; stall_timeout sets the limit",
+        )
 
     def _bug(self, what: str) -> BackendError:
         return BackendError(
@@ -315,7 +398,7 @@ class Boundary:
         """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
         surroundings = Surroundings(context, self.host.secrets)
-        running = _Call(lambda: surroundings.run(call), late)
+        running = _Call(lambda: surroundings.run(call), self.host.release, late)
         finished = False
         try:
             with self.translated(verb):
@@ -328,10 +411,7 @@ class Boundary:
                 late(running.answer())
             raise
         if not finished and running.abandon(self.host):
-            raise TransferTimeout(
-                f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
-                hint="check the server and the network; stall_timeout sets the limit",
-            )
+            raise self._silent(verb, seconds)
         answer: T = self._answer_of(verb, running)
         return answer
 
@@ -341,7 +421,7 @@ class Boundary:
         """`call()` in a thread, for as long as it takes, while this one reads `data` for it."""
         surroundings = Surroundings(context, self.host.secrets)
         handover = Handover() if data is None else data.handed_over()
-        running = _Call(lambda: surroundings.run(call), ended=handover.wake)
+        running = _Call(lambda: surroundings.run(call), self.host.release, ended=handover.wake)
         with self.translated(verb):
             running.start()
         try:
@@ -366,23 +446,6 @@ class Boundary:
         except BaseException:
             with self.translated(verb):
                 raise
-
-
-class _Answers:
-    """What a plugin yields. In a child, its iterator neither goes on nor comes to an end."""
-
-    def __init__(self, answers: Iterator[Any]) -> None:
-        self._answers = answers
-        tell_in_child(self)
-
-    def in_child(self) -> None:
-        never_finalize(self._answers)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._answers)
 
 
 class Surroundings:
@@ -415,11 +478,15 @@ class _Call:
     def __init__(
         self,
         call: Callable[[], Any],
+        release: Callable[[int], None],
         late: Callable[[Any], None] = lambda answer: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """`late` gets an answer that came too late; `ended` is called at the end."""
-        self._function, self._late, self._ended = call, late, ended
+        """`release` is called at the end of the thread, with its id; `late` gets an answer that
+        came too late; `ended` is called when there is one.
+        """
+        self._function, self._release = call, release
+        self._late, self._ended = late, ended
         self._lock = threading.Lock()
         self._running = threading.Lock()
         self.finished = self._begun = self._abandoned = False
@@ -470,10 +537,13 @@ class _Call:
         with self._lock:
             self.finished = True
             abandoned = self._abandoned
-        self._running.release()
-        self._ended()
-        if abandoned and self._error is None:
-            self._late(self._answer)
+        try:
+            if abandoned and self._error is None:
+                self._late(self._answer)
+        finally:
+            self._release(_thread.get_ident())
+            self._running.release()
+            self._ended()
 
     def abandon(self, host: BackendHost) -> bool:
         """Give up waiting. False if the answer came in the meantime and must be taken."""
@@ -481,7 +551,7 @@ class _Call:
             if self.finished:
                 return False
             self._abandoned = True
-        host.abort(self.thread)
+            host.cut_off(self.thread)  # before its end, after which its number may be another's
         return True
 
     @property

@@ -532,10 +532,14 @@ class Broker:
         with self.telemetry.call("import_image", backend.title):
             if url is None:
                 watch.total = backend.get(context, ref).size
-            for count in backend.import_image(context, ref, url, tuple(stores)):
-                watch.done = count
+
+            def waiting() -> None:
                 watch.check()
                 watch.report("transfer")
+
+            for count in backend.import_image(context, ref, url, tuple(stores), waiting):
+                watch.done = count
+                waiting()
             image = backend.get(context, ref)
         watch.done = watch.total = image.size or watch.done
         watch.report("done", always=True)

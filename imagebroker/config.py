@@ -21,6 +21,7 @@ from imagebroker.backend import Limits, Options
 from imagebroker.config_lines import Line, Lines
 from imagebroker.entry_points import uncache_stevedore
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
+from imagebroker.listing import ListLimits
 from imagebroker.option_value import value_of
 from imagebroker.policy import Policy, networks
 from imagebroker.proxies import Proxy
@@ -100,6 +101,16 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.FloatOpt(
         "stall_timeout", default=30.0, min=0.01,
         help="Seconds without a byte after which a peer counts as gone."),
+    cfg.FloatOpt(
+        "list_deadline", default=600.0, min=0.01,
+        help="Seconds that a backend may take for one list of images, in all. What its reader does "
+        "in between does not count."),
+    cfg.IntOpt(
+        "list_max_records", default=100000, min=1,
+        help="Images in one list. With more it ends in an error, after those."),
+    cfg.Opt(
+        "list_max_size", type=Size(), default=256 << 20, sample_default="256M",
+        help="Bytes of all records in one list (or with K, M, G, T)."),
     cfg.IntOpt(
         "min_rate", default=1024, min=0,
         help="Bytes a second that must arrive on average over each stall_timeout; 0: any."),
@@ -300,8 +311,11 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
+        core = self.core
         return Limits(
-            connect_timeout=self.core.connect_timeout, stall_timeout=self.core.stall_timeout
+            connect_timeout=core.connect_timeout,
+            stall_timeout=core.stall_timeout,
+            lists=ListLimits(core.list_deadline, core.list_max_records, core.list_max_size),
         )
 
     @property

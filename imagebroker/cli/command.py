@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from cliff.command import Command
@@ -17,7 +17,7 @@ from imagebroker.broker import Broker
 from imagebroker.cli.app import Application
 from imagebroker.cli.console import Console
 from imagebroker.cli.output import CsvFormatter, TableFormatter, ValueFormatter
-from imagebroker.exceptions import InvalidImageRef
+from imagebroker.exceptions import ImageBrokerError, InvalidImageRef
 
 
 class BrokerCommand(Command):
@@ -84,3 +84,32 @@ class ListCommand(BrokerCommand, Lister):
 
     def _load_formatter_plugins(self) -> ExtensionManager[Any]:
         return formatters(self.formats)
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        """What came before an error is shown, and then the error."""
+        rows = _Rows(data)
+        status = super().produce_output(parsed_args, column_names, rows)
+        if rows.error is not None:
+            raise rows.error
+        return status
+
+
+class _Rows:
+    """Rows up to an error; the error of a list that has none is raised at once."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = rows
+        self.error: ImageBrokerError | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        came = False
+        try:
+            for row in self._rows:
+                came = True
+                yield row
+        except ImageBrokerError as error:
+            if not came:
+                raise
+            self.error = error

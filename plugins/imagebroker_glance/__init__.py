@@ -144,7 +144,7 @@ class GlanceBackend(ImageBackend):
 
         old = ImageQuery(filters={"status": list(UNFINISHED), "tag": MARK})
         before = datetime.now(UTC) - timedelta(seconds=older_than)
-        for image in list(self.get_all(context, old)):
+        for image in list(self.host.bounded(self.get_all(context, old))):  # their marks go away
             if image.updated_at is None or image.updated_at > before:
                 continue
             if not dry_run:

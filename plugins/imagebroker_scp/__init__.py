@@ -97,7 +97,7 @@ class ScpBackend(ImageBackend):
         """The regular files directly in the directory that `endpoint` names."""
         from imagebroker_scp.directory import Directory
 
-        return Directory(self._sessions, "list images").listed(query)
+        return Directory(self._sessions, "list images").listed(query, self.host)
 
     def create(self, context: object, image: Image, data: ImageData | None) -> Image:
         """Store a file called `image.name` beneath `endpoint`. SFTP keeps no other field."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote_from_bytes
 
 from imagebroker.plugin import (
-    BackendError,
+    BackendHost,
     Conflict,
     Image,
     ImageBrokerError,
@@ -16,9 +17,11 @@ from imagebroker.plugin import (
     ImageQuery,
     ImageRef,
     InvalidImageRef,
+    TooLarge,
     TransferError,
     UnsupportedOperation,
     UploadFailed,
+    printable,
 )
 from imagebroker_scp import pipeline
 from imagebroker_scp.messages import (
@@ -36,10 +39,12 @@ from imagebroker_scp.sessions import Endpoint, Session, Sessions
 from imagebroker_scp.sftp import Sftp
 from imagebroker_scp.source import check_regular, described, resolved_beneath
 
+LOG = logging.getLogger(__name__)
+
 #: End of the names of files that are still being stored.
 PART = b".imagebroker-part"
-#: Files in a directory that is listed, at most: they are sorted here, and SFTP knows no pages.
-MOST_FILES = 100_000
+#: Bytes of a name: no path may be longer on any system.
+_LONGEST_NAME = 4096
 
 
 class Directory:
@@ -54,28 +59,42 @@ class Directory:
                 hint="set endpoint to scp://host/directory/",
             )
 
-    def listed(self, query: ImageQuery) -> Iterator[Image]:
+    def listed(self, query: ImageQuery, host: BackendHost) -> Iterator[Image]:
         """The images that a query asks for; its arguments are checked now, all else later.
+
+        SFTP knows no pages, so that all files are collected here.
 
         :raises InvalidImageRef: an argument that makes no sense.
         """
         selection = Selection(query)
-        return self._listed(selection)
+        return self._listed(selection, host)
 
-    def _listed(self, selection: Selection) -> Iterator[Image]:
+    def _listed(self, selection: Selection, host: BackendHost) -> Iterator[Image]:
+        most = host.limits.lists.records
         yield from selection.of(
-            image for endpoint in self._sessions.endpoints for image in self._files(endpoint)
+            host.bounded(
+                image
+                for endpoint in self._sessions.endpoints
+                for image in self._files(endpoint, most)
+            )
         )
 
-    def _files(self, endpoint: Endpoint) -> Iterator[Image]:
+    def _files(self, endpoint: Endpoint, most: int) -> Iterator[Image]:
+        """The images in one directory. :raises TooLarge: it has more than `most` entries."""
         with self._sessions.for_endpoint(endpoint) as session, translated(endpoint.prefix):
             for count, (name, attributes) in enumerate(session.sftp.listdir(endpoint.directory)):
-                if count >= MOST_FILES:
-                    raise BackendError(
-                        f"{endpoint.prefix} has more than {MOST_FILES} files",
-                        hint="divide them among several directories", retryable=False,
+                if count >= most:
+                    raise TooLarge(
+                        f"{endpoint.prefix} has more than {most} entries",
+                        hint="divide them among several directories, or raise list_max_records",
+                    )
+                if len(name) > _LONGEST_NAME:
+                    begin = printable(name[:40].decode("utf-8", "replace"), 40)
+                    LOG.warning(
+                        "%s: a name of %d bytes is left out of the list: %s...",
+                        endpoint.prefix, len(name), begin,
                     )  # fmt: skip
-                if attributes.is_regular and _is_a_name(name) and not name.endswith(PART):
+                elif attributes.is_regular and _is_a_name(name) and not name.endswith(PART):
                     yield described(_ref(endpoint, name), name, attributes)
 
     def store(self, image: Image, data: ImageData | None) -> Image:

@@ -134,9 +134,7 @@ class Fields:
         for _ in range(count):
             name = self.string()
             self.string()  # the same as `ls -l` would show it
-            attributes = self.attributes()
-            if name not in (b".", b".."):
-                yield name, attributes
+            yield name, self.attributes()
 
 
 def string(data: bytes) -> bytes:

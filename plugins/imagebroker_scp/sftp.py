@@ -280,6 +280,7 @@ class Sftp:
     def listdir(self, path: bytes) -> Iterator[tuple[bytes, Attributes]]:
         """The names in a directory, without `.` and `..`, and what is there (links themselves)."""
         handle = self._handle(OPENDIR, string(path))
+        own = 0
         try:
             while True:
                 try:
@@ -288,7 +289,13 @@ class Sftp:
                     if error.code == EOF:
                         return
                     raise
-                yield from answer.names()
+                for name, attributes in answer.names():
+                    if name not in (b".", b".."):
+                        yield name, attributes
+                        continue
+                    own += 1
+                    if own > 2:
+                        raise nonsense("lists a directory as its own content, again and again")
         finally:
             self.give_back(handle)
 

@@ -40,7 +40,7 @@ class HostileSftp:
     def __init__(self, scenario: dict[str, Any]) -> None:
         self.how = scenario
         self.data = content(scenario.get("real_size", 1024 * 1024))
-        self.reads = 0
+        self.reads = self.listed = 0
         self.kept: list[bytes] = []
         self.stalled = False
         self.rng = random.Random(0)
@@ -71,8 +71,10 @@ class HostileSftp:
             yield from self._read(number, body)
         elif kind in (7, 8, 17):
             yield _packet(105, number, self._attributes())
-        elif kind == 3:
+        elif kind in (3, 11):
             yield _packet(102, number, _string(b"handle"))
+        elif kind == 12:
+            yield self._names(number)
         elif kind == 16:
             yield _packet(104, number, struct.pack(">I", 1) + body + _string(b"") + bytes(4))
         else:
@@ -101,6 +103,22 @@ class HostileSftp:
             return struct.pack(">I", 0)
         size = self.how.get("size", len(self.data))
         return struct.pack(">IQIII", 1 | 4 | 8, size, mode, 0, 1_700_000_000)
+
+    def _names(self, number: int) -> bytes:
+        """One part of a directory. Without `parts` there is no last one."""
+        self.listed += 1
+        if self.listed > self.how.get("parts", self.listed):
+            return _status(number, 1)
+        name = {
+            "dots": b".",
+            "fresh": b"file-%d" % self.listed,
+            "same": b"file",
+            "long": b"%d-" % self.listed + b"x" * 250_000,
+            "one long": b"x" * 250_000 if self.listed == 2 else b"file-%d" % self.listed,
+            "folders": b"folder-%d" % self.listed,
+        }[self.how["listing"]]
+        body = struct.pack(">I", 1) + _string(name) + _string(b"") + self._attributes()
+        return _packet(104, number, body)
 
     def _read(self, number: int, body: bytes) -> Iterator[bytes]:
         [length] = struct.unpack(">I", body[:4])

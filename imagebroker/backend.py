@@ -437,6 +437,9 @@ class ImageSource(abc.ABC):
     image: Image
     #: True if `read(start)` works for any start.
     seekable: bool = False
+    #: True where `seekable` is a hope: the peer has neither said nor shown that it can begin in the
+    #: middle. It may become False.
+    may_refuse_ranges: bool = False
     #: So many iterators of `read` may live at once, each in a thread of its own.
     parallel_reads: int = 1
     #: A file on this host with exactly these bytes: the core may copy it instead of calling `read`.

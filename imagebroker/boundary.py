@@ -622,6 +622,10 @@ class OpenedSource:
             return bool(self._source.seekable)
 
     @property
+    def may_refuse_ranges(self) -> bool:
+        return bool(self._source.may_refuse_ranges)
+
+    @property
     def ignores_version(self) -> bool:
         """Whether its version is only that of one server, and it can do without."""
         return type(self._source).ignore_version is not ImageSource.ignore_version

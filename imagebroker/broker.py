@@ -312,6 +312,7 @@ class Broker:
             with PartFile(
                 dest,
                 key=order.part_key(decompress),
+                fits=order.may_go_on_with if decompress is None else lambda kept: False,
                 overwrite=overwrite,
                 file_mode=file_mode,
                 fsync=core.fsync,

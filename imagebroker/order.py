@@ -15,7 +15,8 @@ from imagebroker.config import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
 from imagebroker.routing import Routes
-from imagebroker.transfer.entitlement import Entitlement, Resource
+from imagebroker.transfer.entitlement import Entitlement, Resource, caller_of
+from imagebroker.transfer.journal import Journal
 from imagebroker.transfer.places import Demands, Place, Waiting
 from imagebroker.transfer.rules import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.sharing import Share
@@ -80,6 +81,7 @@ class Order:
             ref.text,
             lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
             self.watch,
+            caller_of(context, backend),
         )
         #: Where `checksum` leads, if it is a URL that was not read yet.
         self._file = routes.aside(str(checksum)) if is_url(checksum) else None
@@ -88,6 +90,11 @@ class Order:
         """What tells the part file of this image from those of others at the same destination."""
         wanted = self.ref.text if decompress is None else f"{self.ref.text} {decompress}"
         return hashlib.sha256(wanted.encode()).hexdigest()[:16]
+
+    def may_go_on_with(self, kept: Journal) -> bool:
+        """Whether an earlier call may have left that of this very image."""
+        shared = kept.shares_digest(self.demands.checksums)
+        return self.entitlement.may_fit(kept.resource, digest=shared)
 
     def places(self) -> list[Place]:
         """The locations that may be read directly, then the backend itself.

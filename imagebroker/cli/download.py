@@ -22,7 +22,14 @@ from imagebroker.cli.main import flush_output
 from imagebroker.cli.memory import share_arenas
 from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
-from imagebroker.exceptions import BackendError, DestinationError, InvalidImageRef, TransferError
+from imagebroker.exceptions import (
+    BackendError,
+    DestinationError,
+    ImageNotFound,
+    InvalidImageRef,
+    NotAuthorized,
+    TransferError,
+)
 from imagebroker.redaction import redact
 from imagebroker.transfer.compression import unpacked_name
 from imagebroker.transfer.replaceable import OPENED
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from imagebroker.transfer.download import Download as Done
 
 _STDOUT = "-"
+#: What servers may mean by it when a signature has run out, beside a request that they refuse.
+_REFUSED = (NotAuthorized, ImageNotFound)
 
 
 #: What it may show; of the digests those that were computed.
@@ -124,24 +133,27 @@ class Download(ShowCommand):
                 )  # fmt: skip
             except DestinationError as error:
                 raise _with_better_hint(error, parsed_args) from error
-            except (TransferError, BackendError, KeyboardInterrupt) as error:
-                self._say_how_to_go_on(error)
+            except (*_REFUSED, TransferError, BackendError, KeyboardInterrupt) as error:
+                self._say_how_to_go_on(error, parsed_args.ref)
                 raise
         if parsed_args.dest == _STDOUT:
             flush_output()  # before anything is said to be done
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
 
-    def _say_how_to_go_on(self, error: BaseException) -> None:
-        """Where a part file was left, its hint ends with the command that takes it up."""
+    def _say_how_to_go_on(self, error: BaseException, ref: str) -> None:
+        """Where a part file was left that the next call takes up, its hint says how."""
         kept = getattr(error, "bytes_kept", None)
-        if kept:
-            command = self.console.command
-            hints = [
-                getattr(error, "hint", ""),
-                f"{size_text(kept)} are kept, go on with: {command}",
-            ]
-            setattr(error, "hint", "; ".join(filter(None, hints)))  # noqa: B010 - it may be Ctrl-C
+        if not kept:
+            return
+        before, size = getattr(error, "hint", ""), size_text(kept)
+        final = isinstance(error, BackendError) and not error.retryable
+        if "?" in ref and (final or isinstance(error, _REFUSED)):
+            hint = f"get the URL with a fresh signature, and run the same command; {size} are kept"
+        else:
+            hint = f"{size} are kept, go on with: {self.console.command}"
+            hint = "; ".join(filter(None, [before, hint]))
+        setattr(error, "hint", hint)  # noqa: B010 - it may be Ctrl-C
 
     def _destination(self, parsed: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         """What the broker is to write into, and how."""

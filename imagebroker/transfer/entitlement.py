@@ -13,8 +13,9 @@ any digest field, and Glance keeps whatever hash came with a location.
 
 A part file is the caller's own disk and its rest comes from the caller's own backend, which is
 thereby asked. So 2 holds there for the URL without its signature, and 3 only where the rest of the
-URL's query differs (`may_resume`). Locations are those of the caller's own record and are read with
-the caller's own credentials, so only 1 is left to ask.
+URL's query differs (`may_resume`). What the very same caller has fetched before, with the same
+strong digest required, is theirs whatever the ref is. Locations are those of the caller's own
+record and are read with the caller's own credentials, so only 1 is left to ask.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from imagebroker.boundary import Boundary
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
@@ -33,6 +35,9 @@ from imagebroker.reference import ImageRef
 from imagebroker.transfer.places import Waiting
 from imagebroker.transfer.rules import Watch
 from imagebroker.verify.checksum import STRONG, required_checksums
+
+if TYPE_CHECKING:
+    from imagebroker.backend import Context
 
 LOG = logging.getLogger(__name__)
 
@@ -104,9 +109,18 @@ class Entitlement:
     """What one call may have. Made without I/O; the backend is asked when it matters, once."""
 
     def __init__(
-        self, resource: Resource, ref: str, probe: Callable[[float, Waiting], Image], watch: Watch
+        self,
+        resource: Resource,
+        ref: str,
+        probe: Callable[[float, Waiting], Image],
+        watch: Watch,
+        caller: str = "",
     ) -> None:
-        """`probe` asks the backend, within so many seconds, what this caller may read."""
+        """`probe` asks the backend, within so many seconds, what this caller may read.
+
+        `caller`: the same for calls of one user, and for nobody else's; empty if that is unknown.
+        """
+        self._caller = caller
         self.resource = resource
         self._ref, self._probe, self._watch = ref, probe, watch
         self._asked = False
@@ -137,24 +151,57 @@ class Entitlement:
         return [f"{self.resource.key}\n{image.size}\n{name}" for name in names(image)]
 
     def may_resume(
-        self, resource: str, version: str | None, now: str | None, *, complete: bool
+        self,
+        resource: str,
+        version: str | None,
+        now: str | None,
+        *,
+        complete: bool,
+        digest: bool = False,
     ) -> bool:
         """Whether a part file of `resource`, noted with `version`, may be gone on with.
 
         `now`: the version that the caller's own backend names. `complete`: no byte is missing, so
-        the backend would send none.
+        the backend would send none. `digest`: a strong digest is required that was required before.
         """
-        path, _, unsigned = resource.partition(" ")
-        if path != self.resource.path:
-            return False
-        if unsigned != self.resource.unsigned and (now is None or now != version):
-            return False
+        if not self._is_own(resource, digest=digest):
+            if not self.may_fit(resource):
+                return False
+            _, unsigned, _ = _parts(resource)
+            if unsigned != self.resource.unsigned and (now is None or now != version):
+                return False
         return not complete or self.ask() is not None
+
+    def may_fit(self, resource: str, *, digest: bool = False) -> bool:
+        """Whether `may_resume` may come true when the backend has been asked."""
+        path, _, _ = _parts(resource)
+        return path == self.resource.path or self._is_own(resource, digest=digest)
+
+    def _is_own(self, resource: str, *, digest: bool) -> bool:
+        _, _, caller = _parts(resource)
+        return digest and bool(caller) and caller == self._caller
 
     @property
     def noted(self) -> str:
         """What `may_resume` gets as the resource, in a later call."""
-        return f"{self.resource.path} {self.resource.unsigned}"
+        return f"{self.resource.path} {self.resource.unsigned} {self._caller}"
+
+
+def _parts(noted: str) -> tuple[str, str, str]:
+    """Path, unsigned and caller."""
+    path, _, rest = noted.partition(" ")
+    unsigned, _, caller = rest.partition(" ")
+    return path, unsigned, caller
+
+
+def caller_of(context: Context, backend: Boundary) -> str:
+    """Who calls, for `Entitlement`. Without a context that is one person, who runs the command
+    without a config file; a service may call so on behalf of anybody."""
+    if context is None:
+        return "person" if backend.host.personal else ""
+    user = getattr(context, "user_id", None)
+    project = getattr(context, "project_id", None)
+    return _digest(str(user), str(project)) if user else ""
 
 
 def names(image: Image) -> tuple[str, ...]:

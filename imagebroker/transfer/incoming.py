@@ -96,6 +96,7 @@ class Incoming:
         self._failures = self._fruitless = self._furthest = 0
         self._ranges = True
         self._may_use_lanes = True
+        self._resumes: bool | None = None
         #: Whether bytes are good that are said to be encoded; decided by `check_claims`.
         self._any_coding = True
         self._changed = Condition()
@@ -130,6 +131,26 @@ class Incoming:
         and nothing does of bytes that several servers sent."""
         own = self._places[0].ref == self._own.ref  # or what another transfer has of it
         return self.image.version if own and not self.versions.joined else None
+
+    @property
+    def resumes(self) -> bool | None:
+        """Whether a later call can go on with what is stored now; None if nobody knows."""
+        self._look_at_ranges()
+        if len(self.versions.met) > 1 and not self.proven and self._resumes:
+            return None  # the server with the same version has to answer then
+        return self._resumes
+
+    def _look_at_ranges(self) -> None:
+        """Learn from the source whether its peer can begin in the middle."""
+        source = self._source
+        if source is None:
+            return
+        if not (self._ranges and source.seekable):
+            self._resumes = False
+        elif not source.may_refuse_ranges:
+            self._resumes = True
+        elif self._resumes is False:
+            self._resumes = None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -294,6 +315,7 @@ class Incoming:
         if self._source is None:
             self._source = self._opened()
         source = self._source
+        self._look_at_ranges()
         if not self._missing:
             return
         if self._missing != [self._whole]:
@@ -432,6 +454,8 @@ class Incoming:
         :raises: `error`, if it is final or there is no other place.
         """
         self.attempts += 1
+        if not isinstance(error, RangeIgnored):
+            self._look_at_ranges()
         if isinstance(error, FINAL) or self._watch.left <= 0:
             raise error
         if isinstance(error, HandedOver):
@@ -447,7 +471,9 @@ class Incoming:
         source = self._source
         if isinstance(error, RangeIgnored):
             self._ranges = False  # it would be ignored again
-        if source is not None and (not self._may_resume(source) or self._fruitless >= _FRUITLESS):
+            # Whoever refuses all that is asked has not said that it cannot: see what it sends now.
+            self._let_go()
+        elif source is not None and (not self._may_resume(source) or self._fruitless >= _FRUITLESS):
             self.close()
         LOG.info("attempt %d failed, trying again: %s", self.attempts - 1, error)
         if not isinstance(error, RangeIgnored):
@@ -510,6 +536,7 @@ class Incoming:
         self._places.pop(0)
         self._watch.location = self._places[0].ref
         self._first, self._ranges, self._failures, self._wanted = None, True, 0, 1
+        self._resumes = None
         self._furthest = self._watch.done
         merely_broke = isinstance(error, (TransferError, BackendError))
         if hasattr(self, "image") and not (self.proven and merely_broke):
@@ -526,6 +553,10 @@ class Incoming:
                 self._begin_again()
 
     def close(self) -> None:
+        self._look_at_ranges()
+        self._let_go()
+
+    def _let_go(self) -> None:
         source, self._source = self._source, None
         if source is not None:
             source.close()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from imagebroker.verify.checksum import Checksum
+from imagebroker.verify.checksum import STRONG, Checksum
 
 #: One page: the kernel copies it in one go, or not at all where the process is killed.
 _LENGTH = 4096
@@ -37,6 +37,8 @@ class Journal:
     located: bool = False
     #: What it was read from (`Entitlement.noted`).
     resource: str = ""
+    #: Whether the peer has said, or shown, that it can begin in the middle.
+    resumes: bool = False
 
     @property
     def proves(self) -> bool:
@@ -57,12 +59,23 @@ class Journal:
     def continues(
         self, version: str | None, size: int | None, required: Sequence[Checksum]
     ) -> bool:
-        """Whether what is stored may belong to that image: same version, or same digest."""
+        """Whether what is stored may belong to that image: same version, or same digest.
+
+        A version may be that of another server, a strong digest is that of the image.
+        """
         if self.size != size or not self.proves:
             return False
+        if version is not None and version == self.version:
+            return True
+        if self.shares_digest(required):
+            return True
         if version is not None and self.version is not None:
-            return version == self.version
+            return False
         return bool(required) and spelled(required) == self.required
+
+    def shares_digest(self, required: Sequence[Checksum]) -> bool:
+        """Whether a strong digest of the whole that was required then is required again."""
+        return any(name in self.required for name in spelled(strong(required)))
 
     def write(self, fd: int) -> None:
         """Keep it; what does not fit is left out."""
@@ -75,6 +88,10 @@ class Journal:
             if not early:
                 return
             early = early[:-1]
+
+
+def strong(required: Sequence[Checksum]) -> list[Checksum]:
+    return [each for each in required if each.algorithm in STRONG]
 
 
 def spelled(required: Sequence[Checksum]) -> tuple[str, ...]:
@@ -104,5 +121,6 @@ def read(fd: int) -> Journal | None:
         and isinstance(journal.version, str | None)
         and isinstance(journal.size, int | None)
         and isinstance(journal.resource, str)
+        and isinstance(journal.resumes, bool)
     )
     return journal if right else None

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from imagebroker.backend import Buffer
-from imagebroker.exceptions import BackendError, DestinationError, TransferError
+from imagebroker.exceptions import (
+    BackendError,
+    DestinationError,
+    ImageNotFound,
+    NotAuthorized,
+    TransferError,
+)
 from imagebroker.forks import Process, withhold
 from imagebroker.redaction import redact
 from imagebroker.transfer import parts
@@ -31,8 +37,16 @@ from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.replaceable import OPENED, check_replaceable
 
 _NAME_MAX = 255
-#: After these a part file is worth keeping.
-_RESUMABLE = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
+#: After these a part file is worth keeping: nothing is wrong with its bytes. A refusal may be that
+#: of a signature that has run out, and "not found" that of a server that was not given the file.
+INTERRUPTED = (
+    TransferError,
+    BackendError,
+    NotAuthorized,
+    ImageNotFound,
+    KeyboardInterrupt,
+    SystemExit,
+)
 #: Bytes that are read back at once.
 _READ_BACK = 1024 * 1024
 
@@ -49,6 +63,7 @@ class PartFile:
         dest: str | bytes | os.PathLike[Any],
         *,
         key: str,
+        fits: Callable[[Journal], bool] = lambda kept: False,
         overwrite: bool = True,
         file_mode: int | None = None,
         fsync: bool = True,
@@ -58,7 +73,8 @@ class PartFile:
     ) -> None:
         """Look at the destination; sweep what dead transfers left; open the part file.
 
-        `key` distinguishes images in the part file's name. `keep`: leave it to a later process
+        `key` distinguishes images in the part file's name. `fits`: whether what an earlier process
+        left for this destination may be of the same image. `keep`: leave it to a later process
         after a failed or interrupted transfer, where `note` said that this makes sense.
         `preallocate`: have the file system set aside the whole size before the first byte.
         `direct`: write what comes in order past the page cache, where that can be.
@@ -83,8 +99,8 @@ class PartFile:
         self.sequential = self._fuse = False
         self._keep, self._noted = keep, False
         self._preallocate = preallocate
-        #: Bytes that the journal vouches for.
-        self._stored = 0
+        #: Bytes that the journal vouches for, and whether a later call is known to go on with them.
+        self._stored, self._resumes = 0, False
         # False once the file may have something else than zeros where nothing was written.
         self._holes = True
         # Bytes written since the kernel was last asked to begin writing back, and where they lie.
@@ -98,7 +114,7 @@ class PartFile:
         self.before_rewind: Callable[[], None] = lambda: None
         try:
             self._look()
-            self._take(key, direct)
+            self._take(key, fits, direct)
         except BaseException as error:
             self.discard(error)
             raise
@@ -135,14 +151,15 @@ class PartFile:
             errno=errno.EEXIST,
         )
 
-    def _take(self, key: str, direct: bool) -> None:
-        part = self._made(lambda: parts.take(self._directory, self._name, key))
+    def _take(self, key: str, fits: Callable[[Journal], bool], direct: bool) -> None:
+        part = self._made(lambda: parts.take(self._directory, self._name, key, fits))
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
         self._try_out(part)
         if direct:
             self._direct = DirectWriter.beside(self._fd, self._directory, part.name)
         self.size = part.kept.end if part.kept is not None else 0
-        self._stored = part.kept.vouched if part.kept is not None else 0
+        if part.kept is not None:
+            self._stored, self._resumes = part.kept.vouched, part.kept.resumes
 
     def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
         try:
@@ -196,7 +213,7 @@ class PartFile:
                 self._journal = parts.open_journal(self._directory, self._part)
             journal.write(self._journal)
             self._noted = True
-            self._stored = journal.vouched
+            self._stored, self._resumes = journal.vouched, journal.resumes
         except OSError:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
 
@@ -333,10 +350,10 @@ class PartFile:
         else:
             self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
         self.size, self._holes, self._frontier = 0, not self.sequential, None
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
-        """Remove the journal: what is stored now is not what it says."""
+    def forget(self) -> None:
+        """Remove the journal: nobody can go on with what is stored, or it is not what it says."""
         if self._part is not None:
             parts.remove(self._directory, parts.journal_name(self._part))
         close(self._journal)
@@ -356,7 +373,7 @@ class PartFile:
             self._do("cannot sync", lambda: os.fsync(self._fd))
         self._do("cannot store", self._settle)
         self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
-        self._forget()
+        self.forget()
         self._part = None
         if self._fsync:
             self._do("the image is complete, but cannot sync the directory of",
@@ -394,7 +411,7 @@ class PartFile:
 
         It is left where parts are kept, `note` was given what proves the rest, now or by an
         earlier process, and the transfer broke or was interrupted. After a failed check or a
-        refusal it never is.
+        violation of a policy it never is. It replaces others that were left for this destination.
         """
         if self._directory < 0:
             return
@@ -406,15 +423,17 @@ class PartFile:
 
     def _clear_up(self, error: BaseException | None) -> None:
         proven = self._noted or (self._keep and self.kept is not None)
-        if self._part is not None and not (proven and isinstance(error, _RESUMABLE)):
+        if self._part is not None and not (proven and isinstance(error, INTERRUPTED)):
             if self._fuse:  # see _make_anew
                 close(self._fd)
                 self._fd = -1
             parts.remove(self._directory, self._part)
-            self._forget()
+            self.forget()
         elif self._part is not None:
-            # Ctrl-C is no error of ours, and has the attribute all the same.
-            setattr(error, "bytes_kept", self._stored)  # noqa: B010
+            parts.remove_others(self._directory, self._name, self._part)
+            if self._resumes:
+                # Ctrl-C is no error of ours, and has the attribute all the same.
+                setattr(error, "bytes_kept", self._stored)  # noqa: B010
         if self._direct is not None:
             self._direct.close()
 

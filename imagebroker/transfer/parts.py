@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import time
 
@@ -25,6 +25,8 @@ SUFFIX = ".imagebroker-part"
 JOURNAL_SUFFIX = ".imagebroker-journal"
 #: Names of nobody else: with the key of an image (see `take`), and perhaps a number.
 _OURS = re.compile(rb"\..+\.[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-(part|journal)\Z", re.DOTALL)
+#: What follows the name of a destination there.
+_KEY = re.compile(rb"[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-part")
 _NAME_MAX = 255
 #: Seconds after which a part file counts as abandoned though it has a journal, or though locks do
 #: not work here (some network file systems) and nobody can tell.
@@ -66,16 +68,52 @@ def journal_name(part: bytes) -> bytes:
     return part.removesuffix(SUFFIX.encode()) + JOURNAL_SUFFIX.encode()
 
 
-def take(directory: int, name: bytes, key: str) -> Part:
-    """The part file that an earlier process left for this destination and key, or a new one (0600).
+def take(
+    directory: int, name: bytes, key: str, fits: Callable[[Journal], bool] = lambda kept: False
+) -> Part:
+    """The part file that an earlier process left for this destination, or a new one (0600).
+
+    Of those that fit, the one with most bytes, and the others go; else the one with this key.
 
     :raises OSError, DestinationError: none can be made.
     """
-    found = _adopt(directory, part_name(name, key))
+    fitting = [(part, kept) for part, kept in _left_for(directory, name) if fits(kept)]
+    fitting.sort(key=lambda each: each[1].vouched, reverse=True)
+    found = None
+    for part, _ in fitting:
+        if found is None:
+            found = _adopt(directory, part)
+        else:
+            _sweep_one(directory, part, waiting=False)
+    if found is None:
+        found = _adopt(directory, part_name(name, key))
     sweep(directory)
     if found is not None:
         return found
     return make(directory, *(part_name(name, each) for each in _keys(key)))
+
+
+def _left_for(directory: int, name: bytes) -> Iterator[tuple[bytes, Journal]]:
+    """The part files of a destination that may be taken up again, locked ones too."""
+    key = "0" * 16
+    stem = part_name(name, key).removesuffix(f"{key}{SUFFIX}".encode())
+    try:
+        entries = os.listdir(directory)
+    except OSError:
+        return
+    for each in map(os.fsencode, entries):
+        if each.startswith(stem) and _KEY.fullmatch(each[len(stem) :]):
+            kept = _journal(directory, each)
+            if kept is not None:
+                yield each, kept
+
+
+def remove_others(directory: int, name: bytes, part: bytes) -> None:
+    """One part file of a destination waits for a later process: of those that nobody works on,
+    only `part` stays."""
+    for each, _ in list(_left_for(directory, name)):
+        if each != part:
+            _sweep_one(directory, each, waiting=False)
 
 
 def _keys(key: str) -> Iterator[str]:
@@ -245,7 +283,8 @@ def _open_locked(directory: int, name: bytes) -> tuple[int, bool | None]:
     return fd, _lock(fd)
 
 
-def _sweep_one(directory: int, name: bytes) -> bool:
+def _sweep_one(directory: int, name: bytes, *, waiting: bool = True) -> bool:
+    """`waiting`: one that is young and has a journal waits for somebody to go on with it."""
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
@@ -257,7 +296,8 @@ def _sweep_one(directory: int, name: bytes) -> bool:
         young = time() - found.st_mtime < ABANDONED
         if locked is False or not _is_named(directory, name, fd):
             return False
-        if young and (locked is None or _journal(directory, name) is not None):
+        awaited = waiting and _journal(directory, name) is not None
+        if young and (locked is None or awaited):
             return False
         os.unlink(name, dir_fd=directory)
         remove(directory, journal_name(name))

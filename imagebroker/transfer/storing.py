@@ -7,11 +7,10 @@ from time import monotonic
 from typing import Any
 
 from imagebroker.backend import Buffer
-from imagebroker.exceptions import BackendError, TransferError
 from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
 from imagebroker.transfer.journal import Journal, spelled
-from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.part_file import INTERRUPTED, PartFile
 from imagebroker.transfer.ranges import ENDLESS, Range, gaps
 from imagebroker.transfer.rules import Watch
 from imagebroker.transfer.sharing import Share
@@ -19,8 +18,6 @@ from imagebroker.verify.checks import Required
 
 #: Seconds between two notes for a later process.
 _NOTE_EVERY = 1.0
-#: What may break a transfer that a later one goes on with.
-_INTERRUPTED = (TransferError, BackendError, KeyboardInterrupt, SystemExit)
 
 
 class Storing:
@@ -65,7 +62,7 @@ class Storing:
             part.flush()
             self._share.stored(self._fed.position)
             return self._checks.evidence()
-        except _INTERRUPTED:
+        except INTERRUPTED:
             self._note_rest()
             raise
         finally:
@@ -111,8 +108,9 @@ class Storing:
         belongs = kept.continues(
             incoming.version, size, self._required.checksums
         ) and self._share.entitlement.may_resume(
-            kept.resource, kept.version, incoming.version, complete=not missing
-        )
+            kept.resource, kept.version, incoming.version, complete=not missing,
+            digest=kept.shares_digest(self._required.checksums),
+        )  # fmt: skip
         if belongs and incoming.may_leave_out(missing):
             if self._is_intact(kept):
                 self._part.clear(missing)
@@ -122,6 +120,8 @@ class Storing:
                 same = kept.version is not None and kept.version == incoming.version
                 hashed = all(digest for _, _, digest in kept.early)
                 self.doubtful = kept.located or not (same and hashed)
+                if not same:
+                    incoming.versions.joined = True
                 return
             incoming.may_leave_out([(0, ENDLESS if size is None else size)])
         self._begin_again()
@@ -163,6 +163,9 @@ class Storing:
         """All that is there, with the digests that prove it."""
         if not self._part.keeps:
             return
+        if self._incoming.resumes is False:
+            self._part.forget()
+            return
         self._fed.stop()
         prefix = self._fed.position, self._checks.prefix()
         proven = self._required.covers_all
@@ -176,11 +179,14 @@ class Storing:
         self, stored: int, digests: dict[str, str], early: list[tuple[int, int, str]]
     ) -> None:
         incoming = self._incoming
+        if incoming.resumes is False:
+            return
         located = self._located_before or incoming.located
         self._part.note(
             Journal(
                 incoming.version, incoming.image.size, spelled(self._required.checksums),
                 stored, digests, _joined(early), located, self._share.entitlement.noted,
+                bool(incoming.resumes),
             )
         )  # fmt: skip
 

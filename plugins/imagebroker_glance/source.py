@@ -62,6 +62,8 @@ class GlanceSource(ImageSource):
     ) -> None:
         self.image = image
         self.seekable = image.version is not None
+        #: Many stores cannot begin in the middle, and Glance does not say so before.
+        self.may_refuse_ranges = True
         self._api = api
         self._identity = identity
         self._first = {name: raw.get(name) for name in _LASTING}
@@ -211,6 +213,7 @@ class GlanceSource(ImageSource):
             first, last, total = map(int, match.groups())
             wanted = (start, total if end is None else end, total if size is None else size)
             if (first, last + 1, total) == wanted:
+                self.may_refuse_ranges = False
                 return
         raise self._error(RangeIgnored, f"asked from byte {start}, the server sent {ranges}")
 

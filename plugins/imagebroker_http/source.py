@@ -46,6 +46,7 @@ class HttpSource(ImageSource):
         self.image = described(ref, answer, whole=True)
         self.coding = coding(ref, answer)
         self.seekable = self.image.size is not None and not refuses_ranges(answer.head)
+        self.may_refuse_ranges = not takes_ranges(answer.head)
         # More than one at once only where the server has said that it can.
         if self.seekable and self.image.version is not None and takes_ranges(answer.head):
             self.parallel_reads = PARALLEL_READS
@@ -135,6 +136,7 @@ class HttpSource(ImageSource):
             raise self._ignored(f"gives its size as {found[2]} instead of {size} bytes")
         if head.content_length not in (None, found[1] - start):
             raise self._ignored("sends a range of another length")
+        self.may_refuse_ranges = False
 
     def _check_same(self, head: Head) -> None:
         """:raises ImageChanged: the answer to a GET is that of another image."""

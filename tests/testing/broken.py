@@ -521,6 +521,12 @@ class DoesNotLookAtTheEtag(WebSource):
             raise RangeIgnored("the server sends the whole")
 
 
+@broken("C36", hookups.WebContract)
+class InsistsOnItsVersion(WebSource):
+    def ignore_version(self) -> None:
+        """It says that it can, and does nothing."""
+
+
 # -- closing ---------------------------------------------------------------------------------------
 
 

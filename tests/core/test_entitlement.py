@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from oslo_context.context import RequestContext
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
 import imagebroker
 from imagebroker.exceptions import Cancelled, NotAuthorized
 from imagebroker.image import Image
-from imagebroker.transfer.entitlement import Entitlement, Resource, are_same, names
+from imagebroker.transfer.entitlement import Entitlement, Resource, are_same, caller_of, names
 from imagebroker.transfer.rules import Rules, Watch
 
 URL = "https://host/container/image.qcow2"
@@ -107,6 +109,47 @@ def test_a_part_file_of_another_server_or_path_is_never_gone_on_with(
     old, new = entitled(resource(URL)), entitled(resource(other))
     assert_that(new.may_resume(old.noted, '"1"', '"1"', complete=False), Is(False))
     assert_that(new.may_resume("", '"1"', '"1"', complete=False), Is(False))  # of an old release
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "digest", "may"),
+    [
+        ("somebody", "somebody", True, True),
+        ("somebody", "somebody", False, False),
+        ("somebody", "another", True, False),
+        ("somebody", "", True, False),
+        ("", "", True, False),  # a service without contexts acts for anybody
+    ],
+)
+def test_what_a_user_left_under_a_digest_is_theirs_and_nobody_elses(
+    resource: Callable[..., Resource], before: str, now: str, digest: bool, may: bool
+) -> None:
+    watch = Watch(RULES)
+    answer = Image(ref=URL)
+    old = Entitlement(resource(URL), URL, lambda left, waiting: answer, watch, before)
+    other = resource("https://another.example/copy.qcow2")
+    new = Entitlement(other, URL, lambda left, waiting: answer, watch, now)
+    for complete in (False, True):
+        found = new.may_resume(old.noted, None, None, complete=complete, digest=digest)
+        assert_that(found, Is(may))
+    assert_that(new.may_fit(old.noted, digest=digest), Is(may))
+
+
+def test_a_user_is_that_of_the_context_or_the_person_at_the_command(
+    make_broker: Callable[..., imagebroker.Broker],
+) -> None:
+    broker = make_broker("[imagebroker]\nenabled_schemes = http, https, file\n")
+    _, backend = broker._routes.find(URL)
+    mine = RequestContext(user_id="u", project_id="p")
+    others = (RequestContext(user_id="u", project_id="q"), RequestContext(user_id="v",
+              project_id="p"))  # fmt: skip
+    again = RequestContext(user_id="u", project_id="p")
+    assert_that(caller_of(mine, backend), Equals(caller_of(again, backend)))
+    assert_that(len({caller_of(each, backend) for each in (mine, *others)}), Equals(3))
+    assert_that([caller_of(each, backend) for each in (None, RequestContext())], Equals(["", ""]))
+    with closing(imagebroker.Broker.for_person()) as personal:
+        _, own = personal._routes.find(URL)
+        assert_that(caller_of(None, own), Equals("person"))
 
 
 def test_a_part_file_without_a_missing_byte_is_used_only_where_the_backend_allows_the_data(

@@ -8,6 +8,7 @@ metric: labels are verbs, backends and classes of errors.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,11 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from imagebroker._version import VERSION
+from imagebroker.redaction import shown_error
 
 T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 
 #: Upper bounds of the histogram's buckets (seconds): from a record to a large image.
 _BUCKETS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200)
@@ -189,14 +193,17 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _once(make: Callable[[], T]) -> Callable[[], T | None]:
-    """`make()`, once in this process; None where its library is not installed."""
+def _once(make: Callable[[], T], what: str) -> Callable[[], T | None]:
+    """`make()`, once in this process; None where its library is not installed, or fails."""
 
     @functools.cache
     def made() -> T | None:
         try:
             return make()
         except ImportError:
+            return None
+        except Exception as error:  # of a library that looks through every distribution, say
+            LOG.warning("%s cannot be used: %s", what, shown_error(error))
             return None
 
     def get() -> T | None:
@@ -206,5 +213,5 @@ def _once(make: Callable[[], T]) -> Callable[[], T | None]:
     return get
 
 
-_metrics = _once(_Metrics)
-_spans = _once(_Spans)
+_metrics = _once(_Metrics, "prometheus-client")
+_spans = _once(_Spans, "OpenTelemetry")

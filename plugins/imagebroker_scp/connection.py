@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -20,6 +20,7 @@ from imagebroker.plugin import (
     printable,
 )
 from imagebroker_scp.arrivals import Inbox
+from imagebroker_scp.credentials import Offer
 from imagebroker_scp.known_hosts import HostKeys
 from imagebroker_scp.packets import (
     CHANNEL_PACKET,
@@ -67,7 +68,7 @@ class Connection:
         host: BackendHost,
         peer: Peer,
         known: HostKeys,
-        keys: Sequence[paramiko.PKey],
+        offer: Offer,
         *,
         strict_kex: bool,
         command: bytes | None = None,
@@ -79,7 +80,8 @@ class Connection:
         :raises NoSftp: it has no sftp subsystem.
         :raises TransferError: it cannot be reached, or does not speak acceptable SSH.
         """
-        self._peer = peer
+        self._peer, self._offer = peer, offer
+        self._tried = 0
         self._patience = host.limits.stall_timeout
         self._closing = threading.Lock()
         self._sock = host.connect(peer.host, peer.port)
@@ -91,7 +93,7 @@ class Connection:
             raise
         try:
             self._handshake(known, strict_kex)
-            self._log_in(keys)
+            self._log_in()
             self._channel = self._open_channel()
             self._start(command)
         except BaseException:
@@ -125,8 +127,9 @@ class Connection:
                 "was changed, and only then replace its lines in known_hosts",
             )
 
-    def _log_in(self, keys: Sequence[paramiko.PKey]) -> None:
-        for key in keys:
+    def _log_in(self) -> None:
+        for key in self._offer.keys:
+            self._tried += 1
             with self._stage("logging in"):
                 try:
                     further = self._transport.auth_publickey(self._peer.user, key)
@@ -137,14 +140,36 @@ class Connection:
             if further:
                 raise self._refusal(f"wants {printable(', '.join(further), 64)} beside the key")
             return
-        raise self._refusal("refuses the key")
+        several = len(self._offer.keys) > 1
+        raise self._refusal(f"refuses all {self._tried} keys" if several else "refuses the key")
 
     def _refusal(self, what: str) -> NotAuthorized:
+        offer, user = self._offer, self._peer.user
+        passed_over = "".join(f"; {each}" for each in offer.passed_over)
+        names = dict.fromkeys(offer.names[: self._tried])
+        if self._tried < len(offer.keys) and offer.in_agent:
+            hint = (
+                "remove the keys from the ssh agent that are not for this server: ssh-add -D, "
+                "then ssh-add the right one"
+            )
+        elif offer.passed_over:
+            hint = offer.passed_over[0].remedy
+        else:
+            hint = (
+                f"add the public key of {next(iter(names), 'identity_file')} to "
+                f"~/.ssh/authorized_keys of {user} there, or check the user name"
+            )
         return NotAuthorized(
-            f"{self._peer} {what} of user {self._peer.user}",
-            hint="add the public key of identity_file to ~/.ssh/authorized_keys of "
-            f"{self._peer.user} there, or check the user name",
+            f"{self._peer} {what} of user {user} ({', '.join(names)}){passed_over}", hint=hint
         )
+
+    def _too_many(self, text: str) -> NotAuthorized:
+        offer = self._offer
+        if len(offer.keys) == 1:
+            return self._refusal(f"disconnected ({text}) after the key")
+        held = f", and the ssh agent holds {offer.in_agent}" if offer.in_agent else ""
+        what = f"disconnected ({text}) after {self._tried} of {len(offer.keys)} keys{held}:"
+        return self._refusal(f"{what} those")
 
     def _open_channel(self) -> paramiko.Channel:
         with self._stage("opening a channel"):
@@ -267,7 +292,7 @@ class Connection:
         if self._packets.goodbye is not None:
             code, text = self._packets.goodbye
             if code == _NO_MORE_METHODS or text.startswith("Too many authentication failures"):
-                return self._refusal(f"disconnected ({text}) after the key")
+                return self._too_many(text)
             return TransferError(
                 f"{self._peer} disconnected while {what}: {text}", hint="see the server's log"
             )

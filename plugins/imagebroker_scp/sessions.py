@@ -7,17 +7,14 @@ from contextlib import AbstractContextManager
 from ipaddress import IPv6Address
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from imagebroker.plugin import BackendHost, ConfigError, ImageRef, PolicyViolation
 from imagebroker_scp.connection import Connection, Peer
-from imagebroker_scp.credentials import configured_key, login_name, personal_keys
+from imagebroker_scp.credentials import Offer, configured_key, login_name, personal_keys, ssh_folder
 from imagebroker_scp.known_hosts import SSH_PORT, HostKeys, KnownHosts
 from imagebroker_scp.sftp import Sftp
-
-if TYPE_CHECKING:
-    import paramiko
 
 DEFAULT_KNOWN_HOSTS = "/etc/imagebroker/known_hosts"
 
@@ -109,7 +106,9 @@ class Sessions:
     def _known_hosts_files(self) -> list[Path]:
         configured = Path(self._host.options.known_hosts)
         if self._host.personal and str(configured) == DEFAULT_KNOWN_HOSTS:
-            return [Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")]
+            folder = ssh_folder()
+            own = [] if folder is None else [folder / "known_hosts"]
+            return [*own, Path("/etc/ssh/ssh_known_hosts")]
         return [configured]
 
     def endpoint_of(self, ref: ImageRef) -> Endpoint | None:
@@ -174,12 +173,14 @@ class Sessions:
         if user is None:
             raise ConfigError(
                 f"no user is known for {host}",
-                hint="set username in the section of the scp backend, or write scp://USER@HOST/...",
+                hint="name the user in the ref: scp://USER@HOST/PATH"
+                if self._host.personal
+                else "set username in the section of the scp backend, or write scp://USER@HOST/...",
             )
         strict = self._host.options.require_strict_kex
-        with self._keys() as keys:
+        with self._keys() as offer:
             peer = Peer(host, port, user)
-            return Connection(self._host, peer, known, keys, strict_kex=strict, command=command)
+            return Connection(self._host, peer, known, offer, strict_kex=strict, command=command)
 
     def _known_keys(self, host: str, port: int) -> HostKeys:
         known = self._known.about(host, port)
@@ -195,7 +196,7 @@ class Sessions:
             option="known_hosts",
         )
 
-    def _keys(self) -> AbstractContextManager[list[paramiko.PKey]]:
+    def _keys(self) -> AbstractContextManager[Offer]:
         options = self._host.options
         if options.identity_file:
             return configured_key(Path(options.identity_file), options.identity_passphrase)

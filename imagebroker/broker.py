@@ -23,6 +23,7 @@ from imagebroker.exceptions import (
     UnsupportedOperation,
 )
 from imagebroker.exhaustion import said
+from imagebroker.forks import Process
 from imagebroker.image import Image, checked_info, copied_fields, given
 from imagebroker.order import Order, rules
 from imagebroker.query import checked_import, checked_query
@@ -90,6 +91,8 @@ class Broker:
         settings = conf if isinstance(conf, Settings) else Settings(conf)
         self._values = Values.of(settings, self._found_backends)
         self._routes = Routes(settings, self._registry)
+        #: Where the call began that this is the copy of.
+        self._process = Process()
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Broker:
@@ -139,6 +142,7 @@ class Broker:
             held = object.__new__(type(self))  # as copy.copy, in a fifth of the time
             held.__dict__.update(self.__dict__)
             held._routes = Routes(held._settings, held._registry)
+            held._process = Process()
             if held._registry.hold():
                 return held
 
@@ -304,7 +308,7 @@ class Broker:
         core = self._settings.core
         with self._recorded("download", order):
             if not isinstance(dest, (str, bytes, os.PathLike)):
-                with FileObject(dest, fsync=core.fsync) as target:
+                with FileObject(dest, fsync=core.fsync, process=self._process) as target:
                     places = order.places()
                     return transfer.to_file_object(
                         places, order.demands, target, order.watch, decompress

@@ -84,8 +84,12 @@ class Handover:
                     self._changed.notify_all()
                 this.held -= len(chunk)
                 return chunk
-        if this.error is not None:
-            raise this.error
+        error, this.error = this.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback would keep this frame, and so the error, alive
         return None
 
     def serve(self, done: Callable[[], bool]) -> None:
@@ -94,18 +98,21 @@ class Handover:
         :raises Cancelled: the code that was read from has forked, and this is the child.
         """
         while (this := self._next(done)) is not None:
-            chunk, error = None, None
             try:
                 chunk = this.next()
-            except Exception as failure:
+            except Exception as error:
                 if not self._process.is_current:
                     raise
-                error = failure
-            self._process.check("the upload")
-            with self._changed:
-                this.add(chunk, error)
-                if this.wanted:
-                    self._changed.notify_all()
+                self._add(this, None, error)
+            else:
+                self._process.check("the upload")
+                self._add(this, chunk)
+
+    def _add(self, this: _Round, chunk: bytes | None, error: BaseException | None = None) -> None:
+        with self._changed:
+            this.add(chunk, error)
+            if this.wanted:
+                self._changed.notify_all()
 
     def _next(self, done: Callable[[], bool]) -> _Round | None:
         """What to read from; None once it is done."""

@@ -23,8 +23,16 @@ class FileObject:
     lost. `error.bytes_written` says what it received.
     """
 
-    def __init__(self, target: BinaryIO, *, fsync: bool = True, patience: float = 60.0) -> None:
-        """`patience`: seconds that an object in non-blocking mode may take nothing.
+    def __init__(
+        self,
+        target: BinaryIO,
+        *,
+        fsync: bool = True,
+        patience: float = 60.0,
+        process: Process | None = None,
+    ) -> None:
+        """`patience`: seconds that an object in non-blocking mode may take nothing. `process`: the
+        one that may write to it, by default this one.
 
         :raises DestinationError: it is closed, in text mode, or cannot be written.
         """
@@ -46,7 +54,7 @@ class FileObject:
         #: The most that it had received before it was rewound.
         self._most = 0
         self._start = self._length = 0
-        self._process, self._writing = Process(), False
+        self._process, self._writing = process or Process(), False
         #: What is below a buffer of Python's, which a child has a copy of.
         self._raw = getattr(target, "raw", None)
         self._seekable = self._measure()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.cuts import Cuts
+from tests.faults.forks import Forks
 from tests.faults.growth import Growth
 from tests.faults.kills import Kills
 from tests.faults.missing_ranges import MissingRanges
@@ -29,4 +30,5 @@ CAMPAIGNS: dict[str, Callable[[Path], Any]] = {
     "growth": Growth,
     "missing-ranges": MissingRanges,
     "tenants": Tenants,
+    "forks": Forks,
 }

@@ -37,6 +37,7 @@ SAMPLES = {
     "growth": 0.01,
     "missing-ranges": 0.02,
     "tenants": 0.03,
+    "forks": 0.015,
 }
 _NEEDS = {
     "write-path": ("strace",),
@@ -49,6 +50,7 @@ _NEEDS = {
     "growth": ("nginx", "openstack", "sshd"),
     "missing-ranges": ("nginx", "sshd"),
     "tenants": ("openstack",),
+    "forks": ("nginx", "openstack", "sshd"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from imagebroker.exceptions import Cancelled
 from tests.faults import stage
 from tests.scripted import IMAGES
 
-WAYS = ("sys.exit", "exception", "os._exit", "return", "exec", "subprocess")
+WAYS = ("sys.exit", "exception", "os._exit", "return", "exec", "subprocess", "multiprocessing")
 REFUSED = 42
 
 
@@ -53,6 +54,12 @@ class Fork:
     def __call__(self, *ignored: Any) -> None:
         self._left -= 1
         if self._left:
+            return
+        if self._way == "multiprocessing":
+            process = multiprocessing.get_context("fork").Process(target=sys.exit, args=(7,))
+            process.start()
+            process.join()
+            self.status = process.exitcode
             return
         child = os.fork()
         if child:

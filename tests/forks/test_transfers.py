@@ -21,6 +21,7 @@ STATUS = {
     "return": REFUSED,
     "exec": 0,
     "subprocess": 7,
+    "multiprocessing": 7,
 }
 
 

@@ -8,7 +8,9 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 #: "worker" lives on for a while, as a daemon would that was started there; "broker" uses the
@@ -27,13 +29,26 @@ class Stray(Exception):
     """Of the child's own code."""
 
 
+def _is_of_the_child(error: BaseException | None) -> bool:
+    """Also where others have taken it for theirs: a signal's handler raises in the midst of them."""
+    while error is not None:
+        if isinstance(error, (SystemExit, Stray)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Child:
     """The one child of one attempt. Call `strike` wherever it may be forked."""
 
-    def __init__(self, way: str, at: int, *, waits: bool, use: Callable[[], object]) -> None:
+    def __init__(
+        self, way: str, at: int, *, waits: bool, use: Callable[[], object], note: Path
+    ) -> None:
         """It is forked at the `at`-th strike (from 0). `waits`: the parent stands still until it is
-        over; else both run. `use` works with the broker, and raises where that fails.
+        over; else both run. `use` works with the broker, and raises where that fails. What goes
+        wrong in it, it writes into the file `note`.
         """
+        self._note = note
         self._way, self._left, self._waits, self._use = way, at, waits, use
         self.pid: int | None = None
         self.is_here = False
@@ -70,6 +85,7 @@ class Child:
             try:
                 self._use()
             except BaseException:
+                self._note.write_text(traceback.format_exc())
                 os._exit(USELESS)
         if way == "exception":
             raise Stray
@@ -78,11 +94,12 @@ class Child:
 
     def ends(self, error: BaseException | None, refused: tuple[type[BaseException], ...]) -> None:
         """In the child, wherever it has come back to: let everything go, and end."""
-        status = LEFT if isinstance(error, (SystemExit, Stray)) else SUCCEEDED
+        status = LEFT if _is_of_the_child(error) else SUCCEEDED
         if isinstance(error, refused):
             status = REFUSED
         elif status != LEFT and error is not None:
             status = USELESS
+            self._note.write_text("".join(traceback.format_exception(error)))
         if error is not None:
             error.__traceback__ = None  # and with it the frames, and all that is in them
         try:

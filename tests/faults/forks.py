@@ -72,6 +72,7 @@ class Forks:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._dest = folder, folder / "dest"
+        self._note = folder / "child-note"
         self._places = Places(folder, data=DATA)
         self._refs: dict[str, str] = {}
         self._lasts: dict[tuple[str, str], float] = {}
@@ -147,7 +148,8 @@ class Forks:
     def attempt(self, point: Point) -> list[Violation] | None:
         at = 0 if point.where in ("signal", "thread") else point.at
         waits = point.chance.random() < 0.5
-        child = Child(point.way, at, waits=waits, use=partial(self._use, point))
+        self._note.unlink(missing_ok=True)
+        child = Child(point.way, at, waits=waits, use=partial(self._use, point), note=self._note)
         subject = self._subject(point, child)
         error = self._run(point, subject, child)
         if child.is_here:
@@ -195,7 +197,10 @@ class Forks:
         if status is None:
             yield Violation(HANG, f"the child has not ended after {_PATIENCE:.0f} s")
         elif status not in expected:
-            yield Violation(OTHER, f"the child ended with {status}, and {expected} was expected")
+            said = self._note.read_text()[-3000:] if self._note.exists() else "nothing"
+            yield Violation(
+                OTHER, f"the child ended with {status}, not {expected}; it says: {said}"
+            )
 
     def _use(self, point: Point) -> None:
         """What a child does with its parent's broker."""
@@ -243,14 +248,17 @@ def _nothing(*ignored: Any) -> None:
 def _is_within_call(frame: FrameType | None) -> bool:
     """Whether the broker is at work: a child that is forked before begins a call of its own."""
     while frame is not None:
-        if frame.f_code is _HOLDS:
+        if frame.f_code in _CALLS:
             return True
         frame = frame.f_back
     return False
 
 
-#: What every call of a broker has on its stack.
-_HOLDS = imagebroker.Broker.get.__code__
+#: What is on the stack when a call has begun.
+_CALLS = [
+    getattr(imagebroker.Broker, verb).__wrapped__.__code__
+    for verb in ("download", "open", "create")
+]
 
 
 def _later(delay: float, strike: Callable[[], None]) -> None:
@@ -297,8 +305,9 @@ class Transfer(Subject):
             done = broker.download(None, self._ref, self._path, keep_partial=True, **how)
             self._attempts = done.attempts
         elif self._dest == "object":
-            with self._path.open("wb") as file:
-                target: Any = _Written(file, self._write) if self._write is not _nothing else file
+            own = self._write is not _nothing
+            with self._path.open("wb", buffering=0 if own else -1) as file:
+                target: Any = _Written(file, self._write) if own else file
                 self._attempts = broker.download(None, self._ref, target, **how).attempts
         else:
             with broker.open(None, self._ref, **how) as reader:
@@ -321,14 +330,15 @@ class Transfer(Subject):
 
 
 class _Written:
-    """A file object of the caller's own kind."""
+    """A file object of the caller's own kind, whose `write` does more than that."""
 
     def __init__(self, file: Any, strike: Callable[[], None]) -> None:
         self._file, self._strike = file, strike
 
     def write(self, data: Any) -> Any:
-        self._strike()
-        return self._file.write(data)
+        count = self._file.write(data)
+        self._strike()  # not before: in a child, it would write the same once more
+        return count
 
     def flush(self) -> None:
         self._file.flush()
@@ -367,4 +377,4 @@ class Upload(Subject):
                 yield Violation(LEAK, f"left behind in {folder.name}: {left}")
 
 
-_NOBODY = Child("", 1 << 30, waits=False, use=_nothing)
+_NOBODY = Child("", 1 << 30, waits=False, use=_nothing, note=Path(os.devnull))

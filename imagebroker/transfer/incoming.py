@@ -12,6 +12,8 @@ from imagebroker.exceptions import (
     BackendError,
     ImageBrokerError,
     ImageChanged,
+    ImageNotFound,
+    NotAuthorized,
     PolicyViolation,
     RangeIgnored,
     TooLarge,
@@ -464,7 +466,7 @@ class Incoming:
         if isinstance(error, ImageChanged):
             self._after_change(error)
             return
-        if not self._may_retry(error):
+        if not (self._is_a_neighbours(error) or self._may_retry(error)):
             self.give_up_place(error)
             return
         self._watch.retries += 1
@@ -494,9 +496,7 @@ class Incoming:
 
         :raises: `error`, if there is nothing more to try.
         """
-        if self._watch.done >= self._changed_at + _PROGRESS:
-            self.versions.progressed()
-        self._changed_at = self._watch.done
+        self._count_progress()
         step = self.versions.after_change(self._circumstances)
         if step is Step.GIVE_UP:
             self.give_up_place(error)
@@ -514,6 +514,18 @@ class Incoming:
             self._any_version, self._changed_at = True, 0
             self._begin_again()
         self._watch.pause(0, error)
+
+    def _is_a_neighbours(self, error: ImageBrokerError) -> bool:
+        """Whether a refusal may be that of another server than the one which sent bytes."""
+        if not (self._tolerant and isinstance(error, (ImageNotFound, NotAuthorized))):
+            return False
+        self._count_progress()
+        return self._places[0].ref in self.served and self.versions.may_ask_again()
+
+    def _count_progress(self) -> None:
+        if self._watch.done >= self._changed_at + _PROGRESS:
+            self.versions.progressed()
+        self._changed_at = self._watch.done
 
     def _may_retry(self, error: ImageBrokerError) -> bool:
         """Whether the same place may do better, and the budget is not used up."""

@@ -83,6 +83,11 @@ class Versions:
         """Bytes have come since the image last seemed to change."""
         self._in_a_row = 0
 
+    def may_ask_again(self) -> bool:
+        """Whether a server that refuses may have a neighbour that does not."""
+        self._in_a_row += 1
+        return self._in_a_row < MOST
+
     def may_join(self, now: Circumstances) -> bool:
         """Note that bytes of another version follow; False if they must not."""
         if not (now.proven and self.joining.allowed and (now.tolerant or now.last)):

@@ -17,7 +17,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, Is, LessThan
 
 import imagebroker
-from imagebroker.exceptions import ChecksumMismatch, ImageChanged
+from imagebroker.exceptions import ChecksumMismatch, ImageChanged, NotAuthorized
 from imagebroker.transfer import incoming, lanes
 from tests.servers import haproxy
 from tests.servers.fixtures import require
@@ -285,3 +285,41 @@ def test_a_name_with_several_addresses_is_asked_at_the_one_that_answered_first(
     assert_that([each.answers for each in nodes],
                 Equals([[(0, 0), (0, 4 * MIB), (0, 8 * MIB)], []]))  # fmt: skip
     assert_that(asked, Equals(3))
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "503 Down"])
+@WAYS
+def test_a_neighbour_that_was_not_given_the_image_is_passed_over(
+    into: Into, status: str, broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    nodes = Nodes(DATA, cut=5 * MIB)
+
+    def serve(connection: Connection, index: int) -> None:
+        if index % 2 == 0:
+            nodes(connection, 0)
+            return
+        connection.read_head()
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with RawServer(serve) as server:
+        assert_that(into(broker, f"{server.url}/image.raw", tmp_path, None) == DATA, Is(True))
+    assert_that([start for _, start in nodes.answers], Equals([0, 5 * MIB, 10 * MIB]))
+
+
+def test_where_all_refuse_in_the_middle_that_is_said_soon(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    nodes, refused = Nodes(DATA, cut=5 * MIB), 0
+
+    def serve(connection: Connection, index: int) -> None:
+        nonlocal refused
+        if index == 0:
+            nodes(connection, 0)
+            return
+        refused += 1
+        connection.read_head()
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with RawServer(serve) as server, pytest.raises(NotAuthorized):
+        broker.download(None, f"{server.url}/image.raw", tmp_path / "image")
+    assert_that(refused, Equals(3))

@@ -19,9 +19,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import imagebroker
+from imagebroker.forks import Process
 from tests.distributions import install
 from tests.faults import stage
-from tests.faults.children import EXPECTED, LEFT, REFUSED, SUCCEEDED, WAYS, Child
+from tests.faults.children import EXPECTED, LEFT, REFUSED, SUCCEEDED, USELESS, WAYS, Child
 from tests.faults.cuts import DESTS
 from tests.faults.places import SCHEMES, Places
 from tests.faults.tally import HANG, LEAK, OTHER, WRONG, Violation
@@ -73,6 +74,7 @@ class Forks:
     def __init__(self, folder: Path) -> None:
         self._folder, self._dest = folder, folder / "dest"
         self._note = folder / "child-note"
+        self._process = Process()
         self._places = Places(folder, data=DATA)
         self._refs: dict[str, str] = {}
         self._lasts: dict[tuple[str, str], float] = {}
@@ -118,6 +120,8 @@ class Forks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._process.is_current:  # servers and folders are the parent's
+            os._exit(USELESS)
         self._broker.close()
         self._places.__exit__(None, None, None)
 
@@ -151,10 +155,15 @@ class Forks:
         self._note.unlink(missing_ok=True)
         child = Child(point.way, at, waits=waits, use=partial(self._use, point), note=self._note)
         subject = self._subject(point, child)
-        error = self._run(point, subject, child)
+        try:
+            error = self._run(point, subject, child)
+            if child.is_here and error is None and subject.is_wrong():
+                raise ValueError("a child reports a success that is none")
+        except BaseException as astray:
+            if not child.is_here:
+                raise
+            error = astray
         if child.is_here:
-            if error is None and [*subject.violations(None)]:
-                error = ValueError("a child reports a success that is none")
             child.ends(error, (imagebroker.ImageBrokerError,))
         found = [] if error is None else [Violation(OTHER, f"its parent failed: {error!r}")]
         found += subject.violations(error)
@@ -275,6 +284,10 @@ class Subject:
     def violations(self, error: BaseException | None) -> Iterator[Violation]:
         raise NotImplementedError
 
+    def is_wrong(self) -> bool:
+        """In a child that says it has succeeded."""
+        return False
+
 
 class Transfer(Subject):
     """Into a path, a file object with a buffer, or through a reader."""
@@ -327,6 +340,9 @@ class Transfer(Subject):
         left = [each.name for each in self._folder.iterdir() if each != self._path]
         if left:
             yield Violation(LEAK, f"left behind: {left}")
+
+    def is_wrong(self) -> bool:
+        return any(each.kind == WRONG for each in self.violations(None))
 
 
 class _Written:

@@ -37,6 +37,7 @@ from imagebroker.forks import PATIENCE, Condition, Process, Thread, never_finali
 from imagebroker.handover import Handover
 from imagebroker.image import Image, ImageQuery
 from imagebroker.listing import Budget
+from imagebroker.peer import MOST
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.reference import ImageRef
 from imagebroker.steps import Late, Steps
@@ -343,8 +344,10 @@ class Boundary:
 
     def _check_image(self, image: Image) -> None:
         size = image.size
-        if size is not None and (not isinstance(size, int) or size < 0):
-            raise self._bug(f"the size of {image.ref} is {size!r}, not a number of bytes")
+        if size is not None and (not isinstance(size, int) or not 0 <= size <= MOST):
+            shown = "a number beyond all bounds" if isinstance(size, int) else f"{size!r:.80}"
+            shown = "negative" if isinstance(size, int) and size < 0 else shown
+            raise self._bug(f"the size of {image.ref} is {shown}, not a number of bytes")
         if not isinstance(image.ref, str) or not isinstance(image.checksums, Mapping):
             raise self._bug("its record has no ref, or checksums that are no mapping")
 

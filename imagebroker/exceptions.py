@@ -20,6 +20,7 @@
      │   ├─ TransferTimeout      a limit on time ran out
      │   ├─ RangeIgnored         the peer cannot begin in the middle; start over
      │   ├─ UnconfirmedEnd       only a digest can say whether the end is the end
+     │   ├─ MalformedAnswer      a server said what no such server should say
      │   ├─ UploadFailed         create or update with data failed; says what is left of it
      │   ├─ OutOfMemory          a MemoryError, too
      │   └─ Cancelled            the caller's own `cancel` or `close`
@@ -205,6 +206,12 @@ class UnconfirmedEnd(TransferError):
 
     id = "unconfirmed-end"
     hint = "pass --checksum: where it holds, such an end is good enough"
+
+
+class MalformedAnswer(TransferError):
+    """A server said something that makes no sense: a wrong type, a number beyond all bounds."""
+
+    id = "malformed-answer"
 
 
 class UploadFailed(TransferError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagebroker import forks
+from imagebroker import forks, peer
 from imagebroker.backend import (
     API_VERSION,
     BackendHost,
@@ -28,6 +28,7 @@ from imagebroker.exceptions import (
     ImageChanged,
     ImageNotFound,
     InvalidImageRef,
+    MalformedAnswer,
     NotAuthorized,
     NotReady,
     PolicyViolation,
@@ -74,6 +75,7 @@ __all__ = [
     "InvalidImageRef",
     "Limits",
     "Location",
+    "MalformedAnswer",
     "NotAuthorized",
     "NotReady",
     "Options",
@@ -94,6 +96,7 @@ __all__ = [
     "forks",
     "make_private",
     "open_owned",
+    "peer",
     "printable",
     "redact",
     "visible",

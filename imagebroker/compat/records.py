@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,7 +137,7 @@ def _visibility(public: bool, given: Any) -> Any:
 
 def _number(value: Any) -> Any:
     """Nova takes numbers as text; what is no number is left for the broker to refuse."""
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else value
 
 
 def _encoded(properties: Mapping[str, Any]) -> dict[str, str | None]:

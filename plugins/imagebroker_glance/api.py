@@ -7,8 +7,6 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,6 +22,7 @@ from imagebroker.plugin import (
     PolicyViolation,
     QuotaExceeded,
     TransferError,
+    peer,
     printable,
 )
 from imagebroker_glance import record
@@ -116,6 +115,7 @@ class GlanceApi:
                 f"image {image_id}: {origin(answer.url)} answered with another image",
                 hint="check the proxies and caches before the image service",
             )
+        record.check(raw, answer.url)
         return raw, answer
 
     def send_json(
@@ -230,7 +230,7 @@ def _refusal(reply: Reply, url: str, what: str, said: str) -> ImageBrokerError:
         text,
         hint="the service is busy or in trouble; try again later" if status in _BUSY else hint,
         retryable=status in _BUSY,
-        retry_after=_retry_after(reply),
+        retry_after=peer.seconds_until(reply.headers.get("Retry-After")),
         status=status,
     )
 
@@ -279,16 +279,3 @@ def _message(body: bytes) -> str:
     text = re.sub(r"(?is)<(head|title|style|script)\b.*?</\1\s*>", " ", text[:4096])
     text = html.unescape(re.sub(r"<[^>]*>", " ", text))
     return printable(" ".join(text.split()), 300)
-
-
-def _retry_after(reply: Reply) -> float | None:
-    """Seconds to wait, where the answer says so in one of the two legal ways."""
-    value = reply.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())

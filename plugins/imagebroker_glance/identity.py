@@ -27,6 +27,7 @@ from imagebroker.plugin import (
     BackendHost,
     ConfigError,
     ImageBrokerError,
+    MalformedAnswer,
     NotAuthorized,
     Options,
     PolicyViolation,
@@ -36,6 +37,8 @@ from imagebroker_glance.options import backend_options, interfaces
 from imagebroker_glance.wire import Wire, origin
 
 _TOKEN = re.compile(r"[!-~]{1,16384}")
+#: Bytes of what Keystone answers: requests and keystoneauth make 30 times as many of them.
+MAX_ANSWER = 1024 * 1024
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -84,7 +87,7 @@ class Keystone:
         self.conceal = host.conceal
         self.options = options
         self.wire = wire
-        self.limit = host.limits.max_answer
+        self.limit = min(MAX_ANSWER, host.limits.max_answer)
         #: The configured endpoints; whoever finds one dead moves it to the end.
         self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
         random.shuffle(self.endpoints)
@@ -365,8 +368,10 @@ def _translated(where: str) -> Iterator[None]:
         raise BackendError(
             f"{where}: no token from Keystone: {error}", hint="check auth_url", retryable=False
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise BackendError(
+    except (
+        AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
+        raise MalformedAnswer(
             f"{where}: Keystone's answer cannot be used ({type(error).__name__})",
             hint="check that auth_url is an identity service",
             retryable=False,

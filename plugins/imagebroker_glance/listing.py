@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -13,10 +14,12 @@ from imagebroker.plugin import (
     ImageQuery,
     InvalidImageRef,
     TransferError,
+    peer,
 )
 from imagebroker_glance.api import GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.record import API_NAMES, BASE, is_uuid
+from imagebroker_glance.wire import origin
 
 #: Images in one answer, where the caller does not say; servers allow up to 1000 by default.
 PAGE = 100
@@ -33,6 +36,8 @@ _FILTERS = frozenset({
 _WITH_OPERATOR = frozenset({"id", "name", "status", "disk_format", "container_format"})
 #: Query parameters that a property's name must not be mistaken for.
 _PARAMETERS = frozenset({"limit", "marker", "member_status", "sort", "sort_key", "sort_dir", "tag"})
+
+_HINT = "check that the endpoint is the image service"
 
 ImageOf = Callable[[Mapping[str, Any], str], Image]
 
@@ -109,33 +114,42 @@ def _images(
     left = query.limit
     seen: set[str] = set()
     marks = [query.marker] if query.marker else []
+    reader = peer.Reader(lambda each: image_of(*each), lambda each: _id_of(each[0]))
     while left is None or left > 0:
         size = query.page_size or PAGE
         size = size if left is None else min(size, left)
         page, url = _page(api, identity, [*parameters, ("limit", str(size))], marks)
-        images = [image_of(raw, url) for raw in page["images"]]
-        fresh = [image for image in images if image.id not in seen][:left]
-        for image in fresh:
-            seen.add(str(image.id))
+        fresh = [each for each in page["images"] if _id_of(each) not in seen]
+        seen.update(map(_id_of, fresh))
+        for image in itertools.islice(reader.read((each, url) for each in fresh), left):
+            left = None if left is None else left - 1
             yield image
-        left = None if left is None else left - len(fresh)
-        if not page.get("next"):
+        if page.get("next") in (None, ""):
             return
         if not fresh:
             raise TransferError(
                 "the list of images repeats itself", hint="see the image service's log"
             )
-        marks = _marks(str(page["next"]), images)
+        marks = _marks(page["next"], page["images"])
 
 
-def _marks(following: str, images: list[Image]) -> list[str]:
+def _id_of(raw: Any) -> str:
+    """What a record calls itself, whatever it is; empty if nothing."""
+    found = raw.get("id") if isinstance(raw, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _marks(following: Any, page: list[Any]) -> list[str]:
     """Where the next page begins: as the server says, else behind the images that came.
 
     Nothing but an id is taken from the server's link: the next request goes where this one went.
     """
-    named = parse_qs(urlsplit(following).query).get("marker", [])
-    ids = [str(image.id) for image in reversed(images)][:_MARKS]
-    return list(dict.fromkeys([*(each for each in named if is_uuid(each)), *ids]))
+    try:
+        named = parse_qs(urlsplit(str(following)).query).get("marker", [])
+    except ValueError:
+        named = []
+    last = list(filter(is_uuid, map(_id_of, reversed(page))))[:_MARKS]
+    return list(dict.fromkeys([*filter(is_uuid, named), *last]))
 
 
 def _page(
@@ -154,9 +168,7 @@ def _page(
             continue
         page = api.json_of(answer, api.wire.limits.max_answer)
         images = page.get("images")
-        if not isinstance(images, list) or not all(isinstance(each, dict) for each in images):
-            raise TransferError(
-                "the list of images is no list", hint="check that the endpoint is the image service"
-            )
+        if not isinstance(images, list):
+            peer.malformed(origin(answer.url), "the list of images is no list", _HINT)
         return page, answer.url
     raise AssertionError("unreachable")

@@ -242,11 +242,11 @@ class Records:
         path, what = f"images/{image_id}/members", f"members of image {image_id}"
         answer = self._api.list(self._identity, path, [], what)
         found = self._api.json_of(answer, self._api.wire.limits.max_answer).get("members") or []
-        present = {each.get("member_id") for each in found if isinstance(each, dict)}
+        present = _texts_in(found, "member_id")
         for member in wanted:
             if member not in present:
                 self._api.send_json(self._identity, "POST", path, {"member": member}, what=what)
-        for member in sorted(str(each) for each in present - set(wanted)):
+        for member in sorted(present - set(wanted)):
             gone = self._api.ask(
                 self._identity, "DELETE", f"{path}/{quote(member, safe='')}",
                 what=what, allowed=(200, 204, 404),
@@ -261,8 +261,7 @@ class Records:
         checksums: Mapping[str, str] | None = None,
     ) -> None:
         """Register bytes that lie elsewhere: with the older call, else with the newer."""
-        listed = (known or {}).get("locations") or ()
-        present = {each.get("url") for each in listed if isinstance(each, dict)}
+        present = _texts_in((known or {}).get("locations"), "url")
         for location in map(_location, locations):
             if location.url not in present:
                 self._add_location(image_id, location, _validation(checksums or {}))
@@ -290,6 +289,13 @@ class Records:
                 f"the location of image {image_id} was not taken: it is {status}",
                 hint="check that the image service can read the location",
             )
+
+
+def _texts_in(entries: Any, name: str) -> set[str]:
+    """The values of `name` in a list of a server's."""
+    listed = entries if isinstance(entries, list) else []
+    values = (each.get(name) for each in listed if isinstance(each, dict))
+    return {value for value in values if isinstance(value, str)}
 
 
 def _location(each: Any) -> Location:

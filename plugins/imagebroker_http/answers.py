@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import MappingProxyType
 from urllib.parse import unquote_to_bytes
 
@@ -17,6 +17,7 @@ from imagebroker.plugin import (
     NotAuthorized,
     TransferError,
     foreign_coding,
+    peer,
     printable,
 )
 from imagebroker_http.digests import digests
@@ -140,11 +141,7 @@ def parse_date(text: str | None) -> datetime | None:
 
 def retry_after(head: Head) -> float | None:
     """Seconds that the server asks to wait; None if it says nothing that makes sense."""
-    text = head.get("retry-after") or ""
-    if re.fullmatch(r"[0-9]{1,10}", text):
-        return float(text)
-    date = parse_date(text)
-    return None if date is None else max((date - datetime.now(UTC)) / timedelta(seconds=1), 0.0)
+    return peer.seconds_until(head.get("retry-after"))
 
 
 def check_status(head: Head, url: object) -> None:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from socket import socket
 from time import monotonic
 
-from imagebroker.plugin import Limits, TransferError, TransferTimeout
+from imagebroker.plugin import Limits, MalformedAnswer, TransferError, TransferTimeout
 from imagebroker_http.buffers import Buffers
 
 #: Bytes that the first look at a connection makes room for.
 _FIRST_BLOCK = 64 * 1024
 
 
-class Malformed(TransferError):
+class Malformed(MalformedAnswer):
     """The peer does not speak HTTP/1.1 as it is written; it would do so again."""
 
     retryable = False

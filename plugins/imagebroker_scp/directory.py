@@ -21,6 +21,7 @@ from imagebroker.plugin import (
     TransferError,
     UnsupportedOperation,
     UploadFailed,
+    peer,
     printable,
 )
 from imagebroker_scp import pipeline
@@ -81,6 +82,7 @@ class Directory:
 
     def _files(self, endpoint: Endpoint, most: int) -> Iterator[Image]:
         """The images in one directory. :raises TooLarge: it has more than `most` entries."""
+        reader = peer.Reader(lambda each: described(*each), lambda each: str(each[0]))
         with self._sessions.for_endpoint(endpoint) as session, translated(endpoint.prefix):
             for count, (name, attributes) in enumerate(session.sftp.listdir(endpoint.directory)):
                 if count >= most:
@@ -95,7 +97,7 @@ class Directory:
                         endpoint.prefix, len(name), begin,
                     )  # fmt: skip
                 elif attributes.is_regular and _is_a_name(name) and not name.endswith(PART):
-                    yield described(_ref(endpoint, name), name, attributes)
+                    yield from reader.read([(_ref(endpoint, name), name, attributes)])
 
     def store(self, image: Image, data: ImageData | None) -> Image:
         """A new file called `image.name`, complete or not there.

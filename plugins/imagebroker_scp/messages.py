@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from imagebroker.plugin import (
     ImageNotFound,
+    MalformedAnswer,
     NotAuthorized,
     TransferError,
     UnsupportedOperation,
@@ -41,9 +42,9 @@ class StatusError(Exception):
         self.code = code
 
 
-def nonsense(what: str) -> TransferError:
+def nonsense(what: str) -> MalformedAnswer:
     """The error for an answer that no server should give."""
-    return TransferError(
+    return MalformedAnswer(
         f"the server {what}", hint="its SFTP is faulty, or not SFTP: see its log and its version"
     )
 

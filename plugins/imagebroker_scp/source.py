@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 from imagebroker.plugin import (
     ACTIVE,
@@ -14,6 +13,7 @@ from imagebroker.plugin import (
     ImageSource,
     PolicyViolation,
     TransferError,
+    peer,
 )
 from imagebroker_scp.messages import Attributes, translated
 from imagebroker_scp.pipeline import FileEnded, Reader
@@ -138,15 +138,14 @@ class ScpSource(ImageSource):
 
 
 def described(ref: str, name: bytes, attributes: Attributes) -> Image:
-    """The record of a file."""
-    return Image(
-        ref=ref,
+    """The record of a file. :raises MalformedAnswer: it has more bytes than there can be."""
+    return peer.image(
+        ref,
+        ref,
         name=name.decode("utf-8", "backslashreplace"),
         status=ACTIVE,
         size=attributes.size,
-        updated_at=None
-        if attributes.mtime is None
-        else datetime.fromtimestamp(attributes.mtime, UTC),
+        updated_at=attributes.mtime,
     )
 
 

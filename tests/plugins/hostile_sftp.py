@@ -102,6 +102,7 @@ class HostileSftp:
         if self.how.get("no_attributes"):
             return struct.pack(">I", 0)
         size = self.how.get("size", len(self.data))
+        size = self.how.get("sizes", {}).get(str(self.listed), size)
         return struct.pack(">IQIII", 1 | 4 | 8, size, mode, 0, 1_700_000_000)
 
     def _names(self, number: int) -> bytes:

@@ -331,6 +331,13 @@ class ImageBackend(abc.ABC):
         :raises ImageNotFound, NotAuthorized, NotReady, PolicyViolation, TransferError: as named.
         """
 
+    def open_at(self, context: Context, ref: ImageRef, start: int) -> ImageSource:
+        """As `open`, for a caller who will probably read from `start` on: not from byte 0.
+
+        To be overridden where `open` starts a request, whose beginning would be sent in vain.
+        """
+        return self.open(context, ref)
+
     def probe(self, context: Context, ref: ImageRef) -> Image:
         """What `open` would settle as the image, for a caller that may read the bytes, without
         having them sent.

@@ -112,8 +112,9 @@ class Boundary:
         *,
         timeout: float | None = None,
         waiting: Callable[[], Any] | None = None,
+        start: int = 0,
     ) -> OpenedSource:
-        """The source of an image.
+        """The source of an image, which will probably be read from `start` on.
 
         `waiting` is called every moment until it is there; what it raises ends the call.
 
@@ -123,7 +124,11 @@ class Boundary:
         source = self._call(
             "open",
             context,
-            lambda: self._plugin.open(context, ref),
+            lambda: (
+                self._plugin.open_at(context, ref, start)
+                if start
+                else self._plugin.open(context, ref)
+            ),
             timeout,
             _close_quietly,
             waiting,

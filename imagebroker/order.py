@@ -103,7 +103,12 @@ class Order:
         """
         context, ref, backend = self._context, self.ref, self.backend
         self.read_checksum_file()  # before any byte of the image is asked for
-        own = Place(ref.text, partial(_open, backend, context, ref), insecure=_insecure(backend))
+        own = Place(
+            ref.text,
+            partial(_open, backend, context, ref),
+            insecure=_insecure(backend),
+            open_at=partial(_open_at, backend, context, ref),
+        )
         schemes = self._values.settings.core.direct_url_schemes
         if not schemes or ref.id is None:
             return [own]
@@ -265,6 +270,12 @@ def _is_usable(value: Any) -> bool:
     if isinstance(value, int):
         return 0 <= value < 2**63
     return isinstance(value, float) and math.isfinite(value) and value >= 0
+
+
+def _open_at(
+    backend: Boundary, context: Context, ref: ImageRef, start: int, left: float, waiting: Waiting
+) -> OpenedSource:
+    return backend.open(context, ref, timeout=left, waiting=waiting, start=start)
 
 
 def _open(

@@ -1,4 +1,4 @@
-"""Clauses C9 to C12: what `open` finds, and what it says about it."""
+"""Clauses C9 to C12, C34 and C37: what `open` finds, and what it says about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imagebroker.testing.hooks import Hooks, random_bytes
 
 
 class OpeningClauses(Hooks):
-    """C9 to C12, and C34."""
+    """C9 to C12, C34 and C37."""
 
     def test_c9_open_answers_with_a_source(self) -> None:
         """No image could be downloaded."""
@@ -99,6 +99,22 @@ class OpeningClauses(Hooks):
         error = self.error_of("probe", lambda: self.backend.probe(self.context, self.ref(ref)))
         if not isinstance(error, NotAuthorized | PolicyViolation | ImageNotFound):
             self.fail(f"a forbidden image is {type(error).__name__}: {error}")
+
+    def test_c37_opened_at_a_later_byte_it_is_the_same_image(self) -> None:
+        """A download that goes on would get other bytes, or begin again."""
+        data, start = random_bytes(300_000), 200_000
+        ref = self.publish(data)
+        first = self.open(ref).image
+        for begin in (start, 0):
+            source = self.backend.open_at(self.context, self.ref(ref), start)
+            self.addCleanup(source.close)
+            for name in ("version", "size"):
+                one, other = getattr(first, name), getattr(source.image, name)
+                if one != other:
+                    self.fail(f"open settles {name} {one!r}, and open_at {other!r}")
+            if source.seekable or not begin:
+                found = self.from_middle(source, begin)
+                self.assert_same(found, data[begin:], f"opened at {start}, read from {begin}")
 
     def test_c9_two_sources_of_one_image_are_independent(self) -> None:
         """Closing one download would end another."""

@@ -22,6 +22,7 @@ from imagebroker.redaction import shown_fields
 from imagebroker.transfer.file_object import FileObject
 from imagebroker.transfer.in_order import InOrder
 from imagebroker.transfer.incoming import Incoming
+from imagebroker.transfer.journal import Journal
 from imagebroker.transfer.local import LocalFile
 from imagebroker.transfer.part_file import PartFile
 from imagebroker.transfer.places import Demands, Place, Waiting, caveats
@@ -76,7 +77,8 @@ def to_path(
     attempts, retrial = 0, Retrial()
     known = demands.of_record(watch.check)  # what cannot be verified opens no place
     while True:
-        with closing(Incoming(places, watch, demands.record, retrial.joining)) as incoming:
+        start = _first_missing(part.kept, demands)
+        with closing(Incoming(places, watch, demands.record, retrial.joining, start)) as incoming:
             required = known or demands.for_image(incoming.image, watch.check)
             storing = Storing(incoming, required, part, watch, share)
             try:
@@ -104,6 +106,14 @@ def to_path(
             evidence | caveats(places, incoming.served), attempts + incoming.attempts,
             incoming.resumed_from, watch.seconds, incoming.served,
         )  # fmt: skip
+
+
+def _first_missing(kept: Journal | None, demands: Demands) -> int:
+    """The byte that a transfer will begin with, if it goes on with what an earlier one left."""
+    if kept is None or kept.size is None:
+        return 0
+    sure = kept.version is not None or kept.shares_digest(demands.checksums)
+    return min(kept.stored, kept.size - 1) if sure else 0
 
 
 def _store(

@@ -63,10 +63,12 @@ class Incoming:
         watch: Watch,
         record: Image | None = None,
         joining: Joining = Joining(),  # noqa: B008 - it is frozen
+        start: int = 0,
     ) -> None:
         """Open the first place that can be opened, with retries. The last is the backend itself.
 
-        `record`: what is known of the image before; every place must have its size.
+        `record`: what is known of the image before; every place must have its size. `start`: the
+        first byte that is probably missing.
 
         :raises: what the last attempt at the last place raised.
         """
@@ -92,6 +94,7 @@ class Incoming:
         #: Whether any of them came from another transfer or a cache.
         self.secondhand = False
         self.versions = Versions(joining)
+        self._start = start
         #: Where the transfer was when the image last seemed to change.
         self._changed_at = 0
         self._any_version = self._tolerant = False
@@ -168,7 +171,8 @@ class Incoming:
         self._watch.check()
         self._watch.report("connect")
         while True:
-            source = self._places[0].open(self._watch.left, self._connecting)
+            start = self._first_missing()
+            source = self._places[0].opened(start, self._watch.left, self._connecting)
             if self.versions.opened(source.image.version):
                 break
             source.close()
@@ -180,6 +184,15 @@ class Incoming:
             source.close()
             raise
         return source
+
+    def _first_missing(self) -> int:
+        """Where the next request will probably begin."""
+        if not self._ranges or self._resumes is False:
+            return 0
+        if not hasattr(self, "image"):
+            return self._start
+        proven = self.covered or self.image.version is not None
+        return self._missing[0][0] if proven and self._missing else 0
 
     def _connecting(self) -> None:
         self._watch.check()

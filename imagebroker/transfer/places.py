@@ -39,6 +39,14 @@ class Place:
     secondhand: bool = False
     #: Its backend believes whatever server answers (`insecure`).
     insecure: bool = False
+    #: As `open`, where the first byte that will be read is another than byte 0.
+    open_at: Callable[[int, float, Waiting], OpenedSource] | None = None
+
+    def opened(self, start: int, left: float, waiting: Waiting) -> OpenedSource:
+        """Open it, to be read from `start` on, if that is so."""
+        if start and self.open_at is not None:
+            return self.open_at(start, left, waiting)
+        return self.open(left, waiting)
 
 
 class HandedOver(TransferError):

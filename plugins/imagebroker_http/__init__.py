@@ -23,6 +23,7 @@ from imagebroker_http.answers import (
     content_range,
     described,
     has_whole,
+    starts_at,
 )
 from imagebroker_http.session import Answer, Client, Session
 from imagebroker_http.source import HttpSource
@@ -83,6 +84,19 @@ class HttpBackend(ImageBackend):
         answer = session.request("GET")
         try:
             return HttpSource(session, ref, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def open_at(self, context: object, ref: ImageRef, start: int) -> ImageSource:
+        session = Session(self._client, ref.text)
+        answer = session.request("GET", ("Range", f"bytes={start}-"))
+        if not has_whole(answer.head) and starts_at(answer.head) != start:
+            answer.close()
+            if answer.head.status in (206, *_NO_RANGE):
+                return self.open(context, ref)
+        try:
+            return HttpSource(session, ref, answer, start)
         except BaseException:
             answer.close()
             raise

@@ -106,6 +106,18 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
     return (start, last + 1, total) if start <= last < total else None
 
 
+def starts_at(head: Head) -> int | None:
+    """Where the content of a 206 begins that goes to the end; None if it is anything else."""
+    found = content_range(head) if head.status == 206 else None
+    if (
+        found is None
+        or found[1] != found[2]
+        or head.content_length not in (None, found[1] - found[0])
+    ):
+        return None
+    return found[0]
+
+
 def head_type(head: Head) -> str:
     """The media type without parameters, in lower case."""
     return (head.get("content-type") or "").partition(";")[0].strip().lower()

@@ -23,6 +23,7 @@ from imagebroker_http.answers import (
     is_page,
     may_be_page,
     refuses_ranges,
+    starts_at,
     strong_etag,
     takes_ranges,
 )
@@ -40,16 +41,25 @@ _PAGE_BEGIN = 1024
 class HttpSource(ImageSource):
     """Hands out the answer to the GET that `open` sent; other starts are requests of their own."""
 
-    def __init__(self, session: Session, ref: ImageRef, answer: Answer) -> None:
-        """:raises: what the answer means if it is not the image."""
-        check_status(answer.head, answer.place.url)
-        self.image = described(ref, answer, whole=True)
+    def __init__(self, session: Session, ref: ImageRef, answer: Answer, start: int = 0) -> None:
+        """`start`: where the range begins that was asked for.
+
+        :raises: what the answer means if it is not the image.
+        """
+        part = starts_at(answer.head) if start else None
+        if part is None:
+            check_status(answer.head, answer.place.url)
+        self.image = described(ref, answer, whole=part is None)
         self.coding = coding(ref, answer)
-        self.seekable = self.image.size is not None and not refuses_ranges(answer.head)
-        self.may_refuse_ranges = not takes_ranges(answer.head)
-        # More than one at once only where the server has said that it can.
-        if self.seekable and self.image.version is not None and takes_ranges(answer.head):
+        refused = refuses_ranges(answer.head) or (start > 0 and part is None)
+        self.seekable = self.image.size is not None and not refused
+        shown = takes_ranges(answer.head) or part is not None
+        self.may_refuse_ranges = not shown
+        # More than one at once only where the server has said, or shown, that it can.
+        if self.seekable and self.image.version is not None and shown:
             self.parallel_reads = PARALLEL_READS
+        #: Where the content of the answer that is open begins.
+        self._opened_at = part or 0
         self._session = session
         self._first = answer.head
         self._opened: Answer | None = answer
@@ -86,7 +96,7 @@ class HttpSource(ImageSource):
 
     def _answer(self, start: int, stop: int | None) -> Answer:
         opened = self._take_opened()
-        if opened is not None and start == 0:
+        if opened is not None and start == self._opened_at:
             return opened
         if opened is not None:
             opened.close()

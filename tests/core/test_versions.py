@@ -14,7 +14,7 @@ from testtools.matchers import Equals, Is
 
 from imagebroker.exceptions import ChecksumMismatch, ImageChanged, TransferError
 from tests.conftest import Scripted
-from tests.scripted import Script
+from tests.scripted import Script, ScriptedBackend
 
 DATA = bytes(range(256)) * 40
 OTHER = DATA[:1000] + b"?" * 1000 + DATA[2000:]
@@ -129,3 +129,24 @@ def test_what_was_joined_is_no_proof_for_a_later_call_without_the_digest(
     scripted.broker.download(None, ref, path)
     assert_that(path.read_bytes(), Equals(DATA))
     assert_that(script.reads, Equals([0]))
+
+
+def test_a_later_process_opens_the_image_at_the_first_missing_byte(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, script = scripted.image(DATA, version="v1", breaks=[(1500, None)] * 3)
+    starts: list[int] = []
+
+    def open_at(self: ScriptedBackend, context: Any, ref: Any, start: int) -> Any:
+        starts.append(start)
+        return self.open(context, ref)
+
+    monkeypatch.setattr(ScriptedBackend, "open_at", open_at)
+    path = tmp_path / "image"
+    with pytest.raises(TransferError):
+        scripted.broker.download(None, ref, path, retries=0, keep_partial=True)
+    assert_that(starts, Equals([]))
+    script.breaks = [(1500, None), (1500, None)]
+    scripted.broker.download(None, ref, path)
+    assert_that(path.read_bytes(), Equals(DATA))
+    assert_that(starts, Equals([1500, 1500]))

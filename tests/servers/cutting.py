@@ -42,6 +42,12 @@ class CuttingServer:
         if asked and self.ranges in ("said", "shown"):
             first, _, last = asked.partition("-")
             start, stop = int(first), int(last or stop - 1) + 1
+        if start >= len(self.data) and self.data:
+            connection.sendall(
+                f"HTTP/1.1 416 No\r\nContent-Range: bytes */{len(self.data)}\r\n"
+                "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            )
+            return
         self.answers.append((line, start))
         part = asked != "" and self.ranges in ("said", "shown")
         connection.sendall(self._head(part, start, stop))

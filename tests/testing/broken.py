@@ -852,6 +852,19 @@ class DeletesWhatIsNotThere(MemoryBackend):
             super().delete(context, ref)
 
 
+# -- what is opened for its rest ---------------------------------------------------------------------
+
+
+@broken("C37")
+class OpensTheRestOnly(MemoryBackend):
+    """What begins later is an image of its own."""
+
+    def open_at(self, context: Context, ref: ImageRef, start: int) -> ImageSource:
+        source = super().open_at(context, ref, start)
+        source.image = replace(source.image, size=(source.image.size or 0) - start)
+        return source
+
+
 # -- what is asked before bytes are shared ---------------------------------------------------------
 
 

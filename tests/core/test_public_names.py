@@ -33,8 +33,8 @@ IMAGEBROKER = ERRORS | {
 PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
-    "NotReady", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
-    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "printable", "redact", "visible",
+    "NotReady", "MalformedAnswer", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
+    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "peer", "printable", "redact", "visible",
     "make_private", "open_owned",
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ def test_every_error_descends_from_the_pinned_one() -> None:
 #: Whether trying the same call again may help, where nobody says otherwise.
 RETRYABLE = {
     "ImageChanged", "TransferError", "TransferTimeout", "RangeIgnored", "BackendError", "NotReady",
-    "OutOfMemory", "UnconfirmedEnd",
+    "MalformedAnswer", "OutOfMemory", "UnconfirmedEnd",
 }  # fmt: skip
 
 

@@ -316,6 +316,9 @@ class ImageBackend(abc.ABC):
     #: ("the server's ..."): they come with the bytes from whoever sends them, so they must hold and
     #: prove the transfer, and satisfy no `require_checksum`.
     served_checksums: ClassVar[str | None] = None
+    #: True: servers of this kind may answer with a web page or another text where there is no image
+    #: (a login, an error). What is text is then refused unless a digest proves that it is wanted.
+    serves_pages: ClassVar[bool] = False
 
     def __init__(self, host: BackendHost) -> None:
         """Keep `host`; check options; no I/O.

@@ -46,7 +46,8 @@ from imagebroker.transfer.unpacked import opened
 from imagebroker.transfer.upload import uploaded
 from imagebroker.transfer.versions import Joining
 from imagebroker.values import Values
-from imagebroker.verify.checks import format_policy
+from imagebroker.verify.checks import format_policy, upload_check
+from imagebroker.verify.disk_format import FormatPolicy
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -190,7 +191,10 @@ class Broker:
         if policy is None:
             return image
         seconds = self._settings.core.stall_timeout
-        return detected(image, lambda: backend.open(context, ref), policy, seconds)
+        pages = backend.declared.serves_pages
+        return detected(
+            image, lambda: backend.open(context, ref), policy, seconds, may_be_page=pages
+        )
 
     @_verb
     def get_all(
@@ -226,6 +230,7 @@ class Broker:
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
+        check_format: bool = True,
         decompress: str | None = None,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
@@ -238,8 +243,8 @@ class Broker:
         order = Order(
             self._values, self._routes, context, id_or_uri, checksum=checksum,
             require_checksum=require_checksum, trusted_certs=trusted_certs,
-            allowed_formats=allowed_formats, max_size=max_size, progress=progress, cancel=cancel,
-            limits=limits,
+            allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
+            progress=progress, cancel=cancel, limits=limits,
         )  # fmt: skip
         decompress = checked_kind(decompress)
         with self.telemetry.call("open", order.backend.title):
@@ -267,6 +272,7 @@ class Broker:
         trusted_certs: Sequence[str] | None = None,
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
+        check_format: bool = True,
         decompress: str | None = None,
         overwrite: bool = True,
         file_mode: int | None = None,
@@ -287,6 +293,8 @@ class Broker:
         :param trusted_certs: ids of certificates in the key manager; the image must have a
             signature whose certificate leads to a root among them.
         :param allowed_formats: disk formats that the content may have, instead of the configured.
+        :param check_format: False: take the content whatever it is, unless the configuration says
+            in so many words that it is checked.
         :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
             bytes show: store what is in the image. Checksums are those of the compressed data.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
@@ -301,8 +309,8 @@ class Broker:
         order = Order(
             self._values, self._routes, context, id_or_uri, checksum=checksum,
             require_checksum=require_checksum, trusted_certs=trusted_certs,
-            allowed_formats=allowed_formats, max_size=max_size, progress=progress, cancel=cancel,
-            limits=limits,
+            allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
+            progress=progress, cancel=cancel, limits=limits,
         )  # fmt: skip
         decompress = checked_kind(decompress)
         core = self._settings.core
@@ -407,26 +415,35 @@ class Broker:
         *,
         backend: str | None = None,
         keep_record: bool = False,
+        check_format: bool = True,
     ) -> Image:
         """A new image, with its bytes where `data` is given: both, or neither.
 
         :param data: bytes, a path-like, a binary file object or an iterator of bytes.
         :param keep_record: should the bytes not be stored, leave the record, queued and without
             any, for an `update` with data.
+        :param check_format: False: store what `download` would refuse, too.
+        :raises FormatError: the bytes are not of the `disk_format`, or not safe; nothing is stored.
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
         info = checked_info(image_info)
         target = self._routes.named(backend)
         image = Image(ref=target.host.ref(info.get("id") or ""), **given(info))
+        formats = self._upload_formats(check_format)
         with self.telemetry.call("create", target.title) as call:
             if data is None:
                 return target.create(context, image, None)
             with closing(self._data(data, info)) as source:
                 source.keep_record = keep_record
+                source.checked_by = upload_check(image, formats)
                 try:
                     return uploaded(source, lambda: target.create(context, image, source))
                 finally:
                     call.bytes = source.sent
+
+    def _upload_formats(self, check_format: bool) -> FormatPolicy | None:
+        """Whatever a call stores unchecked: who downloads it is protected by the check there."""
+        return format_policy(self._settings.core, None, optional=True) if check_format else None
 
     def _data(self, data: Any, info: Mapping[str, Any]) -> ImageData:
         return ImageData(data, info.get("size"), stall_timeout=self._settings.core.stall_timeout)
@@ -440,24 +457,30 @@ class Broker:
         data: Any = None,
         purge_props: bool = False,
         if_version: str | None = None,
+        *,
+        check_format: bool = True,
     ) -> Image:
         """Change fields (None removes), own properties, and the bytes where none were stored.
 
+        :param check_format: as for `create`.
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
         changes = checked_info(image_info)
         ref, backend = self._routes.find(id_or_uri)
+        formats = self._upload_formats(check_format)
         with self.telemetry.call("update", backend.title) as call:
-            if if_version is not None:
+            found = None
+            if if_version is not None or _needs_record(backend, data, formats):
                 found = backend.get(context, ref, include_locations=False, show_deleted=False)
-                if found.version != if_version:
-                    raise Conflict(
-                        f"{ref} has the version {found.version}, not {if_version}",
-                        hint="look at it again, then repeat the change",
-                    )
+            if found is not None and if_version not in (None, found.version):
+                raise Conflict(
+                    f"{ref} has the version {found.version}, not {if_version}",
+                    hint="look at it again, then repeat the change",
+                )
             if data is None:
                 return backend.update(context, ref, changes, None, purge_props)
             with closing(self._data(data, changes)) as source:
+                source.checked_by = upload_check(_changed(found, changes), formats)
                 try:
                     return uploaded(
                         source, lambda: backend.update(context, ref, changes, source, purge_props)
@@ -482,6 +505,7 @@ class Broker:
         backend: str,
         checksum: str | None = None,
         require_checksum: bool | None = None,
+        check_format: bool = True,
         **limits: Any,
     ) -> Image:
         """A new image in `backend` with the bytes of another, verified on both sides."""
@@ -491,7 +515,12 @@ class Broker:
                 hint="`imagebroker backends` shows what each backend can do",
             )
         with self.open(
-            context, id_or_uri, checksum=checksum, require_checksum=require_checksum, **limits
+            context,
+            id_or_uri,
+            checksum=checksum,
+            require_checksum=require_checksum,
+            check_format=check_format,
+            **limits,
         ) as reader:
             info = copied_fields(reader.image)
             if limits.get("decompress") and info.get("container_format") == "compressed":
@@ -502,7 +531,9 @@ class Broker:
                 info |= given({"disk_format": self.get(context, id_or_uri).disk_format})
             if reader.size is not None:
                 info["size"] = reader.size
-            return self.create(context, info, iter(reader), backend=backend)
+            return self.create(
+                context, info, iter(reader), backend=backend, check_format=check_format
+            )
 
     @_verb
     def import_image(
@@ -598,6 +629,17 @@ class Broker:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) -> bool:
+    """Whether it matters what format the record declares, and it can be asked for."""
+    return data is not None and formats is not None and "get" in backend.declared.capabilities
+
+
+def _changed(image: Image | None, changes: Mapping[str, Any]) -> Image:
+    """What the record will declare about the content."""
+    fields = {n: changes[n] for n in ("disk_format", "container_format") if n in changes}
+    return replace(Image(ref="") if image is None else image, **fields)
 
 
 def _chosen(by_call: bool | None, configured: bool) -> bool:

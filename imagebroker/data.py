@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 from imagebroker import inputs
-from imagebroker.exceptions import InvalidImageRef, UploadFailed
+from imagebroker.exceptions import InvalidImageRef, UploadFailed, VerificationError
 from imagebroker.handover import Handover
 from imagebroker.readiness import Stalled
 
 #: Bytes in one chunk. 64 KiB pass every WSGI server; hashing them costs no more than larger ones.
 CHUNK = 64 * 1024
+
+
+class ContentCheck(Protocol):
+    """What judges the bytes of one iteration, by an exception."""
+
+    def feed(self, chunk: bytes, /) -> None: ...
+
+    def evidence(self) -> object: ...
 
 
 class ImageData:
@@ -23,7 +31,8 @@ class ImageData:
     Every iteration counts and hashes what it hands out. If the caller's source raises, or has
     more or fewer bytes than `size`, the iteration raises `UploadFailed` (kept in `failure`, so
     that a library in between cannot lose it). A source that has nothing yet, as a non-blocking
-    pipe, is waited for. No bytes at all are an image only where `size` is given as 0.
+    pipe, is waited for. What is not acceptable as an image raises `VerificationError`, before the
+    last byte is handed out. No bytes at all are an image only where `size` is given as 0.
     Closing a file that was opened here: `close`.
     """
 
@@ -33,6 +42,8 @@ class ImageData:
     rewindable: bool
     #: True: should the data not be stored, its caller wants the record kept, queued and empty.
     keep_record: bool = False
+    #: Makes the check for so many bytes (None: unknown); None: nobody looks at them.
+    checked_by: Callable[[int | None], ContentCheck] | None = None
 
     def __init__(
         self, source: Any, size: int | None = None, *, stall_timeout: float = 30.0
@@ -44,7 +55,7 @@ class ImageData:
         :raises UploadFailed: it is empty, and `size` is not 0.
         """
         self._patience = stall_timeout
-        self.failure: UploadFailed | None = None
+        self.failure: UploadFailed | VerificationError | None = None
         #: Bytes handed out by the current or last iteration.
         self.sent = 0
         self._algorithms = ["sha256"]
@@ -141,6 +152,7 @@ class ImageData:
         """Chunks from the beginning.
 
         :raises UploadFailed: the source failed, or it was begun before and cannot be rewound.
+        :raises VerificationError: the bytes are no acceptable image.
         """
         if self._started and not self.rewindable:
             raise self._fail("the data cannot be sent again: its source cannot be rewound")
@@ -152,7 +164,7 @@ class ImageData:
 
     def _iterate(self) -> Iterator[bytes]:
         try:
-            for chunk in self._brought():
+            for chunk in self._checked(self._brought()):
                 self.sent += len(chunk)
                 if self.size is not None and self.sent > self.size:
                     break
@@ -160,6 +172,9 @@ class ImageData:
                     hasher.update(chunk)
                 yield chunk
         except UploadFailed:
+            raise
+        except VerificationError as error:
+            self.failure = error
             raise
         except Exception as error:
             raise self._failed(error) from error
@@ -169,6 +184,22 @@ class ImageData:
             more = "more" if self.sent > self.size else f"only {self.sent}"
             raise self._fail(f"the data was to have {self.size} bytes, and its source has {more}")
         self._ended = True
+
+    def _checked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same, the last chunk only once the check has passed."""
+        if self.checked_by is None:
+            yield from chunks
+            return
+        check, held = self.checked_by(self.size), b""
+        for chunk in chunks:
+            check.feed(chunk)
+            if held:
+                yield held
+            held = chunk
+        if held or self._may_be_empty:
+            check.evidence()
+        if held:
+            yield held
 
     def handed_over(self) -> Handover:
         """From now on what is iterated is read by the thread that serves this."""

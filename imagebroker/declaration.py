@@ -35,6 +35,7 @@ class Declaration:
     options: tuple[cfg.Opt, ...]
     require_checksum: bool
     served_checksums: str | None
+    serves_pages: bool
     #: The verbs that it has: a method that its class overrides. All can download.
     capabilities: tuple[str, ...]
 
@@ -69,7 +70,8 @@ class Declaration:
         served = plugin.served_checksums
         return cls(
             plugin, name, form, _options(plugin.options, taken), bool(plugin.require_checksum),
-            None if served is None else str(served), ("download", *own),
+            None if served is None else str(served), bool(plugin.serves_pages),
+            ("download", *own),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagebroker.backend import Options
 from imagebroker.boundary import Boundary, OpenedSource
-from imagebroker.config import Section, Settings
+from imagebroker.config import GROUP, Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.reference import ImageRef
 from imagebroker.routing import Routes
@@ -31,6 +31,7 @@ from imagebroker.verify.checksum_file import (
     find_checksum,
     is_url,
 )
+from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.signature import (
     SignaturePolicy,
     checked_certificates,
@@ -60,6 +61,7 @@ class Order:
         checksum: str | None = None,
         trusted_certs: Sequence[str] | None = None,
         allowed_formats: Sequence[str] | None = None,
+        check_format: bool = True,
         require_checksum: bool | None = None,
         max_size: int | None = None,
         progress: Callable[[Progress], Any] | None = None,
@@ -71,8 +73,8 @@ class Order:
         settings = values.settings
         self.ref, self.backend = routes.find(id_or_uri)
         self.demands = _demands(
-            settings, context, self.ref, self.backend, checksum, trusted_certs, allowed_formats,
-            require_checksum,
+            settings, context, self.ref, self.backend, checksum, trusted_certs,
+            content_policy(settings, allowed_formats, check_format), require_checksum,
         )  # fmt: skip
         self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
         ref, backend = self.ref, self.backend
@@ -103,6 +105,7 @@ class Order:
         """
         context, ref, backend = self._context, self.ref, self.backend
         self.read_checksum_file()  # before any byte of the image is asked for
+        self.demands = replace(self.demands, wanted=bool(self.demands.checksums))
         own = Place(
             ref.text,
             partial(_open, backend, context, ref),
@@ -206,7 +209,7 @@ def _demands(
     backend: Boundary,
     checksum: str | None,
     trusted_certs: Sequence[str] | None,
-    allowed_formats: Sequence[str] | None,
+    formats: FormatPolicy | None,
     require_checksum: bool | None,
 ) -> Demands:
     core = settings.core
@@ -221,7 +224,8 @@ def _demands(
         require=_requires_checksum(settings, backend, require_checksum),
         allow_weak=weak,
         served=backend.declared.served_checksums,
-        formats=format_policy(core, allowed_formats),
+        formats=formats,
+        may_be_page=formats is not None and backend.declared.serves_pages,
         signature=partial(
             required_signature,
             context,
@@ -230,6 +234,35 @@ def _demands(
             settings.conf,
         ),
     )
+
+
+def content_policy(
+    settings: Settings, allowed: Sequence[str] | None, check: bool
+) -> FormatPolicy | None:
+    """What the content may be; None where nobody is to look. What the deployer has written down
+    about it is not weakened by a call.
+
+    :raises PolicyViolation: it would be.
+    :raises InvalidImageRef: a format is none that could be verified, or `check` contradicts them.
+    """
+    core = settings.core
+    decided = next(
+        (name for name in ("allowed_formats", "inspect_formats")
+         if core[name] and settings.is_set(GROUP, name)), None,
+    )  # fmt: skip
+    if check:
+        return format_policy(core, allowed, optional=decided is None)
+    if allowed is not None:
+        raise InvalidImageRef(
+            "the content is not to be checked, and allowed_formats says what it may be",
+            hint="give one of --no-check-format and --allowed-formats",
+        )
+    if decided is not None:
+        raise PolicyViolation(
+            f"[{GROUP}] {decided} is set, and a call cannot switch the check of the content off",
+            hint=f"take {decided} out of the config file if a call may",
+        )
+    return None
 
 
 def _requires_checksum(settings: Settings, backend: Boundary, by_call: bool | None) -> bool:

@@ -102,9 +102,21 @@ def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
 #: Options of a transfer that are keyword arguments of the broker.
 _TRANSFER = (
     "checksum", "require_checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate",
-    "rate_limit", "allow_unknown_size", "allow_empty", "allowed_formats", "trusted_certs",
-    "decompress", "max_compression_ratio",
+    "rate_limit", "allow_unknown_size", "allow_empty", "allowed_formats", "check_format",
+    "trusted_certs", "decompress", "max_compression_ratio",
 )  # fmt: skip
+
+
+def add_no_check_format(parser: Any, help_text: str) -> None:
+    """`check_format` is False, or not there."""
+    parser.add_argument(
+        "--no-check-format", action="store_false", default=None, dest="check_format",
+        help=help_text,
+    )  # fmt: skip
+
+
+def checks_format(parsed: argparse.Namespace) -> bool:
+    return parsed.check_format is not False
 
 
 def names(text: str) -> list[str]:
@@ -131,6 +143,8 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--allowed-formats", type=names, metavar="FORMAT[,...]",
         help="disk formats that the content may have, such as qcow2,raw",
     )  # fmt: skip
+    add_no_check_format(parser, "take the content whatever it is: text, or an image that is "
+                        "not safe or not of the declared format")  # fmt: skip
     parser.add_argument(
         "--trusted-certs", type=names, metavar="ID[,...]",
         help="certificates in the key manager: the image must have a signature that leads to one",

@@ -18,6 +18,7 @@ from imagebroker.image import FIELDS, SETTABLE
 from imagebroker.redaction import redact
 
 _STDIN = "-"
+_UNCHECKED = "store the bytes even where a download would refuse them"
 
 
 class Create(ShowCommand):
@@ -38,6 +39,7 @@ class Create(ShowCommand):
             "--location", action="append", dest="locations", metavar="URL",
             help="where the bytes are already, instead of --file; may be repeated",
         )  # fmt: skip
+        arguments.add_no_check_format(parser, _UNCHECKED)
         arguments.add_field_options(parser)
         arguments.add_progress(parser)
         return parser
@@ -54,6 +56,7 @@ class Create(ShowCommand):
                 data,
                 backend=parsed_args.backend,
                 keep_record=parsed_args.keep_record,
+                check_format=arguments.checks_format(parsed_args),
             )
         return record(image, parsed_args)
 
@@ -83,6 +86,7 @@ class Update(ShowCommand):
         parser.add_argument(
             "--if-version", metavar="VERSION", help="only if this is still its version"
         )
+        arguments.add_no_check_format(parser, _UNCHECKED)
         arguments.add_progress(parser)
         return parser
 
@@ -100,6 +104,7 @@ class Update(ShowCommand):
                 data,
                 purge_props=parsed_args.purge_props,
                 if_version=parsed_args.if_version,
+                check_format=arguments.checks_format(parsed_args),
             )
         return record(image, parsed_args)
 

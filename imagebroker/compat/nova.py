@@ -139,7 +139,7 @@ class API:
         table: Table = OF_SERVICE | OF_LOCATION if "locations" in fields else OF_SERVICE
         name = fields.get("id") or fields.get("name") or ""
         with self._errors.translated(table, name):
-            return record_of(self._broker.create(context, fields, data))
+            return record_of(self._broker.create(context, fields, data, check_format=False))
 
     def _check_empty_format(self, fields: Mapping[str, Any]) -> None:
         if fields["disk_format"] != "raw":
@@ -170,7 +170,9 @@ class API:
         table: Table = OF_UPDATE | OF_LOCATION if "locations" in fields else OF_UPDATE
         ref = self._ref(id_or_uri)
         with self._errors.translated(table, ref):
-            image = self._broker.update(context, ref, fields, data, purge_props=bool(purge_props))
+            image = self._broker.update(
+                context, ref, fields, data, purge_props=bool(purge_props), check_format=False
+            )
             return record_of(image)
 
     def delete(self, context: Context, id_or_uri: str) -> bool:

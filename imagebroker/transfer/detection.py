@@ -11,18 +11,28 @@ from imagebroker.exceptions import FormatError, ImageBrokerError, RangeIgnored, 
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.disk_format import FormatPolicy, inspect_spans
+from imagebroker.verify.pages import check_no_page
+
+#: Any part of the content.
+Read = Callable[[int, int], bytes]
 
 LOG = logging.getLogger(__name__)
 
 
 def detected(
-    image: Image, opened: Callable[[], OpenedSource], policy: FormatPolicy, seconds: float
+    image: Image,
+    opened: Callable[[], OpenedSource],
+    policy: FormatPolicy,
+    seconds: float,
+    *,
+    may_be_page: bool = False,
 ) -> Image:
     """`image` with what its decisive bytes show; as it is where they show nothing acceptable.
 
     Never raises for the content or the network: what the backend said about the image stands.
 
     :param seconds: without a byte.
+    :param may_be_page: text is no image here.
     """
     if not image.size:
         return image
@@ -31,7 +41,10 @@ def detected(
         try:
             if not source.seekable:
                 return image
-            evidence = inspect_spans(_reader(source, seconds), image.size, policy)
+            read = _reader(source, seconds)
+            evidence = inspect_spans(
+                _without_pages(read, image.size) if may_be_page else read, image.size, policy
+            )
         finally:
             source.close()
     except RangeIgnored:
@@ -45,7 +58,19 @@ def detected(
     return replace(image, **evidence)
 
 
-def _reader(source: OpenedSource, seconds: float) -> Callable[[int, int], bytes]:
+def _without_pages(read: Read, size: int) -> Read:
+    """The same, as long as the beginning is not that of a text."""
+
+    def guarded(start: int, stop: int) -> bytes:
+        found = read(start, stop)
+        if start == 0:
+            check_no_page(found, whole=stop >= size)
+        return found
+
+    return guarded
+
+
+def _reader(source: OpenedSource, seconds: float) -> Read:
     def read(start: int, stop: int) -> bytes:
         found = bytearray()
         if start >= stop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imagebroker.boundary import OpenedSource
@@ -79,6 +79,10 @@ class Demands:
     record: Image | None = None
     #: What the content may be; None: nobody looks.
     formats: FormatPolicy | None = None
+    #: Whoever sends the bytes may send a web page or another text in their place.
+    may_be_page: bool = False
+    #: The caller has said which bytes they are, by a digest of their own.
+    wanted: bool = False
     #: What arrives is unpacked, so that it does not matter how it is encoded.
     unpacks: bool = False
     #: Finds the signature that must hold for an image; None: nobody asks for one.
@@ -101,8 +105,13 @@ class Demands:
             allow_weak=self.allow_weak,
             served=self.served,
         )
-        declared = declared_format(image)
-        if self.formats is not None:
-            self.formats.check_declared(declared)
+        required = Required(image.ref, checksums, None, self.formats, declared_format(image))
+        required.check_declared()
         signature = self.signature(image, waiting) if self.signature is not None else None
-        return Required(image.ref, checksums, signature, self.formats, declared)
+        recorded = self.served is None and image.strong_checksum is not None
+        return replace(
+            required,
+            signature=signature,
+            may_be_page=self.may_be_page,
+            wanted=self.wanted or recorded or signature is not None,
+        )

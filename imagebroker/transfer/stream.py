@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ from imagebroker.verify.checksum import DEFAULT
 class Stream:
     """Iterate it: when it ends without an error, every check has passed.
 
-    The last chunk is held back until then, so that a consumer that counts bytes is safe too. An
+    The first bytes are held back until it is known that they are no web page, and the last chunk to
+    the end, so that a consumer that counts bytes is safe too. An
     attempt that has to begin again repeats what was handed out; the repetition is compared by
     digest and dropped, and other bytes are `ImageChanged`. What was handed out cannot be taken
     back: where a location sent other bytes, the stream ends with an error.
@@ -92,15 +94,14 @@ class Stream:
 
     def verified(self) -> Generator[Buffer, None, None]:
         """The chunks. That they end means that the checks have passed, not that all is done."""
-        held: Buffer | None = None
+        held: deque[Buffer] = deque()
         for chunk in self._continuous(self._incoming):
-            if held is not None:
-                yield held
-            held = chunk
+            held.append(chunk)
+            while len(held) > 1 and not self._checks.unsettled:
+                yield held.popleft()
         self._watch.report("verify", always=True)
         self.evidence = self._checks.evidence() | caveats(self._places, self.served)
-        if held is not None:
-            yield held
+        yield from held
 
     def _continuous(self, incoming: Incoming) -> Generator[Buffer, None, None]:
         """What was not handed out yet."""

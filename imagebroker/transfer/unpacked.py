@@ -43,7 +43,7 @@ class Unpacked:
     ) -> None:
         """Open the first place that can be opened. :raises: as the backend's `open`."""
         self._formats, self._watch = demands.formats, watch
-        demands = replace(demands, formats=None, unpacks=True)
+        demands = replace(demands, formats=None, unpacks=True)  # text is what it was before, too
         self._stream = Stream(places, demands, watch, joining)
         self._unpacker = Unpacker(self._stream.image.ref, decompress)
         #: What was computed, over which side; empty until the end.

@@ -13,12 +13,13 @@ def uploaded(data: ImageData, send: Callable[[], Image]) -> Image:
     """The record that `send` answers with, compared with what was sent.
 
     :raises UploadFailed: they differ, or the data could not be read.
+    :raises VerificationError: the data is no acceptable image.
     """
     try:
         image = send()
     except ImageBrokerError as error:
         if data.failure is not None and error is not data.failure:
-            data.failure.image_id = getattr(error, "image_id", None)
+            vars(data.failure)["image_id"] = getattr(error, "image_id", None)
             raise data.failure from error
         raise
     wrong = [

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from imagebroker.backend import Buffer, Options
-from imagebroker.exceptions import ConfigError, FormatError, ImageBrokerError, InvalidImageRef
+from imagebroker.exceptions import (
+    ChecksumMismatch,
+    ConfigError,
+    FormatError,
+    ImageBrokerError,
+    InvalidImageRef,
+)
 from imagebroker.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, Checksum, Checksums
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
+from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature
 
 #: Containers that wrap a disk: the bytes are not of the format that the record declares.
@@ -30,6 +39,10 @@ class Required:
     formats: FormatPolicy | None = None
     #: The `disk_format` that the content must have; None: any that is allowed.
     declared: str | None = None
+    #: Whoever sends the bytes may send a web page or another text in their place.
+    may_be_page: bool = False
+    #: The caller or a record has said which bytes they are: if that is text, then it is wanted.
+    wanted: bool = False
 
     @property
     def covers_all(self) -> bool:
@@ -51,20 +64,35 @@ class Required:
 
         :raises FormatError: it is no acceptable image. :raises OSError: it cannot be read.
         """
-        if self.formats is None:
-            return {}
-        with _named(self.ref):
+        with self.named():
+            if self.may_be_page and not self.wanted:
+                check_no_page(os.pread(fd, ENOUGH, 0), whole=size <= ENOUGH)
+            if self.formats is None:
+                return {}
             return inspect_file(fd, size, self.formats, self.declared)
 
     def without_formats(self) -> Required:
         """The same, for what `inspected` has seen already."""
-        return replace(self, formats=None)
+        return replace(self, formats=None, may_be_page=False)
+
+    def check_declared(self) -> None:
+        """:raises FormatError: no content could be what is declared, and acceptable."""
+        if self.formats is not None:
+            with self.named():
+                self.formats.check_declared(self.declared)
+
+    def named(self) -> AbstractContextManager[None]:
+        """Whoever judges the content does not know whose it is, nor who may do without."""
+        return named(self.ref, self.formats)
 
 
-def format_policy(core: Options, allowed: Sequence[str] | None) -> FormatPolicy | None:
+def format_policy(
+    core: Options, allowed: Sequence[str] | None, *, optional: bool = False
+) -> FormatPolicy | None:
     """What the content may be; None where nobody is to look.
 
-    `core`: the options in `[imagebroker]`; `allowed`: formats that a call allows instead.
+    `core`: the options in `[imagebroker]`; `allowed`: formats that a call allows instead;
+    `optional`: whether the call could do without.
 
     :raises ConfigError, InvalidImageRef: a format is none that could be verified.
     """
@@ -75,7 +103,7 @@ def format_policy(core: Options, allowed: Sequence[str] | None) -> FormatPolicy 
         _check_names(names or ("",), InvalidImageRef, "allowed_formats")
         return FormatPolicy(names, core.max_virtual_size)
     if configured or core.inspect_formats:
-        return FormatPolicy(configured or None, core.max_virtual_size)
+        return FormatPolicy(configured or None, core.max_virtual_size, optional)
     return None
 
 
@@ -95,26 +123,85 @@ def declared_format(image: Image) -> str | None:
     return image.disk_format
 
 
+class ContentCheck:
+    """What the content of one attempt is: feed it what is stored, in order."""
+
+    def __init__(self, required: Required, size: int | None) -> None:
+        """:raises FormatError: nothing that is declared like this would be acceptable."""
+        self._required = required
+        self._page = PageCheck() if required.may_be_page else None
+        self._format: FormatCheck | None = None
+        if required.formats is not None:
+            with required.named():
+                self._format = FormatCheck(required.formats, required.declared, size)
+
+    def feed(self, chunk: Buffer) -> None:
+        """:raises FormatError: the bytes so far are enough to refuse the content."""
+        with self._required.named():
+            if self._page is not None:
+                self._page.feed(chunk)
+                self._check_page(self._page)
+            if self._format is not None:
+                self._format.feed(chunk)
+
+    def _check_page(self, page: PageCheck) -> None:
+        if not self._required.wanted:
+            page.check()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next bytes may show that none of them belong to an image."""
+        page = self._page
+        return page is not None and not page.decided and not self._required.wanted
+
+    @property
+    def page(self) -> str | None:
+        """What was sent in place of an image, if it looks so."""
+        return None if self._page is None else self._page.found
+
+    def evidence(self) -> dict[str, Any]:
+        """After the last byte. :raises FormatError: it is no acceptable image."""
+        with self._required.named():
+            if self._page is not None:
+                self._page.end()
+                self._check_page(self._page)
+            return {} if self._format is None else self._format.evidence()
+
+
+def upload_check(
+    image: Image, formats: FormatPolicy | None
+) -> Callable[[int | None], ContentCheck] | None:
+    """What judges the data that is to be stored as `image`, as a download of it would be judged.
+
+    :raises FormatError: no data could be what is declared.
+    """
+    if formats is None:
+        return None
+    required = Required("the data", formats=formats, declared=declared_format(image))
+    required.check_declared()
+    return partial(ContentCheck, required)
+
+
 class Checks:
     """The checks of one attempt: feed it what is stored, in order; `evidence` passes judgement."""
 
     def __init__(self, required: Required, size: int | None) -> None:
         self._required = required
-        self._format: FormatCheck | None = None
-        if required.formats is not None:
-            with _named(required.ref):
-                self._format = FormatCheck(required.formats, required.declared, size)
+        self._content = ContentCheck(required, size)
         self._signature = required.signature.start() if required.signature is not None else None
         self._checksums = Checksums(required.checksums)
 
     def feed(self, chunk: Buffer) -> None:
         """:raises FormatError: the bytes so far are enough to refuse the content."""
-        if self._format is not None:
-            with _named(self._required.ref):
-                self._format.feed(chunk)
+        self._content.feed(chunk)
         if self._signature is not None:
             self._signature.feed(chunk)
         self._checksums.feed(chunk)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next bytes may show that none of them belong to an image."""
+        return self._content.unsettled
 
     def snapshot(self) -> tuple[int, dict[str, str]] | None:
         """How many bytes were hashed a moment ago, and their digests; None if nobody asked."""
@@ -129,17 +216,22 @@ class Checks:
 
         :raises VerificationError: a checksum, the signature or the format is not as it must be.
         """
-        evidence: dict[str, Any] = {}
-        if self._format is not None:
-            with _named(self._required.ref):
-                evidence |= self._format.evidence()
+        evidence = self._content.evidence()
         # Before the checksums: where both are wrong, no other location may be tried.
         if self._signature is not None:
             evidence |= self._signature.evidence()
-        evidence |= self._checksums.evidence(self._required.ref)
+        evidence |= self._checked_digests()
         if self._signature is not None:
             evidence["checked_against"] += (f"signature {self._required.signature}",)
         return evidence
+
+    def _checked_digests(self) -> dict[str, Any]:
+        try:
+            return self._checksums.evidence(self._required.ref)
+        except ChecksumMismatch as error:
+            if (found := self._content.page) is not None:
+                error.hint = f"the server sent {found}: {hint_about(found)}"
+            raise
 
     def close(self) -> None:
         self._checksums.close()
@@ -148,9 +240,13 @@ class Checks:
 
 
 @contextmanager
-def _named(ref: str) -> Iterator[None]:
-    """Whoever judges the content does not know whose it is."""
+def named(subject: str, policy: FormatPolicy | None) -> Iterator[None]:
+    """Errors say what they are about, and how to do without the check where the caller may."""
     try:
         yield
     except FormatError as error:
-        raise FormatError(f"{ref}: {error}", **vars(error)) from error
+        said = vars(error).copy()
+        if policy is not None and policy.optional:
+            hints = error.hint, "if that is what you want: --no-check-format"
+            said["hint"] = "; ".join(filter(None, hints))
+        raise FormatError(f"{subject}: {error}", **said) from error

@@ -74,6 +74,7 @@ class HttpBackend(ImageBackend):
     ref_form = RefForm(host=True, port=True, path=True, query=True, opaque_path=True)
     options = OPTIONS
     served_checksums = "the server's digest field"
+    serves_pages = True
 
     def __init__(self, host: BackendHost) -> None:
         super().__init__(host)

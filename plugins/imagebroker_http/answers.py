@@ -42,8 +42,6 @@ _DATE = re.compile(
     rf"[A-Z][a-z]{{2,8}}, ([0-9]{{1,2}})[ -]{_MONTH}[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} GMT"
 )
 _ASCTIME = re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} ([ 0-9][0-9]) {_TIME} ([0-9]{{4}})")
-_HTML_TYPES = ("text/html", "application/xhtml+xml")
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|!--)", re.I)
 
 
 def described(ref: ImageRef, answer: Answer, *, whole: bool) -> Image:
@@ -121,15 +119,6 @@ def starts_at(head: Head) -> int | None:
 def head_type(head: Head) -> str:
     """The media type without parameters, in lower case."""
     return (head.get("content-type") or "").partition(";")[0].strip().lower()
-
-
-def may_be_page(head: Head) -> bool:
-    return head_type(head) in _HTML_TYPES
-
-
-def is_page(begin: bytes) -> bool:
-    """Whether data begins like HTML."""
-    return _HTML.match(begin) is not None
 
 
 def parse_date(text: str | None) -> datetime | None:

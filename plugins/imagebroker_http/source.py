@@ -7,21 +7,17 @@ from collections.abc import Iterator
 
 from imagebroker.plugin import (
     Buffer,
-    ImageBrokerError,
     ImageChanged,
     ImageRef,
     ImageSource,
     RangeIgnored,
     TransferError,
-    VerificationError,
 )
 from imagebroker_http.answers import (
     check_status,
     coding,
     content_range,
     described,
-    is_page,
-    may_be_page,
     refuses_ranges,
     starts_at,
     strong_etag,
@@ -34,8 +30,6 @@ from imagebroker_http.session import Answer, Session
 PARALLEL_READS = 12
 #: Answers to a range that say "not from the middle".
 _REFUSED_RANGE = (400, 416)
-#: Bytes in which HTML must show itself.
-_PAGE_BEGIN = 1024
 
 
 class HttpSource(ImageSource):
@@ -77,8 +71,6 @@ class HttpSource(ImageSource):
         answer = self._answer(start, stop)
         try:
             blocks = answer.connection.body()
-            if start == 0 and may_be_page(answer.head):
-                blocks = self._no_page(blocks)
             yield from self._exactly(blocks, None if end is None else end - start)
         finally:
             self._session.give_back(answer)
@@ -200,23 +192,3 @@ class HttpSource(ImageSource):
                 f"{self._session.title}: the answer ends {left} bytes too early",
                 hint="the server or something in between broke off; try again",
             )
-
-    def _no_page(self, blocks: Iterator[memoryview]) -> Iterator[memoryview]:
-        """:raises VerificationError: what says that it is HTML begins like HTML."""
-        held: list[memoryview] = []
-        begin = b""
-        for block in blocks:
-            held.append(block)
-            begin += bytes(block[:_PAGE_BEGIN])
-            if is_page(begin):
-                raise self._page()
-            if len(begin) >= _PAGE_BEGIN:
-                break
-        yield from held
-        yield from blocks
-
-    def _page(self) -> ImageBrokerError:
-        return VerificationError(
-            f"{self._session.title} is a web page, not an image",
-            hint="open the URL in a browser: it may be a login page or lead to the image",
-        )

@@ -22,6 +22,8 @@ class FormatPolicy:
     allowed_formats: tuple[str, ...] | None = None
     #: Bytes of the disk that a guest would see.
     max_virtual_size: int = 64 * 1024**4
+    #: Whether the caller may do without: refusals then say how.
+    optional: bool = False
 
     def check_declared(self, declared: str | None) -> None:
         """Before any byte is there. :raises FormatError: no content could be acceptable."""

@@ -1,0 +1,158 @@
+"""Text in place of a disk image: what a web server sends of a file that it does not have."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from imagebroker.verify.formats import signatures
+
+#: Bytes that decide. No disk begins with so much text.
+ENOUGH = 1024
+PAGE, TEXT = "a web page", "text"
+
+#: The longer ones first: the mark of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+#: Encodings in which ASCII has zeros: where they are in each unit, by the length of one.
+_WIDE = (
+    ("utf-32-le", 4, (1, 2, 3)), ("utf-32-be", 4, (0, 1, 2)), ("utf-16-le", 2, (1,)),
+    ("utf-16-be", 2, (0,)),
+)  # fmt: skip
+#: Fewer characters than this in an encoded form that nothing announces may be chance.
+_FEW = 16
+
+#: A tag, a comment, a declaration or an instruction, behind blanks.
+_MARKUP = re.compile(
+    r"[\s\ufeff]*<(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]|/?[a-z][\w:.-]*(?:[\s/>]|$))",
+    re.IGNORECASE,
+)
+_EBCDIC_MARKUP = re.compile(r"\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])", re.IGNORECASE)
+#: Characters of markup that have to be readable.
+_READABLE = 64
+#: One word is what some servers answer with; one long one is no text.
+_WORD = re.compile(r"[A-Za-z]{4,40}[.!]?")
+#: Characters that are repeated in a pattern.
+_LONGEST_PERIOD = 16
+_UNKNOWN = "one of 8 bits"
+_LETTER = re.compile(rb"[\x80-\xff]")
+#: What every byte of a text in an 8-bit encoding is none of.
+_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+_BLANK = frozenset("\t\n\v\f\r\b\a\x1b\x85\u2028\u2029 \ufeff")
+
+
+def kind_of(begin: bytes, *, whole: bool) -> str | None:
+    """`PAGE`, `TEXT`, or None: anything else, or too little to tell.
+
+    `begin`: the first `ENOUGH` bytes, or fewer: all that there are if `whole`.
+    """
+    if not begin or _is_claimed(begin):
+        return None
+    if any(_is_markup(text) for _, text in _readings(begin)) or _is_ebcdic_markup(begin):
+        return PAGE
+    if not whole and len(begin) < ENOUGH:
+        return None
+    announced = _byte_order_mark(begin) is not None
+    for encoding, text in _readings(begin):
+        if encoding == _UNKNOWN:
+            break
+        few = encoding != "utf-8" and not announced and len(text) < _FEW
+        if not few and _is_readable(text) and _has_words(text):
+            return TEXT
+    return TEXT if _is_8_bit_text(begin) else None
+
+
+def _is_claimed(begin: bytes) -> bool:
+    """Whether a disk format says that this is its own; whoever knows it judges it."""
+    return bool(signatures.at_the_start(begin)) or signatures.is_vmdk_descriptor(begin)
+
+
+def _byte_order_mark(begin: bytes) -> tuple[bytes, str] | None:
+    return next((each for each in _BYTE_ORDER_MARKS if begin.startswith(each[0])), None)
+
+
+def _readings(begin: bytes) -> Iterator[tuple[str, str]]:
+    """The encodings that it may be in, with what it reads in them."""
+    marked = _byte_order_mark(begin)
+    if marked is not None:
+        candidates = [marked[1]]
+        begin = begin[len(marked[0]) :]
+    else:
+        wide = [name for name, size, zeros in _WIDE if _has_zeros(begin[: 4 * size], size, zeros)]
+        candidates = wide or ["utf-8"]
+    for encoding in candidates:
+        try:
+            # A character that is cut off at the end is left out.
+            yield encoding, codecs.getincrementaldecoder(encoding)().decode(begin)
+        except UnicodeDecodeError:
+            if encoding == "utf-8":
+                # Another one, of 8 bits: what it has of ASCII shows.
+                yield _UNKNOWN, _LETTER.sub(b"?", begin).decode("ascii")
+
+
+def _has_zeros(begin: bytes, size: int, at: tuple[int, ...]) -> bool:
+    """Whether the units of a wide encoding are all of ASCII."""
+    units = len(begin) // size * size
+    others = set(range(size)) - set(at)
+    zero = all(not any(begin[offset:units:size]) for offset in at)
+    return bool(units) and zero and all(all(begin[offset:units:size]) for offset in others)
+
+
+def _is_markup(text: str) -> bool:
+    found = _MARKUP.match(text)
+    return found is not None and _is_readable(text[:_READABLE].rstrip("\0"))
+
+
+def _is_ebcdic_markup(begin: bytes) -> bool:
+    return _EBCDIC_MARKUP.match(begin[:256].decode("cp037")) is not None
+
+
+def _is_readable(text: str) -> bool:
+    return all(char.isprintable() or char in _BLANK for char in text)
+
+
+def _has_words(text: str) -> bool:
+    """Nobody has written what is one endless word, or the same over and over: such are patterns
+    that disks and files are filled with."""
+    words = text.strip("".join(_BLANK))
+    if not words or _is_pattern(text):
+        return not words and len(set(text)) > 1
+    if words[0] in "{[\"'" or any(char in _BLANK for char in text):
+        return True
+    foreign = sum(char > "\x7f" for char in text)  # not all scripts have blanks
+    return foreign >= 4 or _WORD.fullmatch(words) is not None
+
+
+def _is_pattern(text: str) -> bool:
+    """Mostly one character that is no blank, or a few in their turn."""
+    common, count = Counter(text).most_common(1)[0]
+    if 2 * count > len(text) and common not in _BLANK:
+        return True
+    return any(
+        text.startswith(text[period:])
+        for period in range(1, _LONGEST_PERIOD + 1)
+        if len(text) >= 4 * period
+    )
+
+
+def _is_8_bit_text(begin: bytes) -> bool:
+    """In one of the encodings that use all bytes beyond ASCII for letters."""
+    if _CONTROL.search(begin) is not None or not _is_likely(begin):
+        return False
+    return any(blank in begin for blank in b" \t\n") and _has_words(begin.decode("latin-1"))
+
+
+def _is_likely(begin: bytes) -> bool:
+    """Whether a few bytes without a control character are that not by chance."""
+    if len(begin) >= 256:
+        return True
+    letters = sum(byte < 0x80 for byte in begin)
+    european = all(byte < 0x80 or byte >= 0xB8 for byte in begin)  # windows-1251, KOI8, Latin
+    return len(begin) >= 16 and (4 * letters >= 3 * len(begin) or (european and len(begin) >= 24))

@@ -214,7 +214,8 @@ class Reader:
     def __init__(self, make: Callable[[Any], Image], name: Callable[[Any], str]) -> None:
         """`name`: what a record calls itself, for the log."""
         self._make, self._name = make, name
-        self._unreadable = 0
+        self._read = self._unreadable = 0
+        self._last: MalformedAnswer | None = None
 
     def read(self, records: Iterable[Any]) -> Iterator[Image]:
         """:raises MalformedAnswer: too many records of this list cannot be read."""
@@ -223,9 +224,16 @@ class Reader:
                 found = self._make(record)
             except MalformedAnswer as error:
                 self._unreadable += 1
+                self._last = error
                 if self._unreadable > _MOST_UNREADABLE:
                     raise
                 shown = printable(self._name(record), 100) or "a record without id"
                 LOG.warning("%s is left out of the list: %s", shown, error)
             else:
+                self._read += 1
                 yield found
+
+    def check(self) -> None:
+        """At the end of a list. :raises MalformedAnswer: nothing in it could be read."""
+        if self._last is not None and not self._read:
+            raise self._last

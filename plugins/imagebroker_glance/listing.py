@@ -125,6 +125,7 @@ def _images(
             left = None if left is None else left - 1
             yield image
         if page.get("next") in (None, ""):
+            reader.check()
             return
         if not fresh:
             raise TransferError(

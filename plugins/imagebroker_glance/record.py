@@ -120,7 +120,7 @@ def to_locations(entries: Any, who: str) -> tuple[Location, ...]:
     :raises MalformedAnswer: an entry is no location.
     """
     found: dict[str, Location] = {}
-    for entry in entries if isinstance(entries, list) else [entries]:
+    for entry in entries if isinstance(entries, list) else [None]:
         place = entry.get("url") if isinstance(entry, dict) else None
         metadata = entry.get("metadata") or {} if isinstance(entry, dict) else None
         if not isinstance(place, str) or not isinstance(metadata, dict):

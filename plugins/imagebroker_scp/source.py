@@ -67,7 +67,11 @@ class ScpSource(ImageSource):
         self._closed = False
         self._file: RemoteFile | None = open_file()
         self._attributes = self._file.attributes
-        self.image = described(ref.text, ref.file_name, self._attributes)
+        try:
+            self.image = described(ref.text, ref.file_name, self._attributes)
+        except BaseException:
+            self._file.close()
+            raise
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         """See the contract; after an error the next read makes a new connection."""

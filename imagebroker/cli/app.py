@@ -149,7 +149,7 @@ class Application(App):
 
     def refuse(self, word: str) -> int:
         """Say that `word` is no command, and which may be meant."""
-        near = difflib.get_close_matches(word, list(self.command_manager.commands), n=2)
+        near = _nearest(word, list(self.command_manager.commands))
         self.console.write(f"{NAME}: there is no command {word!r}")
         self.console.write(f"  hint: did you mean {' or '.join(near)}?" if near else
                            f"  hint: `{NAME} --help` lists the commands")  # fmt: skip
@@ -205,12 +205,19 @@ class Help(HelpCommand):
             return self.app.refuse(parsed_args.cmd[0])
 
 
+def _nearest(word: str, known: list[str]) -> list[str]:
+    """What may have been meant: the most similar, and a second one only if it is as similar."""
+    found = difflib.get_close_matches(word, known, n=2)
+    likeness = [difflib.SequenceMatcher(None, word, each).ratio() for each in found]
+    return [each for each, ratio in zip(found, likeness, strict=True) if ratio > likeness[0] - 0.1]
+
+
 def _unknown_arguments(
     name: str, parser: argparse.ArgumentParser, unknown: list[str]
 ) -> InvalidImageRef:
     word = redact(unknown[0].partition("=")[0], 100)
     known = [s for action in actions(parser) for s in action.option_strings]
-    near = difflib.get_close_matches(word, known, n=2)
+    near = _nearest(word, known)
     what = "option" if word.startswith("-") else "argument"
     return InvalidImageRef(
         f"{name} takes no {what} {word!r}",

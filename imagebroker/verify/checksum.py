@@ -95,7 +95,7 @@ def required_checksums(
         raise ChecksumMissing(
             f"{image.ref} has no checksum{weak}, and this backend requires one",
             hint="give the digest with --checksum, or take the image without one: "
-            "--no-require-checksum",
+            "--no-require-checksum, or require_checksum = false where the config file requires it",
         )
     for checksum in found:
         _new(checksum.algorithm)  # an algorithm that this host lacks must fail before any byte

@@ -292,10 +292,11 @@ class Boundary:
         return self._counts(steps, waiting)
 
     def _counts(self, steps: Steps[Any], waiting: Callable[[], Any] | None) -> Iterator[int]:
+        begun = False  # until then an end of the waiting would leave open whether it is
         with closing(steps):
             while True:
                 try:
-                    steps.wait(self.answer_timeout, waiting)
+                    steps.wait(self.answer_timeout, waiting if begun else None)
                 except Late:
                     raise self._silent("import_image", self.answer_timeout) from None
                 with self.translated("import_image"):
@@ -305,6 +306,7 @@ class Boundary:
                         return
                 if not isinstance(count, int) or count < 0:
                     raise self._bug(f"import_image yielded {count!r}, not a number of bytes")
+                begun = True
                 yield count
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:

@@ -27,7 +27,7 @@ from imagebroker.exceptions import (
 from imagebroker.image import Image, ImageQuery
 from imagebroker.listing import ListLimits
 from imagebroker.policy import Policy, networks
-from imagebroker.reference import RefForm
+from imagebroker.reference import RefForm, parse
 
 Listing = Callable[["Lists", ImageQuery], Any]
 
@@ -105,7 +105,7 @@ def test_records_are_weighed_whatever_they_are_made_of() -> None:
         {"name": "x" * 100_000},
         {"properties": {"a": {"b": ["x" * 100_000]}}},
         {"tags": tuple(f"{number:0100}" for number in range(1000))},
-        {"size": 1 << 800_000},
+        {"min_ram": 1 << 800_000},
     ):
 
         def heavy(backend: Lists, query: ImageQuery, fields: Any = fields) -> Iterator[Image]:
@@ -309,3 +309,48 @@ def test_a_child_process_does_not_wait_for_a_thread_that_it_does_not_have() -> N
 def test_purge_has_the_same_limits() -> None:
     _, error = taken(boundary(endless, records=10).purge(None, 0.0, False))
     assert_that(type(error), Is(TooLarge))
+
+
+def importing(plugin: Callable[[], Iterator[int]], waiting: Callable[[], Any]) -> list[int]:
+    class Imports(Lists):
+        def import_image(self, context: Any, ref: Any, *, url: Any, stores: Any) -> Iterator[int]:
+            return plugin()
+
+    limits = Limits(0.05, 30.0)
+    host = BackendHost(name="lists", options=Options({}), limits=limits)
+    guarded = Boundary(Declaration.of(Imports), host, "lists 1.0")
+    ref = parse("lists:3f2504e0-4f89-11d3-9a0c-0305e82c3301")
+    return list(guarded.import_image(None, ref, "http://h/x", (), waiting))
+
+
+def test_an_import_that_hangs_is_left_when_its_caller_wants_to_and_not_before_it_has_begun() -> (
+    None
+):
+    running, begun = threading.Event(), threading.Event()
+
+    def hangs() -> Iterator[int]:
+        time.sleep(0.5)
+        begun.set()
+        yield 0
+        running.wait(60)
+
+    def impatient() -> None:
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        importing(hangs, impatient)
+    running.set()
+    assert_that(begun.is_set(), Is(True))
+
+
+def test_what_the_progress_of_an_import_raises_is_no_bug_of_the_plugin() -> None:
+    def slow() -> Iterator[int]:
+        yield 0
+        time.sleep(0.5)
+        yield 1
+
+    def raising() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        importing(slow, raising)

@@ -107,7 +107,7 @@ class HttpBackend(ImageBackend):
         byte, because the rest of an answer that nobody reads is sent all the same."""
         answer = _first_byte(Session(self._client, ref.text))
         check_coding(ref, answer)
-        return described(ref, answer, whole=has_whole(answer.head))
+        return described(ref, answer.place.url, answer.head, whole=has_whole(answer.head))
 
     def get(
         self,
@@ -123,8 +123,8 @@ class HttpBackend(ImageBackend):
         answer = _head(session)
         if answer is None:
             answer = _first_byte(session)
-            return described(ref, answer, whole=has_whole(answer.head))
-        return described(ref, answer, whole=False)
+            return described(ref, answer.place.url, answer.head, whole=has_whole(answer.head))
+        return described(ref, answer.place.url, answer.head, whole=False)
 
 
 def _head(session: Session) -> Answer | None:

@@ -44,12 +44,11 @@ _DATE = re.compile(
 _ASCTIME = re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} ([ 0-9][0-9]) {_TIME} ([0-9]{{4}})")
 
 
-def described(ref: ImageRef, answer: Answer, *, whole: bool) -> Image:
-    """The record: what the head of an answer with the image, or a part of it, says about it.
+def described(ref: ImageRef, url: Url, head: Head, *, whole: bool) -> Image:
+    """The record: what the head of an answer from `url` says about the image.
 
     `whole`: its content is the image.
     """
-    head = answer.head
     found = content_range(head) if head.status == 206 else None
     size = found[2] if found is not None else head.content_length
     shown = {
@@ -59,7 +58,7 @@ def described(ref: ImageRef, answer: Answer, *, whole: bool) -> Image:
     }
     return Image(
         ref=ref.text,
-        name=_file_name(answer.place.url),
+        name=_file_name(url),
         size=None if head.status == 206 and found is None else size,
         version=strong_etag(head),
         checksums=MappingProxyType(digests(head, whole=whole)),

@@ -43,7 +43,7 @@ class HttpSource(ImageSource):
         part = starts_at(answer.head) if start else None
         if part is None:
             check_status(answer.head, answer.place.url)
-        self.image = described(ref, answer, whole=part is None)
+        self.image = described(ref, answer.place.url, answer.head, whole=part is None)
         self.coding = coding(ref, answer)
         refused = refuses_ranges(answer.head) or (start > 0 and part is None)
         self.seekable = self.image.size is not None and not refused

@@ -18,6 +18,7 @@ from imagebroker_glance.record import parse_json, to_image, to_locations
 from imagebroker_http.answers import content_range, described, parse_date, retry_after
 from imagebroker_http.digests import digests
 from imagebroker_http.head import Head
+from imagebroker_http.place import Url
 from imagebroker_http.wire import Connection
 from imagebroker_scp.messages import StatusError
 from imagebroker_scp.sftp import Sftp
@@ -122,7 +123,7 @@ def _look(head: Head) -> None:
     when = parse_date(head.get("last-modified"))
     assert when is None or when.tzinfo is not None, "a date without its zone"
     try:
-        described(_REF, head, whole=True)
+        described(_REF, Url.parse("http://host/disk.img"), head, whole=True)
     except TransferError:
         pass  # two lengths
 

@@ -182,7 +182,7 @@ class Forks:
 
         running = True
         signal.signal(signal.SIGALRM, handler)
-        thread = threading.Thread(target=_later, args=(delay, child.strike), daemon=True)
+        thread = threading.Thread(target=_later, args=(delay, child), daemon=True)
         try:
             if point.where == "signal":
                 signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))
@@ -270,9 +270,15 @@ _CALLS = [
 ]
 
 
-def _later(delay: float, strike: Callable[[], None]) -> None:
+def _later(delay: float, child: Child) -> None:
     time.sleep(delay)
-    strike()
+    try:
+        child.strike()
+    finally:
+        if child.is_here:
+            # Not by its last thread's end: then the C library calls what OpenSSL does at the end of a
+            # process, which waits for a lock that another thread may have had.
+            os._exit(LEFT)
 
 
 class Subject:

@@ -184,7 +184,7 @@ MakeBroker = Callable[[str], imagebroker.Broker]
 def web(files: Path) -> Iterator[RawServer]:
     def serve(connection: Connection, index: int) -> None:
         if connection.read_head():
-            connection.sendall(answer(b"some data"))
+            connection.sendall(answer(DATA))
 
     with RawServer(serve, tls=context(files, "self-signed")) as server:
         yield server
@@ -218,7 +218,7 @@ def test_a_verified_server_needs_no_remark(
     make_broker: MakeBroker, files: Path, tmp_path: Path
 ) -> None:
     broker = make_broker(CONFIG + f"    ca_file = {files / 'ca.pem'}\n")
-    with RawServer(lambda c, _: c.sendall(answer(b"data") if c.read_head() else b""),
+    with RawServer(lambda c, _: c.sendall(answer(DATA) if c.read_head() else b""),
                    tls=context(files)) as server:  # fmt: skip
         done = broker.download(None, f"{server.url}/x", tmp_path / "x")
     assert_that("insecure" in done.evidence, Is(False))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagebroker_glance import api as glance_api
 from imagebroker_http import answers as http_answers
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, LessThan
 
 import imagebroker
+from imagebroker import peer
 from imagebroker.exceptions import TransferTimeout
 from imagebroker.transfer import parts, slots
 from tests.plugins.glance_stub import ID, OneImage, Stub, caller
@@ -43,7 +43,7 @@ def jumping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(time, "time", jump)
     monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(next(looks) * request.param * 1e9))
-    for module in glance_api, http_answers:
+    for module in peer, http_answers:
         monkeypatch.setattr(module, "datetime", Jumping)
     for module in slots, parts:
         monkeypatch.setattr(module, "time", jump)

@@ -98,7 +98,10 @@ class TlsConnection(Connection, ssl.SSLSocket):  # type: ignore[misc]  # buflen,
     def finish(self) -> None:
         # Says goodbye at the level of TLS too, without which clients report a cut.
         self.settimeout(2)
-        self.unwrap()
+        try:
+            self.unwrap()
+        except ValueError as error:  # the server ended, and shut this connection down
+            raise ConnectionAbortedError(str(error)) from error
 
 
 Script = Callable[[Connection, int], None]

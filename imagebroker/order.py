@@ -23,14 +23,7 @@ from imagebroker.transfer.sharing import Share
 from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.values import Values
 from imagebroker.verify.checks import format_policy
-from imagebroker.verify.checksum import Checksum, parse_checksum
-from imagebroker.verify.checksum_file import (
-    LARGEST,
-    PATIENCE,
-    NotListed,
-    find_checksum,
-    is_url,
-)
+from imagebroker.verify.checksum import Checksum, is_url, parse_checksum
 from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.signature import (
     SignaturePolicy,
@@ -150,6 +143,8 @@ class Order:
         """
         if self._file is None:
             return
+        from imagebroker.verify.checksum_file import LARGEST, PATIENCE  # few calls have one
+
         (named, backend), self._file = self._file, None
 
         def read(ref: ImageRef) -> bytes:
@@ -176,6 +171,8 @@ class Order:
 
         A URL such as `/latest` leads to a file whose name only its server knows.
         """
+        from imagebroker.verify.checksum_file import NotListed, find_checksum
+
         weak = self.demands.allow_weak
         try:
             return find_checksum(text, self.ref, origin, allow_weak=weak, file=file)

@@ -31,6 +31,15 @@ WEAK = {"md5": 32, "sha1": 40}
 DEFAULT = "sha256"
 
 
+_URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
+
+
+def is_url(checksum: object) -> bool:
+    """Whether a caller's `checksum` is the URL of such a file, and no digest."""
+    match = _URL.match(checksum) if isinstance(checksum, str) else None
+    return match is not None and match[1] not in (*STRONG, *WEAK)
+
+
 @dataclass(frozen=True)
 class Checksum:
     """A digest that the stored bytes must have, and who demands it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
@@ -19,7 +18,6 @@ PATIENCE = 60.0
 #: Names that an error lists.
 _SHOWN = 4
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 #: What `sha256sum < FILE` writes in place of a name.
 _STANDARD_INPUT = b"-"
 _NAME_BEGINS = frozenset(b" \t\"'`/\\|,;:([=*>")
@@ -28,12 +26,6 @@ _NAME_ENDS = frozenset(b" \t\"'`|,;:)]=<\r")
 
 class NotListed(VerificationError):
     """The checksum file has no digest for the image."""
-
-
-def is_url(checksum: object) -> bool:
-    """Whether a caller's `checksum` is the URL of such a file, and no digest."""
-    match = _URL.match(checksum) if isinstance(checksum, str) else None
-    return match is not None and match[1] not in (*STRONG, *WEAK)
 
 
 def find_checksum(

@@ -50,10 +50,11 @@ class Installed:
 
     def group(self, group: str) -> list[metadata.EntryPoint]:
         """Those of one group, each once."""
-        found: dict[tuple[str, str, str | None], metadata.EntryPoint] = {}
+        # By the object and not by its name: to read a name is to parse all of a METADATA file.
+        found: dict[tuple[str, str, int], metadata.EntryPoint] = {}
         for point in self.points:
             if point.group == group:
-                found.setdefault((point.name, point.value, distribution_name(point)), point)
+                found.setdefault((point.name, point.value, id(point.dist)), point)
         return list(found.values())
 
 

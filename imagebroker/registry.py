@@ -220,7 +220,8 @@ class Registry:
     def distributions(self) -> list[str]:
         """The names of the distributions whose plugins are enabled."""
         points = (point for scheme in self.enabled for point in self._found.get(scheme, ()))
-        return sorted({name for point in points if (name := distribution_name(point))})
+        one_each = {id(point.dist): point for point in points}.values()
+        return sorted({name for point in one_each if (name := distribution_name(point))})
 
     def describe(self) -> list[BackendInfo]:
         """Every scheme that is installed or enabled. Enabled plugins are loaded to find out."""

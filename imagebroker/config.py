@@ -23,6 +23,7 @@ from imagebroker.entry_points import uncache_stevedore
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.listing import ListLimits
 from imagebroker.option_value import value_of
+from imagebroker.person import own_folder, own_home
 from imagebroker.policy import Policy, networks
 from imagebroker.proxies import Proxy
 from imagebroker.reference import DEFAULT_PORTS, parse
@@ -471,13 +472,13 @@ def own_state_home() -> Path | None:
     A directory of somebody else (of the person who called sudo) is none.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not state.startswith("/"):  # a relative one is to be ignored, says its specification
-        state = os.path.expanduser("~/.local/state")
-    for home, owned in ((runtime, runtime), (state, os.path.expanduser("~"))):
+    state, home = own_folder("XDG_STATE_HOME", ".local/state"), own_home()
+    places = [(Path(runtime), runtime)] if runtime.startswith("/") else []
+    places += [(state, home)] if state and home else []
+    for folder, owned in places:
         try:
-            if home.startswith("/") and os.stat(owned).st_uid == os.geteuid():
-                return Path(home, "imagebroker")
+            if os.stat(owned).st_uid == os.geteuid():
+                return folder / "imagebroker"
         except OSError:
             continue  # not there
     return None

@@ -45,6 +45,7 @@ from imagebroker.exceptions import (
 from imagebroker.file_state import FileState
 from imagebroker.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.owned_directory import make_private, open_owned
+from imagebroker.person import own_folder, own_home, own_login
 from imagebroker.proxies import Proxy
 from imagebroker.redaction import printable, redact
 from imagebroker.reference import ImageRef, RefForm
@@ -96,6 +97,9 @@ __all__ = [
     "forks",
     "make_private",
     "open_owned",
+    "own_folder",
+    "own_home",
+    "own_login",
     "peer",
     "printable",
     "redact",

@@ -20,6 +20,7 @@ from imagebroker.cli.console import NAME, Console, LogLines, unprintable
 from imagebroker.cli.exit_status import USAGE
 from imagebroker.cli.parsers import actions
 from imagebroker.exceptions import InvalidImageRef
+from imagebroker.person import own_folder
 from imagebroker.redaction import redact
 
 if TYPE_CHECKING:
@@ -160,13 +161,9 @@ class Application(App):
         """The config file in force; None where a person works without any."""
         if self.options.config_file is not None:
             return Path(self.options.config_file)
-        home = os.environ.get("XDG_CONFIG_HOME", "")
-        if not home.startswith("/"):  # a relative one is to be ignored, says its specification
-            home = os.path.expanduser("~/.config")
-        for path in (Path(home, "imagebroker", "imagebroker.conf"), _SYSTEM_CONFIG):
-            if path.is_absolute() and os.path.exists(path):  # without a home it begins with ~
-                return path
-        return None
+        own = own_folder("XDG_CONFIG_HOME", ".config")
+        paths = [] if own is None else [own / "imagebroker" / "imagebroker.conf"]
+        return next((path for path in (*paths, _SYSTEM_CONFIG) if os.path.exists(path)), None)
 
     @property
     def broker(self) -> Broker:

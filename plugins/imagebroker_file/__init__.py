@@ -26,6 +26,7 @@ from imagebroker.plugin import (
     ImageSource,
     RefForm,
     UnsupportedOperation,
+    own_folder,
 )
 from imagebroker_file.paths import Paths
 from imagebroker_file.store import Store
@@ -168,11 +169,8 @@ def _default_store_dir(host: BackendHost) -> str | None:
     """None where a person has no home, as some batch systems and containers start processes."""
     if not host.personal:
         return STORE_DIR
-    data_home = os.environ.get("XDG_DATA_HOME", "")
-    if data_home.startswith("/"):  # a relative one is to be ignored, says its specification
-        return os.path.join(data_home, "imagebroker")
-    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
-    return os.path.join(home, ".local/share/imagebroker") if home.startswith("/") else None
+    folder = own_folder("XDG_DATA_HOME", ".local/share")
+    return None if folder is None else str(folder / "imagebroker")
 
 
 def _group(host: BackendHost) -> str:

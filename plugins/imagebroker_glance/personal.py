@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagebroker.plugin import ConfigError, Options
+from imagebroker.plugin import ConfigError, Options, own_folder
 
 #: Variables beside those that keystoneauth's auth options are known by.
 _VARIABLES = {
@@ -96,10 +96,8 @@ def _from_clouds(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _first(base: str, chosen: str | None, environ: Mapping[str, str]) -> Path | None:
-    home = Path(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
-    # Without a home it begins with ~.
-    own = [home / "openstack"] if home.is_absolute() else []
-    folders = (Path(), *own, Path("/etc/openstack"))
+    own = own_folder("XDG_CONFIG_HOME", ".config", environ)
+    folders = (Path(), *([own / "openstack"] if own else ()), Path("/etc/openstack"))
     files = [folder / f"{base}{ending}" for folder in folders for ending in (".yaml", ".yml")]
     candidates = [Path(chosen)] if chosen else files
     return next((path for path in candidates if path.is_file()), None)

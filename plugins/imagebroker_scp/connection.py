@@ -40,6 +40,8 @@ _EVERYTHING = 1 << 30
 _PIECE = 32 * 1024
 #: RFC 4253, section 11.1: no more authentication methods available.
 _NO_MORE_METHODS = 14
+#: What OpenSSH and Go's servers say with another code.
+_TOO_MANY = "too many authentication failures"
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,11 @@ class Connection:
             )
 
     def _log_in(self) -> None:
-        for key in self._offer.keys:
+        for identity in self._offer.identities:
             self._tried += 1
             with self._stage("logging in"):
                 try:
-                    further = self._transport.auth_publickey(self._peer.user, key)
+                    further = self._transport.auth_publickey(self._peer.user, identity.key)
                 except paramiko.AuthenticationException:
                     if self._transport.is_active():
                         continue  # refused; the next may be welcome
@@ -140,36 +142,41 @@ class Connection:
             if further:
                 raise self._refusal(f"wants {printable(', '.join(further), 64)} beside the key")
             return
-        several = len(self._offer.keys) > 1
+        several = self._tried > 1
         raise self._refusal(f"refuses all {self._tried} keys" if several else "refuses the key")
 
     def _refusal(self, what: str) -> NotAuthorized:
+        names = ", ".join(each.name for each in self._offer.identities[: self._tried])
+        passed_over = "".join(f"; {each}" for each in self._offer.passed_over)
+        return NotAuthorized(
+            f"{self._peer} {what} of user {self._peer.user} ({names}){passed_over}",
+            hint=self._remedy(),
+        )
+
+    def _remedy(self) -> str:
         offer, user = self._offer, self._peer.user
-        passed_over = "".join(f"; {each}" for each in offer.passed_over)
-        names = dict.fromkeys(offer.names[: self._tried])
-        if self._tried < len(offer.keys) and offer.in_agent:
-            hint = (
+        tried = offer.identities[: self._tried]
+        if self._tried < len(offer.identities) and offer.in_agent:
+            return (
                 "remove the keys from the ssh agent that are not for this server: ssh-add -D, "
                 "then ssh-add the right one"
             )
-        elif offer.passed_over:
-            hint = offer.passed_over[0].remedy
-        else:
-            hint = (
-                f"add the public key of {next(iter(names), 'identity_file')} to "
-                f"~/.ssh/authorized_keys of {user} there, or check the user name"
-            )
-        return NotAuthorized(
-            f"{self._peer} {what} of user {user} ({', '.join(names)}){passed_over}", hint=hint
+        if any(each.fails_to_sign for each in tried):
+            return "the ssh agent does not sign: unlock it with ssh-add -X, or confirm its question"
+        if offer.passed_over:
+            return offer.passed_over[0].remedy
+        return (
+            f"add the public key of {tried[0].name if tried else 'identity_file'} to "
+            f"~/.ssh/authorized_keys of {user} there, or check the user name"
         )
 
     def _too_many(self, text: str) -> NotAuthorized:
         offer = self._offer
-        if len(offer.keys) == 1:
+        if len(offer.identities) == 1:
             return self._refusal(f"disconnected ({text}) after the key")
         held = f", and the ssh agent holds {offer.in_agent}" if offer.in_agent else ""
-        what = f"disconnected ({text}) after {self._tried} of {len(offer.keys)} keys{held}:"
-        return self._refusal(f"{what} those")
+        count = f"{self._tried} of {len(offer.identities)} keys"
+        return self._refusal(f"disconnected ({text}) after {count}{held}: those")
 
     def _open_channel(self) -> paramiko.Channel:
         with self._stage("opening a channel"):
@@ -291,7 +298,7 @@ class Connection:
             return self._refusal("asks for a password instead of the key")
         if self._packets.goodbye is not None:
             code, text = self._packets.goodbye
-            if code == _NO_MORE_METHODS or text.startswith("Too many authentication failures"):
+            if code == _NO_MORE_METHODS or text.lower().startswith(_TOO_MANY):
                 return self._too_many(text)
             return TransferError(
                 f"{self._peer} disconnected while {what}: {text}", hint="see the server's log"

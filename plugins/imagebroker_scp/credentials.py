@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-import base64
-import getpass
-import io
 import os
-import stat
+import pwd
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import PublicBlob
 
-from imagebroker.plugin import ConfigError, NotAuthorized
+from imagebroker.plugin import ConfigError, NotAuthorized, own_home, printable
+from imagebroker_scp.certificates import CERTIFICATE
+from imagebroker_scp.held_keys import HeldKey
+from imagebroker_scp.key_files import (
+    Missing,
+    Unusable,
+    beside,
+    certificate,
+    load,
+    owning,
+    public_half,
+    public_key,
+)
 
-#: Files that a person's keys are in, best first, and those of kinds that cannot be used here.
+#: Files that a person's keys are in, best first.
 _PERSONAL = ("id_ed25519", "id_ecdsa", "id_rsa")
-_OTHER_KINDS = {
-    "id_ed25519_sk": "is a security key, which only ssh itself can use",
-    "id_ecdsa_sk": "is a security key, which only ssh itself can use",
-    "id_dsa": "is a DSA key, which servers no longer accept",
-}
-_LARGEST = 64 * 1024
+#: Others that ssh looks for. They cannot be used here, and loading them says why.
+_OTHERS = ("id_ed25519_sk", "id_ecdsa_sk", "id_dsa")
 
 
 @dataclass(frozen=True)
 class PassedOver:
     """A key that was there and could not be offered."""
 
-    file: Path
-    #: Completes a sentence that begins with the file.
+    #: The file, or what the agent calls it.
+    what: str
+    #: Completes a sentence that begins with it.
     reason: str
     #: One command, or what to do.
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file} {self.reason}"
+        return f"{self.what} {self.reason}"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One key or certificate that is shown to a server, and what messages call it."""
+
+    key: paramiko.PKey
+    name: str
+
+    @property
+    def fails_to_sign(self) -> bool:
+        return isinstance(self.key, HeldKey) and self.key.fails_to_sign
 
 
 @dataclass(frozen=True)
 class Offer:
     """What may be shown to a server, best first."""
 
-    keys: tuple[paramiko.PKey, ...]
-    #: What messages call each of them.
-    names: tuple[str, ...]
+    identities: tuple[Identity, ...]
     passed_over: tuple[PassedOver, ...] = ()
     #: How many keys the agent holds.
     in_agent: int = 0
-
-
-class _Unusable(Exception):
-    def __init__(self, reason: str, remedy: str, *, locked: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.remedy, self.locked = reason, remedy, locked
 
 
 @contextmanager
@@ -67,13 +78,18 @@ def configured_key(file: Path, passphrase: str | None) -> Iterator[Offer]:
     :raises NotAuthorized: it needs a passphrase, or another one.
     """
     try:
-        key = _load(file, passphrase)
-        certified = _certified(file, passphrase)
-    except _Unusable as unusable:
+        key = load(file, passphrase, "set identity_passphrase, or use a key without one")
+    except Unusable as unusable:
         kind = NotAuthorized if unusable.locked else ConfigError
         raise kind(f"identity_file {file} {unusable}", hint=unusable.remedy) from unusable
-    keys = (key,) if certified is None else (certified, key)
-    yield Offer(keys, (str(file),) * len(keys))
+    passed_over: list[PassedOver] = []
+    certified = _certificate(file, key.asbytes(), passed_over)
+    identities = [Identity(key, str(file))]
+    if certified is not None:
+        shown = load(file, passphrase, "")
+        shown.public_blob = certified
+        identities.insert(0, Identity(shown, f"{file} with its certificate"))
+    yield Offer(tuple(identities), tuple(passed_over))
 
 
 @contextmanager
@@ -88,8 +104,8 @@ def personal_keys() -> Iterator[Offer]:
     """
     agent = paramiko.Agent()
     try:
-        offer = _personal(list(agent.get_keys()))
-        if not offer.keys:
+        offer = _personal([HeldKey(key) for key in agent.get_keys()])
+        if not offer.identities:
             passed_over = "".join(f"; {each}" for each in offer.passed_over)
             raise NotAuthorized(
                 f"there is no ssh key to log in with{passed_over}",
@@ -102,161 +118,118 @@ def personal_keys() -> Iterator[Offer]:
         agent.close()
 
 
-def _personal(in_agent: list[paramiko.AgentKey]) -> Offer:
+def _personal(held: list[HeldKey]) -> Offer:
+    passed_over: list[PassedOver] = []
+    in_agent = [key for key in held if _counts(key, passed_over)]
     folder = ssh_folder()
-    files = [] if folder is None else [folder / name for name in _PERSONAL]
-    public = {blob for file in files if (blob := _public(file)) is not None}
-    first = [key for key in in_agent if key.asbytes() in public]
-    offered: list[tuple[paramiko.PKey, str]] = [(key, _agent_name(key)) for key in first]
-    passed_over = []
-    for file in files:
+    if folder is None:
+        offered: list[Identity] = []
+    elif is_closed(folder):
+        offered = []
+        reason, remedy = "may not be looked into by this user", _remedy_for_folder(folder)
+        passed_over.append(PassedOver(str(folder), reason, remedy))
+    else:
+        offered = _of_folder(folder, in_agent, passed_over)
+    shown = {id(each.key) for each in offered}
+    offered += [_held(key) for key in in_agent if id(key) not in shown]
+    return Offer(tuple(offered), tuple(passed_over), len(held))
+
+
+def _counts(key: HeldKey, passed_over: list[PassedOver]) -> bool:
+    if key.certificate is not None and key.certificate.problem is not None:
+        name = _held(key).name
+        passed_over.append(PassedOver(name, key.certificate.problem, "ssh-add -D, then ssh-add"))
+        return False
+    return True
+
+
+def _of_folder(
+    folder: Path, in_agent: list[HeldKey], passed_over: list[PassedOver]
+) -> list[Identity]:
+    """What the files of a person's folder stand for: keys in the agent, and keys."""
+    offered: list[Identity] = []
+    publics = {public_key(file) for file in sorted(folder.glob("id_*.pub"))}
+    publics |= {public_half(folder / name) for name in _PERSONAL}
+    for key in in_agent:
+        if key.public in publics:
+            offered.append(_held(key))
+    for name in (*_PERSONAL, *_OTHERS):
         try:
-            offered += [(key, str(file)) for key in _from_file(file, first)]
-        except _Unusable as unusable:
-            passed_over.append(PassedOver(file, unusable.reason, unusable.remedy))
-    if folder is not None:
-        passed_over += _of_other_kinds(folder)
-    offered += [(key, _agent_name(key)) for key in in_agent if key not in first]
-    return Offer(
-        tuple(key for key, _ in offered),
-        tuple(name for _, name in offered),
-        tuple(passed_over),
-        len(in_agent),
-    )
+            offered += _from_file(folder / name, in_agent, passed_over)
+        except Missing:
+            if beside(folder / name, ".pub").exists() and not offered:
+                remedy = "restore the private key, or ssh-add it"
+                reason = "is missing, and only its .pub is there"
+                passed_over.append(PassedOver(str(folder / name), reason, remedy))
+        except Unusable as unusable:
+            passed_over.append(PassedOver(str(folder / name), str(unusable), unusable.remedy))
+    return offered
 
 
-def _from_file(file: Path, in_agent: list[paramiko.AgentKey]) -> list[paramiko.PKey]:
-    """The key in a person's file, its certificate first; none where the agent has it, or nothing
-    is there."""
-    if not file.exists():
-        if file.with_name(file.name + ".pub").exists() and not in_agent:
-            raise _Unusable("is missing, and only its .pub is there", "restore the private key")
-        return []
-    if _public(file) in {key.asbytes() for key in in_agent}:
-        return []
-    key = _load(file, None, personal=True)
-    certified = _certified(file, None)
-    return [key] if certified is None else [certified, key]
+def _from_file(
+    file: Path, in_agent: list[HeldKey], passed_over: list[PassedOver]
+) -> list[Identity]:
+    """The key in a person's file, its certificate first. Where the agent has the key, only a
+    certificate that lies beside it.
+
+    :raises Unusable: it cannot be used, and the agent does not have it.
+    """
+    public = public_half(file)
+    held = next((key for key in in_agent if key.public == public and not key.certificate), None)
+    key = held or load(file, None, _adding(file))
+    certified = _certificate(file, key.asbytes(), passed_over)
+    identities = [] if held else [Identity(key, str(file))]
+    if certified is not None:
+        shown = HeldKey(held) if held else load(file, None, "")
+        shown.public_blob = certified
+        identities.insert(0, Identity(shown, f"{file} with its certificate"))
+    return identities
 
 
-def _of_other_kinds(folder: Path) -> list[PassedOver]:
-    return [
-        PassedOver(folder / name, reason, "make another key: ssh-keygen -t ed25519")
-        for name, reason in _OTHER_KINDS.items()
-        if (folder / name).exists()
-    ]
+def _certificate(file: Path, public: bytes, passed_over: list[PassedOver]) -> PublicBlob | None:
+    """The certificate beside a key; one that does not count keeps the key from nothing."""
+    path = beside(file, "-cert.pub")
+    try:
+        return certificate(path, public)
+    except Unusable as unusable:
+        passed_over.append(PassedOver(str(path), str(unusable), unusable.remedy))
+        return None
+
+
+def _adding(file: Path) -> str:
+    command = f"ssh-add {shlex.quote(str(file))}"
+    return command if os.environ.get("SSH_AUTH_SOCK") else f'eval "$(ssh-agent)" && {command}'
+
+
+def _remedy_for_folder(folder: Path) -> str:
+    """It belongs to another, as after `su` or `sudo` that left HOME as it was."""
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return "set HOME to a folder of your own"
+    own = os.path.realpath(home) == os.path.realpath(folder.parent)
+    return owning(folder) if own else f"export HOME={shlex.quote(home)}"
+
+
+def _held(key: HeldKey) -> Identity:
+    kind = key.get_name().removesuffix(CERTIFICATE).removeprefix("ssh-")
+    what = "certificate" if key.certificate else "key"
+    comment = printable(key.comment, 64) or "without a comment"
+    return Identity(key, f"{kind} {what} {comment} of the ssh agent")
 
 
 def ssh_folder() -> Path | None:
-    """~/.ssh; None for a user without a home (no HOME and no passwd entry)."""
+    """~/.ssh; None for a user without a home."""
+    home = own_home()
+    return None if home is None else Path(home, ".ssh")
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether it is another user's, as after a change of the user that left HOME as it was."""
     try:
-        return Path.home() / ".ssh"
-    except (KeyError, RuntimeError):
-        return None
-
-
-def login_name() -> str | None:
-    """The name of the person who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None
-
-
-def _agent_name(key: paramiko.AgentKey) -> str:
-    return f"{key.get_name()} of the ssh agent"
-
-
-def _public(file: Path) -> bytes | None:
-    """The public half that ssh-keygen writes beside a key."""
-    try:
-        line = file.with_name(file.name + ".pub").read_text("ascii")[:_LARGEST]
-        return base64.b64decode(line.split()[1], validate=True)
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _load(file: Path, passphrase: str | None, *, personal: bool = False) -> paramiko.PKey:
-    """:raises _Unusable: it is no private key that this process may use."""
-    try:
-        with open(file, "rb") as opened:
-            _check_mode(file, os.fstat(opened.fileno()))
-            text = opened.read(_LARGEST).decode("ascii", "replace")
-    except OSError as error:
-        raise _Unusable(
-            f"cannot be read: {error.strerror}", "name a private key that this process may read"
-        ) from error
-    return _decoded(text, file, passphrase, personal=personal)
-
-
-def _check_mode(file: Path, status: os.stat_result) -> None:
-    """A key of ours is for us alone, as ssh itself demands; another owner's may have a group."""
-    if not stat.S_ISREG(status.st_mode):
-        raise _Unusable("is not a file", "name the file that has the private key")
-    if status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007):
-        raise _Unusable(
-            f"is open to others (mode {stat.S_IMODE(status.st_mode):04o})", f"chmod 600 {file}"
-        )
-
-
-def _decoded(text: str, file: Path, passphrase: str | None, *, personal: bool) -> paramiko.PKey:
-    locked = "set identity_passphrase, or use a key without one"
-    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
-        try:
-            return kind.from_private_key(io.StringIO(text), passphrase)
-        except paramiko.PasswordRequiredException:
-            raise _Unusable(
-                "is protected by a passphrase",
-                f"ssh-add {file}" if personal else locked,
-                locked=True,
-            ) from None
-        except Exception:  # noqa: S112 - not this kind; damaged files raise all sorts of errors
-            continue
-    if "ENCRYPTED" in text or ("BEGIN OPENSSH" in text and passphrase is not None):
-        raise _Unusable("cannot be decrypted", "check identity_passphrase", locked=True)
-    if text.startswith("PuTTY-User-Key-File"):
-        raise _Unusable(
-            "is a key of PuTTY", f"puttygen {file} -O private-openssh -o {file}.openssh"
-        )
-    raise _Unusable(
-        "has no private key of a kind that is understood",
-        "name an Ed25519, ECDSA or RSA key as ssh-keygen writes them "
-        f"(ssh-keygen -p -f {file} converts others)",
-    )
-
-
-def _certified(file: Path, passphrase: str | None) -> paramiko.PKey | None:
-    """The key with the certificate that lies beside it (`id_ed25519-cert.pub`), if one does.
-
-    :raises _Unusable: the certificate is damaged, of another key, or not valid now.
-    """
-    beside = file.with_name(file.name + "-cert.pub")
-    if not beside.exists():
-        return None
-    key = _load(file, passphrase)
-    try:
-        key.load_certificate(str(beside))
-        _check_valid(beside)
-    except (OSError, ValueError, paramiko.SSHException) as error:
-        raise _Unusable(
-            f"has a certificate that cannot be used: {error}", f"replace or remove {beside}"
-        ) from error
-    return key
-
-
-def _check_valid(certificate: Path) -> None:
-    """:raises ValueError: it is not valid now, which a server would not say."""
-    from cryptography.hazmat.primitives.serialization import (
-        SSHCertificate,
-        load_ssh_public_identity,
-    )
-
-    found = load_ssh_public_identity(certificate.read_bytes()[:_LARGEST])
-    now = datetime.now(UTC).timestamp()
-    if not isinstance(found, SSHCertificate):
-        raise ValueError("it is not a certificate")
-    if now >= found.valid_before:
-        when = datetime.fromtimestamp(found.valid_before, UTC)
-        raise ValueError(f"it expired at {when:%Y-%m-%d %H:%M} UTC")
-    if now < found.valid_after:
-        raise ValueError("it is not valid yet")
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False

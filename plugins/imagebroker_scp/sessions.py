@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from contextlib import AbstractContextManager
 from ipaddress import IPv6Address
@@ -10,11 +11,13 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from imagebroker.plugin import BackendHost, ConfigError, ImageRef, PolicyViolation
+from imagebroker.plugin import BackendHost, ConfigError, ImageRef, PolicyViolation, own_login
 from imagebroker_scp.connection import Connection, Peer
-from imagebroker_scp.credentials import Offer, configured_key, login_name, personal_keys, ssh_folder
+from imagebroker_scp.credentials import Offer, configured_key, is_closed, personal_keys, ssh_folder
 from imagebroker_scp.known_hosts import SSH_PORT, HostKeys, KnownHosts
 from imagebroker_scp.sftp import Sftp
+
+LOG = logging.getLogger(__name__)
 
 DEFAULT_KNOWN_HOSTS = "/etc/imagebroker/known_hosts"
 
@@ -106,9 +109,7 @@ class Sessions:
     def _known_hosts_files(self) -> list[Path]:
         configured = Path(self._host.options.known_hosts)
         if self._host.personal and str(configured) == DEFAULT_KNOWN_HOSTS:
-            folder = ssh_folder()
-            own = [] if folder is None else [folder / "known_hosts"]
-            return [*own, Path("/etc/ssh/ssh_known_hosts")]
+            return _personal_known_hosts()
         return [configured]
 
     def endpoint_of(self, ref: ImageRef) -> Endpoint | None:
@@ -169,7 +170,7 @@ class Sessions:
         """
         known = self._known_keys(host, port)
         if user is None and self._host.personal:
-            user = login_name()
+            user = own_login()
         if user is None:
             raise ConfigError(
                 f"no user is known for {host}",
@@ -206,3 +207,15 @@ class Sessions:
             "the scp backend has no key to log in with",
             hint="set identity_file to the private key that it may use",
         )
+
+
+def _personal_known_hosts() -> list[Path]:
+    """A person's own files, and those of the machine, as ssh has them by default."""
+    folder = ssh_folder()
+    if folder is not None and is_closed(folder):
+        LOG.warning(
+            "%s may not be looked into by this user; its known_hosts does not count", folder
+        )
+        folder = None
+    own = [] if folder is None else [folder / "known_hosts", folder / "known_hosts2"]
+    return [*own, Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2")]

@@ -35,7 +35,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "MalformedAnswer", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "peer", "printable", "redact", "visible",
-    "make_private", "open_owned",
+    "make_private", "open_owned", "own_folder", "own_home", "own_login",
 }  # fmt: skip
 
 KINDS = [

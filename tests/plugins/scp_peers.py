@@ -48,6 +48,15 @@ def make_backend(
     )
 
 
+def configuration(**options: Any) -> str:
+    """The config of a broker that has the scp backend alone."""
+    lines = "".join(f"{name} = {value}\n" for name, value in options.items())
+    return (
+        "[imagebroker]\nenabled_schemes = scp\nretry_backoff = 0\n"
+        f"[backend:scp]\nallowed_networks = 127.0.0.0/8\n{lines}"
+    )
+
+
 @contextmanager
 def opened(url: str, backend: ScpBackend) -> Iterator[ImageSource]:
     """The source of a URL, closed at the end."""

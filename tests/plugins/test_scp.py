@@ -51,6 +51,7 @@ from imagebroker.plugin import (
 from imagebroker.reference import parse
 from tests.plugins.scp_peers import (
     closed_port,
+    configuration,
     fetched,
     hashed_name,
     make_backend,
@@ -879,14 +880,6 @@ def test_importing_the_package_needs_no_paramiko(tmp_path: Path) -> None:
 
 
 # Through the broker
-
-
-def configuration(**options: Any) -> str:
-    lines = "".join(f"{name} = {value}\n" for name, value in options.items())
-    return (
-        "[imagebroker]\nenabled_schemes = scp\nretry_backoff = 0\n"
-        f"[backend:scp]\nallowed_networks = 127.0.0.0/8\n{lines}"
-    )
 
 
 def test_the_broker_downloads_over_scp(

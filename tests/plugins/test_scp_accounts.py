@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,7 +120,7 @@ def locked(person: Person, sshd: Sshd) -> str:
 def empty(person: Person, sshd: Sshd) -> str:
     file = person.has(sshd.key, "id_rsa")
     file.write_bytes(b"")
-    return f"ssh-keygen -p -f {file}"
+    return "ssh-keygen -t ed25519"
 
 
 def of_putty(person: Person, sshd: Sshd) -> str:
@@ -133,7 +135,7 @@ def a_folder(person: Person, sshd: Sshd) -> str:
 
 
 def security_key(person: Person, sshd: Sshd) -> str:
-    person.has(sshd.strange_key, "id_ed25519_sk")
+    written(person.has(sshd.strange_key, "id_ed25519_sk"), b"sk-ssh-ed25519@openssh.com")
     return "ssh-keygen -t ed25519"
 
 
@@ -142,7 +144,46 @@ def half(person: Person, sshd: Sshd) -> str:
     return "restore the private key"
 
 
-KINDS = (open_to_others, locked, empty, of_putty, a_folder, security_key, half)
+def dsa(person: Person, sshd: Sshd) -> str:
+    written(person.has(sshd.strange_key, "id_dsa"), b"ssh-dss")
+    return "ssh-keygen -t ed25519"
+
+
+def damaged(person: Person, sshd: Sshd) -> str:
+    file = person.has(sshd.key)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:2], *lines[3:]]))
+    return "restore it"
+
+
+def public_in_its_place(person: Person, sshd: Sshd) -> str:
+    file = person.has(sshd.key)
+    shutil.copyfile(f"{file}.pub", file)
+    return "name the private key"
+
+
+def fifo(person: Person, sshd: Sshd) -> str:
+    os.mkfifo(person.folder / "id_rsa", 0o600)
+    return "name a file"
+
+
+def written(file: Path, kind: bytes) -> None:
+    """A key of a kind that ssh-keygen does not make here, as far as it needs no passphrase."""
+
+    def text(data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + data
+
+    public = text(text(kind) + text(b"?" * 32))
+    body = b"openssh-key-v1\0" + text(b"none") * 2 + text(b"") + struct.pack(">I", 1) + public
+    lines = base64.encodebytes(body + text(b"?" * 64)).decode()
+    begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----\n" for word in ("BEGIN", "END"))
+    file.write_text(begin + lines + end)
+
+
+KINDS = (
+    open_to_others, locked, empty, of_putty, a_folder, security_key, half, dsa, damaged,
+    public_in_its_place, fifo,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import apache as apache_server
+from tests.servers import dropbear as dropbear_server
 from tests.servers import images as image_files
 from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
@@ -58,6 +59,16 @@ def sshd() -> Iterator[sshd_server.Sshd]:
     """An sshd with sftp, exec and everything OpenSSH offers by default."""
     require(sshd_server.missing())
     with sshd_server.Sshd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dropbear() -> Iterator[dropbear_server.Dropbear]:
+    """dropbear with OpenSSH's sftp-server, for root."""
+    require(dropbear_server.missing())
+    if problem := dropbear_server.forbidden():
+        pytest.skip(problem)
+    with dropbear_server.Dropbear() as server:
         yield server
 
 

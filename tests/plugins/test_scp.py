@@ -735,7 +735,8 @@ def test_refs_outside_of_the_endpoint_are_refused_without_a_connection(
     backend = make_backend(sshd, endpoint=[sshd.url(shelf) + "/"])
     with pytest.raises(PolicyViolation):
         fetched(sshd.url((shelf / path).resolve()), backend)
-    assert_that(log_of(sshd)[log:], Equals(""))
+    # The end of an earlier connection may be logged late.
+    assert_that(log_of(sshd)[log:], Not(Contains("Connection from")))
 
 
 def test_the_endpoint_may_itself_be_reached_through_a_link(

@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 
+from imagebroker.transfer.directory import close
+
 EXT4, XFS, FUSE = 0xEF53, 0x58465342, 0x65735546
 #: What says that a file system knows no such thing; nothing was done.
 UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -51,6 +53,21 @@ def sync_directory(fd: int) -> None:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
+
+
+def close_and_store(fd: int) -> None:
+    """Close a new file that is about to be renamed or removed; a cloud has it when this returns.
+
+    Closing waits for the cloud only where something was written (rclone). An empty file would be
+    stored some time later, under the name that it had by then, after it was removed too.
+    """
+    try:
+        if os.fstat(fd).st_size == 0:
+            os.pwrite(fd, b"\0", 0)
+    except OSError:
+        pass  # then it is not stored either
+    finally:
+        close(fd)
 
 
 def close_once(fd: int) -> None:

@@ -24,6 +24,7 @@ from imagebroker.transfer.direct import DirectWriter
 from imagebroker.transfer.directory import close, open_directory
 from imagebroker.transfer.file_systems import (
     can_be_as_large,
+    close_and_store,
     close_once,
     is_fuse,
     rename_exclusively,
@@ -196,7 +197,7 @@ class PartFile:
             raise AssertionError("there is no part file")
         # In this order: closed after it was removed, it would be there again (rclone), or have been
         # given another name in the meantime (what is made with libfuse).
-        close(self._fd)
+        close_and_store(self._fd)
         self._fd = -1
         parts.remove(self._directory, name)
         part = self._made(lambda: parts.make(self._directory, name))
@@ -425,7 +426,7 @@ class PartFile:
         proven = self._noted or (self._keep and self.kept is not None)
         if self._part is not None and not (proven and isinstance(error, INTERRUPTED)):
             if self._fuse:  # see _make_anew
-                close(self._fd)
+                close_and_store(self._fd)
                 self._fd = -1
             parts.remove(self._directory, self._part)
             self.forget()

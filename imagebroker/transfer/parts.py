@@ -17,6 +17,7 @@ from imagebroker.exceptions import DestinationError
 from imagebroker.forks import withhold
 from imagebroker.transfer import journal
 from imagebroker.transfer.directory import close
+from imagebroker.transfer.file_systems import close_and_store
 from imagebroker.transfer.journal import Journal
 
 #: Part files end in this; Nova uses `.part` itself.
@@ -143,7 +144,7 @@ def check_rename(directory: int, part: bytes) -> None:
     )
     fd = os.open(old, os.O_WRONLY | _CREATE, 0o600, dir_fd=directory)
     try:
-        os.close(fd)
+        close_and_store(fd)
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
         old = new
     finally:

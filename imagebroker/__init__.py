@@ -34,35 +34,35 @@ from imagebroker.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from imagebroker.backend import BackendHost, ImageBackend, ImageSource
+    from imagebroker.backends.backend import BackendHost, ImageBackend, ImageSource
     from imagebroker.broker import Broker
-    from imagebroker.data import ImageData
-    from imagebroker.image import Image, ImageQuery, Location
-    from imagebroker.reference import ImageRef, RefForm
+    from imagebroker.model.image import Image, ImageQuery, Location
+    from imagebroker.model.reference import ImageRef, RefForm
+    from imagebroker.model.upload_data import ImageData
     from imagebroker.registry import BackendInfo
     from imagebroker.routing import Resolution
     from imagebroker.transfer.download import Download
+    from imagebroker.transfer.limits import Progress
     from imagebroker.transfer.reader import ImageReader
-    from imagebroker.transfer.rules import Progress
 
 __version__ = VERSION
 
 #: Loaded at first use: `import imagebroker` alone costs no more than its errors.
 _LAZY = {
-    "BackendHost": "imagebroker.backend",
+    "BackendHost": "imagebroker.backends.backend",
     "BackendInfo": "imagebroker.registry",
     "Broker": "imagebroker.broker",
     "Download": "imagebroker.transfer.download",
-    "Image": "imagebroker.image",
-    "ImageBackend": "imagebroker.backend",
-    "ImageData": "imagebroker.data",
-    "ImageQuery": "imagebroker.image",
+    "Image": "imagebroker.model.image",
+    "ImageBackend": "imagebroker.backends.backend",
+    "ImageData": "imagebroker.model.upload_data",
+    "ImageQuery": "imagebroker.model.image",
     "ImageReader": "imagebroker.transfer.reader",
-    "ImageRef": "imagebroker.reference",
-    "ImageSource": "imagebroker.backend",
-    "Location": "imagebroker.image",
-    "Progress": "imagebroker.transfer.rules",
-    "RefForm": "imagebroker.reference",
+    "ImageRef": "imagebroker.model.reference",
+    "ImageSource": "imagebroker.backends.backend",
+    "Location": "imagebroker.model.image",
+    "Progress": "imagebroker.transfer.limits",
+    "RefForm": "imagebroker.model.reference",
     "Resolution": "imagebroker.routing",
 }
 

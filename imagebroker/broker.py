@@ -11,9 +11,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 
-from imagebroker.boundary import Boundary
-from imagebroker.config import Settings
-from imagebroker.data import ImageData
+from imagebroker.backends.boundary import Boundary
+from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
     ConfigError,
     Conflict,
@@ -22,37 +21,38 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.exhaustion import said
-from imagebroker.forks import Process
-from imagebroker.image import Image, checked_info, copied_fields, given
-from imagebroker.order import Order, rules
-from imagebroker.query import checked_import, checked_query
-from imagebroker.reference import ImageRef
+from imagebroker.model.image import Image, checked_info, copied_fields, given
+from imagebroker.model.query import checked_import, checked_query
+from imagebroker.model.reference import ImageRef
+from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
+from imagebroker.request import Order, rules
 from imagebroker.routing import Resolution, Routes
-from imagebroker.standard_streams import occupy
+from imagebroker.snapshot import Values
+from imagebroker.system.exhaustion import said
+from imagebroker.system.forks import Process
+from imagebroker.system.standard_streams import occupy
 from imagebroker.telemetry import Telemetry
 from imagebroker.transfer import download as transfer
-from imagebroker.transfer.cache import Cache, Cached
-from imagebroker.transfer.compression import checked_kind
 from imagebroker.transfer.detection import detected
 from imagebroker.transfer.download import Download
-from imagebroker.transfer.file_object import FileObject
-from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.fetch.versions import Joining
+from imagebroker.transfer.layers.cache import Cache, Cached
+from imagebroker.transfer.layers.cached import ThroughCache
+from imagebroker.transfer.layers.codecs import checked_kind
+from imagebroker.transfer.layers.decompression import opened
+from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
-from imagebroker.transfer.rules import Cancel, Progress, Watch
-from imagebroker.transfer.through_cache import ThroughCache
-from imagebroker.transfer.unpacked import opened
+from imagebroker.transfer.store.file_object import FileObject
+from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.upload import uploaded
-from imagebroker.transfer.versions import Joining
-from imagebroker.values import Values
 from imagebroker.verify.checks import format_policy, upload_check
 from imagebroker.verify.disk_format import FormatPolicy
 
 if TYPE_CHECKING:
     from oslo_config import cfg
 
-    from imagebroker.backend import Context
+    from imagebroker.backends.backend import Context
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 

@@ -1,8 +1,8 @@
 """Scheme to backend: finds the plugins, loads the enabled ones when they are first needed.
 
-Entry points are read by `imagebroker.entry_points` rather than from stevedore's cache, which misses
-an edit for two minutes and cannot say which distribution a plugin comes from; stevedore's managers
-then load the one that is asked for, so that nothing else is imported.
+Entry points are read by `imagebroker.backends.entry_points` rather than from stevedore's cache,
+which misses an edit for two minutes and cannot say which distribution a plugin comes from;
+stevedore's managers then load the one that is asked for, so that nothing else is imported.
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imagebroker.backend import BackendHost
-from imagebroker.boundary import Boundary
-from imagebroker.config import (
+from imagebroker.backends.backend import BackendHost
+from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.declaration import Declaration, Misdeclared
+from imagebroker.backends.entry_points import (
+    Damage,
+    distribution_name,
+    distribution_version,
+    installed,
+)
+from imagebroker.config.settings import (
     CORE_OPTIONS,
     GROUP,
     PREFIX,
@@ -28,12 +35,10 @@ from imagebroker.config import (
     backend_options,
     reloadable,
 )
-from imagebroker.declaration import Declaration, Misdeclared
-from imagebroker.entry_points import Damage, distribution_name, distribution_version, installed
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
-from imagebroker.exhaustion import limit_of, started
-from imagebroker.forks import never_finalize, tell_in_child
 from imagebroker.redaction import shown_error
+from imagebroker.system.exhaustion import limit_of, started
+from imagebroker.system.forks import never_finalize, tell_in_child
 
 LOG = logging.getLogger(__name__)
 

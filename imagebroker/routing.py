@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from imagebroker.boundary import Boundary
-from imagebroker.config import Section, Settings, parse_backend
+from imagebroker.backends.boundary import Boundary
+from imagebroker.config.settings import Section, Settings, parse_backend
 from imagebroker.exceptions import ConfigError, PolicyViolation, SchemeNotEnabled
-from imagebroker.reference import (
+from imagebroker.model.reference import (
     ImageRef,
     below,
     check_form,

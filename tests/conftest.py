@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import imagebroker
-from imagebroker.transfer import incoming, lanes, supplier
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.fetch import range_source as supplier
+from imagebroker.transfer.fetch import retry as incoming
 from tests import canaries
 from tests.distributions import install
 from tests.scripted import IMAGES, Script

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, cast
 
+from imagebroker.backends.entry_points import uncache_stevedore
 from imagebroker.cli import check
 from imagebroker.cli.app import Application
 from imagebroker.cli.command import BrokerCommand, ListCommand, ShowCommand
 from imagebroker.cli.finding import status
 from imagebroker.cli.output import Cell
-from imagebroker.entry_points import uncache_stevedore
 from imagebroker.registry import Registry
 
 

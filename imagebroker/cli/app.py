@@ -20,8 +20,8 @@ from imagebroker.cli.console import NAME, Console, LogLines, unprintable
 from imagebroker.cli.exit_status import USAGE
 from imagebroker.cli.parsers import actions
 from imagebroker.exceptions import InvalidImageRef
-from imagebroker.person import own_folder
 from imagebroker.redaction import redact
+from imagebroker.system.person import own_folder
 
 if TYPE_CHECKING:
     from imagebroker.broker import Broker
@@ -179,7 +179,7 @@ class Application(App):
             if path is None:
                 self._broker = Broker.for_person()
             else:
-                from imagebroker.config import Settings, own_state_home
+                from imagebroker.config.settings import Settings, own_state_home
 
                 self._broker = Broker(Settings.from_file(path, state_home=own_state_home()))
             # Nobody asks a process for its metrics that ends at once; importing takes longer.

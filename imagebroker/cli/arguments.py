@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from imagebroker.config import Size
-from imagebroker.transfer.compression import AUTO, KINDS
+from imagebroker.config.settings import Size
+from imagebroker.transfer.layers.codecs import AUTO, KINDS
 
 _N = TypeVar("_N", int, float)
 

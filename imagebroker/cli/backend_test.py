@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 from cliff.formatters.base import ListFormatter
 
+from imagebroker.backends.entry_points import distribution_name, distribution_version, entry_points
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.output import Cell
-from imagebroker.entry_points import distribution_name, distribution_version, entry_points
 from imagebroker.exceptions import BackendLoadError, SchemeNotEnabled
 from imagebroker.redaction import printable
 from imagebroker.registry import find_entry_points

@@ -15,7 +15,7 @@ from imagebroker.cli.output import cell
 from imagebroker.cli.progress import display
 from imagebroker.exceptions import ChecksumMismatch
 from imagebroker.redaction import redact
-from imagebroker.transfer.cache import Cached
+from imagebroker.transfer.layers.cache import Cached
 
 _COLUMNS = ("checksum", "size", "used_at")
 

@@ -14,7 +14,7 @@ from imagebroker.cli.command import BrokerCommand, ShowCommand
 from imagebroker.cli.images import record
 from imagebroker.cli.progress import WatchedFile, display
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef
-from imagebroker.image import FIELDS, SETTABLE
+from imagebroker.model.image import FIELDS, SETTABLE
 from imagebroker.redaction import redact
 
 _STDIN = "-"

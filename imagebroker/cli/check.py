@@ -14,10 +14,12 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backend import BackendHost
+from imagebroker.backends.backend import BackendHost
+from imagebroker.backends.declaration import Declaration
 from imagebroker.cli import packages, reach
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
-from imagebroker.config import (
+from imagebroker.config.option_value import value_of
+from imagebroker.config.settings import (
     BACKEND_NAME,
     CORE_OPTIONS,
     GROUP,
@@ -27,9 +29,7 @@ from imagebroker.config import (
     backend_options,
     parse_backend,
 )
-from imagebroker.declaration import Declaration
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
-from imagebroker.option_value import value_of
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry, find_entry_points
 from imagebroker.verify.checks import format_policy

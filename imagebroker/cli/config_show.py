@@ -13,7 +13,7 @@ from imagebroker.cli import check
 from imagebroker.cli.app import Application
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.output import Cell
-from imagebroker.config import CORE_OPTIONS, GROUP, Section, Settings, backend_options
+from imagebroker.config.settings import CORE_OPTIONS, GROUP, Section, Settings, backend_options
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry

@@ -31,8 +31,8 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.redaction import redact
-from imagebroker.transfer.compression import unpacked_name
-from imagebroker.transfer.replaceable import OPENED
+from imagebroker.transfer.layers.codecs import unpacked_name
+from imagebroker.transfer.store.replaceable import OPENED
 from imagebroker.verify.checksum import STRONG, WEAK
 
 if TYPE_CHECKING:

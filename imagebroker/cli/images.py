@@ -10,7 +10,7 @@ from imagebroker.cli import arguments
 from imagebroker.cli.command import ListCommand, ShowCommand
 from imagebroker.cli.output import Cell, cell
 from imagebroker.exceptions import Gone
-from imagebroker.image import FIELDS, STATUSES, VISIBILITIES, Image
+from imagebroker.model.image import FIELDS, STATUSES, VISIBILITIES, Image
 
 
 def record(image: Image, parsed: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:

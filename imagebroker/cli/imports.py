@@ -10,7 +10,7 @@ from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.images import record
 from imagebroker.cli.progress import display
-from imagebroker.image import FIELDS
+from imagebroker.model.image import FIELDS
 from imagebroker.redaction import redact
 
 

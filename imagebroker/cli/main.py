@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from imagebroker._version import VERSION
-from imagebroker.standard_streams import occupy
+from imagebroker.system.standard_streams import occupy
 
 if TYPE_CHECKING:
     from imagebroker.cli.console import Console

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
+from imagebroker.backends.entry_points import Damage, distributions, normal
 from imagebroker.cli.finding import FAILURE, WARNING, Finding
-from imagebroker.entry_points import Damage, distributions, normal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: A package's first file: two distributions that both have it are not two halves of a namespace.

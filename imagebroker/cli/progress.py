@@ -17,7 +17,7 @@ from imagebroker.cli.safe_text import below
 from imagebroker.redaction import redact
 
 if TYPE_CHECKING:
-    from imagebroker.transfer.rules import Progress
+    from imagebroker.transfer.limits import Progress
 
 #: Seconds between two lines of `--progress plain`.
 _LINE_EVERY = 2.0
@@ -183,7 +183,7 @@ class WatchedFile:
         return chunk
 
     def _progress(self, phase: str, now: float) -> Progress:
-        from imagebroker.transfer.rules import Progress
+        from imagebroker.transfer.limits import Progress
 
         rate = self._done / max(now - self._began, 1e-6)
         return Progress(phase, self._done, self._total, rate, None, 0)

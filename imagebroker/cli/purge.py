@@ -9,7 +9,7 @@ from typing import Any
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.output import cell
-from imagebroker.image import FIELDS
+from imagebroker.model.image import FIELDS
 
 _SHOWN = ("ref", "name", "status", "owner", "updated_at")
 

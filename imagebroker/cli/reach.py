@@ -13,13 +13,13 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backend import BackendHost
+from imagebroker.backends.backend import BackendHost
 from imagebroker.cli.finding import FAILURE, WARNING, Finding, failure
-from imagebroker.config import Section
+from imagebroker.config.settings import Section
 from imagebroker.exceptions import ConfigError, ImageBrokerError
-from imagebroker.owned_directory import open_owned
-from imagebroker.proxies import Proxy
-from imagebroker.reference import DEFAULT_PORTS, parse
+from imagebroker.model.reference import DEFAULT_PORTS, parse
+from imagebroker.policy.proxies import Proxy
+from imagebroker.system.owned_directory import open_owned
 
 #: Seconds that a server has to accept a connection; `connect_timeout` where that is less.
 ANSWER_TIMEOUT = 3.0

@@ -36,7 +36,7 @@ from imagebroker.compat.streams import ImageChunks, is_special, writable
 from imagebroker.exceptions import Cancelled, InvalidImageRef
 
 if TYPE_CHECKING:
-    from imagebroker.backend import Context
+    from imagebroker.backends.backend import Context
     from imagebroker.broker import Broker
 
 #: Interfaces of the image service in a caller's catalogue, best first.

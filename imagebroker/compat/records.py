@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from imagebroker.image import ACTIVE, Image
+from imagebroker.model.image import ACTIVE, Image
 from imagebroker.redaction import redact
 
 LOG = logging.getLogger(__name__)

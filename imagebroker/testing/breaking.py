@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from imagebroker.backend import ImageBackend, ImageSource
+from imagebroker.backends.backend import ImageBackend, ImageSource
 from imagebroker.exceptions import ImageBrokerError
 from imagebroker.testing.hooks import Hooks
 from imagebroker.testing.http_lies import HttpWires, Lie

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imagebroker.backend import ImageSource
+from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import ImageBrokerError, ImageChanged, RangeIgnored
 from imagebroker.testing.breaking import ALLOWED, Breaking
 from imagebroker.testing.hooks import MIB, random_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from imagebroker.backend import ImageBackend
+from imagebroker.backends.backend import ImageBackend
 from imagebroker.testing.breaking import Breaking
 from imagebroker.testing.hooks import random_bytes
 from imagebroker.testing.leftovers import Holdings

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from imagebroker.backend import ImageBackend
-from imagebroker.config import Settings
-from imagebroker.image import Image
-from imagebroker.reference import ImageRef, RefForm, parse
+from imagebroker.backends.backend import ImageBackend
+from imagebroker.config.settings import Settings
+from imagebroker.model.image import Image
+from imagebroker.model.reference import ImageRef, RefForm, parse
 from imagebroker.testing.given import GivenBroker, configured
 from imagebroker.testing.memory import MemoryBackend, Shelf, Stored, key_of, with_data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagebroker.exceptions import Conflict
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.testing.hooks import random_bytes
 from imagebroker.testing.records import UploadClauses
 

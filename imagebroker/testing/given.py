@@ -8,9 +8,16 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backend import ImageBackend
+from imagebroker.backends.backend import ImageBackend
 from imagebroker.broker import Broker
-from imagebroker.config import CORE_OPTIONS, GROUP, PREFIX, Settings, backend_options, reloadable
+from imagebroker.config.settings import (
+    CORE_OPTIONS,
+    GROUP,
+    PREFIX,
+    Settings,
+    backend_options,
+    reloadable,
+)
 from imagebroker.registry import ENTRY_POINTS, Registry
 
 #: Scheme to class.

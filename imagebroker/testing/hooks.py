@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
-from imagebroker.backend import Context, ImageBackend, ImageSource
+from imagebroker.backends.backend import Context, ImageBackend, ImageSource
 from imagebroker.broker import Broker
-from imagebroker.config import Section
+from imagebroker.config.settings import Section
 from imagebroker.exceptions import RangeIgnored
-from imagebroker.reference import ImageRef, check_form, parse
+from imagebroker.model.reference import ImageRef, check_form, parse
 from imagebroker.testing.given import Classes, GivenBroker, configured
 from imagebroker.testing.lab import LOOPBACK, Lab, LabHost, LabSettings
 from imagebroker.testing.leftovers import Holdings, left_since

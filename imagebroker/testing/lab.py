@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from oslo_config import cfg
 
-from imagebroker.backend import BackendHost, Limits, Options
-from imagebroker.config import Section, Settings
-from imagebroker.policy import Policy
+from imagebroker.backends.backend import BackendHost, Limits, Options
+from imagebroker.config.settings import Section, Settings
+from imagebroker.policy.addresses import Policy
 from imagebroker.testing.audit import guarded
 from imagebroker.testing.proxy import NO_FAULT, Wires
 from imagebroker.testing.sockets import pair

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from imagebroker.backend import ImageSource
+from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import ImageNotFound, NotAuthorized, PolicyViolation
-from imagebroker.image import Image, Location
-from imagebroker.reference import parse
+from imagebroker.model.image import Image, Location
+from imagebroker.model.reference import parse
 from imagebroker.testing.hooks import Hooks, random_bytes
 
 

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebroker.backend import ImageBackend
+from imagebroker.backends.backend import ImageBackend
 from imagebroker.exceptions import ImageBrokerError, PolicyViolation
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from imagebroker.testing.audit import NETWORK, listening
 from imagebroker.testing.breaking import Breaking
 from imagebroker.testing.hooks import random_bytes

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imagebroker.backend import ImageSource
+from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import VerificationError
 from imagebroker.testing.hooks import KIB, MIB, Hooks, random_bytes
 from imagebroker.testing.running import Running, Taken

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from imagebroker.backend import ImageBackend
-from imagebroker.data import ImageData
+from imagebroker.backends.backend import ImageBackend
 from imagebroker.exceptions import ImageBrokerError, ImageNotFound, UnsupportedOperation
-from imagebroker.image import ACTIVE, Image, ImageQuery
+from imagebroker.model.image import ACTIVE, Image, ImageQuery
+from imagebroker.model.upload_data import ImageData
 from imagebroker.testing.breaking import Breaking
 from imagebroker.testing.hooks import random_bytes
 from imagebroker.testing.proxy import Fault

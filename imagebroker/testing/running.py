@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from imagebroker.backend import Buffer, ImageSource
+from imagebroker.backends.backend import Buffer, ImageSource
 
 T = TypeVar("T")
 

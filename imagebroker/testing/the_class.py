@@ -12,11 +12,11 @@ from typing import Any
 
 from oslo_config import cfg, types
 
-from imagebroker.backend import API_VERSION, ImageBackend, ImageSource
-from imagebroker.config import backend_options
-from imagebroker.entry_points import entry_points
+from imagebroker.backends.backend import API_VERSION, ImageBackend, ImageSource
+from imagebroker.backends.entry_points import entry_points
+from imagebroker.config.settings import backend_options
 from imagebroker.exceptions import ConfigError, UnsupportedOperation
-from imagebroker.reference import RefForm, check_form, parse
+from imagebroker.model.reference import RefForm, check_form, parse
 from imagebroker.registry import ENTRY_POINTS
 from imagebroker.testing.audit import CHILDREN, FILES, NETWORK, Event, listening
 from imagebroker.testing.hooks import Hooks, random_bytes

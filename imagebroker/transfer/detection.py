@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from imagebroker.boundary import OpenedSource
+from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import FormatError, ImageBrokerError, RangeIgnored, TransferTimeout
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.disk_format import FormatPolicy, inspect_spans
 from imagebroker.verify.pages import check_no_page

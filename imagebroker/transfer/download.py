@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imagebroker.boundary import OpenedSource
+from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import (
     ChecksumMismatch,
     CompressionError,
@@ -17,20 +17,20 @@ from imagebroker.exceptions import (
     ImageBrokerError,
     VerificationError,
 )
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.redaction import shown_fields
-from imagebroker.transfer.file_object import FileObject
-from imagebroker.transfer.in_order import InOrder
-from imagebroker.transfer.incoming import Incoming
-from imagebroker.transfer.journal import Journal
-from imagebroker.transfer.local import LocalFile
-from imagebroker.transfer.part_file import PartFile
-from imagebroker.transfer.places import Demands, Place, Waiting, caveats
-from imagebroker.transfer.rules import Watch
-from imagebroker.transfer.sharing import Share
-from imagebroker.transfer.storing import Storing
-from imagebroker.transfer.unpacked import opened
-from imagebroker.transfer.versions import Retrial
+from imagebroker.transfer.fetch.candidates import Demands, Place, Waiting, caveats
+from imagebroker.transfer.fetch.retry import Incoming
+from imagebroker.transfer.fetch.versions import Retrial
+from imagebroker.transfer.layers.decompression import opened
+from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.transfer.limits import Watch
+from imagebroker.transfer.store.clone import LocalFile
+from imagebroker.transfer.store.file_object import FileObject
+from imagebroker.transfer.store.in_order import InOrder
+from imagebroker.transfer.store.journal import Journal
+from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.transfer.store.part_writer import Storing
 from imagebroker.verify.checks import Required
 
 LOG = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from imagebroker.backend import Buffer
-from imagebroker.forks import Condition
-from imagebroker.image import Image
-from imagebroker.transfer.stream import Stream
-from imagebroker.transfer.unpacked import Unpacked
+from imagebroker.backends.backend import Buffer
+from imagebroker.model.image import Image
+from imagebroker.system.forks import Condition
+from imagebroker.transfer.layers.decompression import Unpacked
+from imagebroker.transfer.layers.verified import Stream
 
 
 class ImageReader(io.RawIOBase):

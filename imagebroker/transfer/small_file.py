@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 
 from imagebroker.exceptions import ImageNotFound, TooLarge, TransferError, VerificationError
-from imagebroker.transfer.places import Demands, Place
-from imagebroker.transfer.rules import Watch
-from imagebroker.transfer.stream import Stream
+from imagebroker.transfer.fetch.candidates import Demands, Place
+from imagebroker.transfer.layers.verified import Stream
+from imagebroker.transfer.limits import Watch
 
 
 class NotThere(VerificationError):

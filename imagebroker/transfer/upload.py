@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from imagebroker.data import ImageData
 from imagebroker.exceptions import ImageBrokerError, UploadFailed
-from imagebroker.image import Image
+from imagebroker.model.image import Image
+from imagebroker.model.upload_data import ImageData
 
 
 def uploaded(data: ImageData, send: Callable[[], Image]) -> Image:

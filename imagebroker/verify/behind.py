@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from imagebroker.backend import Buffer
-from imagebroker.exhaustion import started
-from imagebroker.forks import Condition, Thread
+from imagebroker.backends.backend import Buffer
+from imagebroker.system.exhaustion import started
+from imagebroker.system.forks import Condition, Thread
 
 #: Bytes that the thread may be behind.
 _BACKLOG = 8 * 1024 * 1024

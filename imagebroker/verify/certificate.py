@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imagebroker.config.option_value import explained
 from imagebroker.exceptions import (
     ConfigError,
     ImageBrokerError,
@@ -18,15 +19,14 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.exhaustion import start
-from imagebroker.forks import Thread
-from imagebroker.option_value import explained
+from imagebroker.system.exhaustion import start
+from imagebroker.system.forks import Thread
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from oslo_config import cfg
 
-    from imagebroker.backend import Context
+    from imagebroker.backends.backend import Context
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from imagebroker.backend import Buffer, Options
+from imagebroker.backends.backend import Buffer, Options
 from imagebroker.exceptions import (
     ChecksumMismatch,
     ConfigError,
@@ -17,7 +17,7 @@ from imagebroker.exceptions import (
     ImageBrokerError,
     InvalidImageRef,
 )
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, Checksum, Checksums
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file

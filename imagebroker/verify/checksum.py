@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imagebroker.backend import Buffer
+from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import (
     ChecksumMismatch,
     ChecksumMissing,
@@ -17,7 +17,7 @@ from imagebroker.exceptions import (
     PolicyViolation,
     VerificationError,
 )
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.behind import Behind
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
 from imagebroker.exceptions import PolicyViolation, VerificationError
+from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import redact
-from imagebroker.reference import ImageRef
 from imagebroker.verify.checksum import STRONG, WEAK, Checksum
 from imagebroker.verify.checksum_lines import Entry, entries
 

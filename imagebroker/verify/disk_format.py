@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from imagebroker.backend import Buffer
+from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats.content import Verdict, inspect
 from imagebroker.verify.formats.policy import PLAIN, VERIFIABLE, FormatPolicy

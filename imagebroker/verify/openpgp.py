@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from imagebroker.backend import Options
+from imagebroker.backends.backend import Options
 from imagebroker.exceptions import ConfigError, SignatureError
 from imagebroker.redaction import redact
 

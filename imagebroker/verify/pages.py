@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagebroker.backend import Buffer
+from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats.text import ENOUGH, PAGE, kind_of
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imagebroker.backend import Buffer, Limits, Options
+from imagebroker.backends.backend import Buffer, Limits, Options
 from imagebroker.exceptions import ConfigError, InvalidImageRef, SignatureError
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.behind import Behind
 from imagebroker.verify.certificate import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from oslo_config import cfg
 
-    from imagebroker.backend import Context
+    from imagebroker.backends.backend import Context
 
 SIGNATURE, HASH_METHOD, KEY_TYPE, CERTIFICATE = PROPERTIES = (
     "img_signature", "img_signature_hash_method", "img_signature_key_type",

@@ -28,7 +28,7 @@ from testtools.matchers import (
 from imagebroker._version import VERSION
 from imagebroker.cli import progress
 from imagebroker.cli.console import Console
-from imagebroker.transfer.rules import Progress
+from imagebroker.transfer.limits import Progress
 from tests.cli.conftest import Shell
 
 #: What faulty://host/good holds.

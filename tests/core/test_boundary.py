@@ -24,9 +24,10 @@ from testtools.matchers import (
 )
 
 import imagebroker
-from imagebroker import boundary
-from imagebroker.boundary import READ_AHEAD, Boundary, Flow, OpenedSource
-from imagebroker.declaration import Declaration
+from imagebroker.backends import boundary
+from imagebroker.backends.boundary import READ_AHEAD, Boundary, Flow, OpenedSource
+from imagebroker.backends.declaration import Declaration
+from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     BackendError,
     BackendHost,
@@ -53,8 +54,7 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
-from imagebroker.policy import Policy, networks
-from imagebroker.reference import parse
+from imagebroker.policy.addresses import Policy, networks
 from tests.conftest import Scripted
 from tests.distributions import install, simple
 

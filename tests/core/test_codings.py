@@ -6,7 +6,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
-from imagebroker.codings import foreign_coding
+from imagebroker.http.codings import foreign_coding
 
 
 @pytest.mark.parametrize(

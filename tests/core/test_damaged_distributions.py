@@ -15,7 +15,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Not
 
-from imagebroker import entry_points
+from imagebroker.backends import entry_points
 from tests.distributions import install, simple
 
 Harm = Callable[[Path], object]
@@ -120,9 +120,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(tmp_path: Path) -> None:
             pytest.skip("setpriv is missing: apt-get install util-linux")
         rights = "-dac_override,-dac_read_search"
         without = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
-    program = (
-        "from imagebroker.entry_points import installed; print(installed().damaged[0].problem)"
-    )
+    program = "from imagebroker.backends.entry_points import installed; print(installed().damaged[0].problem)"
     done = subprocess.run(
         [*without, sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path)},
         check=False, capture_output=True, text=True, timeout=60,
@@ -134,7 +132,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(tmp_path: Path) -> None:
 def test_glance_finds_its_auth_types_beside_a_damaged_distribution(tmp_path: Path) -> None:
     damaged(tmp_path, HARM["a line without ="])
     program = (
-        "from imagebroker.entry_points import uncache_stevedore; uncache_stevedore();"
+        "from imagebroker.backends.entry_points import uncache_stevedore; uncache_stevedore();"
         "from keystoneauth1 import loading; print(loading.get_plugin_loader('password'))"
     )
     done = subprocess.run(
@@ -244,7 +242,9 @@ def test_what_stands_in_stevedores_cache_is_imported_by_nobody(who: str, tmp_pat
             break
     assert_that((code / "poisoned").exists(), Equals(True), "the trap does not work")
     (code / "poisoned").unlink()
-    python("from imagebroker.config import Settings; Settings.for_person(); " + ASKING[who])
+    python(
+        "from imagebroker.config.settings import Settings; Settings.for_person(); " + ASKING[who]
+    )
     assert_that((code / "poisoned").exists(), Equals(False))
 
 

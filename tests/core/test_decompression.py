@@ -39,7 +39,7 @@ from imagebroker.exceptions import (
     UnsupportedOperation,
 )
 from imagebroker.plugin import Image, ImageRef, Location
-from imagebroker.transfer.compression import BLOCK, KINDS, Unpacker, unpacked_name
+from imagebroker.transfer.layers.codecs import BLOCK, KINDS, Unpacker, unpacked_name
 from tests.conftest import Scripted
 from tests.distributions import install
 from tests.scripted import IMAGES, RecordBackend, Script
@@ -590,7 +590,7 @@ def test_without_the_module_for_zstd_the_call_says_how_to_get_it() -> None:
         import sys
         sys.modules["backports.zstd"] = sys.modules["compression.zstd"] = None
         from imagebroker.exceptions import UnsupportedOperation
-        from imagebroker.transfer.compression import checked_kind
+        from imagebroker.transfer.layers.codecs import checked_kind
         assert checked_kind("xz") == "xz"
         try:
             checked_kind("zstd")

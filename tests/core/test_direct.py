@@ -14,8 +14,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is, Not
 
-from imagebroker.transfer import direct
-from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.store import direct
+from imagebroker.transfer.store.part_file import PartFile
 
 MIB = 1024 * 1024
 
@@ -133,7 +133,7 @@ def test_a_write_that_fails_is_an_error_of_the_destination(size: int, tmp_path: 
 TOO_LARGE = """
 import os, resource, signal, sys
 from imagebroker import DestinationError
-from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.store.part_file import PartFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 size = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))

@@ -52,7 +52,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
     VerificationError,
 )
-from imagebroker.transfer.rules import Progress
+from imagebroker.transfer.limits import Progress
 from tests.conftest import Scripted
 
 DATA = bytes(range(256)) * 40

@@ -14,9 +14,15 @@ from testtools.matchers import Equals, Is
 
 import imagebroker
 from imagebroker.exceptions import Cancelled, NotAuthorized
-from imagebroker.image import Image
-from imagebroker.transfer.entitlement import Entitlement, Resource, are_same, caller_of, names
-from imagebroker.transfer.rules import Rules, Watch
+from imagebroker.model.image import Image
+from imagebroker.transfer.layers.entitlement import (
+    Entitlement,
+    Resource,
+    are_same,
+    caller_of,
+    names,
+)
+from imagebroker.transfer.limits import Rules, Watch
 
 URL = "https://host/container/image.qcow2"
 SHA = "0" * 64

@@ -17,7 +17,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Not
 
 from imagebroker.exceptions import DestinationError, OutOfMemory, TransferError, UploadFailed
-from imagebroker.exhaustion import as_ours
+from imagebroker.system.exhaustion import as_ours
 from tests.core.exhausted import DATA
 from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack

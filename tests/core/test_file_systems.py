@@ -22,7 +22,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, StartsWith
 
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
-from imagebroker.transfer.part_file import PartFile
+from imagebroker.transfer.store.part_file import PartFile
 from tests.conftest import Scripted
 from tests.servers import mounts
 from tests.servers.fixtures import require
@@ -171,7 +171,7 @@ def test_what_a_killed_process_left_is_swept(
 ) -> None:
     program = (
         "import os, sys\n"
-        "from imagebroker.transfer.part_file import PartFile\n"
+        "from imagebroker.transfer.store.part_file import PartFile\n"
         "part = PartFile(sys.argv[1], key='0' * 16)\n"
         "part.write(0, b'x' * 1000000)\n"
         f"os.kill(os.getpid(), {signal.SIGKILL})\n"

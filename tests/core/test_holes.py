@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, LessThan
 
-from imagebroker.transfer.holes import BLOCK, filled, is_zero
+from imagebroker.transfer.store.sparse import BLOCK, filled, is_zero
 from tests.conftest import Scripted
 
 NOISE = random.Random(7).randbytes(5000)

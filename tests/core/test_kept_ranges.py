@@ -19,7 +19,9 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan, MatchesAny
 
 from imagebroker.exceptions import TransferError
-from imagebroker.transfer import incoming, lanes, supplier
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.fetch import range_source as supplier
+from imagebroker.transfer.fetch import retry as incoming
 from tests.conftest import Scripted
 
 MIB = 1 << 20
@@ -172,7 +174,10 @@ KILLED = """
 import os, random, signal, sys, time
 sys.path[:0] = {path!r}
 import imagebroker
-from imagebroker.transfer import incoming, lanes, storing, supplier
+from imagebroker.transfer.fetch import retry as incoming
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.store import part_writer as storing
+from imagebroker.transfer.fetch import range_source as supplier
 from tests.scripted import IMAGES, Script
 
 for module in (incoming, lanes):

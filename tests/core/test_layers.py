@@ -47,9 +47,9 @@ def test_a_plugin_imports_the_facade_and_nothing_else_of_ours(
 def test_who_calls_plugins_does_so_through_the_boundary_which_few_know(
     graph: grimp.ImportGraph,
 ) -> None:
-    users = graph.find_modules_that_directly_import("imagebroker.boundary")
+    users = graph.find_modules_that_directly_import("imagebroker.backends.boundary")
     rooms = {name.split(".")[1] for name in users}
-    assert_that(rooms, Equals({"broker", "order", "registry", "routing", "transfer"}))
+    assert_that(rooms, Equals({"broker", "request", "registry", "routing", "transfer"}))
 
 
 def test_importing_the_package_loads_no_more_than_its_errors() -> None:

@@ -13,8 +13,9 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan
 
 from imagebroker.exceptions import Cancelled, ConfigError, TransferError, TransferTimeout
-from imagebroker.transfer import incoming, lanes
-from imagebroker.transfer.rules import Progress
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.fetch import retry as incoming
+from imagebroker.transfer.limits import Progress
 from tests.conftest import Scripted
 
 DATA = bytes(range(1, 256)) * 4112  # 1 MiB

@@ -14,7 +14,7 @@ from testtools.matchers import Contains, Equals
 
 import imagebroker
 from imagebroker.exceptions import ConfigError
-from imagebroker.owned_directory import make_private, open_owned
+from imagebroker.system.owned_directory import make_private, open_owned
 
 MakeBroker = Callable[..., imagebroker.Broker]
 

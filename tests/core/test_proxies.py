@@ -8,10 +8,10 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, Not
 
-from imagebroker.backend import BackendHost, Options
+from imagebroker.backends.backend import BackendHost, Options
 from imagebroker.exceptions import ConfigError, TransferError
-from imagebroker.policy import Policy
-from imagebroker.proxies import PersonalProxies, Proxy, excepted
+from imagebroker.policy.addresses import Policy
+from imagebroker.policy.proxies import PersonalProxies, Proxy, excepted
 from tests.servers.process import free_ports
 
 PASSWORD = "kanarie-2b7f"

@@ -7,7 +7,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan, Not
 
 from imagebroker.exceptions import TransferError
-from imagebroker.image import Image, Location
+from imagebroker.model.image import Image, Location
 from imagebroker.redaction import Secrets, printable, redact, redact_causes
 
 

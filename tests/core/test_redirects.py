@@ -11,9 +11,9 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, HasLength, MatchesRegex
 
 from imagebroker.exceptions import PolicyViolation
-from imagebroker.policy import Policy, redirected
-from imagebroker.redirects import resolved
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
+from imagebroker.policy.addresses import Policy, redirected
+from imagebroker.policy.redirects import resolved
 
 BASE = "http://a/b/c/d;p?q"
 

@@ -15,7 +15,7 @@ from testtools.matchers import Contains, Equals, Is, LessThan, MatchesStructure
 
 import imagebroker
 from imagebroker.exceptions import InvalidImageRef, PolicyViolation, SchemeNotEnabled
-from imagebroker.reference import RefForm, check_form, parse
+from imagebroker.model.reference import RefForm, check_form, parse
 
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 URI = RefForm(user=True, host=True, port=True, path=True, query=True, opaque_path=True)

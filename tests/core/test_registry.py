@@ -14,7 +14,7 @@ from testtools.matchers import Contains, Equals, Is, MatchesAll, MatchesStructur
 
 import imagebroker
 from imagebroker import registry
-from imagebroker.config import Settings
+from imagebroker.config.settings import Settings
 from imagebroker.exceptions import BackendLoadError, ConfigError, SchemeNotEnabled
 from tests.distributions import install, simple
 

@@ -24,7 +24,9 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.plugin import Image, ImageRef, Location
-from imagebroker.transfer import incoming, lanes, supplier
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.fetch import range_source as supplier
+from imagebroker.transfer.fetch import retry as incoming
 from tests.distributions import install
 from tests.scripted import IMAGES, RecordBackend, Script
 

@@ -12,7 +12,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import EndsWith, Equals, StartsWith
 
 from imagebroker import Broker, ConfigError, ImageBrokerError
-from imagebroker.config import Settings
+from imagebroker.config.settings import Settings
 from tests.conftest import Scripted
 
 IMAGE = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"

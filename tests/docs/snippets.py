@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oslo_config import cfg
 
-from imagebroker.config import CORE_OPTIONS, GROUP, Settings
+from imagebroker.config.settings import CORE_OPTIONS, GROUP, Settings
 from imagebroker.registry import Registry, installed_backends
 
 #: Blocks in these languages must say how they are tested.

@@ -18,7 +18,8 @@ from testtools.matchers import Equals, GreaterThan, Is, LessThan
 
 import imagebroker
 from imagebroker.exceptions import ChecksumMismatch, ImageChanged, NotAuthorized
-from imagebroker.transfer import incoming, lanes
+from imagebroker.transfer.fetch import range_scheduler as lanes
+from imagebroker.transfer.fetch import retry as incoming
 from tests.servers import haproxy
 from tests.servers.fixtures import require
 from tests.servers.haproxy import HAProxy

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import imagebroker
-from imagebroker.forks import Process
+from imagebroker.system.forks import Process
 from tests.distributions import install
 from tests.faults import stage
 from tests.faults.children import EXPECTED, LEFT, REFUSED, SUCCEEDED, USELESS, WAYS, Child
@@ -82,7 +82,7 @@ class Forks:
 
     def __enter__(self) -> Self:
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, from 3.12 on
-        stage._set("rules", "_PROGRESS_EVERY", 0.001)  # so that there are many calls
+        stage._set("limits", "_PROGRESS_EVERY", 0.001)  # so that there are many calls
         site = self._folder / "site"
         install(site, "imagebroker-scripted", {"scripted": "tests.scripted:ScriptedBackend"})
         sys.path.insert(0, str(site))

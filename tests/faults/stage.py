@@ -48,11 +48,11 @@ def _set(module: str, name: str, value: float) -> None:
 
 def widen() -> None:
     """Several ranges at once for images as small as ours, and at once."""
-    for module in ("incoming", "lanes"):
+    for module in ("fetch.retry", "fetch.range_scheduler"):
         _set(module, "WORTH_IT", CHUNK)
-    _set("incoming", "GLANCE", 0.0)
-    _set("supplier", "MEASURE", 0.001)
-    _set("lanes", "_SMALLEST", CHUNK)
+    _set("fetch.retry", "GLANCE", 0.0)
+    _set("fetch.range_source", "MEASURE", 0.001)
+    _set("fetch.range_scheduler", "_SMALLEST", CHUNK)
 
 
 def prepare(folder: Path) -> None:
@@ -60,7 +60,7 @@ def prepare(folder: Path) -> None:
     global BROKER, STORE
     import imagebroker
 
-    _set("storing", "_NOTE_EVERY", 0.0)
+    _set("store.part_writer", "_NOTE_EVERY", 0.0)
     STORE = folder / "disk" / "store"
     (folder / "disk").mkdir()
     logging.getLogger().addHandler(logging.NullHandler())

@@ -14,10 +14,10 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan
 
-from imagebroker import forks
 from imagebroker.exceptions import Cancelled
-from imagebroker.transfer.direct import DirectWriter
-from imagebroker.transfer.slots import Slot, SlotsOnDisk
+from imagebroker.system import forks
+from imagebroker.transfer.layers.flights import Slot, SlotsOnDisk
+from imagebroker.transfer.store.direct import DirectWriter
 from tests.conftest import Scripted
 
 MIB = 1024 * 1024
@@ -28,7 +28,7 @@ import os, random, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 sys.path[:0] = {path!r}
 import imagebroker
-from imagebroker.transfer import storing
+from imagebroker.transfer.store import part_writer as storing
 from tests.scripted import IMAGES, Script
 storing._NOTE_EVERY = 0.0
 sent, child = 0, 0

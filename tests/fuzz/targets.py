@@ -31,9 +31,9 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
+from imagebroker.model.reference import ImageRef, parse
 from imagebroker.plugin import Limits
-from imagebroker.reference import ImageRef, parse
-from imagebroker.transfer.compression import BLOCK, Unpacker
+from imagebroker.transfer.layers.codecs import BLOCK, Unpacker
 from imagebroker.verify.checksum_file import find_checksum
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy
 

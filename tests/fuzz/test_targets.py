@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebroker.reference import ImageRef
+from imagebroker.model.reference import ImageRef
 from tests.fuzz import targets
 from tests.fuzz.targets import TARGETS
 

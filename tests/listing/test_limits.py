@@ -14,9 +14,10 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Is
 
-from imagebroker.backend import BackendHost, ImageBackend, Limits, Options
-from imagebroker.boundary import Boundary
-from imagebroker.declaration import Declaration
+from imagebroker.backends.backend import BackendHost, ImageBackend, Limits, Options
+from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.declaration import Declaration
+from imagebroker.backends.listing import ListLimits
 from imagebroker.exceptions import (
     BackendError,
     Cancelled,
@@ -24,10 +25,9 @@ from imagebroker.exceptions import (
     TooLarge,
     TransferTimeout,
 )
-from imagebroker.image import Image, ImageQuery
-from imagebroker.listing import ListLimits
-from imagebroker.policy import Policy, networks
-from imagebroker.reference import RefForm, parse
+from imagebroker.model.image import Image, ImageQuery
+from imagebroker.model.reference import RefForm, parse
+from imagebroker.policy.addresses import Policy, networks
 
 Listing = Callable[["Lists", ImageQuery], Any]
 

@@ -11,7 +11,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
 from imagebroker.exceptions import MalformedAnswer
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.plugin import peer
 
 HUGE = 10**400

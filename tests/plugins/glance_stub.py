@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 from imagebroker_glance import GlanceBackend
 from oslo_context.context import RequestContext
 
+from imagebroker.model.reference import ImageRef, parse
 from imagebroker.plugin import BackendHost, ImageSource, Limits, Options
-from imagebroker.policy import Policy, networks
-from imagebroker.reference import ImageRef, parse
+from imagebroker.policy.addresses import Policy, networks
 from tests.servers.raw import Connection, RawServer
 
 ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"

@@ -10,9 +10,9 @@ from typing import Any
 
 from imagebroker_http import HttpBackend
 
+from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import BackendHost, Buffer, ImageSource, Limits, Options
-from imagebroker.policy import Policy, networks
-from imagebroker.reference import check_form, parse
+from imagebroker.policy.addresses import Policy, networks
 from tests.servers.raw import Connection, RawServer
 
 DEFAULTS = {

@@ -15,9 +15,9 @@ from typing import Any
 
 from imagebroker_scp import ScpBackend
 
+from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import BackendHost, ImageSource, Limits, Options
-from imagebroker.policy import Policy, networks
-from imagebroker.reference import check_form, parse
+from imagebroker.policy.addresses import Policy, networks
 from tests.servers.sshd import Sshd
 
 #: Short enough that a test of a stall ends soon, long enough for a busy machine.

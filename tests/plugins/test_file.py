@@ -46,8 +46,8 @@ from imagebroker.exceptions import (
     TransferError,
     UnsupportedOperation,
 )
+from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import BackendHost, Image, ImageData, ImageSource, Options
-from imagebroker.reference import check_form, parse
 
 DATA = bytes(range(256)) * 10_000
 MakeBackend = Callable[..., FileBackend]
@@ -593,7 +593,7 @@ READ_ONE_FILE = """
 import sys
 from imagebroker.plugin import BackendHost, Options
 from imagebroker.exceptions import ImageBrokerError
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from imagebroker_file import FileBackend
 folder, ref = sys.argv[1:]
 values = {"store_dir": folder + "/store", "allowed_paths": [folder], "fsync": False}

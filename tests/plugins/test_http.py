@@ -32,6 +32,7 @@ from testtools.matchers import (
 )
 
 import imagebroker
+from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     ConfigError,
     ImageChanged,
@@ -43,7 +44,6 @@ from imagebroker.plugin import (
     TransferError,
     UnsupportedOperation,
 )
-from imagebroker.reference import parse
 from tests.plugins.http_peers import (
     STALL,
     answer,

@@ -13,7 +13,7 @@ from testtools.matchers import Contains, Equals, HasLength, Is, MatchesRegex
 
 import imagebroker
 from imagebroker.exceptions import ChecksumMismatch, ImageChanged, TransferError, VerificationError
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from tests.plugins.http_peers import answer, make_backend, opened, serving
 from tests.servers.apache import Apache
 from tests.verify.ways import WAYS, Way

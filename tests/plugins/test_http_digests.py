@@ -18,7 +18,7 @@ from testtools.matchers import Contains, Equals, LessThan, Not
 
 import imagebroker
 from imagebroker.exceptions import ChecksumMismatch, ChecksumMissing
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from tests.plugins.http_peers import answer, make_backend, opened, serving, talking
 from tests.verify.ways import WAYS, Way
 

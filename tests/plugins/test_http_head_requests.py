@@ -8,8 +8,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, HasLength, LessThan, StartsWith
 
+from imagebroker.model.reference import parse
 from imagebroker.plugin import ImageNotFound, PolicyViolation, TransferError
-from imagebroker.reference import parse
 from tests.plugins.http_peers import answer, hang, impatient, make_backend
 from tests.servers.nginx import Nginx
 from tests.servers.process import free_ports

@@ -8,8 +8,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, HasLength, Is, IsInstance
 
+from imagebroker.model.reference import parse
 from imagebroker.plugin import ImageBrokerError, TransferError
-from imagebroker.reference import parse
 from tests.plugins.http_peers import answer, chunked, fetched, make_backend, opened, serving
 
 BODY = b"0123456789abcdef"

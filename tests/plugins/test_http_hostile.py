@@ -22,6 +22,7 @@ from testtools.matchers import Equals, GreaterThan, HasLength, Is, LessThan, Not
 
 import imagebroker
 from imagebroker.exceptions import Gone, RangeIgnored, TransferTimeout
+from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     BackendError,
     ImageBrokerError,
@@ -31,7 +32,6 @@ from imagebroker.plugin import (
     NotAuthorized,
     TransferError,
 )
-from imagebroker.reference import parse
 from tests.plugins.http_peers import (
     STALL,
     answer,

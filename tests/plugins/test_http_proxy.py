@@ -15,7 +15,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, HasLength, MatchesRegex, Not
 
 import imagebroker
-from imagebroker.config import Settings
+from imagebroker.config.settings import Settings
 from imagebroker.exceptions import ConfigError, NotAuthorized, TransferError
 from tests.plugins import glance_stub
 from tests.plugins.glance_stub import OneImage, Stub

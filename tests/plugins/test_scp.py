@@ -32,6 +32,7 @@ from testtools.matchers import (
 )
 
 import imagebroker
+from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     ConfigError,
     Conflict,
@@ -48,7 +49,6 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
-from imagebroker.reference import parse
 from tests.plugins.scp_peers import (
     closed_port,
     configuration,

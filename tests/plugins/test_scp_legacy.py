@@ -15,6 +15,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, LessThan, Not
 
 import imagebroker
+from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     ConfigError,
     ImageBrokerError,
@@ -25,7 +26,6 @@ from imagebroker.plugin import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.reference import parse
 from tests.plugins import ssh_peer
 from tests.plugins.scp_peers import STALL, fetched, make_backend, opened, ssh_threads
 from tests.servers.images import random_file

@@ -63,8 +63,8 @@ from imagebroker.exceptions import (
     UploadFailed,
     VerificationError,
 )
+from imagebroker.model.reference import parse
 from imagebroker.plugin import BackendHost, Image, ImageData, ImageQuery, Options
-from imagebroker.reference import parse
 
 DATA = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -15,9 +15,10 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, LessThan
 
 import imagebroker
-from imagebroker import peer
 from imagebroker.exceptions import TransferTimeout
-from imagebroker.transfer import parts, slots
+from imagebroker.model import peer
+from imagebroker.transfer.layers import flights as slots
+from imagebroker.transfer.store import part_directory as parts
 from tests.plugins.glance_stub import ID, OneImage, Stub, caller
 from tests.plugins.http_peers import answer
 from tests.servers.raw import RawServer

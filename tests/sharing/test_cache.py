@@ -26,7 +26,7 @@ from imagebroker.exceptions import (
     FormatError,
     NotAuthorized,
 )
-from imagebroker.transfer.cache import Cache
+from imagebroker.transfer.layers.cache import Cache
 from tests.conftest import Scripted
 from tests.scripted import Script
 
@@ -238,7 +238,7 @@ def test_what_a_killed_process_left_is_removed(
 ) -> None:
     folder.mkdir(mode=0o700)
     program = (
-        "import sys, time; from pathlib import Path; from imagebroker.transfer.cache import Cache\n"
+        "import sys, time; from pathlib import Path; from imagebroker.transfer.layers.cache import Cache\n"
         "def chunks():\n"
         "    yield b'x' * 1000\n"
         "    print('begun', flush=True); time.sleep(60)\n"
@@ -337,7 +337,7 @@ def test_processes_that_store_and_read_at_once_agree(tmp_path: Path) -> None:
     """Each has random images of a few; every copy that is handed out is right."""
     program = (
         "import hashlib, os, random, sys, tempfile; from pathlib import Path\n"
-        "from imagebroker.transfer.cache import Cache\n"
+        "from imagebroker.transfer.layers.cache import Cache\n"
         "cache, rng = Cache(Path(sys.argv[1]), 500000), random.Random(int(sys.argv[2]))\n"
         "for _ in range(150):\n"
         "    data = random.Random(rng.randrange(8)).randbytes(100000)\n"

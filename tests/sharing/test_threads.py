@@ -27,8 +27,8 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TransferError,
 )
-from imagebroker.transfer import parts
-from imagebroker.transfer.slots import SlotsInMemory
+from imagebroker.transfer.layers.flights import SlotsInMemory
+from imagebroker.transfer.store import part_directory as parts
 from tests.conftest import Scripted
 from tests.scripted import Script
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import testtools
 
+from imagebroker.model.reference import parse
 from imagebroker.plugin import Image, ImageBackend, NotAuthorized, TransferError
-from imagebroker.reference import parse
 from imagebroker.testing import BackendContract, MemoryBackend
 from imagebroker.testing.memory import Stored, with_data
 from tests.testing.peers import LineServer, StoringLineBackend, Web

@@ -24,7 +24,7 @@ from imagebroker.exceptions import (
     UploadFailed,
     VerificationError,
 )
-from imagebroker.reference import RefForm
+from imagebroker.model.reference import RefForm
 from imagebroker.testing import FakeBroker
 
 DATA = bytes(range(256)) * 1000

@@ -15,7 +15,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is
 
 from imagebroker.exceptions import DestinationError
-from imagebroker.transfer.file_object import FileObject
+from imagebroker.transfer.store.file_object import FileObject
 
 DATA = os.urandom(1_000_000)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from imagebroker.backend import Buffer
+from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.disk_format import FormatCheck, FormatPolicy, inspect_file
 

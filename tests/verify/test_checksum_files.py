@@ -30,7 +30,7 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from imagebroker.verify.checksum_file import LARGEST, find_checksum
 from tests.conftest import Scripted
 from tests.servers.nginx import Nginx

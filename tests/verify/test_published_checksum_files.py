@@ -13,7 +13,7 @@ from testtools.matchers import Contains, Equals
 
 import imagebroker
 from imagebroker.exceptions import PolicyViolation, VerificationError
-from imagebroker.reference import parse
+from imagebroker.model.reference import parse
 from imagebroker.verify.checksum_file import NotListed, find_checksum
 from tests.servers.fixtures import require
 from tests.servers.nginx import Nginx, missing

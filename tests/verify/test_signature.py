@@ -25,7 +25,7 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from imagebroker.image import Image
+from imagebroker.model.image import Image
 from imagebroker.verify.signature import (
     PROPERTIES,
     Signature,

@@ -1,0 +1,805 @@
+"""The only file that calls plugin code.
+
+It checks arguments before and answers after every call, turns foreign exceptions into ours and
+names the plugin in them, and bounds the time: a call or a `read` runs in a thread of its own, so
+that a plugin that never returns costs a thread, not the caller.
+"""
+
+from __future__ import annotations
+
+import _thread
+import base64
+import contextvars
+import logging
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imagebroker.backends.backend import BackendHost, Buffer, ImageSource
+from imagebroker.backends.declaration import Declaration
+from imagebroker.backends.listing import Budget
+from imagebroker.backends.steps import Late, Steps
+from imagebroker.exceptions import (
+    BackendError,
+    BackendLoadError,
+    ImageBrokerError,
+    TooLarge,
+    TransferError,
+    TransferTimeout,
+)
+from imagebroker.model.image import Image, ImageQuery
+from imagebroker.model.peer import MOST
+from imagebroker.model.reference import ImageRef
+from imagebroker.model.upload_data import ImageData
+from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
+from imagebroker.system.exhaustion import no_thread, said, start
+from imagebroker.system.forks import (
+    PATIENCE,
+    Condition,
+    Process,
+    Thread,
+    never_finalize,
+    tell_in_child,
+)
+from imagebroker.system.handover import Handover
+
+if TYPE_CHECKING:
+    from imagebroker.backends.backend import Context
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Bytes that a `read` may be ahead of its consumer; one chunk may be larger.
+READ_AHEAD = 4 * 1024 * 1024
+#: The same for each of several reads at once.
+SHARED_READ_AHEAD = 512 * 1024
+#: Seconds between two looks at whether a call is still waited for.
+_MOMENT = 0.1
+#: Seconds that a thread gets to end after its source was closed.
+GRACE = 2.0
+
+
+class Boundary:
+    """One instance of a backend, guarded."""
+
+    def __init__(
+        self,
+        declared: Declaration,
+        host: BackendHost,
+        origin: str,
+        locate: Callable[[ImageBrokerError], None] = lambda error: None,
+    ) -> None:
+        """`origin`: the distribution and its version, for messages; `locate` completes errors.
+
+        :raises BackendLoadError: the constructor fails.
+        :raises ConfigError: the plugin refuses an option.
+        """
+        self._process = Process()
+        self.declared = declared
+        self.host = host
+        self.origin = origin
+        self.locate = locate
+        self.title = ":".join(filter(None, (host.name, host.instance)))
+        limits = host.limits
+        #: Seconds for a call that answers without image data.
+        self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
+        _conceal_options(declared, host)
+        try:
+            with host.secrets.hidden():
+                self._plugin = declared.cls(host)
+        except ImageBrokerError as refused:
+            redact_causes(refused)
+            locate(refused)
+            raise
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # SystemExit too: a plugin does not end a service
+            raise BackendLoadError(
+                f"the {self.title} backend of {origin} cannot be made: {shown_error(error)}",
+                hint="this is a bug of the plugin: report it to its authors",
+                scheme=host.name,
+            ) from error
+        # Of its own kind, whatever it says of itself.
+        if not issubclass(type(self._plugin), declared.cls):
+            made = type(self._plugin).__name__
+            raise BackendLoadError(
+                f"the class of the {self.title} backend of {origin} makes a {made}"
+            )
+
+    def open(
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        timeout: float | None = None,
+        waiting: Callable[[], Any] | None = None,
+        start: int = 0,
+    ) -> OpenedSource:
+        """The source of an image, which will probably be read from `start` on.
+
+        `waiting` is called every moment until it is there; what it raises ends the call.
+
+        :raises TransferTimeout: it took longer than `timeout` seconds.
+        """
+        self._begin(context, ref)
+        source = self._call(
+            "open",
+            context,
+            lambda: (
+                self._plugin.open_at(context, ref, start)
+                if start
+                else self._plugin.open(context, ref)
+            ),
+            timeout,
+            _close_quietly,
+            waiting,
+        )
+        if not issubclass(type(source), ImageSource):
+            raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
+        try:
+            with self.translated("open"):  # any look at the source may run the plugin's code
+                return self._opened(source, context)
+        except BaseException:
+            _close_quietly(source)
+            raise
+
+    def _opened(self, source: ImageSource, context: Context) -> OpenedSource:
+        if not isinstance(getattr(source, "image", None), Image):
+            raise self._bug("open returned a source without an Image")
+        self._check_image(source.image)
+        if not isinstance(source.parallel_reads, int):
+            raise self._bug(f"parallel_reads is {source.parallel_reads!r:.80}, not a number")
+        path = source.local_path
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise self._bug(f"local_path is {path!r:.80}, not a path")
+        return OpenedSource(source, self.translated, context, self.host.secrets)
+
+    def probe(
+        self,
+        context: Context,
+        ref: ImageRef,
+        *,
+        timeout: float | None = None,
+        waiting: Callable[[], Any] | None = None,
+    ) -> Image:
+        """The image that this caller may read."""
+        self._begin(context, ref)
+        answer = self._call(
+            "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
+        )
+        return self._checked("probe", answer)
+
+    def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
+        self._begin(context, ref)
+        answer = self._call("get", context, lambda: self._plugin.get(context, ref, **flags))
+        return self._checked("get", answer)
+
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return self._listed(
+            "get_all", context, lambda: self._plugin.get_all(context, query), query.limit
+        )
+
+    def _listed(
+        self,
+        verb: str,
+        context: Context,
+        call: Callable[[], Iterator[Any]],
+        limit: int | None = None,
+    ) -> Iterator[Image]:
+        """The images that `call()` answers with, within the limits for lists.
+
+        Called now: what is wrong with its arguments is said at once. Nothing more is read before
+        it is asked for.
+        """
+        self._begin(context)
+        steps = self._steps(verb, context, call)
+        return self._images(verb, steps, limit)
+
+    def _images(self, verb: str, steps: Steps[Any], limit: int | None) -> Iterator[Image]:
+        budget = Budget(self.title, self.host.limits.lists, self.answer_timeout)
+        left = limit
+        with closing(steps):
+            while left is None or left > 0:
+                image = self._next_image(verb, steps, budget)
+                if image is None:
+                    return
+                if self._is_sound(image):
+                    left = None if left is None else left - 1
+                    yield image
+
+    def _next_image(self, verb: str, steps: Steps[Any], budget: Budget) -> Image | None:
+        """None at the end of the list.
+
+        :raises TransferTimeout, TooLarge: the list does not keep to its limits.
+        """
+        with self.translated(verb):
+            while True:
+                began = monotonic()
+                try:
+                    steps.wait(budget.seconds)
+                    image = steps.take()
+                except StopIteration:
+                    return None
+                except Late:
+                    raise budget.late() from None
+                budget.waited(monotonic() - began)
+                if not isinstance(image, Image):
+                    raise self._bug(f"{verb} yielded {type(image).__name__}, not an Image")
+                if budget.takes(image):
+                    return image
+
+    def _is_sound(self, image: Image) -> bool:
+        """Whether a record can be used; one that cannot costs itself, not the list."""
+        try:
+            self._check_image(image)
+        except BackendError as error:
+            LOG.warning("%s is left out of the list: %s", redact(image.ref, 200), error)
+            return False
+        return True
+
+    def _steps(self, verb: str, context: Context, call: Callable[[], Iterator[Any]]) -> Steps[Any]:
+        surroundings = Surroundings(context, self.host.secrets)
+        steps: Steps[Any] = Steps(
+            lambda: iter(call()), surroundings.run, self.host.cut_off, self.host.release
+        )
+        with self.translated(verb):
+            steps.start()
+        try:
+            steps.wait(self.answer_timeout)
+        except Late:
+            raise self._silent(verb, self.answer_timeout) from None
+        with self.translated(verb):
+            steps.take()
+        return steps
+
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        self._begin(context)
+
+        def call() -> Image:
+            return self._plugin.create(context, image, data)
+
+        return self._checked("create", self._send("create", context, data, call))
+
+    def update(
+        self,
+        context: Context,
+        ref: ImageRef,
+        changes: Mapping[str, Any],
+        data: ImageData | None,
+        purge_props: bool,
+    ) -> Image:
+        self._begin(context, ref)
+
+        def call() -> Image:
+            return self._plugin.update(context, ref, changes, data, purge_props)
+
+        return self._checked("update", self._send("update", context, data, call))
+
+    def import_image(
+        self,
+        context: Context,
+        ref: ImageRef,
+        url: str | None,
+        stores: Sequence[str],
+        waiting: Callable[[], Any] | None = None,
+    ) -> Iterator[int]:
+        """How many bytes the service has, until it has all; see `open` for `waiting`."""
+        self._begin(context, ref)
+        steps = self._steps(
+            "import_image",
+            context,
+            lambda: self._plugin.import_image(context, ref, url=url, stores=stores),
+        )
+        return self._counts(steps, waiting)
+
+    def _counts(self, steps: Steps[Any], waiting: Callable[[], Any] | None) -> Iterator[int]:
+        begun = False  # until then an end of the waiting would leave open whether it is
+        with closing(steps):
+            while True:
+                try:
+                    steps.wait(self.answer_timeout, waiting if begun else None)
+                except Late:
+                    raise self._silent("import_image", self.answer_timeout) from None
+                with self.translated("import_image"):
+                    try:
+                        count = steps.take()
+                    except StopIteration:
+                        return
+                if not isinstance(count, int) or count < 0:
+                    raise self._bug(f"import_image yielded {count!r}, not a number of bytes")
+                begun = True
+                yield count
+
+    def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
+        return self._listed(
+            "purge", context, lambda: self._plugin.purge(context, older_than, dry_run)
+        )
+
+    def delete(self, context: Context, ref: ImageRef) -> None:
+        self._begin(context, ref)
+        self._call("delete", context, lambda: self._plugin.delete(context, ref))
+
+    def _check_mine(self) -> None:
+        self._process.check(f"this {self.title} backend")
+
+    def close(self) -> None:
+        if not self._process.is_current:
+            return
+        try:
+            self._plugin.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            LOG.error("closing the %s backend failed: %s", self.title, shown_error(error))
+
+    def _begin(self, context: Context, ref: ImageRef | None = None) -> None:
+        """Before every call: whose backend it is, and what it brings along and must not be shown,
+        whoever repeats it.
+
+        :raises Cancelled: it is the one of the process that this one was forked from.
+        """
+        self._check_mine()
+        self.host.conceal(getattr(context, "auth_token", None))
+        if ref is not None and ref.query:
+            self.host.conceal(ref.query, *re.split("[&=]", ref.query))
+
+    def _checked(self, verb: str, answer: Any) -> Image:
+        with self.translated(verb):
+            if not isinstance(answer, Image):
+                raise self._bug(f"{verb} returned {type(answer).__name__}, not an Image")
+            self._check_image(answer)
+        return answer
+
+    def _check_image(self, image: Image) -> None:
+        size = image.size
+        if size is not None and (not isinstance(size, int) or not 0 <= size <= MOST):
+            shown = "a number beyond all bounds" if isinstance(size, int) else f"{size!r:.80}"
+            shown = "negative" if isinstance(size, int) and size < 0 else shown
+            raise self._bug(f"the size of {image.ref} is {shown}, not a number of bytes")
+        if not isinstance(image.ref, str) or not isinstance(image.checksums, Mapping):
+            raise self._bug("its record has no ref, or checksums that are no mapping")
+
+    def _silent(self, verb: str, seconds: float) -> TransferTimeout:
+        return TransferTimeout(
+            f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
+            hint="check the server and the network; stall_timeout sets the limit",
+        )
+
+    def _bug(self, what: str) -> BackendError:
+        return BackendError(
+            f"the {self.title} backend of {self.origin}: {what}",
+            hint="this is a bug of the plugin: report it to its authors",
+            retryable=False,
+        )
+
+    @contextmanager
+    def translated(self, verb: str) -> Iterator[None]:
+        """Foreign exceptions become ours; interrupts and MemoryError pass."""
+        with self.host.secrets.hidden():
+            try:
+                with said(memory=False), self._turned_into_ours(verb):
+                    yield
+            except ImageBrokerError as error:
+                redact_causes(error)
+                self.locate(error)
+                raise
+
+    @contextmanager
+    def _turned_into_ours(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except (ImageBrokerError, MemoryError):
+            raise
+        except (ConnectionError, TimeoutError, EOFError) as error:
+            raise TransferError(
+                f"the {self.title} backend lost its connection in {verb}: {shown_error(error)}"
+            ) from error
+        except Exception as error:
+            raise self._bug(f"{verb} failed with {shown_error(error)}") from error
+
+    def _call(
+        self,
+        verb: str,
+        context: Context,
+        call: Callable[[], T],
+        timeout: float | None = None,
+        late: Callable[[T], None] = lambda answer: None,
+        waiting: Callable[[], Any] | None = None,
+    ) -> T:
+        """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
+        seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
+        surroundings = Surroundings(context, self.host.secrets)
+        running = _Call(lambda: surroundings.run(call), self.host.release, late)
+        finished = False
+        try:
+            with self.translated(verb):
+                running.start()
+            finished = running.wait(max(seconds, 0.0), waiting)
+        except BaseException:  # an interrupt of the caller: whatever comes later is let go
+            if not self._process.is_current:
+                raise
+            if not running.abandon(self.host) and running.succeeded:
+                late(running.answer())
+            raise
+        if not finished and running.abandon(self.host):
+            raise self._silent(verb, seconds)
+        answer: T = self._answer_of(verb, running)
+        return answer
+
+    def _send(
+        self, verb: str, context: Context, data: ImageData | None, call: Callable[[], T]
+    ) -> T:
+        """`call()` in a thread, for as long as it takes, while this one reads `data` for it."""
+        surroundings = Surroundings(context, self.host.secrets)
+        handover = Handover() if data is None else data.handed_over()
+        running = _Call(lambda: surroundings.run(call), self.host.release, ended=handover.wake)
+        with self.translated(verb):
+            running.start()
+        try:
+            handover.serve(running.has_finished)
+        except BaseException as error:
+            if self._process.is_current:
+                self._interrupt(running, handover, error)
+            raise
+        answer: T = self._answer_of(verb, running)
+        return answer
+
+    def _interrupt(self, running: _Call, handover: Handover, error: BaseException) -> None:
+        """Let the plugin undo what it began: it gets `error` instead of its next chunk."""
+        handover.fail(error)
+        if running.has_begun and not running.wait(GRACE):
+            self.host.abort(running.thread)  # it waits for its peer
+            running.wait(self.answer_timeout)
+
+    def _answer_of(self, verb: str, running: _Call) -> Any:
+        try:
+            return running.answer()
+        except BaseException:
+            with self.translated(verb):
+                raise
+
+
+class Surroundings:
+    """What a thread of ours takes over from its caller's, for the logs and spans of a plugin."""
+
+    def __init__(self, context: Context = None, secrets: Secrets | None = None) -> None:
+        self._context = context
+        self._secrets = secrets or Secrets()
+        self._variables = contextvars.copy_context()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """`call()` under the caller's context variables, and with its request's id in oslo.log."""
+        store = getattr(self._context, "update_store", None)
+        if store is not None:
+            store()  # for this thread, which oslo.log asks
+        return self._variables.run(self._concealing, call)
+
+    def _concealing(self, call: Callable[[], T]) -> T:
+        with self._secrets.hidden():
+            return call()
+
+
+class _Call:
+    """One call under way. Either its answer is taken, or it is abandoned; never both.
+
+    On `_thread` rather than `threading.Thread`, whose `start` waits until the thread runs: that
+    would double what a short call costs.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        release: Callable[[int], None],
+        late: Callable[[Any], None] = lambda answer: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`release` is called at the end of the thread, with its id; `late` gets an answer that
+        came too late; `ended` is called when there is one.
+        """
+        self._function, self._release = call, release
+        self._late, self._ended = late, ended
+        self._lock = threading.Lock()
+        self._running = threading.Lock()
+        self.finished = self._begun = self._abandoned = False
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        self.thread = 0
+        self._begins = 0.0
+        self._process = Process()
+
+    def start(self) -> None:
+        self._running.acquire()
+        self._begins = monotonic() + PATIENCE
+        self.thread = _thread.start_new_thread(self._run, ())
+
+    def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
+        """Whether it ended in time."""
+        ends = monotonic() + seconds
+        while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
+            self._process.check("the call")  # a child has no thread that would answer
+            seconds = ends - monotonic()
+            if seconds <= 0:
+                return False
+            self._check_begun()
+            if waiting is not None:
+                waiting()
+        return True
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun
+
+    def has_finished(self) -> bool:
+        """:raises TransferError: it never will."""
+        if not self.finished:
+            self._check_begun()
+        return self.finished
+
+    def _check_begun(self) -> None:
+        if not self._begun and monotonic() > self._begins:
+            raise no_thread()  # it died at once, for want of memory
+
+    def _run(self) -> None:
+        self._begun = True
+        try:
+            self._answer = self._function()
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self.finished = True
+            abandoned = self._abandoned
+        try:
+            if abandoned and self._error is None:
+                self._late(self._answer)
+        finally:
+            self._release(_thread.get_ident())
+            self._running.release()
+            self._ended()
+
+    def abandon(self, host: BackendHost) -> bool:
+        """Give up waiting. False if the answer came in the meantime and must be taken."""
+        with self._lock:
+            if self.finished:
+                return False
+            self._abandoned = True
+            host.cut_off(self.thread)  # before its end, after which its number may be another's
+        return True
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is an answer."""
+        return self.finished and self._error is None
+
+    def answer(self) -> Any:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # the traceback would keep this frame, and so the error, alive
+        return self._answer
+
+
+def _close_quietly(source: Any) -> None:
+    try:
+        source.close()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        LOG.warning("closing a source failed: %s", shown_error(error))
+
+
+def _conceal_options(declared: Declaration, host: BackendHost) -> None:
+    for option in declared.options:
+        value = host.options.get(option.dest) if option.secret else None
+        if isinstance(value, str):
+            user = host.options.get("username") or ""
+            # As Basic authentication (RFC 7617) has a password.
+            host.conceal(value, base64.b64encode(f"{user}:{value}".encode()).decode())
+
+
+class OpenedSource:
+    """An `ImageSource`, guarded.
+
+    In a child it is neither read on nor closed, and not even finalized: it is the parent's.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        translated: Callable[[str], Any],
+        context: Context = None,
+        secrets: Secrets | None = None,
+    ) -> None:
+        self._secrets = secrets
+        self._source = source
+        self._translated = translated
+        self._context = context
+        self._flows: list[Flow] = []
+        self.image = source.image
+        self.local_path = None if source.local_path is None else Path(source.local_path)
+        self.parallel_reads = max(1, source.parallel_reads)
+        self.coding = printable(str(source.coding), 60)
+        self._closed = False
+        self._process = Process()
+        tell_in_child(self)
+
+    def in_child(self) -> None:
+        never_finalize(self._source)
+
+    @property
+    def seekable(self) -> bool:
+        with self._translated("seekable"):
+            return bool(self._source.seekable)
+
+    @property
+    def may_refuse_ranges(self) -> bool:
+        return bool(self._source.may_refuse_ranges)
+
+    @property
+    def ignores_version(self) -> bool:
+        """Whether its version is only that of one server, and it can do without."""
+        return type(self._source).ignore_version is not ImageSource.ignore_version
+
+    def ignore_version(self) -> None:
+        """Take answers of any version from now on."""
+        with self._translated("ignore_version"):
+            self._source.ignore_version()
+
+    def read(
+        self, start: int = 0, stop: int | None = None, changed: Condition | None = None
+    ) -> Flow:
+        """The bytes from `start` to `stop` on their way, read ahead in a thread.
+
+        `changed` is notified when something arrives, so that several flows can be waited for.
+        """
+        self._process.check(f"the source of {redact(self.image.ref)}")
+        self._flows = [flow for flow in self._flows if flow.is_alive()]
+        ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
+        flow = Flow(
+            self._chunks(start, stop), ahead, changed, Surroundings(self._context, self._secrets)
+        )
+        self._flows.append(flow)
+        return flow
+
+    def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
+        """What `read` yields, counted: exactly the bytes that were asked for, or an error."""
+        end = self.image.size if stop is None else stop
+        position = start
+        with self._translated("read"):
+            for chunk in self._source.read(start, stop):
+                if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                    raise TypeError(f"read yielded {type(chunk).__name__}, not bytes")
+                if isinstance(chunk, memoryview):
+                    chunk = chunk.cast("B")  # so that its length counts bytes
+                position += len(chunk)
+                if end is not None and position > end:
+                    raise TooLarge(
+                        f"{self.image.ref}: more bytes arrive than the {end} that were promised",
+                        hint="the record or the server is wrong: the image was not stored",
+                    )
+                yield chunk
+        if end is not None and position != end:
+            raise TransferError(
+                f"{self.image.ref}: the bytes end at {position} of {end}",
+                hint="the connection was cut or the stored image is damaged; try again",
+            )
+
+    def close(self) -> None:
+        """End everything; never raises. A thread that does not end is logged and left behind."""
+        if self._closed or not self._process.is_current:
+            return
+        self._closed = True
+        for flow in self._flows:
+            flow.stop()
+        closing = Thread(target=_close_quietly, args=(self._source,))
+        try:
+            start(closing)
+            closing.join(GRACE)
+        except TransferError:  # no further thread can be started
+            _close_quietly(self._source)
+        for flow in self._flows:
+            flow.join(GRACE)
+        stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
+        if stuck:
+            LOG.warning(
+                "%s: the source does not end after close: %s", redact(self.image.ref), stuck
+            )
+
+
+class Flow(Thread):
+    """One `read` under way: a thread reads ahead, `take` hands over what has arrived."""
+
+    def __init__(
+        self,
+        chunks: Generator[Buffer, None, None],
+        ahead: int,
+        changed: Condition | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        super().__init__(name="imagebroker-read")
+        self._surroundings = surroundings if surroundings is not None else Surroundings()
+        self._chunks = chunks
+        self._ready: deque[Buffer] = deque()
+        self._ahead = ahead
+        self._held = 0
+        self._changed = changed if changed is not None else Condition()
+        self._stopped = self._ended = False
+        self._error: BaseException | None = None
+        try:
+            start(self)
+        except TransferError as error:  # said where its bytes are taken, as what it raises is
+            self._error, self._ended, self._stopped = error, True, True
+
+    def run(self) -> None:
+        self._surroundings.run(self._read_ahead)
+
+    def _read_ahead(self) -> None:
+        try:
+            for chunk in self._chunks:
+                size = len(chunk)
+                if not size:
+                    continue
+                with self._changed:
+                    if self._stopped:
+                        return
+                    self._ready.append(chunk)
+                    self._held += size
+                    self._changed.notify_all()
+                    # Before the next chunk is made: it would be in memory too.
+                    while self._held >= self._ahead and not self._stopped:
+                        self._changed.wait()
+                del chunk
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._chunks.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be handed over than an end or an error."""
+        return self._ended and not self._ready
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return bool(self._ready) or self._ended
+
+    def take(self, timeout: float) -> list[Buffer] | None:
+        """What has arrived, an empty list if nothing did in `timeout` seconds, None at the end.
+
+        :raises: what the source raised, after the bytes that came before it.
+        """
+        ends = monotonic() + timeout
+        with self._changed:
+            while not self.has_news:
+                left = ends - monotonic()
+                if left <= 0:
+                    return []
+                self._changed.wait(left)
+            if self._ready:
+                taken, self._held = list(self._ready), 0
+                self._ready.clear()
+                self._changed.notify_all()
+                return taken
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return None
+
+    def stop(self) -> None:
+        """Let the thread end at its next chunk; nothing more is taken."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._held = 0
+            self._changed.notify_all()

@@ -1,0 +1,117 @@
+"""What a plugin's class says of itself, read once, when the plugin is loaded.
+
+Any look at a foreign class may run foreign code (properties, descriptors, metaclasses), so this is
+the only place that looks; everybody else uses the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.backends.backend import API_VERSION, ImageBackend
+from imagebroker.model.reference import RefForm
+from imagebroker.redaction import redact, shown_error
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+
+#: The optional verbs, in the order in which they are shown.
+_VERBS = ("get", "get_all", "create", "update", "delete", "import_image", "purge")
+
+
+class Misdeclared(Exception):
+    """The class is no usable backend; the text goes on where the plugin's name ends."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A backend's class, and what it declares."""
+
+    cls: type[ImageBackend]
+    name: str
+    ref_form: RefForm
+    options: tuple[cfg.Opt, ...]
+    require_checksum: bool
+    served_checksums: str | None
+    serves_pages: bool
+    #: The verbs that it has: a method that its class overrides. All can download.
+    capabilities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plugin: Any, taken: Iterable[cfg.Opt] = ()) -> Declaration:
+        """`taken`: the options that every backend has already.
+
+        :raises Misdeclared: it is no class of a backend, or of another version of the contract.
+        """
+        try:
+            return cls._of(plugin, list(taken))
+        except (Misdeclared, KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:
+            raise Misdeclared(f"cannot be looked at: {shown_error(error)}") from error
+
+    @classmethod
+    def _of(cls, plugin: Any, taken: list[cfg.Opt]) -> Declaration:
+        if not isinstance(plugin, type) or not issubclass(plugin, ImageBackend):
+            raise Misdeclared(f"is {_shown(plugin)}, not a subclass of ImageBackend")
+        missing = sorted(getattr(plugin, "__abstractmethods__", ()))
+        if missing:
+            raise Misdeclared(f"does not implement {', '.join(missing)}")
+        _check_version(getattr(plugin, "api_version", None))
+        form = getattr(plugin, "ref_form", None)
+        if not isinstance(form, RefForm):
+            raise Misdeclared("has no ref_form")
+        name = getattr(plugin, "name", None)
+        if not isinstance(name, str):
+            raise Misdeclared(f"calls itself {_shown(name)}, which is no name")
+        own = [v for v in _VERBS if getattr(plugin, v) is not getattr(ImageBackend, v)]
+        served = plugin.served_checksums
+        return cls(
+            plugin, name, form, _options(plugin.options, taken), bool(plugin.require_checksum),
+            None if served is None else str(served), bool(plugin.serves_pages),
+            ("download", *own),
+        )  # fmt: skip
+
+
+def _check_version(version: Any) -> None:
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise Misdeclared(f"has the api_version {_shown(version)}; this core speaks {API_VERSION}")
+    if not 1 <= version <= API_VERSION:
+        raise Misdeclared(
+            f"was written for version {version} of the plugin API; this core speaks "
+            f"1 to {API_VERSION}"
+        )
+
+
+def _options(declared: Any, taken: list[cfg.Opt]) -> tuple[cfg.Opt, ...]:
+    """Those that can be registered together with what every backend has."""
+    from oslo_config import cfg
+
+    if isinstance(declared, str) or not isinstance(declared, Iterable):
+        raise Misdeclared(f"has the options {_shown(declared)}, not a list of oslo.config options")
+    found = []
+    together = cfg.ConfigOpts()
+    for option in [*taken, *declared]:
+        if not isinstance(option, cfg.Opt):
+            raise Misdeclared(f"has {_shown(option)} among its options, which is none")
+        try:
+            new = together.register_opt(option, group="backend")
+        except cfg.DuplicateOptError:
+            why = "which the core has" if _has(taken, option) else "in two forms"
+            raise Misdeclared(f"has the option {option.dest!r} {why}") from None
+        if new and not any(option is each for each in taken):
+            found.append(option)
+    return tuple(found)
+
+
+def _has(options: list[cfg.Opt], option: cfg.Opt) -> bool:
+    return any(each.dest == option.dest for each in options)
+
+
+def _shown(value: object) -> str:
+    try:
+        return redact(repr(value), 80)
+    except Exception:
+        return f"something of type {type(value).__name__}"

@@ -1,0 +1,1 @@
+"""What the deployer has written down, and where each option stands."""

@@ -1,0 +1,1 @@
+"""What plugins that speak HTTP share."""

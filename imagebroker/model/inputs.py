@@ -1,0 +1,91 @@
+"""Reading from an object of the caller's, whatever kind it is, until its bytes have really ended.
+
+An object that has nothing *yet* says so in many ways: `read` returns None (a raw file or a socket's
+file in non-blocking mode), raises `BlockingIOError` or TLS's "want read", or an iterator yields
+None. None of these is the end: only an empty answer of `read` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from imagebroker.system.readiness import Waiting, is_not_ready
+
+
+class Wrong(Exception):
+    """The object returns something that is not bytes."""
+
+
+def can_be_read(source: object) -> bool:
+    """Whether it has `read`, or `readinto` at least."""
+    return callable(getattr(source, "read", None)) or callable(getattr(source, "readinto", None))
+
+
+def chunks_of_file(source: Any, size: int, patience: float) -> Iterator[bytes]:
+    """What a file object has from its position on, at most `size` bytes at a time.
+
+    :param patience: seconds that it may have nothing without being at its end.
+    :raises Stalled, Wrong: as named. Whatever else the object raises passes.
+    """
+    read = _reading(source, size)
+    waiting = Waiting(source, patience)
+    while True:
+        try:
+            found = read()
+        except OSError as error:
+            if not is_not_ready(error):
+                raise
+            found = None
+        if found is None:
+            waiting.wait()
+            continue
+        waiting.over()
+        data = _bytes(found, "read()")
+        if not len(data):
+            return
+        yield from _pieces(data, size)
+
+
+def chunks_of_iterable(source: Iterable[Any], size: int, patience: float) -> Iterator[bytes]:
+    """What an iterable yields, at most `size` bytes at a time. Only its own end is the end."""
+    waiting = Waiting(source, patience)
+    for found in source:
+        if found is None:  # iter(pipe.read, b"") of a pipe that has nothing yet
+            waiting.wait()
+            continue
+        waiting.over()
+        yield from _pieces(_bytes(found, "the iterator"), size)
+
+
+def _reading(source: Any, size: int) -> Callable[[], Any]:
+    if callable(getattr(source, "read", None)):
+        return lambda: source.read(size)
+    buffer = bytearray(size)
+
+    def read() -> Any:
+        count = source.readinto(buffer)
+        if count is None:
+            return None
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= size:
+            raise Wrong(f"readinto() returned {count!r} for {size} bytes")
+        return bytes(memoryview(buffer)[:count])
+
+    return read
+
+
+def _bytes(found: Any, who: str) -> memoryview:
+    """`found` as bytes.
+
+    :raises Wrong: it is something else, text for example.
+    """
+    try:
+        view = memoryview(found)
+    except TypeError:
+        raise Wrong(f"{who} returned {type(found).__name__}, not bytes") from None
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
+
+
+def _pieces(data: memoryview, size: int) -> Iterator[bytes]:
+    for start in range(0, len(data), size):
+        yield bytes(data[start : start + size])

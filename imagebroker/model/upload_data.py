@@ -1,0 +1,241 @@
+"""What `create` and `update` receive: an image's bytes on their way to a backend."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from imagebroker.exceptions import InvalidImageRef, UploadFailed, VerificationError
+from imagebroker.model import inputs
+from imagebroker.system.handover import Handover
+from imagebroker.system.readiness import Stalled
+
+#: Bytes in one chunk. 64 KiB pass every WSGI server; hashing them costs no more than larger ones.
+CHUNK = 64 * 1024
+
+
+class ContentCheck(Protocol):
+    """What judges the bytes of one iteration, by an exception."""
+
+    def feed(self, chunk: bytes, /) -> None: ...
+
+    def evidence(self) -> object: ...
+
+
+class ImageData:
+    """The bytes to store: iterate it to send them, once, or again where `rewindable`.
+
+    Every iteration counts and hashes what it hands out. If the caller's source raises, or has
+    more or fewer bytes than `size`, the iteration raises `UploadFailed` (kept in `failure`, so
+    that a library in between cannot lose it). A source that has nothing yet, as a non-blocking
+    pipe, is waited for. What is not acceptable as an image raises `VerificationError`, before the
+    last byte is handed out. No bytes at all are an image only where `size` is given as 0.
+    Closing a file that was opened here: `close`.
+    """
+
+    #: Bytes in all, None if nobody knows.
+    size: int | None
+    #: True if a second iteration yields the same bytes from the beginning.
+    rewindable: bool
+    #: True: should the data not be stored, its caller wants the record kept, queued and empty.
+    keep_record: bool = False
+    #: Makes the check for so many bytes (None: unknown); None: nobody looks at them.
+    checked_by: Callable[[int | None], ContentCheck] | None = None
+
+    def __init__(
+        self, source: Any, size: int | None = None, *, stall_timeout: float = 30.0
+    ) -> None:
+        """`source`: bytes, a path-like, an object with `read`, or an iterable of bytes.
+
+        :param stall_timeout: seconds that the source may have nothing without being at its end.
+        :raises InvalidImageRef: it is none of these, or `size` is not the size that it has.
+        :raises UploadFailed: it is empty, and `size` is not 0.
+        """
+        self._patience = stall_timeout
+        self.failure: UploadFailed | VerificationError | None = None
+        #: Bytes handed out by the current or last iteration.
+        self.sent = 0
+        self._algorithms = ["sha256"]
+        self._hashers: dict[str, Any] = {}
+        self._started = self._ended = False
+        self._file: Any = None
+        self._handover: Handover | None = None
+        self._start = 0
+        self._owned = False
+        self._chunks: Iterable[bytes] | None = None
+        found = self._adopt(source)
+        if size is not None and found is not None and size != found:
+            self.close()
+            raise InvalidImageRef(f"the size is given as {size} bytes, and the data has {found}")
+        self.size = found if size is None else size
+        #: Whether no bytes at all may be stored: somebody has to say so.
+        self._may_be_empty = size == 0
+        if found == 0 and size is None:
+            self._look_for_bytes()
+
+    def _adopt(self, source: Any) -> int | None:
+        """Take hold of the caller's source; its size if it shows."""
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            self._file, self._owned = io.BytesIO(source), True
+            return self._measure()
+        if isinstance(source, (str, os.PathLike)):
+            if isinstance(source, str):
+                raise InvalidImageRef("data is text", hint="pass bytes, or pathlib.Path for a file")
+            try:
+                self._file, self._owned = open(source, "rb"), True  # noqa: SIM115 - close() does
+            except OSError as error:
+                raise InvalidImageRef(
+                    f"cannot read {os.fspath(source)!r}: {error.strerror}"
+                ) from error
+            return self._measure()
+        if inputs.can_be_read(source):
+            if isinstance(source, io.TextIOBase):
+                raise InvalidImageRef("the data's file is open in text mode", hint="open it 'rb'")
+            self._file = source
+            return self._measure()
+        if isinstance(source, Iterable):
+            self._chunks, self.rewindable = source, False
+            return None
+        raise InvalidImageRef(
+            f"data is {type(source).__name__}",
+            hint="pass bytes, a path, a binary file object or an iterator of bytes",
+        )
+
+    def _measure(self) -> int | None:
+        """The bytes from the file's present position to its end, where it can tell."""
+        try:
+            self._start = self._file.tell()
+            self._file.seek(0, os.SEEK_END)  # may return None where the object is only like a file
+            end: int = self._file.tell()
+            self._file.seek(self._start)
+        except (AttributeError, TypeError, NotImplementedError, OSError, ValueError):
+            # TypeError: handles of oslo.vmware have a `seek` with one argument, which does nothing.
+            self._start, self.rewindable = 0, False
+            return None
+        self.rewindable = True
+        return end - self._start
+
+    def _look_for_bytes(self) -> None:
+        """A file that says it has 0 bytes may have some: the kernel's own do (/proc, /sys).
+
+        :raises UploadFailed: there are none.
+        """
+        try:
+            first = next(inputs.chunks_of_file(self._file, 1, self._patience), b"")
+            self._file.seek(self._start)
+        except Exception as error:
+            self.close()
+            raise self._failed(error) from error
+        if not first:
+            self.close()
+            raise self._fail(*_EMPTY)
+        self.size = None
+
+    def hash_with(self, *algorithms: str) -> None:
+        """Compute these digests too (hashlib's names); call it before iterating."""
+        self._algorithms.extend(name for name in algorithms if name not in self._algorithms)
+
+    @property
+    def complete(self) -> bool:
+        """Whether an iteration came to its end."""
+        return self._ended
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Algorithm to hex digest of what the last iteration handed out."""
+        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks from the beginning.
+
+        :raises UploadFailed: the source failed, or it was begun before and cannot be rewound.
+        :raises VerificationError: the bytes are no acceptable image.
+        """
+        if self._started and not self.rewindable:
+            raise self._fail("the data cannot be sent again: its source cannot be rewound")
+        self._started, self._ended, self.sent = True, False, 0
+        self._hashers = {
+            name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms
+        }
+        return self._iterate()
+
+    def _iterate(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._checked(self._brought()):
+                self.sent += len(chunk)
+                if self.size is not None and self.sent > self.size:
+                    break
+                for hasher in self._hashers.values():
+                    hasher.update(chunk)
+                yield chunk
+        except UploadFailed:
+            raise
+        except VerificationError as error:
+            self.failure = error
+            raise
+        except Exception as error:
+            raise self._failed(error) from error
+        if not self.sent and not self._may_be_empty and self.size in (None, 0):
+            raise self._fail(*_EMPTY)
+        if self.size is not None and self.sent != self.size:
+            more = "more" if self.sent > self.size else f"only {self.sent}"
+            raise self._fail(f"the data was to have {self.size} bytes, and its source has {more}")
+        self._ended = True
+
+    def _checked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same, the last chunk only once the check has passed."""
+        if self.checked_by is None:
+            yield from chunks
+            return
+        check, held = self.checked_by(self.size), b""
+        for chunk in chunks:
+            check.feed(chunk)
+            if held:
+                yield held
+            held = chunk
+        if held or self._may_be_empty:
+            check.evidence()
+        if held:
+            yield held
+
+    def handed_over(self) -> Handover:
+        """From now on what is iterated is read by the thread that serves this."""
+        self._handover = Handover(_AHEAD if self.rewindable else 0)
+        return self._handover
+
+    def _brought(self) -> Iterator[bytes]:
+        return self._read() if self._handover is None else self._handover.taken(self._read)
+
+    def _read(self) -> Iterator[bytes]:
+        if self._chunks is not None:
+            return inputs.chunks_of_iterable(self._chunks, CHUNK, self._patience)
+        if self.rewindable:
+            self._file.seek(self._start)
+        return inputs.chunks_of_file(self._file, CHUNK, self._patience)
+
+    def _failed(self, error: Exception) -> UploadFailed:
+        """What the caller's source failed with, as our error."""
+        text = f"the source of the data failed: {str(error) or type(error).__name__}"
+        if isinstance(error, (Stalled, TimeoutError)):
+            return self._fail(
+                text, "see why nothing more comes; stall_timeout sets the limit", retryable=True
+            )
+        return self._fail(text)
+
+    def _fail(self, message: str, hint: str = "", *, retryable: bool = False) -> UploadFailed:
+        self.failure = UploadFailed(message, hint=hint, retryable=retryable)
+        return self.failure
+
+    def close(self) -> None:
+        """Close what was opened here; a caller's own file object stays open."""
+        if self._owned and self._file is not None:
+            self._file.close()
+
+
+#: Bytes of a file that are read while a plugin sends those before them.
+_AHEAD = 1024 * 1024
+#: Text and hint of the error for data without a byte.
+_EMPTY = ("the data is empty", "give --size 0 (size=0) if the image is to be empty")

@@ -1,0 +1,319 @@
+"""One call that wants the bytes of an image: where they may be had, and what must hold for them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.backends.backend import Options
+from imagebroker.backends.boundary import Boundary, OpenedSource
+from imagebroker.config.settings import GROUP, Section, Settings
+from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
+from imagebroker.model.reference import ImageRef
+from imagebroker.routing import Routes
+from imagebroker.snapshot import Values
+from imagebroker.transfer.fetch.candidates import Demands, Place, Waiting
+from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
+from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
+from imagebroker.transfer.small_file import NotThere, read_small
+from imagebroker.transfer.store.journal import Journal
+from imagebroker.verify.checks import format_policy
+from imagebroker.verify.checksum import Checksum, is_url, parse_checksum
+from imagebroker.verify.disk_format import FormatPolicy
+from imagebroker.verify.signature import (
+    SignaturePolicy,
+    checked_certificates,
+    required_signature,
+)
+
+if TYPE_CHECKING:
+    from imagebroker.backends.backend import Context
+
+#: What `download` and `open` accept beside their named arguments: options of the configuration.
+_OVERRIDES = (
+    "deadline", "stall_timeout", "min_rate", "retries", "retry_backoff", "allow_unknown_size",
+    "allow_empty", "rate_limit", "max_compression_ratio",
+)  # fmt: skip
+
+
+class Order:
+    """Made from a call's arguments, without any I/O."""
+
+    def __init__(
+        self,
+        values: Values,
+        routes: Routes,
+        context: Context,
+        id_or_uri: str | ImageRef,
+        *,
+        checksum: str | None = None,
+        trusted_certs: Sequence[str] | None = None,
+        allowed_formats: Sequence[str] | None = None,
+        check_format: bool = True,
+        require_checksum: bool | None = None,
+        max_size: int | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        cancel: Cancel | None = None,
+        limits: Mapping[str, Any],
+    ) -> None:
+        """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
+        self._values, self._routes, self._context = values, routes, context
+        settings = values.settings
+        self.ref, self.backend = routes.find(id_or_uri)
+        self.demands = _demands(
+            settings, context, self.ref, self.backend, checksum, trusted_certs,
+            content_policy(settings, allowed_formats, check_format), require_checksum,
+        )  # fmt: skip
+        self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
+        ref, backend = self.ref, self.backend
+        self.entitlement = Entitlement(
+            Resource.of(backend, ref),
+            ref.text,
+            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
+            self.watch,
+            caller_of(context, backend),
+        )
+        #: Where `checksum` leads, if it is a URL that was not read yet.
+        self._file = routes.aside(str(checksum)) if is_url(checksum) else None
+
+    def part_key(self, decompress: str | None) -> str:
+        """What tells the part file of this image from those of others at the same destination."""
+        wanted = self.ref.text if decompress is None else f"{self.ref.text} {decompress}"
+        return hashlib.sha256(wanted.encode()).hexdigest()[:16]
+
+    def may_go_on_with(self, kept: Journal) -> bool:
+        """Whether an earlier call may have left that of this very image."""
+        shared = kept.shares_digest(self.demands.checksums)
+        return self.entitlement.may_fit(kept.resource, digest=shared)
+
+    def places(self) -> list[Place]:
+        """The locations that may be read directly, then the backend itself.
+
+        What a checksum file or the image's record says is among the demands from then on.
+        """
+        context, ref, backend = self._context, self.ref, self.backend
+        self.read_checksum_file()  # before any byte of the image is asked for
+        self.demands = replace(self.demands, wanted=bool(self.demands.checksums))
+        own = Place(
+            ref.text,
+            partial(_open, backend, context, ref),
+            insecure=_insecure(backend),
+            open_at=partial(_open_at, backend, context, ref),
+        )
+        schemes = self._values.settings.core.direct_url_schemes
+        if not schemes or ref.id is None:
+            return [own]
+        record = backend.get(context, ref, include_locations=True, show_deleted=False)
+        if record.strong_checksum is None and not self.demands.checksums:
+            return [own]  # nothing could prove that a location has the same bytes
+        places = []
+        for location in record.locations or ():
+            if location.url.partition(":")[0] in schemes:
+                places.append(
+                    Place(
+                        location.url,
+                        partial(self._open_location, location.url),
+                        insecure=self._is_insecure(location.url),
+                    )
+                )
+        if not places or self.entitlement.ask() is None:
+            return [own]  # which says why the caller may not read it, where that is so
+        self.demands = replace(self.demands, record=record)
+        return [*places, own]
+
+    def _is_insecure(self, url: str) -> bool:
+        try:
+            return _insecure(self._routes.aside(url)[1])
+        except ImageBrokerError:
+            return False  # it will not be read at all
+
+    def share(self) -> Share:
+        """The part of this call in a transfer that others may need too."""
+        return Share(self._values.slots, self.entitlement, self.ref.text, self.demands, self.watch)
+
+    def read_checksum_file(self) -> None:
+        """Demand what the checksum file says about the ref, if there is such a file; once.
+
+        :raises VerificationError: it says nothing, or is not signed as it has to be.
+        """
+        if self._file is None:
+            return
+        from imagebroker.verify.checksum_file import LARGEST, PATIENCE  # few calls have one
+
+        (named, backend), self._file = self._file, None
+
+        def read(ref: ImageRef) -> bytes:
+            pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
+            place = Place(ref.text, partial(_open, backend, self._context, ref))
+            aside = self.watch.aside(max_size=LARGEST, seconds=PATIENCE)
+            return read_small(place, Demands(pins), aside, str(ref))
+
+        def beside(ending: str) -> bytes | None:
+            try:
+                return read(named.with_ending(ending))
+            except (NotThere, NotAuthorized):  # some servers say so of what is not there
+                return None
+
+        text, origin = read(named), str(named)
+        if (keyring := self._values.keyring) is not None:
+            text, signer = keyring.verified(text, beside, origin)
+            origin += f" (signed by {signer})"
+        found = self._listed(text, named, origin)
+        self.demands = replace(self.demands, checksums=(found, *self.demands.checksums))
+
+    def _listed(self, text: bytes, file: ImageRef, origin: str) -> Checksum:
+        """The image's digest in a checksum file, under its ref's name or under the record's.
+
+        A URL such as `/latest` leads to a file whose name only its server knows.
+        """
+        from imagebroker.verify.checksum_file import NotListed, find_checksum
+
+        weak = self.demands.allow_weak
+        try:
+            return find_checksum(text, self.ref, origin, allow_weak=weak, file=file)
+        except NotListed:
+            called = self._name_in_record()
+            if not called:
+                raise
+        return find_checksum(
+            text, self.ref, origin, allow_weak=weak, file=file, also_called=[called]
+        )
+
+    def _name_in_record(self) -> bytes:
+        """What the backend calls the image; empty where only opening it would tell."""
+        if "get" not in self.backend.declared.capabilities:
+            return b""
+        try:
+            name = self.backend.get(self._context, self.ref).name or ""
+        except ImageBrokerError:
+            return b""  # the download will say it in its own words
+        return name.encode("utf-8", "surrogateescape")
+
+    def _open_location(self, url: str, left: float, waiting: Waiting) -> OpenedSource:
+        ref, backend = self._routes.find(url)
+        return _open(backend, self._context, ref, left, waiting)
+
+
+def _demands(
+    settings: Settings,
+    context: Context,
+    ref: ImageRef,
+    backend: Boundary,
+    checksum: str | None,
+    trusted_certs: Sequence[str] | None,
+    formats: FormatPolicy | None,
+    require_checksum: bool | None,
+) -> Demands:
+    core = settings.core
+    weak = bool(core.allow_md5)
+    demanded = []
+    if checksum is not None and not is_url(checksum):
+        demanded.append(parse_checksum(checksum, allow_weak=weak))
+    if ref.pin is not None:
+        demanded.append(Checksum(*ref.pin, "the ref's pin"))
+    return Demands(
+        tuple(demanded),
+        require=_requires_checksum(settings, backend, require_checksum),
+        allow_weak=weak,
+        served=backend.declared.served_checksums,
+        formats=formats,
+        may_be_page=formats is not None and backend.declared.serves_pages,
+        signature=partial(
+            required_signature,
+            context,
+            checked_certificates(trusted_certs),
+            SignaturePolicy.configured(core, settings.limits),
+            settings.conf,
+        ),
+    )
+
+
+def content_policy(
+    settings: Settings, allowed: Sequence[str] | None, check: bool
+) -> FormatPolicy | None:
+    """What the content may be; None where nobody is to look. What the deployer has written down
+    about it is not weakened by a call.
+
+    :raises PolicyViolation: it would be.
+    :raises InvalidImageRef: a format is none that could be verified, or `check` contradicts them.
+    """
+    core = settings.core
+    decided = next(
+        (name for name in ("allowed_formats", "inspect_formats")
+         if core[name] and settings.is_set(GROUP, name)), None,
+    )  # fmt: skip
+    if check:
+        return format_policy(core, allowed, optional=decided is None)
+    if allowed is not None:
+        raise InvalidImageRef(
+            "the content is not to be checked, and allowed_formats says what it may be",
+            hint="give one of --no-check-format and --allowed-formats",
+        )
+    if decided is not None:
+        raise PolicyViolation(
+            f"[{GROUP}] {decided} is set, and a call cannot switch the check of the content off",
+            hint=f"take {decided} out of the config file if a call may",
+        )
+    return None
+
+
+def _requires_checksum(settings: Settings, backend: Boundary, by_call: bool | None) -> bool:
+    """As the call says, but what the deployer has written down is not weakened by a call.
+
+    :raises PolicyViolation: it would be.
+    """
+    configured = bool(backend.host.options.require_checksum)
+    if by_call is None:
+        return configured
+    section = Section(backend.host.name, backend.host.instance)
+    if configured and not by_call and settings.is_set(section.group, "require_checksum"):
+        raise PolicyViolation(
+            f"[{section.group}] require_checksum is set, and a call cannot switch it off",
+            hint="give the digest with --checksum, or take require_checksum out of the config file",
+        )
+    return bool(by_call)
+
+
+def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rules:
+    """The configured limits, less those that a call sets itself.
+
+    :raises TypeError: `limits` names something else.
+    :raises InvalidImageRef: a value is no number that can be a limit.
+    """
+    unknown = sorted(set(limits) - set(_OVERRIDES))
+    if unknown:
+        raise TypeError(f"unexpected argument {unknown[0]!r}")
+    for name, value in {**limits, "max_size": max_size}.items():
+        if value is not None and not _is_usable(value):
+            raise InvalidImageRef(f"{name} is {value!r:.80}, not a number from 0")
+    values = {name: limits.get(name) for name in _OVERRIDES}
+    chosen = {name: core[name] if value is None else value for name, value in values.items()}
+    return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
+
+
+def _is_usable(value: Any) -> bool:
+    if isinstance(value, int):
+        return 0 <= value < 2**63
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
+
+
+def _open_at(
+    backend: Boundary, context: Context, ref: ImageRef, start: int, left: float, waiting: Waiting
+) -> OpenedSource:
+    return backend.open(context, ref, timeout=left, waiting=waiting, start=start)
+
+
+def _open(
+    backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
+) -> OpenedSource:
+    return backend.open(context, ref, timeout=left, waiting=waiting)
+
+
+def _insecure(backend: Boundary) -> bool:
+    """Whether the deployer lets any server pass for the real one."""
+    return bool(backend.host.options.get("insecure"))

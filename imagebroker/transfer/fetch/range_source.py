@@ -1,0 +1,215 @@
+"""One source that lanes read from: how many ranges at once, how fast, and how often it broke."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from imagebroker.backends.boundary import GRACE, Flow, OpenedSource
+from imagebroker.exceptions import Cancelled, TransferError
+from imagebroker.system.exhaustion import start
+from imagebroker.system.forks import Condition, Thread
+from imagebroker.transfer.fetch.candidates import Place
+from imagebroker.transfer.limits import Watch
+
+#: Seconds over which the throughput is measured before and after a change.
+MEASURE = 0.1
+#: By so much more lanes must raise the throughput to be kept.
+_GAIN = 1.15
+#: So many times as many lanes are tried at once: each step costs a round trip or two.
+_STEP = 4
+#: Seconds until more lanes are tried again after they did not help, and how they grow.
+_FIRST_REST, _REST = 2.0, 4.0
+#: Seconds after which lanes that have not begun to deliver are not waited for.
+_PATIENCE = 1.0
+#: A measurement takes so many round trips at least.
+_ROUND_TRIPS = 2
+
+
+@dataclass(eq=False)
+class Lane:
+    """One range of one source, on its way."""
+
+    supplier: Supplier
+    flow: Flow
+    position: int
+    stop: int
+    #: Whether the request has no end of its own: the lane is cut where it stops.
+    endless: bool = False
+    began: float = field(default_factory=monotonic)
+    #: When the last byte came.
+    heard: float = field(default_factory=monotonic)
+    #: When the first one came; None if none did.
+    answered: float | None = None
+    received: int = 0
+
+    @property
+    def rest(self) -> int:
+        return self.stop - self.position
+
+    def rate(self, now: float) -> float:
+        """Bytes a second since the first byte."""
+        if self.answered is None:
+            return 0.0
+        return self.received / max(now - self.answered, 1e-3)
+
+    def count(self, size: int, now: float) -> None:
+        self.position += size
+        self.received += size
+        self.heard = now
+        if self.answered is None:
+            self.answered = now
+            self.supplier.answered_after(now - self.began)
+
+
+class Supplier:
+    """A place that is open, and what lanes learn about it.
+
+    One lane is the rule. More are tried while this side waits for bytes, and kept while each step
+    raises the throughput; a step that does not is taken back.
+    """
+
+    def __init__(self, place: Place, source: OpenedSource, wanted: int = 1) -> None:
+        self.place, self.source = place, source
+        #: More than one range at once needs a proof that all are of one version.
+        self.most = source.parallel_reads if source.image.version is not None else 1
+        self.wanted = min(wanted, self.most)
+        self.lanes: list[Lane] = []
+        #: Failures without progress between them.
+        self.failures = 0
+        #: It is left alone until then.
+        self.resting_until = 0.0
+        #: Seconds from a request to its first byte; the least that was seen.
+        self.latency = 0.0
+        self._flows: list[Flow] = []
+        self._pace = 0.0
+        self._measured_from: float | None = None
+        self._changed_at = monotonic()
+        self._arrived = 0
+        self._waited = 0.0
+        self._before = 1
+        self._best = 0.0
+        self._rest = _FIRST_REST
+        self._next_try = 0.0
+
+    def read(self, start: int, stop: int, changed: Condition) -> Lane:
+        self._flows = [flow for flow in self._flows if flow.is_alive()]
+        lane = Lane(self, self.source.read(start, stop, changed), start, stop)
+        return self.add(lane)
+
+    def add(self, lane: Lane) -> Lane:
+        self._flows.append(lane.flow)
+        self.lanes.append(lane)
+        return lane
+
+    def has_room(self, now: float) -> bool:
+        """Whether it should get another range."""
+        if len(self.lanes) >= self.wanted or now < self.resting_until:
+            return False
+        alive = sum(flow.is_alive() for flow in self._flows)
+        return alive < self.source.parallel_reads
+
+    def answered_after(self, seconds: float) -> None:
+        self.latency = min(self.latency, seconds) if self.latency else seconds
+
+    def pace(self, now: float) -> float:
+        """Bytes a second of one lane; 0.0 if nobody knows yet."""
+        rates = [
+            lane.rate(now)
+            for lane in self.lanes
+            if lane.answered is not None and now - lane.answered > MEASURE
+        ]
+        if rates:
+            self._pace = sum(rates) / len(rates)
+        return self._pace
+
+    def broke(self, error_is_service: bool) -> None:
+        """A lane broke: fewer at once, for a while; for good if the service itself refused."""
+        if error_is_service and self.lanes:
+            self.most = len(self.lanes)
+        self.wanted = max(1, min(self.wanted, len(self.lanes)))
+        self._set(self.wanted, monotonic())
+        self._next_try = monotonic() + 1.0
+
+    def count(self, arrived: int, waited: float) -> None:
+        self._arrived += arrived
+        self._waited += waited
+
+    def try_more(self, rate: float) -> None:
+        """One lane was seen to bring `rate` while this side waited for it."""
+        self._best = rate
+        self._set(min(_STEP * self.wanted, self.most), monotonic())
+
+    def adapt(self, now: float, *, may_add: bool) -> None:
+        """Look at the throughput since the last change, and change the number of lanes."""
+        if self._measured_from is None:
+            begun = all(lane.answered is not None for lane in self.lanes)
+            if (begun and len(self.lanes) >= self.wanted) or now - self._changed_at > _PATIENCE:
+                self._measured_from, self._arrived, self._waited = now, 0, 0.0
+            return
+        passed = now - self._measured_from
+        if passed < max(MEASURE, _ROUND_TRIPS * self.latency):
+            return
+        rate, idle = self._arrived / passed, self._waited > passed / 2
+        self._measured_from, self._arrived, self._waited = now, 0, 0.0
+        if self.wanted > self._before:
+            if rate < self._best * _GAIN:
+                self._next_try = now + self._rest
+                self._rest *= _REST
+                self._set(self._before, now)
+                return
+            self._before = self.wanted
+        self._best = rate
+        if may_add and idle and self.wanted < self.most and now >= self._next_try:
+            self._set(min(_STEP * self.wanted, self.most), now)
+
+    def _set(self, wanted: int, now: float) -> None:
+        self._before = min(self.wanted, wanted)
+        self.wanted, self._changed_at, self._measured_from = wanted, now, None
+
+
+class Opening(Thread):
+    """A further place, opened while bytes arrive from the first one."""
+
+    def __init__(self, place: Place, watch: Watch, changed: Condition) -> None:
+        super().__init__(name="imagebroker-open")
+        self.place = place
+        self._left = watch.left
+        self._changed = changed
+        self._dropped = False
+        self._error: Exception | None = None
+        self._source: OpenedSource | None = None
+        try:
+            start(self)
+        except TransferError as error:
+            self._error = error
+
+    def run(self) -> None:
+        try:
+            self._source = self.place.open(self._left, self._check)
+        except Exception as error:
+            self._error = error
+        with self._changed:
+            self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._dropped:
+            raise Cancelled("the transfer needs this location no more")
+
+    @property
+    def settled(self) -> bool:
+        return not self.is_alive()
+
+    def take(self) -> OpenedSource:
+        """The source, once `settled`. :raises: what opening it raised."""
+        source, self._source = self._source, None
+        if source is None:
+            raise self._error or Cancelled("it was taken before")
+        return source
+
+    def drop(self) -> None:
+        """End it, whether it is open or not."""
+        self._dropped = True
+        self.join(GRACE)
+        if self._source is not None:
+            self._source.close()

@@ -1,0 +1,135 @@
+"""One image may lie on several servers behind one name, and each may give it a version of its own.
+
+A version (an ETag) that differs then says nothing about the bytes. Under a strong digest of the
+whole the bytes are joined all the same, and the digest decides. Without one they never are.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from imagebroker.exceptions import ChecksumMismatch, VerificationError
+from imagebroker.model.image import Image
+
+#: Times in a row that another version is met without a byte between, and times that a transfer
+#: begins again because of one.
+MOST = 3
+
+
+class Step(enum.Enum):
+    """What to do after the image seemed to change."""
+
+    #: Ask the same source again: the server that has its version may answer.
+    ASK = enum.auto()
+    #: Ask the same source again, whatever version answers.
+    JOIN = enum.auto()
+    #: Open the place again, and go on with what is missing.
+    REOPEN = enum.auto()
+    #: Open the place again, and begin at byte 0.
+    BEGIN = enum.auto()
+    GIVE_UP = enum.auto()
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What one try to transfer an image may put together."""
+
+    #: Whether bytes of different versions, under a strong digest.
+    allowed: bool = True
+    #: Versions whose bytes were wrong: another server is looked for.
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Of a place whose image seems to have changed."""
+
+    #: A strong digest covers the whole.
+    proven: bool
+    #: Its source can do without its version, which is that of one server of several.
+    tolerant: bool
+    #: There is no other place.
+    last: bool
+    #: It can be asked for the missing bytes of its own version.
+    resumable: bool
+
+
+class Versions:
+    """The versions that one try has met."""
+
+    def __init__(self, joining: Joining) -> None:
+        self.joining = joining
+        #: Whether bytes of several were put together, or may have been.
+        self.joined = False
+        self.met: set[str] = set()
+        self._in_a_row = self._begun_again = 0
+        self._avoided = 0
+
+    def opened(self, version: str | None) -> bool:
+        """Note the version of a source; False if it should be opened again to find another."""
+        if version is not None:
+            self.met.add(version)
+        if version in self.joining.avoid and self._avoided < MOST:
+            self._avoided += 1
+            return False
+        return True
+
+    def shown(self, image: Image) -> Image:
+        """The record of what was transferred: joined bytes are of no version for sure."""
+        return replace(image, version=None) if self.joined else image
+
+    def progressed(self) -> None:
+        """Bytes have come since the image last seemed to change."""
+        self._in_a_row = 0
+
+    def may_ask_again(self) -> bool:
+        """Whether a server that refuses may have a neighbour that does not."""
+        self._in_a_row += 1
+        return self._in_a_row < MOST
+
+    def may_join(self, now: Circumstances) -> bool:
+        """Note that bytes of another version follow; False if they must not."""
+        if not (now.proven and self.joining.allowed and (now.tolerant or now.last)):
+            return False
+        self.joined = True
+        return True
+
+    def after_change(self, now: Circumstances) -> Step:
+        """The image seems to have changed: what next?"""
+        self._in_a_row += 1
+        enough = self._in_a_row > MOST
+        if now.proven and self.joining.allowed:
+            if enough or not self.may_join(now):
+                return Step.GIVE_UP
+            return Step.JOIN if now.tolerant else Step.REOPEN
+        if not now.tolerant:
+            return Step.GIVE_UP
+        if now.resumable and not enough:
+            return Step.ASK
+        if self._begun_again == MOST:
+            return Step.GIVE_UP
+        self._begun_again += 1
+        self._in_a_row = 0
+        return Step.BEGIN
+
+
+class Retrial:
+    """Whether an image that failed a check is worth another try, from one server's bytes alone."""
+
+    def __init__(self) -> None:
+        self.joining = Joining()
+        self._met: set[str] = set()
+
+    def allows(self, error: VerificationError, versions: Versions) -> bool:
+        """Note what came of a try. If it may be repeated, `joining` says how."""
+        self._met |= versions.met
+        if versions.joined:
+            self.joining = replace(self.joining, allowed=False)
+            return True
+        if self.joining.allowed or not isinstance(error, ChecksumMismatch):
+            return False
+        avoid = self.joining.avoid | versions.met
+        again = bool(self._met - avoid) and len(avoid) < MOST
+        self.joining = replace(self.joining, avoid=frozenset(avoid))
+        return again

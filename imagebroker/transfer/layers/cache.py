@@ -1,0 +1,498 @@
+"""A cache of verified images in a directory of this user's own.
+
+Who may have an entry is decided elsewhere (`entitlement.py`): it is found by the keys under which
+it was stored, never by its digest alone.
+
+An entry is a file called `<algorithm>-<digest>`. It is made complete under another name and
+renamed, and nobody relies on that: whoever uses an entry computes its digest over what was copied
+from it. A lock (flock) says that an entry is in use, or that its writer lives. What is on its way
+in counts with its whole size from the beginning: the directory never holds more than it may.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep, time_ns
+from typing import Any
+
+from imagebroker.backends.backend import Buffer, ImageSource
+from imagebroker.backends.boundary import OpenedSource
+from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
+from imagebroker.model.image import Image
+from imagebroker.system.forks import release, withhold
+from imagebroker.system.owned_directory import open_owned
+from imagebroker.transfer.fetch.candidates import Place, Waiting
+from imagebroker.transfer.store.directory import close
+from imagebroker.verify.checksum import STRONG, Checksum
+
+LOG = logging.getLogger(__name__)
+
+_ENTRY = re.compile(r"(?P<algorithm>[a-z0-9_]+)-(?P<digest>[0-9a-f]{64,128})")
+#: Which content a key leads to, in a link without any target but that name.
+_NOTE = re.compile(r"version-[0-9a-f]{64}")
+_COMING = re.compile(r"coming-[0-9a-f]{16}")
+_LOCK = "lock"
+_FICLONE = 0x40049409
+_CHUNK = 1024 * 1024
+_STEP = 64 * _CHUNK
+#: What says that two files cannot share or copy inside the kernel.
+_CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
+#: Seconds that others may take to make room.
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One image in the cache."""
+
+    algorithm: str
+    digest: str
+    #: Bytes.
+    size: int
+    used_at: datetime
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}-{self.digest}"
+
+    @property
+    def checksum(self) -> str:
+        """As `checksum=` takes it."""
+        return f"{self.algorithm}:{self.digest}"
+
+
+class Entry:
+    """An entry in use: nobody removes it until it is closed."""
+
+    def __init__(self, fd: int, cached: Cached) -> None:
+        self.fd, self.cached = fd, cached
+
+    def place(self, ref: str, image: Image) -> Place:
+        """The entry as a place where the bytes of `image` may be had."""
+
+        def opened(left: float, waiting: Waiting) -> OpenedSource:
+            return OpenedSource(_EntrySource(self, image), lambda verb: nullcontext())
+
+        return Place(ref, opened)
+
+    @property
+    def checksum(self) -> Checksum:
+        """What must hold for what is copied from it."""
+        return Checksum(self.cached.algorithm, self.cached.digest, "the cached image")
+
+    def is_intact(self) -> bool:
+        """Whether it has the digest that it is called after. Reads all of it."""
+        hasher = hashlib.new(self.cached.algorithm)
+        position = 0
+        try:
+            while chunk := os.pread(self.fd, _CHUNK, position):
+                hasher.update(chunk)
+                position += len(chunk)
+        except OSError:
+            return False
+        return hasher.hexdigest() == self.cached.digest
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        close(fd)
+
+    def __enter__(self) -> Entry:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _EntrySource(ImageSource):
+    """An entry, which the core copies as it copies any local file."""
+
+    seekable = True
+
+    def __init__(self, entry: Entry, image: Image) -> None:
+        self._fd = entry.fd
+        self.image = replace(image, size=entry.cached.size)
+        self.local_path = Path(f"/proc/self/fd/{entry.fd}")
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        end = self.image.size or 0 if stop is None else stop
+        while start < end:
+            try:
+                chunk = os.pread(self._fd, min(_CHUNK, end - start), start)
+            except OSError as error:
+                raise TransferError(
+                    f"the cached image cannot be read: {error.strerror}", retryable=False
+                ) from error
+            if not chunk:
+                raise ImageChanged("the cached image was cut")
+            yield chunk
+            start += len(chunk)
+
+
+class Cache:
+    """Used by several threads and processes at once."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        """`limit`: bytes that the directory may hold."""
+        self.path, self.limit = path, limit
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        """:raises ConfigError: it is not this user's own. :raises OSError: it cannot be used."""
+        fd = withhold(open_owned(self.path, "[imagebroker] cache_dir"))
+        try:
+            yield fd
+        finally:
+            release(fd)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def entries(self) -> list[Cached]:
+        """What there is, the last used first.
+
+        :raises DestinationError: the directory cannot be read.
+        """
+        try:
+            with self._directory() as directory:
+                found = [self._cached(directory, name) for name in os.listdir(directory)]
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot read the cache {self.path}") from error
+        return sorted(filter(None, found), key=lambda each: each.used_at, reverse=True)
+
+    def _cached(self, directory: int, name: str) -> Cached | None:
+        match = _ENTRY.fullmatch(name)
+        if match is None or STRONG.get(match["algorithm"]) != len(match["digest"]):
+            return None
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        used = datetime.fromtimestamp(found.st_atime, UTC)
+        return Cached(match["algorithm"], match["digest"], found.st_size, used)
+
+    def is_empty(self) -> bool:
+        """:raises ConfigError, OSError: as the directory."""
+        with self._directory() as directory:
+            return not any(_ENTRY.fullmatch(name) for name in os.listdir(directory))
+
+    def find(self, keys: Iterable[str]) -> Entry | None:
+        """An entry that was stored under one of these keys; in use now.
+
+        :raises ConfigError, OSError: as the directory.
+        """
+        with self._directory() as directory:
+            for key in keys:
+                name = ""
+                with suppress(OSError):
+                    name = os.readlink(_note(key), dir_fd=directory)
+                entry = self._use(directory, name)
+                if entry is not None:
+                    # Not the time of change: somebody may be copying, and looks at it.
+                    changed = os.fstat(entry.fd).st_mtime_ns
+                    os.utime(entry.fd, ns=(time_ns(), changed))
+                    return entry
+        return None
+
+    def _use(self, directory: int, name: str) -> Entry | None:
+        if self._cached(directory, name) is None:
+            return None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = withhold(os.open(name, flags, dir_fd=directory))
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            cached = self._cached(directory, name)
+            if cached is not None and _is_named(directory, name, fd):
+                return Entry(fd, cached)
+        except BlockingIOError:
+            pass  # it is being removed
+        except BaseException:
+            close(fd)
+            raise
+        close(fd)
+        return None
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    def store(self, fd: int, size: int, digests: Mapping[str, Any], keys: Sequence[str]) -> bool:
+        """Keep the first `size` bytes of an open file; whether there is room for them.
+
+        `digests`: what was computed over them, by algorithm. `keys`: what leads to them.
+
+        :raises ConfigError, OSError: as the directory.
+        """
+
+        def copy(target: int) -> Mapping[str, Any]:
+            _copy(fd, target, size)
+            return digests
+
+        return self._store(size, digests, copy, keys)
+
+    def store_chunks(
+        self,
+        chunks: Iterable[Buffer],
+        size: int,
+        digests: Callable[[], Mapping[str, Any]],
+        keys: Sequence[str],
+    ) -> bool:
+        """The same with bytes that come one after the other; `digests` is asked at their end."""
+
+        def copy(target: int) -> Mapping[str, Any]:
+            position = 0
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    written = os.pwrite(target, view, position)
+                    view, position = view[written:], position + written
+            if position != size:
+                raise ImageChanged(f"{position} bytes came instead of {size}")
+            return digests()
+
+        return self._store(size, {}, copy, keys)
+
+    def _store(
+        self,
+        size: int,
+        digests: Mapping[str, Any],
+        copy: Callable[[int], Mapping[str, Any]],
+        keys: Sequence[str],
+    ) -> bool:
+        with self._directory() as directory:
+            name = _name(digests)
+            if name is not None and self._cached(directory, name) is not None:
+                self._note(directory, keys, name)
+                return True
+            coming = self._begin(directory, size)
+            if coming is None:
+                return False
+            temporary, fd = coming
+            try:
+                name = _name(copy(fd))
+                if name is None:
+                    return False
+                with self._alone(directory):  # who adds up what there is must not miss this one
+                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                temporary = ""
+                self._note(directory, keys, name)
+                return True
+            finally:
+                if temporary:
+                    with suppress(OSError):
+                        os.unlink(temporary, dir_fd=directory)
+                release(fd)
+
+    def _begin(self, directory: int, size: int) -> tuple[str, int] | None:
+        """A new file of that size, locked; None if there is no room."""
+        with self._alone(directory):
+            if not self._make_room(directory, size):
+                return None
+            name = f"coming-{secrets.token_hex(8)}"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = withhold(os.open(name, flags, 0o600, dir_fd=directory))
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                os.ftruncate(fd, size)  # from now on it counts
+            except BaseException:
+                release(fd)
+                os.unlink(name, dir_fd=directory)
+                raise
+            return name, fd
+
+    @contextmanager
+    def _alone(self, directory: int) -> Iterator[None]:
+        """Nobody else makes room. :raises OSError: others take too long."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = withhold(os.open(_LOCK, flags, 0o600, dir_fd=directory))
+        ends = monotonic() + _PATIENCE
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if monotonic() > ends:
+                        raise
+                    sleep(0.01)
+            yield
+        finally:
+            release(fd)
+
+    def _make_room(self, directory: int, size: int) -> bool:
+        """Remove what was not used for the longest time, and what nobody writes any more."""
+        if size > self.limit:
+            return False
+        self._sweep(directory)
+        total, old = 0, []
+        for name in os.listdir(directory):
+            found = _status(directory, name)
+            if found is not None and stat.S_ISREG(found.st_mode):
+                total += found.st_size
+                if _ENTRY.fullmatch(name):
+                    old.append((found.st_atime_ns, name, found.st_size))
+        for _, name, freed in sorted(old):
+            if total + size <= self.limit:
+                break
+            if self._remove(directory, name):
+                total -= freed
+        return total + size <= self.limit
+
+    def _remove(self, directory: int, name: str) -> bool:
+        """Unless it is in use."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = withhold(os.open(name, flags, dir_fd=directory))
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(directory, name, fd):
+                os.unlink(name, dir_fd=directory)
+                return True
+        except OSError:
+            pass  # in use
+        finally:
+            release(fd)
+        return False
+
+    def _note(self, directory: int, keys: Sequence[str], name: str) -> None:
+        """Let each key lead to this entry."""
+        for note in map(_note, keys):
+            with suppress(OSError):
+                if os.readlink(note, dir_fd=directory) == name:
+                    continue
+            with suppress(OSError):
+                os.unlink(note, dir_fd=directory)
+            with suppress(OSError):
+                os.symlink(name, note, dir_fd=directory)
+
+    # -- keeping house ---------------------------------------------------------------------------
+
+    def drop(self, entry: Entry) -> None:
+        """Remove an entry that is damaged, though it is in use by this caller."""
+        entry.close()
+        with suppress(OSError), self._directory() as directory:
+            self._remove(directory, entry.cached.name)
+
+    def verify(self) -> Iterator[tuple[Cached, bool]]:
+        """Every entry, and whether it is intact. One that is not is removed.
+
+        :raises DestinationError: the directory cannot be read.
+        """
+        for cached in self.entries():
+            with self._directory() as directory:
+                entry = self._use(directory, cached.name)
+            if entry is None:
+                continue
+            with entry:
+                intact = entry.is_intact()
+                if not intact:
+                    self.drop(entry)
+            yield cached, intact
+
+    def prune(self, limit: int | None = None, unused_since: datetime | None = None) -> list[Cached]:
+        """Remove entries until at most `limit` bytes are there, and what was not used since; what
+        went. Those in use stay, and so does what is being stored.
+
+        :raises DestinationError: the directory cannot be used.
+        """
+        limit = self.limit if limit is None else limit
+        gone = []
+        entries = self.entries()
+        try:
+            with self._directory() as directory, self._alone(directory):
+                total = sum(cached.size for cached in entries)
+                for cached in reversed(entries):
+                    old = unused_since is not None and cached.used_at < unused_since
+                    if (old or total > limit) and self._remove(directory, cached.name):
+                        total -= cached.size
+                        gone.append(cached)
+                self._sweep(directory)
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot use the cache {self.path}") from error
+        return gone
+
+    def _sweep(self, directory: int) -> None:
+        """What died on its way in, and notes about what is gone."""
+        for name in os.listdir(directory):
+            if _COMING.fullmatch(name):
+                self._remove(directory, name)
+            elif _NOTE.fullmatch(name):
+                with suppress(OSError):
+                    if _status(directory, os.readlink(name, dir_fd=directory)) is None:
+                        os.unlink(name, dir_fd=directory)
+
+
+def _name(digests: Mapping[str, Any]) -> str | None:
+    """What an entry with these digests is called; None without a strong one."""
+    found: Sequence[str] = [name for name in STRONG if isinstance(digests.get(name), str)]
+    return f"{found[0]}-{digests[found[0]]}" if found else None
+
+
+def _note(key: str) -> str:
+    return f"version-{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _status(directory: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _is_named(directory: int, name: str, fd: int) -> bool:
+    found, mine = _status(directory, name), os.fstat(fd)
+    return found is not None and (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """The bytes and holes of one file into another, inside the kernel where that can be."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        position = min(os.lseek(source, start, os.SEEK_HOLE), size)
+        _copy_range(source, target, start, position)
+
+
+def _copy_range(source: int, target: int, start: int, stop: int) -> None:
+    in_kernel = True
+    while start < stop:
+        step = min(stop - start, _STEP)
+        if in_kernel:
+            try:
+                done = os.copy_file_range(source, target, step, start, start)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            done = os.pwrite(target, os.pread(source, min(step, _CHUNK), start), start)
+        if not done:
+            raise OSError(errno.EIO, "the file was cut while it was copied")
+        start += done

@@ -1,0 +1,455 @@
+"""One download per image and host: one call transfers, the others follow its part file.
+
+A slot (`slots.py`) says who transfers. Whoever finds it locked asks the backend what it may read
+(`probe`), with its own identity and without asking for the image, and follows only a transfer of
+the very version that it was answered with. What it follows it stores, hashes and checks itself, as
+if it came from a peer. If the transfer dies, fails or stalls, one of those who follow takes over,
+and the others follow that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from time import monotonic, sleep
+from typing import Any
+
+from imagebroker.backends.backend import Buffer, ImageSource
+from imagebroker.backends.boundary import OpenedSource
+from imagebroker.exceptions import (
+    ChecksumMismatch,
+    ConfigError,
+    ImageBrokerError,
+    RangeIgnored,
+    TransferError,
+)
+from imagebroker.model.image import Image
+from imagebroker.redaction import redact
+from imagebroker.transfer.fetch.candidates import Demands, HandedOver, Place, Waiting
+from imagebroker.transfer.layers.entitlement import Entitlement, are_same, names
+from imagebroker.transfer.layers.flights import Announcement, Slot, Slots
+from imagebroker.transfer.limits import Watch
+from imagebroker.transfer.store.directory import close
+from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.verify.checks import Required
+from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum, required_checksums
+
+LOG = logging.getLogger(__name__)
+
+#: Transfers of one ref that are looked at: of another version, or stalled, are all but the last.
+_MOST = 4
+#: Seconds between two looks at another transfer.
+_MOMENT = 0.02
+#: Seconds between two announcements of how far a transfer is.
+_ANNOUNCE_EVERY = 0.05
+#: The part of `stall_timeout` for which a silent transfer is waited for: after the whole of it the
+#: caller's own watch would take the silence for a peer's.
+_PATIENCE = 0.8
+_CHUNK = 1024 * 1024
+
+
+class Share:
+    """One call's part in a shared transfer: it leads, it follows, or it is alone.
+
+    Close it when the call ends. What goes wrong with slots ends the sharing, never the call.
+    """
+
+    def __init__(
+        self,
+        slots: Slots | None,
+        entitlement: Entitlement,
+        ref: str,
+        demands: Demands,
+        watch: Watch,
+    ) -> None:
+        self._slots = slots
+        #: What this caller may have of others.
+        self.entitlement = entitlement
+        #: Whether the bytes were a file of this host.
+        self.was_local = False
+        self._demands, self._watch = demands, watch
+        #: Seconds of silence after which a transfer is given up.
+        self.patience = _PATIENCE * watch.rules.stall_timeout
+        self._image: Image | None = None
+        self._led: Slot | None = None
+        self._following: _Following | None = None
+        self._subject: tuple[Image, Required, PartFile] | None = None
+        self._told = 0.0
+        self._beginning = 0
+        #: What the transfer that is followed computed over its whole, where bytes of it were read
+        #: after that: its file is in place by then, and anybody may write to it.
+        self.word: Mapping[str, str] | None = None
+        #: The transfer that is followed.
+        self.place = Place(ref, self._open, secondhand=True)
+
+    def places(self, own: Sequence[Place]) -> list[Place]:
+        """Wait until it is settled whom to follow; the place to begin with, and those after it.
+
+        :raises ConfigError: the directory of the slots is not this user's own.
+        :raises Cancelled, TransferTimeout: of the caller and the deadline.
+        """
+        if self._slots is None:
+            return list(own)
+        try:
+            self._following = self.next_leader(0, self._wait)
+        except OSError as error:
+            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
+        return list(own) if self._following is None else [self.place, *own]
+
+    def _wait(self) -> None:
+        self._looking()
+        sleep(_MOMENT)
+
+    def _looking(self) -> None:
+        self._watch.check()
+        self._watch.report("wait")
+
+    # -- following -------------------------------------------------------------------------------
+
+    def next_leader(self, first: int, waiting: Callable[[], None]) -> _Following | None:
+        """The transfer to follow. None if there is none: then this call leads, or is alone."""
+        for number in range(first, _MOST):
+            found = self._look_at(number, waiting)
+            if found is not None:
+                LOG.info("%s: following another transfer of it", redact(self.place.ref))
+                return found
+            if self._led is not None or self._image is None:
+                return None
+        return None
+
+    def _look_at(self, number: int, waiting: Callable[[], None]) -> _Following | None:
+        """The transfer in one slot, if it is of what may be read; the slot itself if it is free."""
+        began, slot = monotonic(), self._slot(number)
+        try:
+            while True:
+                locked = slot.lock()
+                if locked:
+                    # Others shall not have to wait as long as this call wants to wait.
+                    if self._watch.rules.rate_limit is None:
+                        self._led = slot
+                    return None
+                if locked is None:
+                    slot.close()
+                    slot = self._slot(number)
+                    continue
+                if not self._may_follow():
+                    return None
+                found = slot.read()
+                if found is None and monotonic() - began > self.patience:
+                    return None
+                if found is not None and found.state != "failed":
+                    late = slot.silent_for > self.patience
+                    if late or not self._fits(found):
+                        return None
+                    following = _Following.of(slot, number, found)
+                    if following is not None:
+                        return following
+                    if found.state == "running":  # its file is out of reach
+                        return None
+                waiting()
+        finally:
+            if slot is not self._led and not slot.is_followed:
+                slot.close()
+
+    def _slot(self, number: int) -> Slot:
+        if self._slots is None:
+            raise OSError("there are no slots")
+        return Slot(self._slots, f"{self.entitlement.resource.key}.{number}")
+
+    def _may_follow(self) -> bool:
+        """Whether there is an image that this caller may read, and that can be recognised."""
+        if self._image is None:
+            image = self.entitlement.ask()
+            if image is None or image.size is None or not names(image):
+                return False
+            try:
+                self._checksums(image)
+            except ImageBrokerError:
+                return False  # a record, or a demand, that will be refused
+            self._image = image
+        return True
+
+    def _checksums(self, image: Image) -> tuple[Checksum, ...]:
+        """Those that the transfer of `image` will be held to."""
+        demands = self._demands
+        return required_checksums(
+            demands.record or image, demands.checksums, require=False,
+            allow_weak=demands.allow_weak,
+        )  # fmt: skip
+
+    @property
+    def _covered(self) -> bool:
+        """Whether a digest proves what is followed, without anybody's word."""
+        return any(c.algorithm in STRONG for c in self._checksums(self.image))
+
+    @property
+    def image(self) -> Image:
+        """What the backend answered to this caller."""
+        if self._image is None:
+            raise TransferError("nothing is followed", retryable=False)
+        return self._image
+
+    def _fits(self, found: Announcement) -> bool:
+        if found.size != self.image.size or not are_same(names(self.image), found.marks):
+            return False
+        computed = {c.algorithm for c in self._checksums(self.image)} or {DEFAULT}
+        return self._covered or bool(computed & set(found.algorithms))
+
+    def _open(self, left: float, waiting: Waiting) -> OpenedSource:
+        following = self._following
+        if following is None or self._led is not None:
+            raise HandedOver("nobody else transfers it any more")
+        source = _FollowedSource(self, following, wait_for_word=not self._covered)
+        return OpenedSource(source, lambda verb: nullcontext())
+
+    def follow(self, following: _Following | None) -> None:
+        """From now on this one, where several were followed one after the other."""
+        if self._following is not None:
+            self._following.close()
+        self._following = following
+
+    def confirm(self, evidence: Mapping[str, Any]) -> None:
+        """Compare what was computed with what the transfer that was followed computed.
+
+        :raises ChecksumMismatch: its file was written to when it was in place already.
+        """
+        if self.word is None or self._covered:
+            return
+        common = [name for name in self.word if name in evidence]
+        if not common or any(evidence[name] != self.word[name] for name in common):
+            raise ChecksumMismatch(f"{self.place.ref}: what was followed changed while it was read")
+
+    # -- leading ---------------------------------------------------------------------------------
+
+    def begin(self, image: Image, required: Required, part: PartFile) -> None:
+        """The bytes of `image` are about to come, into `part`; what is there already counts."""
+        self._subject = (image, required, part)
+        part.before_rewind = self._begins_again
+
+    def _announce(self, slot: Slot, stored: int) -> None:
+        """Let others follow."""
+        if self._subject is None:
+            return
+        image, required, part = self._subject
+        marks = names(self._demands.record or image)
+        if image.size is None or not marks:
+            self._give_up()
+            return
+        self._attempt(
+            lambda: slot.announce(self._announcement(image, required, part, marks, stored))
+        )
+
+    def _announcement(
+        self, image: Image, required: Required, part: PartFile, marks: tuple[str, ...], stored: int
+    ) -> Announcement:
+        """:raises OSError: the part file cannot be looked at."""
+        found = os.fstat(part.fileno())
+        return Announcement(
+            marks,
+            image.size or 0,
+            os.readlink(f"/proc/self/fd/{part.fileno()}"),
+            found.st_dev,
+            found.st_ino,
+            tuple(c.algorithm for c in required.checksums) or (DEFAULT,),
+            beginning=self._beginning,
+            stored=stored,
+        )
+
+    def stored(self, position: int) -> None:
+        """The first `position` bytes are there."""
+        slot = self._led
+        if slot is None:
+            return
+        if slot.announced is None:
+            self._announce(slot, position)
+        elif position == slot.announced.size or monotonic() - self._told > _ANNOUNCE_EVERY:
+            self._told = monotonic()
+            self._attempt(lambda: slot.update(stored=position))
+
+    def _begins_again(self) -> None:
+        """What others have read is void."""
+        slot, self._beginning = self._led, self._beginning + 1
+        if slot is not None:
+            self._attempt(lambda: slot.update(beginning=self._beginning, stored=0))
+
+    def withdraw(self) -> None:
+        """The bytes are no longer of the version that was announced: others go on without them."""
+        slot = self._led
+        if slot is not None and slot.announced is not None:
+            self._attempt(lambda: slot.update(state="failed"))
+        self._give_up()
+
+    def verified(self, evidence: Mapping[str, Any]) -> None:
+        """Every check has passed."""
+        slot = self._led
+        if slot is not None and slot.announced is not None:
+            digests = {name: evidence[name] for name in slot.announced.algorithms}
+            self._attempt(lambda: slot.update(state="verified", digests=digests))
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Whoever waits shall not wait for this call."""
+        slot, self._led = self._led, None
+        if slot is not None:
+            slot.close()
+
+    def copied(self) -> None:
+        """The bytes are a file of this host: copying it is not what would be shared."""
+        self.was_local = True
+        self._give_up()
+
+    def close(self) -> None:
+        self.follow(None)
+        slot = self._led
+        if slot is not None and slot.announced is not None and slot.announced.state != "running":
+            self._give_up()
+        self.withdraw()
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Following:
+    """A transfer that is followed: its slot, and its part file open for reading."""
+
+    def __init__(self, slot: Slot, number: int, first: Announcement, fd: int) -> None:
+        self.slot, self.number, self.first, self.fd = slot, number, first, fd
+
+    @classmethod
+    def of(cls, slot: Slot, number: int, found: Announcement) -> _Following | None:
+        """None if the part file cannot be had: it is in place already, or in another namespace."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(found.part, flags)
+        except (OSError, ValueError):
+            return None
+        try:
+            there = os.fstat(fd)
+        except OSError:
+            close(fd)
+            return None
+        if not stat.S_ISREG(there.st_mode) or (there.st_dev, there.st_ino) != found.file:
+            close(fd)
+            return None
+        slot.is_followed = True
+        return cls(slot, number, found, fd)
+
+    def look(self) -> Announcement | None:
+        """What is announced now; None if that is nothing, or of another transfer."""
+        now = self.slot.read()
+        return now if now is not None and now.file == self.first.file else None
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        close(fd)
+        self.slot.close()
+
+
+class _FollowedSource(ImageSource):
+    """The bytes of another transfer as they land in its part file."""
+
+    seekable = True
+
+    def __init__(self, share: Share, following: _Following, *, wait_for_word: bool) -> None:
+        """`wait_for_word`: hand out the last byte when the transfer is verified, not before."""
+        self.image = share.image
+        self._share, self._following = share, following
+        self._wait_for_word = wait_for_word
+        self._beginning = (following.look() or following.first).beginning
+        self._closed = threading.Event()
+        self._heard = 0.0
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        size = self.image.size or 0
+        position, end = start, size if stop is None else min(stop, size)
+        self._heard = monotonic()
+        while position < end:
+            chunk = self._next(position, end)
+            if chunk:
+                position += len(chunk)
+                yield chunk
+                self._heard = monotonic()
+            else:
+                self._wait()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _wait(self) -> None:
+        if self._closed.wait(_MOMENT):
+            raise TransferError(f"{self.image.ref}: closed while another transfer was followed")
+
+    def _next(self, position: int, end: int) -> bytes:
+        """What has landed since; nothing if that is nothing.
+
+        :raises TransferError: nobody can be followed any more.
+        """
+        following = self._following
+        now = following.look()
+        if now is not None:
+            self._check_beginning(now)
+            there = min(now.stored, end)
+            if self._wait_for_word and there == self.image.size and now.digests is None:
+                there -= 1
+            if position < there:
+                return self._read(following, position, min(_CHUNK, there - position))
+        silent = monotonic() - self._heard > self._share.patience
+        if silent or now is None or now.state == "failed":
+            self._go_on(following.number + 1 if silent else following.number)
+        elif following.slot.is_abandoned and following.look() == now:
+            self._go_on(following.number)  # it did not end in the meantime, but was killed
+        return b""
+
+    def _check_beginning(self, now: Announcement) -> None:
+        if now.beginning != self._beginning:
+            self.seekable = False  # so that this one begins again too
+            raise RangeIgnored(f"{self.image.ref}: the transfer that was followed began again")
+
+    def _read(self, following: _Following, position: int, size: int) -> bytes:
+        try:
+            chunk = os.pread(following.fd, size, position)
+        except OSError as error:
+            raise TransferError(
+                f"{self.image.ref}: the file of the transfer that was followed cannot be read: "
+                f"{error.strerror}",
+                retryable=False,
+            ) from error
+        now = following.look()
+        if now is None:
+            return b""  # another transfer has this slot, and the file perhaps
+        self._check_beginning(now)
+        if now.digests is not None:
+            self._share.word = now.digests
+        # Zeros that reach to its end are a hole, which is not there before the file has its size.
+        return chunk or bytes(size)
+
+    def _go_on(self, number: int) -> None:
+        """Follow the next transfer, from the byte that is missing.
+
+        :raises HandedOver: there is none: this call goes on by itself.
+        """
+        try:
+            following = self._share.next_leader(number, self._wait)
+        except (OSError, ConfigError):
+            following = None
+        if following is None:
+            LOG.info(
+                "%s: the transfer that was followed ended; going on with it", redact(self.image.ref)
+            )
+            raise HandedOver("the transfer that was followed ended or stalled")
+        self._share.follow(following)
+        self._following, self._beginning = following, following.first.beginning
+        self._heard = monotonic()

@@ -1,0 +1,1 @@
+"""Where the bytes go: part files and file objects."""

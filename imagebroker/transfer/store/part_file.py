@@ -1,0 +1,493 @@
+"""A destination path: a part file beside it, until everything is verified and on the disk."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from imagebroker.backends.backend import Buffer
+from imagebroker.exceptions import (
+    BackendError,
+    DestinationError,
+    ImageNotFound,
+    NotAuthorized,
+    TransferError,
+)
+from imagebroker.redaction import redact
+from imagebroker.system.forks import Process, withhold
+from imagebroker.transfer.ranges import Range
+from imagebroker.transfer.store import part_directory as parts
+from imagebroker.transfer.store.direct import DirectWriter
+from imagebroker.transfer.store.directory import close, open_directory
+from imagebroker.transfer.store.file_systems import (
+    can_be_as_large,
+    close_and_store,
+    close_once,
+    is_fuse,
+    rename_exclusively,
+    sync_directory,
+    takes_any_order,
+)
+from imagebroker.transfer.store.journal import Journal
+from imagebroker.transfer.store.permissions import Permissions
+from imagebroker.transfer.store.replaceable import OPENED, check_replaceable
+from imagebroker.transfer.store.sparse import filled
+
+_NAME_MAX = 255
+#: After these a part file is worth keeping: nothing is wrong with its bytes. A refusal may be that
+#: of a signature that has run out, and "not found" that of a server that was not given the file.
+INTERRUPTED = (
+    TransferError,
+    BackendError,
+    NotAuthorized,
+    ImageNotFound,
+    KeyboardInterrupt,
+    SystemExit,
+)
+#: Bytes that are read back at once.
+_READ_BACK = 1024 * 1024
+
+
+class PartFile:
+    """What is at the path stays as it is until `commit`, which replaces it in one step.
+
+    The part file is created 0600 in the same directory, locked, and removed by `discard`. All
+    names are resolved once: the directory is held by descriptor.
+    """
+
+    def __init__(
+        self,
+        dest: str | bytes | os.PathLike[Any],
+        *,
+        key: str,
+        fits: Callable[[Journal], bool] = lambda kept: False,
+        overwrite: bool = True,
+        file_mode: int | None = None,
+        fsync: bool = True,
+        keep: bool = False,
+        preallocate: bool = False,
+        direct: bool = False,
+    ) -> None:
+        """Look at the destination; sweep what dead transfers left; open the part file.
+
+        `key` distinguishes images in the part file's name. `fits`: whether what an earlier process
+        left for this destination may be of the same image. `keep`: leave it to a later process
+        after a failed or interrupted transfer, where `note` said that this makes sense.
+        `preallocate`: have the file system set aside the whole size before the first byte.
+        `direct`: write what comes in order past the page cache, where that can be.
+
+        :raises DestinationError: the path cannot take a file.
+        """
+        path = os.fsencode(dest)
+        self.path = path
+        #: For messages.
+        self.shown = redact(os.fsdecode(path).encode("utf-8", "backslashreplace").decode())
+        parent, self._name = os.path.split(path)
+        if not self._name or self._name in (b".", b"..") or b"\0" in path:
+            raise DestinationError(f"{self.shown!r} names no file", hint="write a path of a file")
+        self._overwrite, self._fsync = overwrite, fsync
+        self._permissions = None if file_mode is None else Permissions(file_mode, asked=True)
+        self._process = Process()
+        self._directory = withhold(open_directory(parent or b"."))
+        self.size = 0
+        self._part: bytes | None = None
+        self._fd = self._journal = -1
+        #: Whether the file system takes bytes in order only, and gives none back before the end.
+        self.sequential = self._fuse = False
+        self._keep, self._noted = keep, False
+        self._preallocate = preallocate
+        #: Bytes that the journal vouches for, and whether a later call is known to go on with them.
+        self._stored, self._resumes = 0, False
+        # False once the file may have something else than zeros where nothing was written.
+        self._holes = True
+        # Bytes written since the kernel was last asked to begin writing back, and where they lie.
+        self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
+        # Takes what comes in order; where that has got to, None before the first byte.
+        self._direct: DirectWriter | None = None
+        self._frontier: int | None = None
+        #: What an earlier process left in the part file.
+        self.kept: Journal | None = None
+        #: Called before anything that was written is forgotten.
+        self.before_rewind: Callable[[], None] = lambda: None
+        try:
+            self._look()
+            self._take(key, fits, direct)
+        except BaseException as error:
+            self.discard(error)
+            raise
+
+    def _look(self) -> None:
+        """Refuse what cannot be replaced by a regular file."""
+        if len(self._name) > _NAME_MAX:
+            error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}")
+        if parts.is_ours(self._name):
+            raise DestinationError(
+                f"{self.shown!r} is a name for unfinished downloads, which are removed",
+                hint=f"choose a name that does not end in {parts.SUFFIX} or {parts.JOURNAL_SUFFIX}",
+            )
+        if not self._overwrite and self._is_there():
+            raise self._exists()
+        found = check_replaceable(self._directory, self._name, self.shown)
+        if found is not None and stat.S_ISREG(found.st_mode) and self._permissions is None:
+            self._permissions = Permissions.like(self._directory, self._name, found)
+
+    def _is_there(self) -> bool:
+        try:
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
+        return True
+
+    def _exists(self) -> DestinationError:
+        return DestinationError(
+            f"{self.shown!r} exists already",
+            hint="choose another name, or allow it to be overwritten",
+            errno=errno.EEXIST,
+        )
+
+    def _take(self, key: str, fits: Callable[[Journal], bool], direct: bool) -> None:
+        part = self._made(lambda: parts.take(self._directory, self._name, key, fits))
+        self._fd, self._part, self.kept = part.fd, part.name, part.kept
+        self._try_out(part)
+        if direct:
+            self._direct = DirectWriter.beside(self._fd, self._directory, part.name)
+        self.size = part.kept.end if part.kept is not None else 0
+        if part.kept is not None:
+            self._stored, self._resumes = part.kept.vouched, part.kept.resumes
+
+    def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
+        try:
+            return step()
+        except OSError as error:
+            raise DestinationError.wrap(
+                error, f"cannot create a file beside {self.shown!r}"
+            ) from error
+
+    def _try_out(self, part: parts.Part) -> None:
+        """Learn what the file system can do, so that it fails now and not after the last byte."""
+        self._fuse = is_fuse(self._fd)
+        if part.kept is None and self._fuse:
+            try:
+                parts.check_rename(self._directory, part.name)
+            except OSError as error:
+                raise DestinationError.wrap(
+                    error,
+                    f"the file system of {self.shown!r} cannot rename a file when it is complete",
+                    hint=OPENED,
+                ) from error
+            self.sequential = not takes_any_order(self._fd)
+        if self.sequential:
+            self._holes = self._keep = self._preallocate = False
+            if os.fstat(self._fd).st_size:
+                self._make_anew()
+        if self._permissions is not None:
+            self._permissions.check(self._fd, self.shown)
+
+    def _make_anew(self) -> None:
+        """An empty file in place of the one that bytes were written to."""
+        name = self._part
+        if name is None:
+            raise AssertionError("there is no part file")
+        # In this order: closed after it was removed, it would be there again (rclone), or have been
+        # given another name in the meantime (what is made with libfuse).
+        close_and_store(self._fd)
+        self._fd = -1
+        parts.remove(self._directory, name)
+        part = self._made(lambda: parts.make(self._directory, name))
+        self._fd, self._part = part.fd, part.name
+
+    def note(self, journal: Journal) -> None:
+        """What a later process may go on with. Nothing is written unless parts are kept."""
+        if not self._keep or self._part is None or not journal.proves:
+            return
+        self._check_mine()
+        self.flush()
+        try:
+            if self._journal < 0:
+                self._journal = parts.open_journal(self._directory, self._part)
+            journal.write(self._journal)
+            self._noted = True
+            self._stored, self._resumes = journal.vouched, journal.resumes
+        except OSError:
+            self._keep = False  # a transfer that cannot be taken up is a transfer all the same
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def reserve(self, size: int) -> None:
+        """Refuse at once what cannot fit.
+
+        :raises DestinationError: fewer than `size` bytes are free (ENOSPC), or no file can have so
+            many there (EFBIG).
+        """
+        free = self._do("cannot look at the free space for", lambda: os.fstatvfs(self._fd))
+        available = free.f_bavail * free.f_frsize
+        if free.f_blocks and size > available:  # without any block: it does not say
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise DestinationError.wrap(
+                error, f"{self.shown!r} needs {size} bytes, and {available} are free"
+            )
+        if not can_be_as_large(self._fd, size):
+            error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise DestinationError.wrap(
+                error, f"{self.shown!r} needs {size} bytes, more than a file can have there"
+            )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether `note` is of any use."""
+        return self._keep and self._process.is_current
+
+    def clear(self, gaps: Sequence[Range]) -> None:
+        """Let these ranges read as zeros: an earlier process may have written there."""
+        for start, stop in gaps:
+            if start < self.size and not _punch(self._fd, start, min(stop, self.size)):
+                self._holes = False  # zeros will be written like everything else
+
+    def preallocate(self, size: int) -> None:
+        """Set aside `size` bytes on the disk, where that is wanted and the file system can.
+
+        :raises DestinationError: they are not there any more (ENOSPC).
+        """
+        if not self._preallocate or size <= 0:
+            return
+        try:
+            _allocate(self._fd, size)
+        except OSError as error:
+            raise DestinationError.wrap(
+                error, f"cannot set aside {size} bytes for {self.shown!r}"
+            ) from error
+
+    def write(self, offset: int, chunk: Buffer) -> None:
+        """Store `chunk` at `offset`; zeros become holes. :raises DestinationError: as named."""
+        self._check_mine()
+        self.size = max(self.size, offset + len(chunk))
+        view = memoryview(chunk)
+        runs = filled(view, offset) if self._holes else [(0, len(view))]
+        direct = self._direct if self._frontier in (None, offset) else None
+        if direct is not None:
+            self._frontier = offset + len(chunk)
+        for start, stop in runs:
+            if direct is None:
+                self._write(offset + start, view[start:stop])
+            else:
+                self._write_direct(direct, offset + start, view[start:stop])
+        self._begin_write_back()
+
+    def copied(self, offset: int, size: int) -> None:
+        """The kernel has put so many bytes there."""
+        self._count_unsynced(offset, size)
+        self._begin_write_back()
+
+    def _count_unsynced(self, offset: int, size: int) -> None:
+        self._unsynced += size
+        self._unsynced_from = min(self._unsynced_from, offset)
+        self._unsynced_to = max(self._unsynced_to, offset + size)
+
+    def _begin_write_back(self) -> None:
+        """Have the disk busy before the fsync at the end, which then finds little left to do."""
+        if self._fsync and self._unsynced >= _WRITE_BACK:
+            size = self._unsynced_to - self._unsynced_from
+            _start_write_back(self._fd, self._unsynced_from, size)
+            self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
+
+    def _write(self, offset: int, view: memoryview) -> None:
+        self._count_unsynced(offset, len(view))
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
+
+    def _write_direct(self, direct: DirectWriter, offset: int, view: memoryview) -> None:
+        self._do("cannot write", lambda: direct.write(offset, view))
+
+    def in_file(self, position: int) -> int:
+        """How far, up to `position`, the file has what was given to `write`; others may read it."""
+        return position if self._direct is None else self._direct.in_file(position)
+
+    def flush(self) -> None:
+        """Let the file have all that was given to `write`."""
+        direct = self._direct
+        if direct is not None:
+            self._do("cannot write", direct.flush)
+
+    def read_back(self, start: int, stop: int) -> Iterator[bytes]:
+        """What is stored from `start` to `stop`, in order, a MiB at once."""
+        if self._direct is not None and self._direct.holds(start, stop):
+            self.flush()
+        while start < stop:
+            size = min(_READ_BACK, stop - start)
+            try:
+                chunk = os.pread(self._fd, size, start)
+            except OSError as error:
+                raise DestinationError.wrap(error, f"cannot read back {self.shown!r}") from error
+            # A hole at the end is not there yet: `commit` sets the size.
+            yield chunk or bytes(size)
+            start += len(chunk) or size
+
+    def set_size(self) -> None:
+        """Give the file its size: a hole at its end is not there before."""
+        self.flush()
+        if not self.sequential:
+            self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
+
+    def rewind(self) -> None:
+        """Forget what was written: the transfer begins again."""
+        self._check_mine()
+        self.before_rewind()
+        if self._direct is not None:
+            self._direct.drop()
+        if self.sequential:
+            self._make_anew()
+        else:
+            self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
+        self.size, self._holes, self._frontier = 0, not self.sequential, None
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the journal: nobody can go on with what is stored, or it is not what it says."""
+        if self._part is not None:
+            parts.remove(self._directory, parts.journal_name(self._part))
+        close(self._journal)
+        self._journal, self._noted, self.kept = -1, False, None
+
+    def commit(self) -> None:
+        """Make it the file at the path, on the disk. The caller has verified what was written.
+
+        :raises DestinationError: the path is as it was; except where only the directory could
+            not be synced: then the complete image is there, and a power loss may take it back.
+        """
+        self._check_mine()
+        self.set_size()
+        permissions = self._permissions or Permissions.usual(self._directory)
+        self._do("cannot set the mode of", lambda: permissions.apply(self._fd))
+        if self._fsync:
+            self._do("cannot sync", lambda: os.fsync(self._fd))
+        self._do("cannot store", self._settle)
+        self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
+        self.forget()
+        self._part = None
+        if self._fsync:
+            self._do("the image is complete, but cannot sync the directory of",
+                     lambda: sync_directory(self._directory))  # fmt: skip
+
+    def _settle(self) -> None:
+        """Let a file system that stores a file when it is closed do so, and say how that went."""
+        close_once(self._fd)
+        if self.sequential and self._part is not None:
+            size = os.stat(self._part, dir_fd=self._directory, follow_symlinks=False).st_size
+            if size != self.size:
+                raise OSError(errno.EIO, f"{size} of {self.size} bytes were stored")
+
+    def _rename(self) -> None:
+        part = self._part
+        if part is None:
+            raise DestinationError("the part file was already committed")
+        if self._overwrite:
+            at = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
+            os.rename(part, self._name, **at)
+            return
+        try:
+            rename_exclusively(self._directory, part, self._name)
+        except FileExistsError:
+            raise self._exists() from None
+
+    def _do(self, what: str, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except OSError as error:
+            raise DestinationError.wrap(error, f"{what} {self.shown!r}") from error
+
+    def discard(self, error: BaseException | None = None) -> None:
+        """Remove the part file if it was not committed, or leave it to be taken up; never raises.
+
+        It is left where parts are kept, `note` was given what proves the rest, now or by an
+        earlier process, and the transfer broke or was interrupted. After a failed check or a
+        violation of a policy it never is. It replaces others that were left for this destination.
+        """
+        if self._directory < 0:
+            return
+        if self._process.is_current:
+            self._clear_up(error)
+        for fd in (self._fd, self._directory, self._journal):
+            close(fd)
+        self._fd = self._directory = self._journal = -1
+
+    def _clear_up(self, error: BaseException | None) -> None:
+        proven = self._noted or (self._keep and self.kept is not None)
+        if self._part is not None and not (proven and isinstance(error, INTERRUPTED)):
+            if self._fuse:  # see _make_anew
+                close_and_store(self._fd)
+                self._fd = -1
+            parts.remove(self._directory, self._part)
+            self.forget()
+        elif self._part is not None:
+            parts.remove_others(self._directory, self._name, self._part)
+            if self._resumes:
+                # Ctrl-C is no error of ours, and has the attribute all the same.
+                setattr(error, "bytes_kept", self._stored)  # noqa: B010
+        if self._direct is not None:
+            self._direct.close()
+
+    def _check_mine(self) -> None:
+        """:raises Cancelled: it is the part file of the process that this one was forked from."""
+        self._process.check(f"the download to {self.shown!r}")
+
+    def __enter__(self) -> PartFile:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.discard(error)
+
+
+#: Bytes after which the kernel is asked to begin writing to the disk: the fsync at the end then
+#: finds little left to do, instead of everything.
+_WRITE_BACK = 16 * 1024 * 1024
+_SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_KEEP_SIZE = 1
+_FALLOC_PUNCH_HOLE = 2
+_FAR = 1 << 62
+
+
+def _start_write_back(fd: int, start: int, size: int) -> None:
+    """Begin writing these bytes to the disk, without waiting (sync_file_range, Linux 2.6.17).
+
+    It is a hint: its errors are those that fsync will report.
+    """
+    libc = ctypes.CDLL(None)
+    if size > 0 and hasattr(libc, "sync_file_range"):
+        where = ctypes.c_int64(start), ctypes.c_int64(size)
+        libc.sync_file_range(fd, *where, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Blocks for `size` bytes, which read as zeros; the file stays as long as it is.
+
+    Not os.posix_fallocate, which writes to every block where the file system cannot do this.
+    """
+    code = _fallocate(fd, _FALLOC_KEEP_SIZE, 0, size)
+    if code not in (0, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code))
+
+
+def _punch(fd: int, start: int, stop: int) -> bool:
+    """Whether there is a hole now."""
+    return _fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, start, stop - start) == 0
+
+
+def _fallocate(fd: int, mode: int, start: int, size: int) -> int:
+    """0, or the error; ENOSYS where there is no such call (fallocate, Linux 2.6.23)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "fallocate"):
+        return errno.ENOSYS
+    where = ctypes.c_int64(start), ctypes.c_int64(size)
+    return ctypes.get_errno() if libc.fallocate(fd, ctypes.c_int(mode), *where) else 0

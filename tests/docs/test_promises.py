@@ -32,7 +32,7 @@ def test_under_python_o_the_same_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
          "-W", "ignore::pytest.PytestConfigWarning", "tests/core/test_reference.py",
-         "tests/core/test_registry.py", "tests/core/test_boundary.py"],
+         "tests/core/test_registry.py", "tests/core/boundary"],
         cwd=ROOT, check=False, timeout=120, capture_output=True, text=True,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout[-2000:])

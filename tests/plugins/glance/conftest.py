@@ -1,0 +1,17 @@
+"""A Glance of a few lines that stores images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.plugins.glance.storing import Store
+from tests.plugins.glance_stub import Stub
+
+
+@pytest.fixture
+def store() -> Iterator[tuple[Stub, Store]]:
+    images = Store()
+    with Stub(images) as stub:
+        yield stub, images

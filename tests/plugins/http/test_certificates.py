@@ -1,0 +1,88 @@
+"""TLS: whom the backend believes."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import Equals, HasLength, Is, Not
+
+from imagebroker.plugin import Limits, PolicyViolation, TransferError
+from tests.plugins.http.files import secure
+from tests.plugins.http_peers import (
+    STALL,
+    answer,
+    fetched,
+    hang,
+    make_backend,
+    server_context,
+    serving,
+)
+from tests.servers.nginx import Nginx
+from tests.servers.raw import Connection, RawServer
+
+
+@pytest.mark.parametrize("certificate", ["wrong-host", "expired", "self-signed"])
+def test_a_bad_certificate_is_refused_before_the_request(nginx: Nginx, certificate: str) -> None:
+    before = len(nginx.requests())
+    with pytest.raises(PolicyViolation) as caught:
+        fetched(f"{nginx.tls_url(certificate)}/x", secure(nginx))
+    assert_that(caught.value.hint, Not(Equals("")))
+    assert_that(nginx.requests(), HasLength(before))
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(nginx: Nginx, image: Path) -> None:
+    with pytest.raises(PolicyViolation):
+        fetched(f"{nginx.https_url}/{image.name}")
+
+
+def test_insecure_and_allow_insecure_together_believe_any_certificate(
+    nginx: Nginx, image: Path
+) -> None:
+    backend = make_backend(insecure=True, allow_insecure=True)
+    for certificate in "self-signed", "wrong-host", "expired":
+        url = f"{nginx.tls_url(certificate)}/{image.name}"
+        assert fetched(url, backend) == image.read_bytes()
+
+
+def test_an_older_tls_than_min_tls_is_refused(nginx: Nginx, tls_files: Path) -> None:
+    context = server_context(tls_files)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving(answer(b"data"), tls=context) as server:
+        assert fetched(f"{server.url}/x", secure(nginx)) == b"data"
+        with pytest.raises(TransferError) as caught:
+            fetched(f"{server.url}/x", secure(nginx, min_tls="TLSv1.3"))
+        assert_that(caught.value.retryable, Is(False))
+
+
+def test_tls_to_a_plain_server_fails_without_a_retry(nginx: Nginx) -> None:
+    with pytest.raises(TransferError) as caught:
+        fetched(f"https://127.0.0.1:{nginx.ports['http']}/x", secure(nginx))
+    assert_that(caught.value.retryable, Is(False))
+
+
+def test_a_tls_handshake_that_stalls_ends_in_time(nginx: Nginx) -> None:
+    backend = make_backend(limits=Limits(connect_timeout=STALL), ca_file=str(nginx.ca_file))
+    with (
+        RawServer(lambda connection, _: hang(connection)) as server,
+        pytest.raises(TransferError),
+    ):
+        fetched(f"https://127.0.0.1:{server.port}/x", backend)
+
+
+def test_an_end_without_close_notify_is_a_cut(nginx: Nginx, tls_files: Path) -> None:
+    def script(connection: Connection, index: int) -> None:
+        connection.read_head()
+        connection.sendall(answer(b"data", length=False))
+        os.close(connection.detach())  # FIN, and no word of TLS
+
+    with RawServer(script, tls=server_context(tls_files)) as server, pytest.raises(TransferError):
+        fetched(f"{server.url}/x", secure(nginx))
+
+
+def test_a_proper_end_of_tls_ends_an_answer_without_length(nginx: Nginx, tls_files: Path) -> None:
+    with serving(answer(b"data", length=False), tls=server_context(tls_files)) as server:
+        assert fetched(f"{server.url}/x", secure(nginx)) == b"data"

@@ -33,11 +33,11 @@ from imagebroker.testing import audit
 from tests.canaries import secret
 from tests.cli.conftest import imagebroker as imagebroker_command  # noqa: F401 - a fixture
 from tests.distributions import install
+from tests.plugins.glance.test_identity import PASSWORD as OPTIONS
+from tests.plugins.glance.test_identity import Keystone
 from tests.plugins.glance_stub import DATA, ID, OneImage, Request, Stub
 from tests.plugins.glance_stub import answer as glance_answer
 from tests.plugins.http_peers import answer
-from tests.plugins.test_glance_identity import PASSWORD as OPTIONS
-from tests.plugins.test_glance_identity import Keystone
 from tests.security.trap import ALLOWED
 from tests.servers.raw import Connection, RawServer
 from tests.servers.sshd import Sshd

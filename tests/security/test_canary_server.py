@@ -18,11 +18,11 @@ from testtools.matchers import Equals, GreaterThan
 
 import imagebroker
 from imagebroker.exceptions import ImageBrokerError, PolicyViolation
+from tests.plugins.glance.test_identity import PASSWORD, Keystone
 from tests.plugins.glance_stub import DATA, ID, OneImage, Stub, answer, caller
 from tests.plugins.http_peers import answer as http_answer
 from tests.plugins.http_peers import server_context, serving
 from tests.plugins.scp_peers import public_key
-from tests.plugins.test_glance_identity import PASSWORD, Keystone
 from tests.security.trap import ALLOWED, BOTH, FORBIDDEN, Trap
 from tests.servers.certificates import write_certificates
 from tests.servers.sshd import Sshd

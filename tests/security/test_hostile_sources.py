@@ -32,9 +32,9 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
+from tests.plugins.glance.test_identity import PASSWORD, Keystone
 from tests.plugins.glance_stub import ID, OneImage, Stub
 from tests.plugins.http_peers import answer, chunked
-from tests.plugins.test_glance_identity import PASSWORD, Keystone
 from tests.security.trap import ALLOWED
 from tests.servers.raw import Connection, RawServer
 from tests.verify.ways import WAYS, ToPath, ToReader, Way

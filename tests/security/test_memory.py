@@ -19,9 +19,9 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan, MatchesAny
 
+from tests.plugins.glance.test_identity import PASSWORD, Keystone
 from tests.plugins.glance_stub import ID, OneImage, Stub
 from tests.plugins.http_peers import answer
-from tests.plugins.test_glance_identity import PASSWORD, Keystone
 from tests.servers.raw import Connection, RawServer
 from tests.servers.sshd import Sshd
 

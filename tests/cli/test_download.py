@@ -42,6 +42,7 @@ def test_an_omitted_destination_is_the_last_part_of_the_path_here(
     assert_that((imagebroker.work / "disk image.raw").read_bytes(), Equals(DATA))
 
 
+@pytest.mark.promise("security-9")
 def test_an_omitted_destination_is_never_an_existing_file(imagebroker: Inside, ref: str) -> None:
     there = imagebroker.work / "disk image.raw"
     there.write_bytes(b"mine")

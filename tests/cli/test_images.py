@@ -227,6 +227,7 @@ def test_a_command_that_does_not_exist_is_a_mistake_of_the_caller(
     assert_that(done.stderr, Contains(hint))
 
 
+@pytest.mark.promise("security-20")
 def test_a_log_file_has_no_secrets(imagebroker: Inside, tmp_path: Path) -> None:
     imagebroker.faulty()
     ref = "faulty://host/TransferError?signature=s3cret"

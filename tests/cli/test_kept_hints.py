@@ -56,6 +56,7 @@ def shown(stderr: str) -> list[str] | None:
     return None if found is None else shlex.split(found[1])[1:]
 
 
+@pytest.mark.promise("kept-hints")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_hint_says_comes_true(kind: str, imagebroker: Inside) -> None:
     how, options, expected = KINDS[kind]
@@ -79,6 +80,7 @@ def test_what_the_hint_says_comes_true(kind: str, imagebroker: Inside) -> None:
     assert_that(os.listdir("."), Equals(["o.img"]))
 
 
+@pytest.mark.promise("kept-hints")
 @pytest.mark.parametrize("ranges", ["shown", "ignored"])
 def test_once_it_was_tried_it_is_known_whether_a_server_begins_in_the_middle(
     ranges: str, imagebroker: Inside

@@ -78,6 +78,7 @@ def test_a_destination_that_cannot_be_written_ends_with_9(shell: Shell) -> None:
     assert_that(done.stderr, Contains("hint: create the parent directory first"))
 
 
+@pytest.mark.promise("nothing-left")
 @pytest.mark.parametrize(
     ("signum", "status", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],

@@ -49,6 +49,7 @@ def expiring(query: str, status: str, after: int = 2) -> CuttingServer:
     return server
 
 
+@pytest.mark.promise("kept-part")
 @pytest.mark.parametrize("checksum", [True, False], ids=["digest", "strong version"])
 @pytest.mark.parametrize("kind", SIGNED)
 def test_with_a_fresh_signature_the_rest_is_asked_for(
@@ -71,6 +72,7 @@ def test_with_a_fresh_signature_the_rest_is_asked_for(
     assert_that(os.listdir(), Equals(["o.img"]))
 
 
+@pytest.mark.promise("kept-part")
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Request has expired", "404 Not Found",
                                     "410 Gone", "400 ExpiredToken"])  # fmt: skip
 def test_however_a_server_says_that_a_signature_has_run_out_the_part_stays(
@@ -88,6 +90,7 @@ def test_however_a_server_says_that_a_signature_has_run_out_the_part_stays(
     assert_that(Path("o.img").read_bytes() == DATA, Is(True))
 
 
+@pytest.mark.promise("kept-part")
 def test_the_same_digest_at_another_host_goes_on_too(imagebroker: Inside) -> None:
     with RawServer(expiring("sig=a", "403 Forbidden")) as raw:
         imagebroker("download", f"{raw.url}/a.img?sig=A", "o.img", "--checksum", CHECKSUM)
@@ -107,6 +110,7 @@ def test_a_local_copy_of_the_image_is_as_good(imagebroker: Inside, tmp_path: Pat
     assert_that(os.listdir(), Equals(["o.img"]))
 
 
+@pytest.mark.promise("kept-part")
 def test_part_files_do_not_pile_up(imagebroker: Inside) -> None:
     """One waits for each DEST, whatever was tried."""
     server = CuttingServer(DATA, CUT)

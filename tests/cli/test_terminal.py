@@ -83,6 +83,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("terminal-text")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda each: " ".join(map(ascii, each)))
 def test_no_control_character_reaches_standard_output_or_error(
     command: tuple[str, ...], hostile: Inside
@@ -92,6 +93,7 @@ def test_no_control_character_reaches_standard_output_or_error(
     assert_that(shown, Contains("x"))
 
 
+@pytest.mark.promise("terminal-text")
 def test_json_and_yaml_say_exactly_what_the_name_is_and_csv_says_it_in_escapes(
     hostile: Inside,
 ) -> None:
@@ -117,6 +119,7 @@ def test_the_log_file_has_one_line_for_each_record(hostile: Inside, tmp_path: Pa
     assert_that((len(lines), FORBIDDEN & set("".join(lines))), Equals((1, set())))
 
 
+@pytest.mark.promise("terminal-text")
 def test_a_record_with_line_feeds_does_not_forge_another_one(tmp_path: Path) -> None:
     from imagebroker.cli.app import _Redacting
 

@@ -28,6 +28,8 @@ from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.tcp import Fault, TcpProxy
 
+pytestmark = pytest.mark.promise("nova-34")
+
 MISSING = "00000000-0000-4000-8000-000000000000"
 #: What a record of ours has beyond Nova's.
 MORE = {"visibility", "tags", "protected", "virtual_size"}

@@ -90,6 +90,7 @@ def test_whatever_is_wrong_with_a_distribution_it_is_named_and_the_others_are_re
     assert_that(found.damaged[0].remedy, Contains(str(tmp_path)))
 
 
+@pytest.mark.promise("plugin-discovery")
 def test_the_command_works_beside_all_of_them_and_names_each_once(tmp_path: Path) -> None:
     damaged(tmp_path, *HARM.values())
     dest = tmp_path / "image"
@@ -213,6 +214,7 @@ ASKING = {
 }
 
 
+@pytest.mark.promise("plugin-discovery")
 @pytest.mark.parametrize("who", ASKING)
 def test_what_stands_in_stevedores_cache_is_imported_by_nobody(who: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
@@ -248,6 +250,7 @@ def test_what_stands_in_stevedores_cache_is_imported_by_nobody(who: str, tmp_pat
     assert_that((code / "poisoned").exists(), Equals(False))
 
 
+@pytest.mark.promise("plugin-discovery")
 def test_no_command_reads_or_writes_stevedores_cache(tmp_path: Path) -> None:
     damaged(tmp_path, lambda info: None)
     home = tmp_path / "home"

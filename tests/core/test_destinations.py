@@ -75,6 +75,7 @@ def _refused(scripted: Scripted, dest: Path, saying: str, **how: bool) -> Destin
     return caught.value
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("links", [0, 1, 3, 39])
 def test_what_is_no_file_is_refused_behind_any_number_of_links(
@@ -91,6 +92,7 @@ def test_what_is_no_file_is_refused_behind_any_number_of_links(
     assert_that(error.hint == "", Equals(False))
 
 
+@pytest.mark.promise("destination-is-replaced", "security-16")
 @pytest.mark.parametrize("where", ["fd/1", "fd/{file}", "exe", "cwd"])
 @pytest.mark.parametrize("links", [1, 2])
 def test_a_link_to_what_a_process_has_opened_is_refused_even_if_that_is_a_file(
@@ -112,6 +114,7 @@ def test_the_descriptors_themselves_are_refused(scripted: Scripted, tmp_path: Pa
     assert_that(script.reads, Equals([]))
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize(
     "target", ["file", "nothing", "no/such/folder", "file/x", "link", "x" * 300]
 )
@@ -144,6 +147,7 @@ def test_without_overwrite_whatever_is_there_is_there_already(
     assert_that(error.errno, Equals(errno.EEXIST))
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize("source", ["elsewhere", "beside", "memory"])
 def test_a_file_that_is_a_mount_point_is_refused(
     source: str, scripted: Scripted, tmp_path: Path
@@ -208,6 +212,7 @@ def test_the_command_says_how_the_bytes_get_there(
 _KEY = "0123456789abcdef"
 
 
+@pytest.mark.promise("reserved-names")
 @pytest.mark.parametrize(
     "name",
     [
@@ -228,6 +233,7 @@ def test_a_name_for_unfinished_downloads_is_refused(
     assert_that(os.listdir(tmp_path / "folder"), Equals([]))
 
 
+@pytest.mark.promise("reserved-names")
 @pytest.mark.parametrize(
     "name",
     [

@@ -104,6 +104,7 @@ def test_where_another_query_may_select_another_object_only_the_same_version_pro
         assert_that(new.may_resume(old.noted, before, now, complete=False), Is(may))
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize(
     "other",
     ["http://host/container/image.qcow2", "https://host:4443/container/image.qcow2",
@@ -117,6 +118,7 @@ def test_a_part_file_of_another_server_or_path_is_never_gone_on_with(
     assert_that(new.may_resume("", '"1"', '"1"', complete=False), Is(False))  # of an old release
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize(
     ("before", "now", "digest", "may"),
     [
@@ -158,6 +160,7 @@ def test_a_user_is_that_of_the_context_or_the_person_at_the_command(
         assert_that(caller_of(None, own), Equals("person"))
 
 
+@pytest.mark.promise("two-tenants")
 def test_a_part_file_without_a_missing_byte_is_used_only_where_the_backend_allows_the_data(
     resource: Callable[..., Resource],
 ) -> None:

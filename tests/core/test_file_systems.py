@@ -87,6 +87,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(set(os.listdir(folder)) - {"lost+found"})
 
 
+@pytest.mark.promise("lesser-file-systems")
 def test_an_image_is_stored_whole_and_alone(scripted: Scripted, folder: Path) -> None:
     ref, _ = scripted.image(DATA)
     done = scripted.broker.download(None, ref, folder / "disk.img")
@@ -128,6 +129,7 @@ def test_a_transfer_that_breaks_goes_on_or_begins_again(
     assert_that(_names(folder), Equals(["disk.img"]))
 
 
+@pytest.mark.promise("lesser-file-systems")
 def test_after_a_failure_what_was_there_is_there_and_nothing_else(
     scripted: Scripted, folder: Path
 ) -> None:
@@ -142,6 +144,7 @@ def test_after_a_failure_what_was_there_is_there_and_nothing_else(
     assert_that(_names(folder), Equals(["disk.img"]))
 
 
+@pytest.mark.promise("lesser-file-systems")
 def test_without_overwrite_one_of_many_creates_the_file(scripted: Scripted, folder: Path) -> None:
     contents = [bytes([number]) * 100_000 for number in range(6)]
     refs = [scripted.image(data, f"/{number}")[0] for number, data in enumerate(contents)]
@@ -186,6 +189,7 @@ def test_what_a_killed_process_left_is_swept(
     assert_that(_names(folder), Equals(["disk.img"]))
 
 
+@pytest.mark.promise("lesser-file-systems")
 @pytest.mark.parametrize("folder", _WITHOUT_MODES, indirect=True)
 def test_a_mode_that_cannot_be_given_is_refused_before_the_first_byte(
     scripted: Scripted, folder: Path
@@ -198,6 +202,7 @@ def test_a_mode_that_cannot_be_given_is_refused_before_the_first_byte(
     assert_that(_names(folder), Equals([]))
 
 
+@pytest.mark.promise("lesser-file-systems")
 @pytest.mark.parametrize(
     ("folder", "limit"), [("vfat", 4), ("small blocks", 17)], indirect=["folder"]
 )
@@ -241,6 +246,7 @@ def test_a_place_that_cannot_take_it_is_an_error_before_the_first_byte(
         assert_that(_names(folder), Equals([]))
 
 
+@pytest.mark.promise("lesser-file-systems")
 def test_where_a_complete_file_cannot_be_renamed_nothing_is_asked_for(
     scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -267,6 +273,7 @@ def full_cloud(tmp_path: Path) -> Iterator[Path]:
         yield to
 
 
+@pytest.mark.promise("lesser-file-systems")
 def test_what_a_cloud_says_when_a_file_is_closed_is_an_error(full_cloud: Path) -> None:
     with PartFile(full_cloud / "disk.img", key="0" * 16) as part:
         part.write(0, DATA[:900_000])
@@ -299,6 +306,7 @@ _LACKING = {
 }
 
 
+@pytest.mark.promise("lesser-file-systems")
 @pytest.mark.parametrize("overwrite", ["--overwrite", "--no-overwrite"])
 @pytest.mark.parametrize("lacking", _LACKING)
 def test_nothing_of_this_is_needed(lacking: str, overwrite: str, tmp_path: Path) -> None:

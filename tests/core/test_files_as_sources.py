@@ -58,6 +58,7 @@ def _append(path: Path) -> None:
         file.write(b"more")
 
 
+@pytest.mark.promise("security-28")
 @pytest.mark.parametrize("change", [_rewrite, _touch, _append])
 @pytest.mark.parametrize("in_kernel", [True, False])
 def test_a_file_that_is_written_to_while_it_is_copied_is_no_image(
@@ -78,6 +79,7 @@ def test_a_file_that_is_written_to_while_it_is_copied_is_no_image(
     assert_that((tmp_path / "dest").exists(), Equals(False))
 
 
+@pytest.mark.promise("security-28")
 @pytest.mark.parametrize("change", [_rewrite, _touch, _append])
 def test_a_file_that_is_written_to_while_it_is_read_is_no_image(
     change: Callable[[Path], None], broker: imagebroker.Broker, image: Path
@@ -113,6 +115,7 @@ def test_a_file_that_gets_another_name_or_mode_has_the_same_bytes(
     assert_that((tmp_path / "dest").read_bytes(), Equals(DATA))
 
 
+@pytest.mark.promise("files-without-size")
 @pytest.mark.parametrize("path", NO_SIZE)
 def test_a_file_without_a_size_is_refused_unless_that_is_allowed(
     path: str, broker: imagebroker.Broker, tmp_path: Path
@@ -128,6 +131,7 @@ def test_a_file_without_a_size_is_refused_unless_that_is_allowed(
     assert_that(broker.get(None, f"file://{path}").size, Equals(None))
 
 
+@pytest.mark.promise("files-without-size")
 def test_a_file_with_less_than_its_size_is_refused(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_single_byte_anywhere_is_seen(size: int) -> None:
         data[position] = 0
 
 
+@pytest.mark.promise("space-first")
 @pytest.mark.parametrize("chunk", [1000, 4096, 5000, 65_536, 1 << 20, len(SPARSE)])
 def test_the_file_takes_little_room_and_has_the_same_bytes(
     chunk: int, scripted: Scripted, tmp_path: Path
@@ -64,6 +65,7 @@ def test_the_file_takes_little_room_and_has_the_same_bytes(
     assert_that(os.stat(tmp_path / "image").st_blocks * 512, LessThan(64 * 1024))
 
 
+@pytest.mark.promise("space-first")
 def test_a_file_that_is_preallocated_has_its_whole_size_before_the_first_byte(
     scripted: Scripted, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def left(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
     return part, journal, json.loads(journal.read_bytes())
 
 
+@pytest.mark.promise("kept-part")
 def test_only_what_is_missing_is_read(
     broken: tuple[str, Any, dict[str, Any], int], scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_one_gap_is_read_and_nothing_behind_it(
     assert_that(sum(done.served.values()), Equals(gap))
 
 
+@pytest.mark.promise("kept-part")
 def test_damage_in_a_range_that_was_kept_is_found_and_read_again(
     broken: tuple[str, Any, dict[str, Any], int], scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ broker.download(None, "scripted://host/image", {dest!r}, keep_partial=True, **{a
 """
 
 
+@pytest.mark.promise("kept-part")
 @pytest.mark.parametrize("arguments", [{}, {"checksum": CHECKSUM}], ids=["version", "digest"])
 @pytest.mark.parametrize("at", [1, 5 * MIB, 9 * MIB])
 def test_after_kill_9_at_any_moment_the_bytes_are_right_and_few_are_read_again(

@@ -34,6 +34,7 @@ def limited(scripted: Scripted, seconds: float = 0.004, **how: Any) -> tuple[str
     return ref, script
 
 
+@pytest.mark.promise("C12")
 def test_a_server_that_limits_each_connection_gets_more_of_them(
     scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_server_that_limits_each_connection_gets_more_of_them(
     assert_that(script.most_alive, LessThan(9))
 
 
+@pytest.mark.promise("C12")
 @pytest.mark.parametrize("how", [{"parallel_reads": 1}, {"version": None}, {"seekable": False}])
 def test_a_source_that_does_not_declare_it_is_read_once(
     scripted: Scripted, tmp_path: Path, how: dict[str, Any]
@@ -61,6 +63,7 @@ def test_a_reader_gets_its_bytes_in_order_from_one_read(scripted: Scripted) -> N
     assert_that(script.reads, Equals([0]))
 
 
+@pytest.mark.promise("resumed-as-one-image")
 def test_ranges_that_break_are_read_again_and_no_others(scripted: Scripted, tmp_path: Path) -> None:
     rng = random.Random(2)
     ref, script = limited(scripted, 0.002)
@@ -104,6 +107,7 @@ def test_what_is_final_in_one_range_ends_the_transfer(
     assert_that((tmp_path / "image").exists(), Equals(False))
 
 
+@pytest.mark.promise("verified-whole")
 def test_damage_in_any_range_is_found(scripted: Scripted, tmp_path: Path) -> None:
     ref, script = limited(scripted, 0.002)
     damaged = bytearray(DATA)

@@ -76,6 +76,7 @@ def locate(**scripts: Script) -> list[Script]:
     return list(scripts.values())
 
 
+@pytest.mark.promise("locations")
 def test_the_first_location_that_works_is_read_and_the_backend_is_not(
     broker: imagebroker.Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,6 +102,7 @@ def cut(**how: Any) -> Script:
     return Script(DATA, breaks=[(5000, None)] * 10, **how)
 
 
+@pytest.mark.promise("locations")
 @pytest.mark.parametrize(
     "broken",
     [Script(WRONG), Script(DATA[:-1]), Script(DATA + b"x"), Script(b""),
@@ -118,6 +120,7 @@ def test_what_a_location_sent_that_is_wrong_is_dropped_and_the_backend_asked_fro
     assert_that(IMAGES[UUID].reads, Equals([0]))
 
 
+@pytest.mark.promise("locations")
 @pytest.mark.parametrize("error", [None, ValueError("a bug"), BackendError("503")])
 def test_where_a_location_breaks_the_next_place_goes_on_at_the_missing_byte(
     error: Exception | None, broker: imagebroker.Broker, tmp_path: Path
@@ -164,6 +167,7 @@ def test_a_location_that_cannot_begin_in_the_middle_begins_again(
     assert_that(done.served, Equals({"scripted://host/whole": len(DATA)}))
 
 
+@pytest.mark.promise("locations")
 def test_if_what_several_places_sent_does_not_fit_together_the_backend_is_asked_for_all_of_it(
     broker: imagebroker.Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +192,7 @@ def test_a_wrong_checksum_of_the_backend_itself_ends_it(
     assert_that(list(tmp_path.glob(".image*")), Equals([]))
 
 
+@pytest.mark.promise("locations")
 @pytest.mark.parametrize("final", [SignatureError("bad"), FormatError("unsafe")])
 def test_a_bad_signature_or_an_unsafe_format_ends_it_wherever_it_came_from(
     final: Exception, broker: imagebroker.Broker, tmp_path: Path
@@ -251,6 +256,7 @@ def test_the_error_of_the_backend_itself_is_the_callers(
     assert_that((tmp_path / "image").exists(), Is(False))
 
 
+@pytest.mark.promise("security-28")
 @pytest.mark.parametrize("checksums", [{}, {"md5": "0" * 32}])
 def test_without_a_strong_checksum_no_location_is_read(
     checksums: dict[str, str], broker: imagebroker.Broker, tmp_path: Path
@@ -327,6 +333,7 @@ def test_a_pipe_that_received_wrong_bytes_ends_with_the_error(
     assert_that(IMAGES[UUID].reads, Equals([]))
 
 
+@pytest.mark.promise("security-27")
 def test_a_reader_of_a_location_with_other_bytes_never_ends_well(
     broker: imagebroker.Broker,
 ) -> None:

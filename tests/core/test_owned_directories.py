@@ -47,6 +47,7 @@ def use(option: str, path: Path, make_broker: MakeBroker, tmp_path: Path) -> Non
 OPTIONS = ("state_dir", "cache_dir", "store_dir")
 
 
+@pytest.mark.promise("owned-directories")
 @pytest.mark.parametrize("option", OPTIONS)
 def test_it_and_what_is_missing_above_it_are_made_for_this_user_alone(
     option: str, umask: int, make_broker: MakeBroker, tmp_path: Path
@@ -65,6 +66,7 @@ def test_it_and_what_is_missing_above_it_are_made_for_this_user_alone(
         assert_that(each.stat().st_mode & 0o7777, Equals(0o700), str(each))
 
 
+@pytest.mark.promise("owned-directories")
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
 def test_one_that_others_may_write_to_is_refused_by_name(
@@ -79,6 +81,7 @@ def test_one_that_others_may_write_to_is_refused_by_name(
     assert_that(list(path.iterdir()), Equals([]))
 
 
+@pytest.mark.promise("owned-directories")
 @as_root
 @pytest.mark.parametrize("option", OPTIONS)
 def test_one_of_somebody_else_is_refused(
@@ -91,6 +94,7 @@ def test_one_of_somebody_else_is_refused(
         use(option, path, make_broker, tmp_path)
 
 
+@pytest.mark.promise("owned-directories")
 @as_root
 def test_a_store_that_somebody_else_made_is_not_even_read(
     make_broker: MakeBroker, tmp_path: Path
@@ -114,6 +118,7 @@ def test_a_store_may_be_looked_into_and_be_a_link_of_the_administrators(
     use("store_dir", tmp_path / "store", make_broker, tmp_path)
 
 
+@pytest.mark.promise("owned-directories")
 @as_root
 def test_a_link_of_somebody_else_to_a_directory_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir(mode=0o700)

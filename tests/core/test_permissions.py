@@ -53,6 +53,7 @@ def _acl(path: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000, 0o777])
 @pytest.mark.parametrize("default", [None, *_DEFAULTS])
 def test_a_new_file_gets_what_open_gives_to_one(
@@ -69,6 +70,7 @@ def test_a_new_file_gets_what_open_gives_to_one(
     assert_that(_acl(folder / "ours"), Equals(_acl(folder / "usual")))
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize("default", [None, *_DEFAULTS])
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o400])
 def test_a_replaced_file_gives_its_own_mode_and_nobody_gains_by_the_folder(
@@ -84,6 +86,7 @@ def test_a_replaced_file_gives_its_own_mode_and_nobody_gains_by_the_folder(
     assert_that(_acl(tmp_path / "dest"), Equals(before))
 
 
+@pytest.mark.promise("destination-is-replaced")
 @pytest.mark.parametrize("entries", ["u:nobody:rw,g::-", "g:nogroup:r,m::r,g::-,o::-"])
 def test_a_replaced_file_gives_its_acl_whose_mask_is_no_right_of_the_group(
     entries: str, scripted: Scripted, tmp_path: Path
@@ -106,6 +109,7 @@ def test_a_mode_that_is_asked_for_is_what_chmod_gives(scripted: Scripted, tmp_pa
     assert_that(_acl(tmp_path / "ours"), Equals(_acl(tmp_path / "usual")))
 
 
+@pytest.mark.promise("security-16")
 @pytest.mark.parametrize("default", [None, *_DEFAULTS])
 def test_until_it_is_complete_nobody_else_may_read_it(
     default: str | None, scripted: Scripted, tmp_path: Path

@@ -146,6 +146,7 @@ def host(personal: bool, **options: str) -> BackendHost:
     )
 
 
+@pytest.mark.promise("security-19")
 def test_only_a_person_has_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://p:1")
     assert_that(host(False).proxy("http", "h", 80), Is(None))
@@ -174,6 +175,7 @@ def test_where_a_connection_fails_a_proxy_that_is_not_used_is_mentioned(
     assert_that(caught.value.hint, Not(Contains("proxy")))
 
 
+@pytest.mark.promise("C27")
 def test_where_the_proxy_cannot_be_reached_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     monkeypatch.setenv("all_proxy", f"http://user:{PASSWORD}@127.0.0.1:{port}")

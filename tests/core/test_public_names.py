@@ -107,6 +107,7 @@ SECRETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("secret", SECRETS)
 def test_no_secret_is_in_the_text_the_hint_or_the_values_of_an_error(secret: str) -> None:
     error = ImageBrokerError(f"asking {secret} failed", hint=f"try {secret}", url=secret)

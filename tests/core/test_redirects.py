@@ -62,6 +62,7 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.promise("security-13")
 @pytest.mark.parametrize(("location", "target"), EXAMPLES.items())
 def test_the_examples_of_rfc_3986_lead_where_it_says(location: str, target: str) -> None:
     assert_that(resolved(BASE, location), Equals(target))
@@ -91,6 +92,7 @@ def test_every_valid_form_is_followed(location: str, target: str) -> None:
     assert_that(found, Equals(target))
 
 
+@pytest.mark.promise("security-13")
 @pytest.mark.parametrize(
     ("location", "target"),
     [
@@ -113,6 +115,7 @@ def test_what_must_be_escaped_is_escaped_once(location: str, target: str) -> Non
     assert_that(redirected("https://h.org/x", found, Policy()), Equals(found))
 
 
+@pytest.mark.promise("security-13")
 @pytest.mark.parametrize(
     "location",
     [
@@ -157,6 +160,7 @@ def test_no_form_gets_past_the_policy(location: str) -> None:
     assert_that(str(caught.value), MatchesRegex(r"[ -~…\xa0-\xff]{1,1024}\Z"))
 
 
+@pytest.mark.promise("security-13")
 @given(st.text(alphabet=st.characters(max_codepoint=0xFF), max_size=40) | st.text(max_size=40))
 @example("//h\\x")
 @example("/.//evil.org/x")

@@ -45,6 +45,7 @@ def test_each_form_of_the_grammar_is_understood(text: str, parts: dict[str, Any]
     assert_that(parse(text), MatchesStructure.byEquality(**parts))
 
 
+@pytest.mark.promise("security-13", "security-25")
 @given(
     byte=st.sampled_from([*map(chr, range(0x20)), "\x7f", "\x85", "\xa0", "\u2028", " "]),
     where=st.integers(min_value=0, max_value=100),
@@ -58,6 +59,7 @@ def test_a_control_character_or_blank_in_any_position_is_refused(
         parse(text[:where] + byte + text[where:])
 
 
+@pytest.mark.promise("security-13")
 @given(st.text(max_size=200))
 def test_no_text_makes_the_parser_fail_in_another_way(text: str) -> None:
     try:
@@ -67,6 +69,7 @@ def test_no_text_makes_the_parser_fail_in_another_way(text: str) -> None:
     assert_that(parse(ref.text).text, Equals(ref.text))
 
 
+@pytest.mark.promise("security-13", "security-15")
 @pytest.mark.parametrize(
     "text",
     [
@@ -101,6 +104,7 @@ FILE = RefForm(id=True, path=True)
 SCP = RefForm(user=True, host=True, port=True, path=True, forbidden=b"\r\n")
 
 
+@pytest.mark.promise("C5")
 @pytest.mark.parametrize(
     ("text", "form"),
     [
@@ -117,6 +121,7 @@ def test_a_ref_with_other_parts_than_its_backend_has_is_refused(text: str, form:
         check_form(parse(text), form)
 
 
+@pytest.mark.promise("C5")
 @pytest.mark.parametrize(
     ("text", "form"),
     [
@@ -134,6 +139,7 @@ def test_escapes_are_decoded_exactly_once() -> None:
     assert_that(parse("file:///a%252e%0a%ff").path_bytes, Equals(b"/a%2e\n\xff"))
 
 
+@pytest.mark.promise("security-20")
 def test_a_ref_shows_no_query() -> None:
     ref = parse("http://h/x?X-Amz-Signature=canary")
     assert_that("canary" in f"{ref} {ref!r} {[ref]}", Is(False))
@@ -171,6 +177,7 @@ class TestRouting:
             allowed_networks = 10.1.0.0/16
             """)
 
+    @pytest.mark.promise("security-10", "security-12")
     @pytest.mark.parametrize(
         "host",
         ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "0", "[::1]",
@@ -187,6 +194,7 @@ class TestRouting:
         assert_that(visitors, Equals([]))
         assert_that(list(tmp_path.glob("*x*")), Equals([]))
 
+    @pytest.mark.promise("security-10")
     @pytest.mark.parametrize("port", [22, 25, 6379, 5432, 1])
     def test_a_port_of_another_service_is_refused(
         self, broker: imagebroker.Broker, port: int
@@ -197,6 +205,7 @@ class TestRouting:
     def test_an_allowed_network_is_allowed(self, broker: imagebroker.Broker) -> None:
         assert_that(broker.resolve("http://10.1.2.3/x").backend, Equals("http"))
 
+    @pytest.mark.promise("security-7")
     @pytest.mark.parametrize(
         "text",
         [

@@ -63,6 +63,7 @@ def test_nothing_is_enabled_by_default(make_broker: MakeBroker) -> None:
         broker.get_all(None)
 
 
+@pytest.mark.promise("C1", "C2")
 @pytest.mark.parametrize(
     ("module", "attribute"),
     [
@@ -97,6 +98,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named_and_harms_no_other(
     assert_that(infos["good"], MatchesStructure.byEquality(problem=None, enabled=True))
 
 
+@pytest.mark.promise("C3")
 @pytest.mark.parametrize("version", ["", "api_version = 'one'", "api_version = True",
                                      "api_version = 99", "api_version = 0"])  # fmt: skip
 def test_an_api_version_that_the_core_does_not_speak_is_named_with_its_own(
@@ -142,6 +144,7 @@ def test_a_slow_import_is_logged_happens_once_and_holds_up_no_other_scheme(
     assert_that(gate.count, Equals(1))  # type: ignore[attr-defined]
 
 
+@pytest.mark.promise("C1")
 def test_two_distributions_for_one_scheme_are_refused_at_start_and_both_are_named(
     on_path: Path, make_broker: MakeBroker, tmp_path: Path
 ) -> None:
@@ -159,6 +162,7 @@ def test_two_distributions_for_one_scheme_are_refused_at_start_and_both_are_name
     make_broker(enabled("file"))  # a scheme that nobody enabled disturbs nobody
 
 
+@pytest.mark.promise("C4")
 def test_a_plugin_that_claims_anothers_name_is_refused(
     on_path: Path, make_broker: MakeBroker
 ) -> None:
@@ -169,6 +173,7 @@ def test_a_plugin_that_claims_anothers_name_is_refused(
     assert_that(str(caught.value), Contains("'file'"))
 
 
+@pytest.mark.promise("C7")
 @pytest.mark.parametrize(
     "constructor",
     [
@@ -189,6 +194,7 @@ def test_a_constructor_that_fails_is_a_load_error(
     still_works(broker, tmp_path)
 
 
+@pytest.mark.promise("C1")
 def test_a_plugin_that_is_not_enabled_is_not_even_imported(
     good: None, on_path: Path, make_broker: MakeBroker
 ) -> None:
@@ -223,6 +229,7 @@ def test_a_bad_core_value_is_refused_at_start_and_named(line: str, make_broker: 
     assert_that(str(caught.value), Contains(line.partition(" ")[0]))
 
 
+@pytest.mark.promise("C6")
 @pytest.mark.parametrize(
     "line", ["allowed_networks = 10.0.0.0/33", "allowed_ports = 70000", "endpoint = nonsense",
              "require_checksum = perhaps", "proxy = ::"],
@@ -239,6 +246,7 @@ def test_a_bad_backend_value_is_refused_when_the_backend_is_used_and_only_then(
     assert_that(str(caught.value), Contains(line.partition(" ")[0]))
 
 
+@pytest.mark.promise("C26")
 def test_a_reload_of_the_configuration_leaves_a_broker_as_it_is(good: None, tmp_path: Path) -> None:
     from oslo_config import cfg
 
@@ -252,6 +260,7 @@ def test_a_reload_of_the_configuration_leaves_a_broker_as_it_is(good: None, tmp_
         still_works(broker, tmp_path)
 
 
+@pytest.mark.promise("security-19")
 def test_the_environment_is_not_read(
     good: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

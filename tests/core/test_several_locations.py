@@ -151,6 +151,7 @@ def test_a_small_image_is_read_from_one(
     assert_that(second.opened, Equals(0))
 
 
+@pytest.mark.promise("several-locations")
 @pytest.mark.parametrize(
     "bad",
     [
@@ -188,6 +189,7 @@ def test_one_that_cannot_begin_in_the_middle_sends_all_or_nothing(
     assert_that(download(broker, tmp_path).served, Equals({"scripted://host/whole": len(DATA)}))
 
 
+@pytest.mark.promise("several-locations")
 def test_what_one_leaves_unsent_when_it_falls_silent_is_taken_over(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
@@ -241,6 +243,7 @@ def test_ranges_of_one_that_breaks_now_and_then_are_read_again_and_no_others(
     assert_that(sent, LessThan(done.served["scripted://host/shaky"] + 3 * MIB))
 
 
+@pytest.mark.promise("several-locations")
 def test_when_all_of_them_die_the_backend_goes_on_at_the_missing_bytes(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
@@ -257,6 +260,7 @@ def test_when_all_of_them_die_the_backend_goes_on_at_the_missing_bytes(
     assert_that(done.resumed_from, GreaterThan(0))
 
 
+@pytest.mark.promise("several-locations")
 @pytest.mark.parametrize("lie", [DATA[:MIB] + b"?" * (len(DATA) - MIB), DATA[:-1] + b"?"])
 def test_if_the_whole_has_another_digest_the_backend_sends_all_of_it(
     lie: bytes, broker: imagebroker.Broker, tmp_path: Path

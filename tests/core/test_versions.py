@@ -31,6 +31,7 @@ def versions(script: Script, *names: str) -> None:
     script.before_open = next_one
 
 
+@pytest.mark.promise("C36")
 @pytest.mark.parametrize("seekable", [True, False])
 def test_under_a_digest_another_version_of_the_same_size_is_no_error(
     seekable: bool, scripted: Scripted, tmp_path: Path
@@ -67,6 +68,7 @@ def another_at_each_request(script: Script) -> None:
     script.breaks = [(0, ImageChanged("another"))] * 9
 
 
+@pytest.mark.promise("C36")
 @pytest.mark.parametrize(
     "change", [another_size, another_digest_in_the_record, another_at_each_request]
 )
@@ -87,6 +89,7 @@ def test_what_shows_that_it_is_another_image_ends_the_download(
     assert_that((tmp_path / "image").exists(), Is(False))
 
 
+@pytest.mark.promise("C36")
 @pytest.mark.parametrize("into_object", [False, True])
 def test_if_the_digest_does_not_hold_the_bytes_of_one_version_are_read(
     into_object: bool, scripted: Scripted, tmp_path: Path
@@ -131,6 +134,7 @@ def test_what_was_joined_is_no_proof_for_a_later_call_without_the_digest(
     assert_that(script.reads, Equals([0]))
 
 
+@pytest.mark.promise("C37")
 def test_a_later_process_opens_the_image_at_the_first_missing_byte(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

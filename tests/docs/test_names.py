@@ -1,9 +1,7 @@
-"""What the documentation names is there: tests, files, links, clauses, advisory classes."""
+"""What the documentation names is there: files, links, clauses, advisory classes."""
 
 from __future__ import annotations
 
-import ast
-import functools
 import re
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from tests.docs.snippets import snippets
 from tests.docs.test_snippets import DOCUMENTS, ROOT
 
-_TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)*)`")
+_TEST = re.compile(r"tests/[\w/]*test_\w+|\btest_\w+|\bTest\w+::\w+")
 _FILE = re.compile(r"`((?:imagebroker|plugins|tests|docs|etc|changes)/[\w./-]+)`")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
 
@@ -21,34 +19,12 @@ def _id(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-@functools.cache
-def names_in(path: Path) -> frozenset[str]:
-    """The tests of a file, as `test_x` and `TestClass::test_x`."""
-    found: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef):
-            found.add(node.name)
-        elif isinstance(node, ast.ClassDef):
-            found.add(node.name)
-            members = (each for each in node.body if isinstance(each, ast.FunctionDef))
-            found.update(f"{node.name}::{each.name}" for each in members)
-    return frozenset(found)
-
-
-def missing_tests(text: str) -> list[str]:
-    """The tests that `text` names and that do not exist."""
-    missing = []
-    for name in _TEST.findall(text):
-        path, _, test = name.partition("::")
-        file = ROOT / path
-        if not file.is_file() or (test and test not in names_in(file)):
-            missing.append(name)
-    return missing
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
-def test_every_test_that_is_named_exists(document: Path) -> None:
-    assert missing_tests(document.read_text(encoding="utf-8")) == []
+def test_no_test_is_named_so_that_renaming_one_breaks_no_document(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for snippet in snippets(document):
+        text = text.replace(snippet.text, "")
+    assert _TEST.findall(text) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
@@ -75,20 +51,8 @@ def test_the_clauses_of_the_contract_are_numbered_without_a_gap() -> None:
     assert list(CLAUSES) == [str(number) for number in range(1, len(CLAUSES) + 1)]
 
 
-@pytest.mark.parametrize("number", CLAUSES)
-def test_every_clause_of_the_contract_names_a_test_that_exists(number: str) -> None:
-    assert _TEST.findall(CLAUSES[number]), f"C{number} names no test"
-    assert missing_tests(CLAUSES[number]) == []
-
-
 def test_every_class_of_advisories_is_answered() -> None:
     assert list(CLASSES) == [str(number) for number in range(1, 36)]
-
-
-@pytest.mark.parametrize("number", CLASSES)
-def test_every_answer_names_a_test_or_says_that_there_is_none(number: str) -> None:
-    answer = CLASSES[number]
-    assert _TEST.findall(answer) or "Not yet:" in answer or "Does not apply:" in answer
 
 
 def test_the_plugin_names_are_all_in_the_documents() -> None:

@@ -98,6 +98,7 @@ UNSAFE = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_not_safe_is_not_stored(target: Target, form: str, tmp_path: Path) -> None:
     before = target.left()
@@ -112,6 +113,7 @@ def test_what_is_not_safe_is_not_stored(target: Target, form: str, tmp_path: Pat
     assert_that(target.left(), Equals(before))
 
 
+@pytest.mark.promise("security-3")
 def test_it_is_refused_in_the_words_of_a_download(target: Target, tmp_path: Path) -> None:
     for make, _ in UNSAFE.values():
         (tmp_path / "data").write_bytes(make())
@@ -168,6 +170,7 @@ class TestRecords:
             config += "".join(f"{key} = {value}\n" for key, value in options)
         return Target(request.param, make_broker(config), tmp_path)
 
+    @pytest.mark.promise("security-3")
     def test_the_data_has_to_be_what_is_declared(self, target: Target, tmp_path: Path) -> None:
         before = target.left()
         qcow2 = make_qcow2(tmp_path / "a.qcow2", 1 << 26).read_bytes()

@@ -203,6 +203,7 @@ class TestFailures:
         self.fails(shell, 2, "http:/x", "dest")
 
 
+@pytest.mark.promise("memory")
 def test_ten_gibibytes_from_a_server_need_less_than_100_mib_of_memory(
     shell: Shell, web: Nginx, image: Path
 ) -> None:

@@ -42,6 +42,7 @@ def sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+@pytest.mark.promise("C6", "security-3")
 @pytest.mark.parametrize(
     ("body", "found"),
     [
@@ -64,6 +65,7 @@ def test_it_is_refused_whatever_a_real_server_calls_it(
         assert_that(broker.get(None, nginx.url(name)).disk_format, Is(None))
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("kind", ["text/html", "application/octet-stream", ""])
 def test_it_is_refused_by_its_first_bytes_however_they_come(
     kind: str, broker: imagebroker.Broker, way: Way
@@ -114,6 +116,7 @@ def test_a_digest_that_does_not_hold_says_what_came_instead(
             way.assert_nothing_came(len(body))
 
 
+@pytest.mark.promise("security-3")
 def test_a_digest_of_the_server_proves_nothing(broker: imagebroker.Broker, way: Way) -> None:
     from base64 import b64encode
 
@@ -163,6 +166,7 @@ def test_the_cache_gives_no_text_to_a_caller_who_did_not_ask_for_it(
             broker.download(None, url, tmp_path / "b")
 
 
+@pytest.mark.promise("C6")
 def test_other_backends_may_have_text(scripted: object, tmp_path: Path) -> None:
     """A store, a directory or a Glance has what somebody has put there."""
     broker = scripted.broker  # type: ignore[attr-defined]
@@ -174,6 +178,7 @@ def test_other_backends_may_have_text(scripted: object, tmp_path: Path) -> None:
 class TestTheDeployer:
     """Whoever writes the config file has the last word on downloads."""
 
+    @pytest.mark.promise("security-3")
     @pytest.mark.parametrize("line", ["inspect_formats = true", "allowed_formats = raw"])
     def test_what_is_written_down_is_not_weakened_by_a_call(
         self, line: str, make_broker: Callable[..., imagebroker.Broker], way: Way

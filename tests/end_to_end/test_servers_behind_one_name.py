@@ -95,6 +95,7 @@ def into_reader(broker: imagebroker.Broker, url: str, folder: Path, checksum: st
 WAYS = pytest.mark.parametrize("into", [into_path, into_object, into_reader])
 
 
+@pytest.mark.promise("servers-behind-one-name")
 @WAYS
 @pytest.mark.parametrize("after", [3 * MIB, 5 * MIB + 17])
 def test_behind_haproxy_a_cut_transfer_goes_on_at_whichever_server_answers(
@@ -106,6 +107,7 @@ def test_behind_haproxy_a_cut_transfer_goes_on_at_whichever_server_answers(
         assert_that(proxy.received, LessThan(2 * len(DATA)))
 
 
+@pytest.mark.promise("C36", "servers-behind-one-name")
 @WAYS
 def test_behind_haproxy_without_a_digest_the_bytes_are_those_of_one_server(
     into: Into, balancer: HAProxy, broker: imagebroker.Broker, tmp_path: Path
@@ -192,6 +194,7 @@ def test_where_two_images_were_mixed_one_of_them_is_read_again_from_one_server(
     assert_that(got == DATA, Is(True))
 
 
+@pytest.mark.promise("servers-behind-one-name")
 @pytest.mark.parametrize("order", [(DATA, OTHER, DATA), (OTHER, DATA, DATA), (OTHER, OTHER, DATA)])
 def test_an_outdated_mirror_among_others_costs_time_and_nothing_else(
     order: tuple[bytes, ...], broker: imagebroker.Broker, tmp_path: Path
@@ -215,6 +218,7 @@ def test_what_no_server_has_is_refused_and_nothing_stays(
                 Equals([]))  # fmt: skip
 
 
+@pytest.mark.promise("servers-behind-one-name")
 @WAYS
 def test_bytes_of_two_images_are_never_joined_without_a_digest(
     into: Into, broker: imagebroker.Broker, tmp_path: Path
@@ -260,6 +264,7 @@ def test_what_was_joined_has_no_version(broker: imagebroker.Broker, tmp_path: Pa
     assert_that(alone.image.version, Equals('"node-0"'))
 
 
+@pytest.mark.promise("servers-behind-one-name")
 def test_a_name_with_several_addresses_is_asked_at_the_one_that_answered_first(
     broker: imagebroker.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_md5_is_enough_where_the_deployer_allows_it_and_has_to_hold(
         file.write_bytes(DATA)
 
 
+@pytest.mark.promise("security-26")
 def test_what_the_deployer_has_written_down_is_not_switched_off_by_a_call(
     openstack: OpenStack, by_location: str, make_broker: MakeBroker, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_every_campaign_has_a_sample() -> None:
     assert_that(sorted(SAMPLES), Equals(sorted(CAMPAIGNS)))
 
 
+@pytest.mark.promise("old-or-complete", "security-29", "two-tenants")
 @pytest.mark.parametrize("campaign", SAMPLES)
 def test_no_promise_is_broken_at_any_point_of_a_sample(campaign: str) -> None:
     for what in _NEEDS[campaign]:

@@ -46,6 +46,7 @@ def broker(make_broker: Callable[..., imagebroker.Broker], tmp_path: Path) -> im
     )
 
 
+@pytest.mark.promise("forks")
 def test_no_child_hangs_that_is_forked_while_others_are_inside_sqlite(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.forks.hammer", str(tmp_path), "200"],
@@ -75,6 +76,7 @@ def names(database: Database) -> list[str]:
         return [row["name"] for row in db.execute("SELECT name FROM images ORDER BY name")]
 
 
+@pytest.mark.promise("forks")
 def test_a_child_that_leaves_a_transaction_does_not_roll_the_parents_back(
     database: Database,
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_child_of_an_upload_leaves_it_to_its_parent(broker: imagebroker.Broker
         assert_that(reader.read(), Equals(b"one two"))
 
 
+@pytest.mark.promise("C35")
 def test_a_child_that_lives_on_holds_no_lock_of_an_upload(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ STATUS = {
 }
 
 
+@pytest.mark.promise("forks")
 @pytest.mark.parametrize("dest", DESTS)
 def test_the_parent_gets_its_image_whatever_a_child_does(tmp_path: Path, dest: str) -> None:
     """It is forked in a callback, and ends with all that an interpreter does at its end."""

@@ -55,6 +55,7 @@ def returns() -> None:
     pass
 
 
+@pytest.mark.promise("C35", "forks")
 @pytest.mark.parametrize(
     ("leave", "ends"), [(exits, SystemExit), (fails, ZeroDivisionError), (returns, Cancelled)]
 )
@@ -116,6 +117,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("C35")
 def test_a_backend_of_the_parents_is_not_even_finalized_in_a_child(
     broker: imagebroker.Broker,
 ) -> None:

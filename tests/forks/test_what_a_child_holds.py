@@ -70,6 +70,7 @@ def in_child() -> Iterator[Callable[[Callable[[], object]], int]]:
     yield run
 
 
+@pytest.mark.promise("forks")
 def test_the_part_of_a_killed_parent_is_taken_up_while_its_child_lives(
     scripted: Scripted, on_path: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_the_part_of_a_killed_parent_is_taken_up_while_its_child_lives(
     assert ref
 
 
+@pytest.mark.promise("forks")
 def test_a_child_does_not_let_go_of_its_parents_slot(
     tmp_path: Path, in_child: Callable[[Callable[[], object]], int]
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_child_does_not_let_go_of_its_parents_slot(
     slot.close()
 
 
+@pytest.mark.promise("forks")
 def test_what_a_child_gathers_does_not_reach_its_parents_file(
     tmp_path: Path, in_child: Callable[[Callable[[], object]], int]
 ) -> None:

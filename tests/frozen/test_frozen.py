@@ -89,6 +89,7 @@ def test_it_is_loaded_with_all_that_it_can_do(broker: imagebroker.Broker) -> Non
     )
 
 
+@pytest.mark.promise("C3")
 def test_its_records_and_bytes_go_through_every_verb(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_its_records_and_bytes_go_through_every_verb(
         broker.get(None, image_id)
 
 
+@pytest.mark.promise("C3")
 def test_its_broken_reads_are_resumed(
     broker: imagebroker.Broker, server: Server, tmp_path: Path
 ) -> None:

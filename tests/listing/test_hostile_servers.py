@@ -61,6 +61,7 @@ PAGES: dict[str, tuple[Callable[[int], dict[str, Any]], type[ImageBrokerError], 
 }
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("kind", PAGES)
 def test_pages_of_glance_without_end(make_broker: MakeBroker, kind: str) -> None:
     page, error, least = PAGES[kind]
@@ -171,6 +172,7 @@ def scp(sshd: Sshd, folder: str) -> str:
     )
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize(
     ("kind", "mode", "error"),
     [

@@ -100,6 +100,7 @@ def test_a_plugin_that_knows_no_limit_does_not_yield_more_than_was_asked_for() -
     assert_that(list(boundary(endless).get_all(None, query)), HasLength(3))
 
 
+@pytest.mark.promise("security-33")
 def test_records_are_weighed_whatever_they_are_made_of() -> None:
     for fields in (
         {"name": "x" * 100_000},
@@ -154,6 +155,7 @@ def test_what_is_left_out_counts_so_that_it_has_an_end() -> None:
     assert_that((found, type(error)), Equals(([], TooLarge)))
 
 
+@pytest.mark.promise("C20")
 def test_a_plugin_that_spins_without_yielding_is_given_up(tmp_path: Any) -> None:
     running = threading.Event()
 
@@ -257,6 +259,7 @@ class Chatter:
         self._listener.close()
 
 
+@pytest.mark.promise("C20")
 def test_a_list_that_is_dropped_at_any_point_leaves_no_thread() -> None:
     closed: list[int] = []
 

@@ -73,6 +73,7 @@ HARMLESS: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("field", [*RECORDS, *HARMLESS])
 def test_a_record_of_glance(
     make_broker: MakeBroker, field: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
@@ -210,6 +211,7 @@ ANSWERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_what_keystone_answers(kind: str, tmp_path: Path) -> None:
     def answering(request: Any, connection: Any) -> bytes:

@@ -98,6 +98,7 @@ DOCUMENTS: dict[str, bytes] = {
 }
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_a_document_that_no_sane_server_sends_is_refused(kind: str) -> None:
     with pytest.raises(MalformedAnswer) as caught:

@@ -104,6 +104,7 @@ def peer(request: pytest.FixtureRequest) -> Callable[[ssl.SSLContext], Peer]:
 Made = Callable[[ssl.SSLContext], Peer]
 
 
+@pytest.mark.promise("tls")
 @pytest.mark.parametrize("certificate", BAD)
 def test_a_bad_certificate_is_a_refusal_and_nothing_is_sent(
     peer: Made, files: Path, certificate: str
@@ -123,6 +124,7 @@ def test_a_certificate_below_an_intermediate_one_is_good_where_the_server_sends_
         assert_that(server.fetch(files, cafile=str(files / "ca.pem")) == DATA, Is(True))
 
 
+@pytest.mark.promise("tls")
 @pytest.mark.parametrize("older", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 def test_a_server_that_speaks_only_an_old_tls_gets_no_request(
     peer: Made, files: Path, older: ssl.TLSVersion
@@ -150,6 +152,7 @@ def test_a_minimum_of_tls_1_3_holds(peer: Made, files: Path) -> None:
         assert_that(got == DATA, Is(True))
 
 
+@pytest.mark.promise("tls")
 @pytest.mark.parametrize("shown", [None, "stranger"])
 def test_without_the_certificate_that_a_server_insists_on_nothing_is_served(
     peer: Made, files: Path, shown: str | None
@@ -166,6 +169,7 @@ def test_without_the_certificate_that_a_server_insists_on_nothing_is_served(
         assert_that(got == DATA, Is(True))
 
 
+@pytest.mark.promise("tls")
 def test_session_keys_are_written_nowhere(
     peer: Made, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +203,7 @@ CONFIG = """
 """
 
 
+@pytest.mark.promise("tls")
 def test_the_evidence_says_that_nobody_proved_who_the_server_was(
     make_broker: MakeBroker, web: RawServer, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def world(
 
 
 class TestCreate:
+    @pytest.mark.promise("R1")
     @pytest.mark.parametrize("kind", ["bytes", "path", "file object", "iterator", "pipe-like"])
     def test_data_of_every_kind_makes_an_active_image_with_its_size_and_digest(
         self, world: World, tmp_path: Path, kind: str
@@ -122,12 +123,14 @@ class TestCreate:
         assert_that(world.read(world.red, image.ref), Equals(DATA))
         assert_that(world.read(world.red, image.id), Equals(DATA))
 
+    @pytest.mark.promise("R2")
     def test_without_data_the_image_is_queued_and_not_ready(self, world: World) -> None:
         image = world.make(data=None)
         assert_that(image, MatchesStructure.byEquality(status="queued", size=None))
         with pytest.raises(NotReady):
             world.read(world.red, image.ref)
 
+    @pytest.mark.promise("R3")
     def test_the_record_keeps_what_it_was_given(self, world: World) -> None:
         image = world.make(
             tags=["one", "two"],
@@ -146,6 +149,7 @@ class TestCreate:
         assert found.created_at is not None
         assert found.created_at.tzinfo is not None
 
+    @pytest.mark.promise("R4")
     def test_the_caller_may_choose_the_id_once(self, world: World) -> None:
         image_id = str(uuid.uuid4())
         assert_that(world.make(id=image_id).id, Equals(image_id))
@@ -155,6 +159,7 @@ class TestCreate:
         with pytest.raises(Conflict):  # an id is never used again
             world.make(id=image_id)
 
+    @pytest.mark.promise("R5")
     def test_an_unknown_key_is_refused_by_name_and_the_mapping_is_left_alone(
         self, world: World
     ) -> None:
@@ -163,6 +168,7 @@ class TestCreate:
             world.broker.create(world.red, info, DATA)
         assert_that(info, Equals({"name": "x", "os_type": "linux"}))
 
+    @pytest.mark.promise("R6")
     @pytest.mark.parametrize("at", [0, len(DATA) // 2, len(DATA)])
     def test_a_source_that_fails_leaves_no_record(self, world: World, at: int) -> None:
         def source() -> Iterator[bytes]:
@@ -177,6 +183,7 @@ class TestCreate:
         for status in ("queued", "saving", "active"):
             assert_that(world.named(world.red, name, status=status), Equals([]))
 
+    @pytest.mark.promise("R7")
     @pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1])
     def test_data_of_another_size_than_declared_leaves_no_record(
         self, world: World, size: int
@@ -187,6 +194,7 @@ class TestCreate:
         for status in ("queued", "saving", "active"):
             assert_that(world.named(world.red, name, status=status), Equals([]))
 
+    @pytest.mark.promise("R8")
     def test_where_it_is_asked_for_a_record_stays_that_can_be_given_data(
         self, world: World
     ) -> None:
@@ -204,6 +212,7 @@ class TestCreate:
         assert_that(changed, MatchesStructure.byEquality(status="active", tags=("mine",)))
         assert_that(world.read(world.red, image_id), Equals(DATA))
 
+    @pytest.mark.promise("R9")
     def test_only_an_admin_makes_an_image_public(self, world: World) -> None:
         with pytest.raises(NotAuthorized):
             world.make(visibility="public")
@@ -221,14 +230,17 @@ class PipeLike:
 
 
 class TestGet:
+    @pytest.mark.promise("R10")
     def test_an_unknown_id_is_not_found(self, world: World) -> None:
         with pytest.raises(ImageNotFound):
             world.broker.get(world.red, str(uuid.uuid4()))
 
+    @pytest.mark.promise("R11")
     def test_the_ref_of_a_record_is_accepted_anywhere(self, world: World) -> None:
         image = world.make()
         assert_that(world.broker.get(world.red, image.ref).id, Equals(image.id))
 
+    @pytest.mark.promise("R12")
     def test_a_private_image_is_its_projects_and_the_admins(self, world: World) -> None:
         image = world.make(visibility="private")
         with pytest.raises(ImageNotFound):
@@ -237,6 +249,7 @@ class TestGet:
             world.read(world.blue, image.ref)
         assert_that(world.broker.get(world.admin, image.ref).id, Equals(image.id))
 
+    @pytest.mark.promise("R13")
     def test_a_shared_image_is_also_its_members(self, world: World) -> None:
         image = world.make(members=[world.blue_project])
         assert_that(world.broker.get(world.blue, image.ref).id, Equals(image.id))
@@ -245,10 +258,12 @@ class TestGet:
         with pytest.raises(ImageNotFound):
             world.broker.get(world.blue, other.ref)
 
+    @pytest.mark.promise("R14")
     def test_a_public_image_is_everybodys(self, world: World) -> None:
         image = world.make(world.admin, visibility="public")
         assert_that(world.read(world.blue, image.ref), Equals(DATA))
 
+    @pytest.mark.promise("R15")
     def test_a_deleted_image_is_not_found(self, world: World) -> None:
         image = world.make()
         world.broker.delete(world.red, image.ref)
@@ -257,18 +272,21 @@ class TestGet:
 
 
 class TestGetAll:
+    @pytest.mark.promise("R16")
     def test_only_active_images_are_listed_unless_a_status_is_named(self, world: World) -> None:
         name = f"listed-{next(NAMES)}"
         active, queued = world.make(name=name), world.make(name=name, data=None)
         assert_that(world.named(world.red, name), Equals([active.id]))
         assert_that(world.named(world.red, name, status="queued"), Equals([queued.id]))
 
+    @pytest.mark.promise("R17")
     def test_hidden_images_are_listed_only_when_asked_for(self, world: World) -> None:
         name = f"listed-{next(NAMES)}"
         seen, hidden = world.make(name=name), world.make(name=name, hidden=True)
         assert_that(world.named(world.red, name), Equals([seen.id]))
         assert_that(world.named(world.red, name, hidden=True), Equals([hidden.id]))
 
+    @pytest.mark.promise("R18")
     def test_each_sees_public_images_and_their_own(self, world: World) -> None:
         name = f"listed-{next(NAMES)}"
         public = world.make(world.admin, name=name, visibility="public")
@@ -277,6 +295,7 @@ class TestGetAll:
         assert_that(set(world.named(world.red, name)), Equals({public.id, red.id}))
         assert_that(set(world.named(world.blue, name)), Equals({public.id, blue.id}))
 
+    @pytest.mark.promise("R19")
     @pytest.mark.parametrize(
         ("filters", "expected"),
         [
@@ -297,12 +316,14 @@ class TestGetAll:
         }  # fmt: skip
         assert_that(world.named(world.red, name, **filters), Equals([made[expected].id]))
 
+    @pytest.mark.promise("R20")
     def test_an_unknown_filter_or_argument_is_refused_at_the_call(self, world: World) -> None:
         for wrong in ({"filters": {"colour": "x"}}, {"limit": -1}, {"sort_key": "x"},
                       {"sort_dir": "up"}, {"page_size": 0}, {"marker": 7}):  # fmt: skip
             with pytest.raises(InvalidImageRef):
                 world.broker.get_all(world.red, **wrong)
 
+    @pytest.mark.promise("R21")
     def test_pages_markers_limits_and_order(self, world: World) -> None:
         prefix = f"listed-{next(NAMES)}"
         made = [world.make(data=b"x", name=f"{prefix}-{n}", tags=[prefix]) for n in range(7)]
@@ -320,6 +341,7 @@ class TestGetAll:
         assert_that(listed(marker=made[2].id), Equals(names[3:]))
         assert_that(listed(marker=made[2].id, limit=2, page_size=1), Equals(names[3:5]))
 
+    @pytest.mark.promise("R22")
     def test_the_callers_filters_are_left_alone(self, world: World) -> None:
         filters = {"name": "x", "property-os_type": "linux"}
         list(world.broker.get_all(world.red, filters=filters))
@@ -327,6 +349,7 @@ class TestGetAll:
 
 
 class TestUpdate:
+    @pytest.mark.promise("R23")
     def test_fields_change_and_none_removes(self, world: World) -> None:
         image = world.make(properties={"keep": "1", "change": "1", "drop": "1"}, tags=["old"])
         changed = world.broker.update(
@@ -338,6 +361,7 @@ class TestUpdate:
         own = {k: v for k, v in changed.properties.items() if k in ("keep", "change", "drop")}
         assert_that(own, Equals({"keep": "1", "change": "2"}))
 
+    @pytest.mark.promise("R24")
     def test_purge_props_removes_what_is_not_given(self, world: World) -> None:
         image = world.make(properties={"one": "1", "two": "2"})
         changed = world.broker.update(
@@ -346,6 +370,7 @@ class TestUpdate:
         own = {k: v for k, v in changed.properties.items() if k in ("one", "two")}
         assert_that(own, Equals({"two": "3"}))
 
+    @pytest.mark.promise("R25")
     def test_data_is_taken_once(self, world: World) -> None:
         image = world.make(data=None)
         changed = world.broker.update(world.red, image.ref, {}, DATA)
@@ -355,6 +380,7 @@ class TestUpdate:
             world.broker.update(world.red, image.ref, {}, b"other")
         assert_that(world.read(world.red, image.ref), Equals(DATA))
 
+    @pytest.mark.promise("R26")
     @pytest.mark.parametrize(
         "key", ["status", "checksum", "created_at", "ref", "version", "nonsense"]
     )
@@ -363,6 +389,7 @@ class TestUpdate:
         with pytest.raises(InvalidImageRef, match=key):
             world.broker.update(world.red, image.ref, {key: "x"})
 
+    @pytest.mark.promise("R27")
     def test_a_stale_version_is_a_conflict(self, world: World) -> None:
         image = world.make()
         with pytest.raises(Conflict):
@@ -375,6 +402,7 @@ class TestUpdate:
         )
         assert_that(changed.name, Equals("x"))
 
+    @pytest.mark.promise("R28")
     def test_another_projects_image_is_not_changed(self, world: World) -> None:
         private = world.make(visibility="private")
         public = world.make(world.admin, visibility="public")
@@ -384,6 +412,7 @@ class TestUpdate:
             world.broker.update(world.blue, public.ref, {"name": "x"})
         assert_that(world.broker.get(world.admin, public.ref).name, Equals(public.name))
 
+    @pytest.mark.promise("R29")
     def test_members_are_replaced(self, world: World) -> None:
         image = world.make(members=[world.blue_project])
         world.broker.update(world.red, image.ref, {"members": []})
@@ -392,6 +421,7 @@ class TestUpdate:
 
 
 class TestDelete:
+    @pytest.mark.promise("R30")
     def test_the_image_is_gone_and_cannot_be_deleted_twice(self, world: World) -> None:
         image = world.make()
         world.broker.delete(world.red, image.ref)
@@ -401,6 +431,7 @@ class TestDelete:
         with pytest.raises(ImageNotFound):
             world.broker.delete(world.red, image.ref)
 
+    @pytest.mark.promise("R31")
     def test_a_protected_image_stays(self, world: World) -> None:
         image = world.make(protected=True)
         with pytest.raises(PolicyViolation):
@@ -408,6 +439,7 @@ class TestDelete:
         world.broker.update(world.red, image.ref, {"protected": False})
         world.broker.delete(world.red, image.ref)
 
+    @pytest.mark.promise("R32")
     def test_another_projects_image_stays(self, world: World) -> None:
         private = world.make(visibility="private")
         public = world.make(world.admin, visibility="public")
@@ -417,6 +449,7 @@ class TestDelete:
             world.broker.delete(world.blue, public.ref)
         assert_that(world.read(world.admin, private.ref), Equals(DATA))
 
+    @pytest.mark.promise("R33")
     def test_a_running_download_finishes(self, world: World) -> None:
         data = DATA * 40
         image = world.make(data=data)
@@ -428,6 +461,7 @@ class TestDelete:
 
 
 class TestCopy:
+    @pytest.mark.promise("R34")
     def test_bytes_and_description_arrive_verified(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "disk.raw").write_bytes(DATA)
         backend = world.broker.resolve(str(uuid.uuid4())).backend
@@ -440,6 +474,7 @@ class TestCopy:
         )
         assert_that(world.read(world.red, copied.ref), Equals(DATA))
 
+    @pytest.mark.promise("R35")
     def test_a_source_that_breaks_leaves_no_record(self, world: World, tmp_path: Path) -> None:
         name = f"copied-{next(NAMES)}"
         (tmp_path / "disk.raw").write_bytes(DATA)
@@ -488,6 +523,7 @@ def uploading(tmp_path: Path, image_id: str) -> Iterator[subprocess.Popen[str]]:
 
 
 class TestPurge:
+    @pytest.mark.promise("R36")
     def test_what_an_upload_that_died_left_is_removed(self, world: World, tmp_path: Path) -> None:
         image_id = str(uuid.uuid4())
         with uploading(tmp_path, image_id):
@@ -506,6 +542,7 @@ class TestPurge:
             world.broker.get(world.admin, image_id)
         assert_that(purged(), Not(Contains(image_id)))
 
+    @pytest.mark.promise("R37")
     def test_images_and_running_uploads_stay(self, world: World, tmp_path: Path) -> None:
         active, queued = world.make(), world.make(data=None)
         image_id = str(uuid.uuid4())
@@ -520,6 +557,7 @@ class TestPurge:
             status="active", size=1000, tags=()))  # fmt: skip
 
 
+@pytest.mark.promise("R38")
 def test_the_store_and_glance_list_the_same_fields(world: World) -> None:
     image = next(iter(world.broker.get_all(world.red, filters={"name": world.make().name})))
     unknown = [name for name in COMMON_FIELDS if getattr(image, name) is None]

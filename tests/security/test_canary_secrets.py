@@ -208,6 +208,7 @@ HTTP_REPLIES = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("reply", HTTP_REPLIES)
 def test_http_shows_no_password_and_no_query(
     reply: str, shown: Shown, make_broker: MakeBroker, tmp_path: Path
@@ -267,6 +268,7 @@ def _token(request: Request) -> str:
     return request.headers["x-auth-token"]
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("context", ["service", "caller"])
 @pytest.mark.parametrize("reply", GLANCE_REPLIES)
 def test_glance_shows_no_token_no_password_and_no_query_of_a_location(
@@ -316,6 +318,7 @@ def _say(connection: Connection, said: bytes) -> None:
         connection.sendall(said)
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize(
     "said",
     [
@@ -350,6 +353,7 @@ def test_an_identity_service_that_repeats_the_password_does_not_make_it_shown(
 # -- scp, and proxies ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("passphrase", ["right", "wrong"])
 def test_scp_shows_no_passphrase_and_no_key(
     passphrase: str, shown: Shown, make_broker: MakeBroker, tmp_path: Path, sshd: Sshd
@@ -373,6 +377,7 @@ def test_scp_shows_no_passphrase_and_no_key(
         assert_that(shown.text, Not(Contains(line)))
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("scheme", ["http", "glance"])
 def test_a_proxy_with_a_password_is_not_shown(
     scheme: str, shown: Shown, make_broker: MakeBroker, tmp_path: Path
@@ -432,6 +437,7 @@ def fail():
 """
 
 
+@pytest.mark.promise("security-20")
 @pytest.mark.parametrize("place", ["open", "read", "close"])
 def test_what_a_plugin_lets_slip_in_an_exception_is_not_shown(
     place: str, shown: Shown, make_broker: MakeBroker, tmp_path: Path, on_path: Path
@@ -446,6 +452,7 @@ def test_what_a_plugin_lets_slip_in_an_exception_is_not_shown(
     assert_that(shown.text, Contains("***"))
 
 
+@pytest.mark.promise("C26")
 def test_what_a_plugin_conceals_is_not_shown(
     shown: Shown, make_broker: MakeBroker, tmp_path: Path, on_path: Path
 ) -> None:
@@ -459,6 +466,7 @@ def test_what_a_plugin_conceals_is_not_shown(
 # -- the command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("security-20")
 def test_the_command_shows_no_secret(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     command = request.getfixturevalue("imagebroker_command")
     log = tmp_path / "log"
@@ -518,6 +526,7 @@ def _child_makers(tree: ast.AST) -> Iterator[str]:
                 yield f"os.{node.attr}"
 
 
+@pytest.mark.promise("security-15")
 def test_no_code_of_the_core_or_of_a_backend_starts_a_program() -> None:
     found = {
         str(path.relative_to(ROOT)): [*_child_makers(ast.parse(path.read_text(encoding="utf-8")))]
@@ -531,6 +540,7 @@ def test_no_code_of_the_core_or_of_a_backend_starts_a_program() -> None:
                 Equals(["subprocess", "os.execv"]))  # fmt: skip
 
 
+@pytest.mark.promise("security-15")
 def test_no_program_is_started_whatever_is_done(
     make_broker: MakeBroker, tmp_path: Path, sshd: Sshd
 ) -> None:
@@ -554,6 +564,7 @@ def test_no_program_is_started_whatever_is_done(
     assert_that(heard.of(audit.CHILDREN), Equals([]))
 
 
+@pytest.mark.promise("security-20")
 def test_the_command_line_of_a_service_says_nothing_of_what_it_transfers(tmp_path: Path) -> None:
     config = tmp_path / "imagebroker.conf"
     with RawServer(

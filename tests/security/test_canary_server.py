@@ -95,6 +95,7 @@ def spelled(trap: Trap, scheme: str) -> str:
 # -- refs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize(
     "verb", ["download to a path", "download to a file", "open", "get", "copy"]
 )
@@ -122,6 +123,7 @@ def test_a_ref_leads_there_by_no_verb(
         verbs(broker, tmp_path)[verb](spelled(trap, scheme))
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize("host", SPELLINGS)
 def test_no_spelling_leads_there(
     host: str, trap: Trap, make_broker: MakeBroker, tmp_path: Path, sshd: Sshd
@@ -184,6 +186,7 @@ class Resolver:
         ]  # fmt: skip
 
 
+@pytest.mark.promise("security-11")
 @pytest.mark.parametrize(
     "answers",
     [
@@ -207,6 +210,7 @@ def test_a_name_with_such_an_address_leads_there_neither(
     assert_that(trap.count(), Equals(0))
 
 
+@pytest.mark.promise("security-11")
 def test_a_name_that_changes_its_address_leads_there_neither(
     door: str, trap: Trap, make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +244,7 @@ def _moved(resolve: Any, port: int, instead: int) -> Any:
 # -- redirects -------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize("secure", [False, True], ids=["from http", "from https"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_leads_there_in_no_status(
@@ -256,6 +261,7 @@ def test_a_redirect_leads_there_in_no_status(
             broker.download(None, f"{server.url}/x", tmp_path / "dest")
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize(
     "location",
     [
@@ -328,6 +334,7 @@ def test_an_api_server_of_glance_sends_nobody_there(
 # -- what Glance and Keystone name -----------------------------------------------------------------
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize("verb", ["download to a path", "download to a file", "open", "copy"])
 @pytest.mark.parametrize("scheme", ["http", "https", "scp"])
 def test_a_location_of_an_image_leads_there_neither(
@@ -354,6 +361,7 @@ def test_a_location_of_an_image_leads_there_neither(
         verbs(broker, tmp_path)[verb](f"glance:{ID}")  # from Glance itself
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize("context", [None, caller()], ids=["the service", "a caller"])
 def test_the_catalogue_leads_there_neither(
     context: Any, door: str, trap: Trap, make_broker: MakeBroker, tmp_path: Path
@@ -377,6 +385,7 @@ def test_the_catalogue_in_a_callers_context_leads_there_neither(
         broker.download(context, f"glance:{ID}", tmp_path / "dest")
 
 
+@pytest.mark.promise("security-10")
 @pytest.mark.parametrize("auth_type", ["password", "v3password"])
 @pytest.mark.parametrize("how", ["a redirect", "a list of versions"])
 def test_an_identity_service_sends_nobody_there(
@@ -438,6 +447,7 @@ def test_no_spelling_of_such_a_url_leads_there(
     assert_that(trap.count(), Equals(0))
 
 
+@pytest.mark.promise("security-19")
 @pytest.mark.parametrize("scheme", ["http", "https", "glance"])
 def test_a_proxy_of_the_environment_is_not_asked(
     scheme: str, trap: Trap, make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

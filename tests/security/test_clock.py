@@ -60,6 +60,7 @@ def config(kind: str, where: str) -> tuple[str, str]:
     return core + f"[backend:glance]\nendpoint = {where}/\n", f"glance:{ID}"
 
 
+@pytest.mark.promise("time-limits")
 @pytest.mark.usefixtures("jumping")
 @pytest.mark.parametrize("kind", ["http", "glance"])
 def test_a_download_that_takes_a_moment_is_not_given_up(
@@ -86,6 +87,7 @@ def test_a_download_that_takes_a_moment_is_not_given_up(
     assert_that((tmp_path / "image").read_bytes() == DATA, Equals(True))
 
 
+@pytest.mark.promise("time-limits")
 @pytest.mark.usefixtures("jumping")
 @pytest.mark.parametrize("kind", ["http", "glance"])
 def test_a_stall_ends_when_it_should(

@@ -115,6 +115,7 @@ WHOLE = answer(DATA, 'ETag: "1"')
 HEAD = len(WHOLE) - len(DATA)
 
 
+@pytest.mark.promise("security-29")
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 def test_of_an_image_that_is_cut_nothing_comes_wherever_the_cut_is(
     reset: bool, peer: Peer, way: Way
@@ -174,6 +175,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("security-29")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_of_an_answer_that_is_wrong_nothing_comes(wrong: str, peer: Peer, way: Way) -> None:
     peer.say, kinds = WRONG[wrong]
@@ -232,6 +234,7 @@ def files(local: Path, make_broker: MakeBroker, tmp_path: Path) -> imagebroker.B
     return make_broker(CORE.replace(f"max_size = {MOST}", "max_size = 4G") + section)
 
 
+@pytest.mark.promise("security-29")
 @pytest.mark.parametrize(
     "change", [lambda p: os.truncate(p, 30_000_000), lambda p: p.write_bytes(b"x")]
 )
@@ -259,6 +262,7 @@ def test_of_a_file_that_is_cut_off_while_it_is_read_nothing_comes(
     way.assert_nothing_came(size)
 
 
+@pytest.mark.promise("security-8")
 def test_a_block_device_is_refused_at_once(
     files: imagebroker.Broker, local: Path, way: Way
 ) -> None:

@@ -97,6 +97,7 @@ def pouring(size: int) -> Callable[[Connection], None]:
     return pour
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("how", ["path", "file object", "reader"])
 def test_100_gib_over_http_take_little_memory(how: str, tmp_path: Path) -> None:
     # A file needs as much room as its size says, though these zeros take none.
@@ -112,6 +113,7 @@ def test_100_gib_over_http_take_little_memory(how: str, tmp_path: Path) -> None:
         _check(*measured(config, how, f"{server.url}/image", tmp_path), how, size)
 
 
+@pytest.mark.promise("security-33")
 def test_100_gib_from_glance_take_little_memory(tmp_path: Path) -> None:
     image = OneImage(b"", size=SIZE, os_hash_value="0" * 128, checksum=None)
     pour = pouring(SIZE)
@@ -135,6 +137,7 @@ def _check(count: int, peak: int, error: str, how: str, size: int) -> None:
     assert_that(peak, LessThan(MOST))
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("how", ["path", "reader"])
 @pytest.mark.parametrize("backend", ["file", "scp"])
 def test_a_large_file_takes_little_memory(
@@ -169,6 +172,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("backend", ["http", "glance", "keystone"])
 def test_a_flood_is_ended_and_takes_little_memory(backend: str, flood: str, tmp_path: Path) -> None:

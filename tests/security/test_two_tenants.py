@@ -25,12 +25,14 @@ def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
         yield campaign
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("door", ["cache", "running transfer", "part file, complete", "location"])
 def test_whom_glance_refuses_the_data_gets_no_byte(tenants: Tenants, door: str, state: str) -> None:
     assert_that(tenants.attempt(Point(door, "glance", state, "checksum")), Equals([]))
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize("named", NAMED)
 @pytest.mark.parametrize("door", ["cache", "cache load", "running transfer", "part file"])
 def test_a_digest_that_a_caller_or_their_server_names_is_no_permission(
@@ -41,6 +43,7 @@ def test_a_digest_that_a_caller_or_their_server_names_is_no_permission(
         assert_that(tenants.attempt(point), Equals([]))
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize("means", ["unsigned", "wrong signature"])
 def test_whoever_knows_the_url_but_has_no_signature_gets_no_byte(
     tenants: Tenants, means: str
@@ -48,6 +51,7 @@ def test_whoever_knows_the_url_but_has_no_signature_gets_no_byte(
     assert_that(tenants.attempt(Point("cache", "http", means, "pin")), Equals([]))
 
 
+@pytest.mark.promise("two-tenants")
 @pytest.mark.parametrize("door", DOORS)
 def test_who_may_read_the_image_finds_each_door_open(tenants: Tenants, door: str) -> None:
     for who in ENTITLED[:3]:

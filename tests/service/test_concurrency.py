@@ -53,6 +53,7 @@ def everywhere(tmp_path: Path, nginx: Nginx, sshd: Sshd, openstack: OpenStack) -
     return Everywhere(tmp_path, nginx, sshd, openstack)
 
 
+@pytest.mark.promise("threads-and-processes")
 def test_many_threads_share_one_broker(everywhere: Everywhere) -> None:
     everywhere.serve("""
 import concurrent.futures
@@ -64,6 +65,7 @@ print("right" if all(answer == IMAGES for answer in answers) else answers)
 """)
 
 
+@pytest.mark.promise("threads-and-processes")
 def test_asyncio_calls_it_in_threads(everywhere: Everywhere) -> None:
     everywhere.serve("""
 import asyncio
@@ -80,6 +82,7 @@ print("right" if all(answer == IMAGES for answer in answers) else answers)
 """)
 
 
+@pytest.mark.promise("threads-and-processes")
 def test_an_asyncio_task_ends_a_download_that_it_no_longer_wants(
     everywhere: Everywhere, nginx: Nginx
 ) -> None:
@@ -108,6 +111,7 @@ print("right" if asyncio.run(main()) == (False, False) else "wrong")
 """)
 
 
+@pytest.mark.promise("threads-and-processes")
 def test_eventlet_may_have_replaced_threads_and_sockets(everywhere: Everywhere) -> None:
     pytest.importorskip("eventlet")
     everywhere.serve("""
@@ -123,6 +127,7 @@ print("right" if all(answer == IMAGES for answer in answers) else answers)
 """)
 
 
+@pytest.mark.promise("forks", "threads-and-processes")
 def test_workers_that_fork_get_connections_of_their_own(everywhere: Everywhere) -> None:
     """A web server's workers: the broker was used, and is in use, when they are forked."""
     everywhere.serve("""

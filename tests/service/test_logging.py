@@ -64,6 +64,7 @@ def log() -> Iterator[io.StringIO]:
     logging.getLogger().removeHandler(handler)
 
 
+@pytest.mark.promise("log-context")
 @pytest.mark.parametrize("way", ["path", "reader"])
 def test_the_requests_id_is_in_what_a_plugin_logs(
     way: str, log: io.StringIO, on_path: Path, make_broker: Any, tmp_path: Path
@@ -80,6 +81,7 @@ def test_the_requests_id_is_in_what_a_plugin_logs(
     assert_that(log.getvalue(), Contains("[req-of-this-call] reading"))
 
 
+@pytest.mark.promise("log-context")
 def test_the_callers_thread_keeps_its_own_request(
     log: io.StringIO, on_path: Path, make_broker: Any, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ class Counted:
         return self._samples().get(key, 0.0) - self._before.get(key, 0.0)
 
 
+@pytest.mark.promise("metrics")
 def test_a_download_counts_itself_its_bytes_seconds_and_retries(
     scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_download_counts_itself_its_bytes_seconds_and_retries(
     assert_that(counted("imagebroker_call_seconds_sum", "download", "scripted"), GreaterThan(0))
 
 
+@pytest.mark.promise("metrics")
 def test_a_failure_is_counted_by_the_class_of_its_error_and_its_backend(
     scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -90,6 +92,7 @@ def test_records_and_uploads_are_counted(tmp_path: Path, make_broker: Any) -> No
     assert_that(counted("imagebroker_bytes_total", "create", "file"), Equals(len(DATA)))
 
 
+@pytest.mark.promise("metrics")
 def test_nothing_of_a_ref_or_record_is_in_the_metrics(scripted: Scripted, tmp_path: Path) -> None:
     ref, _ = scripted.image(DATA, path="/canary-in-a-path")
     scripted.broker.download(None, ref, tmp_path / "canary-dest")
@@ -133,11 +136,13 @@ def run(tmp_path: Path, prepare: str = "", options: str = "", after: str = "") -
     return done.stdout
 
 
+@pytest.mark.promise("metrics")
 def test_what_is_turned_off_is_not_imported(tmp_path: Path) -> None:
     told = run(tmp_path, options="metrics = false\\ntracing = false")
     assert_that(told, Equals("[]\n"))
 
 
+@pytest.mark.promise("metrics")
 def test_it_works_without_the_libraries(tmp_path: Path) -> None:
     hidden = """
 import importlib.abc
@@ -163,6 +168,7 @@ trace.set_tracer_provider(provider)
 """
 
 
+@pytest.mark.promise("spans")
 def test_each_call_is_a_span_with_what_was_moved(tmp_path: Path) -> None:
     pytest.importorskip("opentelemetry.sdk")
     after = """
@@ -173,6 +179,7 @@ for span in exporter.get_finished_spans():
     assert_that(told, Contains("imagebroker.create file 17\nimagebroker.download file 17\n"))
 
 
+@pytest.mark.promise("spans")
 def test_a_span_says_how_a_call_failed_and_what_plugins_record_lies_below_it(
     tmp_path: Path,
 ) -> None:

@@ -65,6 +65,7 @@ def get(scripted: Scripted, ref: str, dest: Path, context: Any = None, **how: An
     return done
 
 
+@pytest.mark.promise("cache-permission")
 def test_the_second_download_of_the_same_image_is_a_copy(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_second_download_of_the_same_image_is_a_copy(
         assert_that((tmp_path / name).stat().st_nlink, Equals(1))
 
 
+@pytest.mark.promise("cache-permission")
 def test_a_pin_or_a_checksum_of_the_callers_is_no_permission(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_pin_or_a_checksum_of_the_callers_is_no_permission(
     assert_that(whole(script), Equals(3))
 
 
+@pytest.mark.promise("cache-permission")
 def test_a_version_without_a_digest_is_recognised(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_version_without_a_digest_is_recognised(
     assert_that(whole(same_version), Equals(1))
 
 
+@pytest.mark.promise("cache-permission")
 def test_who_may_not_read_the_image_gets_nothing_from_the_cache(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +131,7 @@ def test_who_may_not_read_the_image_gets_nothing_from_the_cache(
     assert_that((tmp_path / "b").exists(), Equals(False))
 
 
+@pytest.mark.promise("cache-permission")
 @pytest.mark.parametrize("how", ["a bit", "cut", "longer", "a format", "empty"])
 def test_a_damaged_entry_is_dropped_and_the_image_downloaded(
     scripted: Scripted, folder: Path, tmp_path: Path, how: str
@@ -158,6 +163,7 @@ def test_each_call_has_its_own_demands(scripted: Scripted, folder: Path, tmp_pat
     assert_that((folder / f"sha256-{DIGEST}").exists(), Equals(True))
 
 
+@pytest.mark.promise("cache-size")
 def test_the_least_recently_used_goes_first_and_never_what_is_in_use(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +203,7 @@ def test_what_is_larger_than_the_cache_is_downloaded_and_not_cached(
         scripted.broker.load(None, large)
 
 
+@pytest.mark.promise("cache-size")
 def test_the_directory_never_holds_more_than_it_may(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -233,6 +240,7 @@ def test_the_directory_never_holds_more_than_it_may(
     assert_that(len(list(folder.glob("version-*"))), LessThan(40))  # those of what went are gone
 
 
+@pytest.mark.promise("cache-size")
 def test_what_a_killed_process_left_is_removed(
     scripted: Scripted, folder: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +267,7 @@ def test_what_a_killed_process_left_is_removed(
     assert_that(left, Equals([f"sha256-{DIGEST}"]))
 
 
+@pytest.mark.promise("cache-size")
 @pytest.mark.parametrize("how", ["cannot be made", "full"])
 def test_a_cache_that_cannot_be_used_costs_the_copy_only(
     scripted: Scripted, tmp_path: Path, how: str

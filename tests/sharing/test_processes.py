@@ -94,6 +94,7 @@ def station(tmp_path: Path, nginx: Nginx) -> Iterator[Station]:
             process.communicate()
 
 
+@pytest.mark.promise("bytes-move-once")
 def test_six_processes_have_the_bytes_sent_once(station: Station) -> None:
     for _ in range(6):
         station.start()
@@ -104,6 +105,7 @@ def test_six_processes_have_the_bytes_sent_once(station: Station) -> None:
     assert_that(station.state.stat().st_mode & 0o777, Equals(0o700))
 
 
+@pytest.mark.promise("independent-calls")
 @pytest.mark.parametrize("seed", range(3))
 def test_whoever_is_killed_the_others_end_with_the_right_bytes(station: Station, seed: int) -> None:
     rng = random.Random(seed)
@@ -122,6 +124,7 @@ def test_whoever_is_killed_the_others_end_with_the_right_bytes(station: Station,
     assert_that(station.narrow.sent, LessThan(int(3.2 * len(DATA))))
 
 
+@pytest.mark.promise("independent-calls")
 def test_one_that_is_stopped_is_not_waited_for_without_end(station: Station) -> None:
     config = station.folder / "imagebroker.conf"
     config.write_text(
@@ -141,6 +144,7 @@ def test_one_that_is_stopped_is_not_waited_for_without_end(station: Station) -> 
     station.check(0)
 
 
+@pytest.mark.promise("C34")
 def test_presigned_urls_that_refuse_head_are_shared(station: Station, nginx: Nginx) -> None:
     """What is asked first is a GET of one byte: the same request as the signed one."""
     station.start()
@@ -152,6 +156,7 @@ def test_presigned_urls_that_refuse_head_are_shared(station: Station, nginx: Ngi
     assert_that(asked, HasLength(0))
 
 
+@pytest.mark.promise("sharing-between-processes")
 @pytest.mark.parametrize("how", ["open to others", "a link", "a file", "of somebody else"])
 def test_a_state_dir_that_is_not_ones_own_is_refused(station: Station, how: str) -> None:
     state = station.folder / "state"
@@ -180,6 +185,7 @@ def test_a_state_dir_that_is_not_ones_own_is_refused(station: Station, how: str)
     assert_that(station.dest(0).exists(), Equals(False))
 
 
+@pytest.mark.promise("sharing-between-processes")
 @pytest.mark.parametrize("how", ["cannot be made", "full"])
 def test_a_state_dir_that_cannot_be_used_costs_the_sharing_only(station: Station, how: str) -> None:
     state = Path("/proc/imagebroker-state")
@@ -207,6 +213,7 @@ def test_a_state_dir_that_cannot_be_used_costs_the_sharing_only(station: Station
             subprocess.run(["umount", state], check=True)
 
 
+@pytest.mark.promise("sharing-between-processes")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
 def test_two_users_do_not_share(station: Station) -> None:
     """The second may not even look into the directory of the first."""

@@ -125,6 +125,7 @@ def led(scripted: Scripted, calls: Followers, ref: str, gate: Gate, **how: Any) 
     return call
 
 
+@pytest.mark.promise("bytes-move-once")
 def test_sixteen_calls_read_the_image_once_and_each_verifies_its_own_copy(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -141,6 +142,7 @@ def test_sixteen_calls_read_the_image_once_and_each_verifies_its_own_copy(
     assert_that(script.closed, Equals(script.opened))
 
 
+@pytest.mark.promise("C34")
 def test_one_call_alone_asks_for_nothing_more_than_before(
     scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_one_call_alone_asks_for_nothing_more_than_before(
     assert_that(script.spans, Equals([(0, None)]))
 
 
+@pytest.mark.promise("C34", "no-bytes-of-others")
 def test_who_may_see_the_image_but_not_read_it_gets_no_byte(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -170,6 +173,7 @@ def test_who_may_see_the_image_but_not_read_it_gets_no_byte(
     leader.result(60)
 
 
+@pytest.mark.promise("no-bytes-of-others")
 def test_another_version_is_read_by_itself_and_shared_too(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -192,6 +196,7 @@ def test_another_version_is_read_by_itself_and_shared_too(
     assert_that(whole(old), Equals(1))
 
 
+@pytest.mark.promise("no-bytes-of-others", "two-tenants")
 @pytest.mark.parametrize(
     ("how", "call", "reads"),
     [
@@ -231,6 +236,7 @@ def test_where_sharing_is_off_each_call_reads_for_itself(
     assert_that(script.spans, Equals([(0, None)] * 3))
 
 
+@pytest.mark.promise("independent-calls")
 @pytest.mark.parametrize("how", ["cancelled", "broken", "interrupted"])
 def test_when_the_one_that_transfers_ends_one_other_takes_over(
     scripted: Scripted, calls: Followers, how: str
@@ -278,6 +284,7 @@ def test_what_one_call_demands_in_vain_is_no_matter_of_the_others(
         assert_that(path.read_bytes() == DATA, Equals(True))
 
 
+@pytest.mark.promise("independent-calls")
 def test_each_call_holds_what_it_follows_to_its_own_demands(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -295,6 +302,7 @@ def test_each_call_holds_what_it_follows_to_its_own_demands(
     assert_that([path.exists() for path in calls.paths], Equals([True, False, False, False]))
 
 
+@pytest.mark.promise("independent-calls")
 def test_wrong_bytes_that_were_followed_are_dropped_and_the_image_is_read(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -331,6 +339,7 @@ def test_an_unsafe_format_that_was_followed_is_no_verdict_on_the_image(
     assert_that(calls.paths[1].read_bytes() == DATA, Equals(True))
 
 
+@pytest.mark.promise("independent-calls")
 def test_a_transfer_that_stalls_is_given_up_by_those_who_follow_and_one_of_them_leads(
     scripted: Scripted, calls: Followers
 ) -> None:
@@ -364,6 +373,7 @@ def test_a_transfer_that_begins_again_makes_those_who_follow_begin_again(
         assert_that(path.read_bytes() == DATA, Equals(True))
 
 
+@pytest.mark.promise("independent-calls")
 def test_an_image_that_is_written_to_as_soon_as_it_is_in_place_harms_nobody_who_follows(
     scripted: Scripted, calls: Followers
 ) -> None:

@@ -22,6 +22,7 @@ def clean_up() -> Iterator[None]:
         LEAKED.pop()()
 
 
+@pytest.mark.promise("C31", "C34", "C35")
 @pytest.mark.filterwarnings("ignore")  # what a broken backend leaves behind is its bug
 @pytest.mark.parametrize(
     ("clause", "backend", "hookup"), BROKEN, ids=lambda each: getattr(each, "__name__", each)

@@ -62,6 +62,7 @@ def scp_config(sshd: Sshd, folder: Path) -> str:
     )
 
 
+@pytest.mark.promise("security-31", "upload-waits-for-its-data")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("where", ["file", "glance", "scp"])
 def test_data_without_a_byte_is_no_image_and_leaves_no_record(

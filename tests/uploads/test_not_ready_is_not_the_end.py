@@ -89,6 +89,7 @@ PAIRS: dict[str, Callable[[], tuple[BinaryIO, BinaryIO]]] = {
 }
 
 
+@pytest.mark.promise("security-31", "upload-waits-for-its-data")
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_file_in_non_blocking_mode_is_read_to_its_end(kind: str) -> None:
     read_end, write_end = PAIRS[kind]()

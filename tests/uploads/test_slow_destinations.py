@@ -40,6 +40,7 @@ PAIRS: dict[str, Callable[[], tuple[Any, Any]]] = {
 }
 
 
+@pytest.mark.promise("upload-waits-for-its-data")
 @pytest.mark.parametrize("kind", PAIRS)
 def test_every_byte_arrives_through(kind: str) -> None:
     read_end, write_end = PAIRS[kind]()

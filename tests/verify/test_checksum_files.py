@@ -140,6 +140,7 @@ def test_the_entry_whose_path_is_nearest_is_the_one(path: str, expected: str) ->
     assert_that(found(text, f"scripted://host{path}")[1], Equals(expected * 64))
 
 
+@pytest.mark.promise("security-26")
 @pytest.mark.parametrize(
     "text",
     [
@@ -160,6 +161,7 @@ def test_a_file_that_does_not_say_one_thing_is_refused(text: str) -> None:
     assert_that(caught.value.hint, Not(Equals("")))
 
 
+@pytest.mark.promise("security-26")
 @pytest.mark.parametrize("line", [f"{MD5}  disk.img\n", f"MD5 (disk.img) = {MD5}\n", MD5])
 def test_a_weak_digest_alone_is_refused_unless_the_deployer_allows_it(line: str) -> None:
     with pytest.raises(PolicyViolation):
@@ -289,6 +291,7 @@ def test_what_cannot_be_fetched_is_refused_before_any_io(
     assert_that(script.opened, Equals(0))
 
 
+@pytest.mark.promise("security-26")
 def test_the_address_policy_holds_for_it_too(
     make_broker: Callable[..., imagebroker.Broker], tmp_path: Path
 ) -> None:
@@ -388,6 +391,7 @@ def test_a_file_that_is_signed_in_itself_is_believed_for_what_is_signed(
     assert_that(way.get(trusting.broker, REF.text, checksum=sums)[0], Equals(DATA))
 
 
+@pytest.mark.promise("security-26")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_what_stands_outside_of_the_signed_part_is_not_believed(
     trusting: Scripted, signer: Signer, way: Way, where: str
@@ -433,6 +437,7 @@ def bad_files(signer: Signer) -> dict[str, tuple[bytes, bytes | None]]:
     }  # fmt: skip
 
 
+@pytest.mark.promise("security-26")
 @pytest.mark.parametrize("number", range(13))
 def test_an_unsigned_or_badly_signed_file_is_not_believed(
     trusting: Scripted, signer: Signer, way: Way, number: int

@@ -37,6 +37,7 @@ def declared(name: str | None, **other: Any) -> dict[str, Any]:
     return {"disk_format": name, **other}
 
 
+@pytest.mark.promise("security-5")
 @pytest.mark.parametrize(
     ("name", "format_", "virtual_size"),
     [
@@ -74,6 +75,7 @@ UNSAFE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.promise("security-1", "security-2", "security-4")
 @pytest.mark.parametrize("name", UNSAFE)
 @pytest.mark.parametrize("said", [None, "raw", "qcow2", "vmdk"])
 def test_what_would_make_a_host_read_other_files_is_refused(
@@ -88,6 +90,7 @@ def test_what_would_make_a_host_read_other_files_is_refused(
     assert_that(str(caught.value), Contains(ref))
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("name", ["qcow2", "vmdk", "vhd", "vdi", "luks", "iso"])
 def test_content_that_is_not_the_raw_disk_that_was_declared_is_refused(
     scripted: Scripted, way: Way, name: str
@@ -99,6 +102,7 @@ def test_content_that_is_not_the_raw_disk_that_was_declared_is_refused(
     way.assert_nothing_came(len(image))
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("said", ["qcow2", "vmdk", "vhd", "vhdx", "vdi", "luks"])
 def test_a_raw_disk_that_was_declared_as_something_else_is_refused(
     scripted: Scripted, way: Way, said: str
@@ -119,6 +123,7 @@ def test_a_record_that_nothing_could_agree_with_is_refused_before_the_first_byte
 
 
 class TestAllowed:
+    @pytest.mark.promise("security-3")
     def test_the_formats_of_the_call(self, scripted: Scripted, way: Way) -> None:
         ref, script = scripted.image(real("qcow2"), chunk=64 * KIB)
         with pytest.raises(FormatError, match="is not allowed"):
@@ -163,6 +168,7 @@ class TestConfiguration:
         assert_that(data, Equals(image))
         assert_that(evidence, Not(Contains("disk_format")))
 
+    @pytest.mark.promise("security-17")
     def test_a_disk_larger_than_allowed_is_refused(self, scripted: Scripted, way: Way) -> None:
         broker = scripted.configured("max_virtual_size = 2M")
         for image in (real("qcow2"), raw(3 * MIB)):
@@ -203,6 +209,7 @@ class Endless:
         return self.header[part].ljust(part.stop - part.start, b"\0")
 
 
+@pytest.mark.promise("security-1")
 @pytest.mark.parametrize("chunk", [512, 64 * KIB, MIB])
 def test_the_chunk_that_decides_is_the_last_of_100_gib(
     scripted: Scripted, way: Way, chunk: int
@@ -304,6 +311,7 @@ class TestLocalFile:
         if checksum:
             assert_that(evidence["sha256"], Equals(digest))
 
+    @pytest.mark.promise("security-1")
     @pytest.mark.parametrize("name", UNSAFE)
     def test_what_would_make_a_host_read_other_files_is_refused(
         self, scripted: Scripted, way: Way, local: Path, name: str
@@ -364,6 +372,7 @@ def listed(on_path: Path, make_broker: Callable[..., imagebroker.Broker]) -> ima
     )
 
 
+@pytest.mark.promise("security-3")
 def test_after_an_unsafe_location_nobody_else_is_asked(
     listed: imagebroker.Broker, way: Way
 ) -> None:

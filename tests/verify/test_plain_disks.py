@@ -23,6 +23,7 @@ def tools() -> None:
     require(disks.missing())
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("name", disks.PLAIN)
 def test_a_disk_that_refers_to_no_file_is_raw(name: str, tmp_path: Path) -> None:
     path = disks.PLAIN[name](tmp_path)
@@ -32,6 +33,7 @@ def test_a_disk_that_refers_to_no_file_is_raw(name: str, tmp_path: Path) -> None
     assert_that(qemu_objects_to(path, expected), Is(None))
 
 
+@pytest.mark.promise("security-3")
 @pytest.mark.parametrize("name", ["GPT with a hybrid MBR", "NTFS", "floppy that boots"])
 def test_what_qemu_would_take_for_an_image_is_refused_with_such_a_sector_too(
     name: str, tmp_path: Path
@@ -52,6 +54,7 @@ def test_an_iso_that_boots_from_a_usb_stick_is_an_iso(tmp_path: Path) -> None:
     assert_that(of_file(path, "raw"), Contains("the content is iso"))
 
 
+@pytest.mark.promise("security-3")
 def test_luks1_is_luks_and_luks2_is_nothing_that_can_be_verified(tmp_path: Path) -> None:
     first = of_file(disks.luks(tmp_path, 1))
     assert isinstance(first, dict)

@@ -178,6 +178,7 @@ class TestProperties:
         with pytest.raises(SignatureError, match="has no signature"):
             required({}, None, SignaturePolicy(verify_signatures=True))
 
+    @pytest.mark.promise("security-26")
     @pytest.mark.parametrize(
         ("name", "value"),
         [

@@ -61,6 +61,7 @@ def signed(data: bytes = DATA, **other: Any) -> dict[str, Any]:
     return {"properties": signer().properties(data, **other)}
 
 
+@pytest.mark.promise("security-27")
 def test_a_signed_image_arrives_whole_and_once(
     scripted: Scripted, broker: imagebroker.Broker, way: Way
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_signed_image_arrives_whole_and_once(
     assert_that(evidence["checked_against"], Equals((f"signature {said}",)))
 
 
+@pytest.mark.promise("security-27")
 def test_a_bad_signature_leaves_nothing(
     scripted: Scripted, broker: imagebroker.Broker, way: Way
 ) -> None:
@@ -91,6 +93,7 @@ def test_the_signature_of_another_image_is_bad_though_the_checksum_is_right(
     way.assert_nothing_came(len(DATA))
 
 
+@pytest.mark.promise("security-27")
 @pytest.mark.parametrize(
     "properties",
     [{}, signer().properties(DATA, img_signature=None),
@@ -108,6 +111,7 @@ def test_what_cannot_be_verified_is_refused_before_the_first_byte(
     assert_that((script.reads, script.opened, script.closed), Equals(([], 1, 1)))
 
 
+@pytest.mark.promise("security-27")
 @pytest.mark.parametrize("seekable", [True, False])
 def test_an_attempt_that_begins_again_is_verified_by_itself(
     scripted: Scripted, broker: imagebroker.Broker, way: Way, seekable: bool
@@ -315,6 +319,7 @@ class TestLocations:
         assert_that(evidence["signature"], Contains("RSA-PSS"))
         assert_that(IMAGES[UUID].opened, Equals(0))
 
+    @pytest.mark.promise("security-27")
     @pytest.mark.parametrize("sent", [DATA, WRONG])
     def test_after_a_bad_signature_nobody_else_is_asked(
         self, broker: imagebroker.Broker, way: Way, sent: bytes

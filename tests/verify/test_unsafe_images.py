@@ -22,6 +22,7 @@ SOUND = DESCRIPTOR.replace("monolithicFlat", "monolithicSparse").replace(
 )
 
 
+@pytest.mark.promise("security-1")
 def test_a_qcow2_with_a_backing_file_is_refused() -> None:
     for offset in (1, 104, 2**63):
         data = patched(real("qcow2"), 8, ">Q", offset)
@@ -29,6 +30,7 @@ def test_a_qcow2_with_a_backing_file_is_refused() -> None:
         refusal(patched(real("qcow2 of version 2"), 8, ">Q", offset))
 
 
+@pytest.mark.promise("security-2")
 def test_a_qcow2_with_an_external_data_file_is_refused() -> None:
     assert_that(refusal(real("qcow2 with a data file"), "qcow2"), Contains("another file"))
 
@@ -62,6 +64,7 @@ def test_a_qcow2_shorter_than_a_sector_is_not_taken_for_raw() -> None:
     refusal(b"QFI\xfb", "raw")
 
 
+@pytest.mark.promise("security-4")
 @pytest.mark.parametrize("padding", [0, 511, 512, 513, 4096, 34 * 1024, 65536, 3 * 2**20])
 @pytest.mark.parametrize(
     "text",
@@ -111,6 +114,7 @@ def test_a_vmdk_of_a_kind_that_is_not_one_file_is_refused(kind: str) -> None:
     refusal(described(SOUND.replace("monolithicSparse", kind)), "vmdk")
 
 
+@pytest.mark.promise("security-4")
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -336,6 +340,7 @@ def with_header(image: bytes, at: int, layout: str, value: int, *, sound: bool =
     return over(image, at, bytes(header))
 
 
+@pytest.mark.promise("security-1")
 def test_a_vhdx_whose_log_would_change_it_is_refused() -> None:
     image = real("vhdx")
     sequences = {at: int.from_bytes(image[at + 8 : at + 16], "little") for at in (65536, 131072)}

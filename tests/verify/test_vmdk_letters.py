@@ -46,6 +46,7 @@ def test_names_and_comments_may_be_in_any_letters(encoding: str, tmp_path: Path)
         assert_that(qemu_objects_to(path, evidence(data)), Is(None))
 
 
+@pytest.mark.promise("security-4")
 @pytest.mark.parametrize("encoding", NAMES)
 def test_what_leads_elsewhere_is_refused_in_any_letters(encoding: str) -> None:
     name = NAMES[encoding]
@@ -60,6 +61,7 @@ def test_what_leads_elsewhere_is_refused_in_any_letters(encoding: str) -> None:
         refusal(written(encoding, text), "vmdk")
 
 
+@pytest.mark.promise("security-4")
 @pytest.mark.parametrize("encoding", NAMES)
 def test_a_descriptor_alone_is_refused_in_any_letters(encoding: str) -> None:
     name = NAMES[encoding]

@@ -201,6 +201,7 @@ def test_core_values_that_no_broker_could_use_are_failures(imagebroker: Inside) 
     assert_that(where, Equals({f"[imagebroker] {name}" for name in options}))
 
 
+@pytest.mark.promise("tls")
 def test_an_insecure_backend_is_a_warning(imagebroker: Inside) -> None:
     found = Findings(
         imagebroker,

@@ -31,6 +31,7 @@ from tests.distributions import install, simple
 
 
 class TestHost:
+    @pytest.mark.promise("C6", "C26")
     def test_options_are_the_instances_own_and_the_cores_beside_them(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -71,6 +72,7 @@ class TestHost:
             "h/imagesx": "near", "other/images/x": "near",
         }))  # fmt: skip
 
+    @pytest.mark.promise("C4")
     def test_schemes_of_one_name_share_class_section_and_instance(
         self, on_path: Path, make_broker: Callable[..., imagebroker.Broker]
     ) -> None:
@@ -87,6 +89,7 @@ class TestHost:
 
         assert_that(len(plain_plugin.MADE), Equals(1))
 
+    @pytest.mark.promise("C7")
     def test_one_instance_serves_all_threads(self, recording: imagebroker.Broker) -> None:
         barrier = threading.Barrier(8)
 
@@ -101,6 +104,7 @@ class TestHost:
             thread.join(30)
         assert_that(len(RecordingBackend.made), Equals(1))
 
+    @pytest.mark.promise("C7")
     def test_an_option_that_the_plugin_refuses_is_a_config_error(
         self, on_path: Path, make_broker: Callable[..., imagebroker.Broker]
     ) -> None:
@@ -122,6 +126,7 @@ class TestHost:
         with pytest.raises(BackendLoadError, match=r"imagebroker-probe 1\.0"):
             Boundary(Declaration.of(Odd), BackendHost(name="probe", options=Options({})), ORIGIN)
 
+    @pytest.mark.promise("C27", "security-10")
     def test_connect_goes_to_allowed_addresses_only_and_waits_no_longer_than_the_stall_limit(
         self,
     ) -> None:
@@ -142,6 +147,7 @@ class TestHost:
             with pytest.raises(BlockingIOError):
                 server.accept()  # nobody came
 
+    @pytest.mark.promise("C27", "security-11")
     def test_a_second_answer_of_the_name_server_has_no_say(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -158,6 +164,7 @@ class TestHost:
             with pytest.raises(PolicyViolation):
                 host.connect("rebinding.example", port)
 
+    @pytest.mark.promise("C27")
     def test_nobody_there_is_a_transfer_error_with_a_hint(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -166,6 +173,7 @@ class TestHost:
             host.connect("127.0.0.1", port)
         assert_that(bool(caught.value.hint), Is(True))
 
+    @pytest.mark.promise("C28", "security-16")
     def test_open_beneath_follows_no_link_and_leaves_no_root(self, tmp_path: Path) -> None:
         root = tmp_path / "root"
         (root / "deep").mkdir(parents=True)
@@ -186,6 +194,7 @@ class TestHost:
             with pytest.raises(ImageNotFound):
                 host.open_beneath(root, path)
 
+    @pytest.mark.promise("C29", "security-14")
     @pytest.mark.parametrize(
         ("new", "leads_to"),
         [

@@ -29,6 +29,7 @@ from tests.core.boundary.probe import LOOPBACK, ORIGIN, REF, Chunks, Probe, guar
 
 
 class TestOpen:
+    @pytest.mark.promise("C9")
     def test_context_and_ref_arrive_as_they_are_in_a_thread_of_the_cores_own(self) -> None:
         seen: list[Any] = []
 
@@ -42,6 +43,7 @@ class TestOpen:
         assert_that(seen[0][1], Is(REF))
         assert seen[0][2] is not threading.current_thread()
 
+    @pytest.mark.promise("C9")
     @pytest.mark.parametrize("answer", [None, Image(ref="x"), "a path", b"bytes", [b"bytes"]])
     def test_an_answer_that_is_no_source_is_a_bug_of_the_plugin_which_is_named(
         self, answer: Any
@@ -52,6 +54,7 @@ class TestOpen:
         assert_that(caught.value, MatchesStructure.byEquality(retryable=False))
         assert_that(caught.value.hint, Contains("report it"))
 
+    @pytest.mark.promise("C10")
     def test_a_source_without_a_record_is_refused_and_closed(self) -> None:
         source = Chunks()
         del source.image
@@ -59,6 +62,7 @@ class TestOpen:
             guarded(lambda context, ref: source).open(None, REF)
         assert_that(source.closed, Equals(1))
 
+    @pytest.mark.promise("C10")
     @pytest.mark.parametrize(
         "claims",
         [{"size": -1}, {"size": "100"}, {"size": 1.5}, {"checksums": None}, {"checksums": "sha256"},
@@ -71,6 +75,7 @@ class TestOpen:
             guarded(lambda context, ref: source).open(None, REF)
         assert_that(str(caught.value), Contains(ORIGIN))
 
+    @pytest.mark.promise("C9")
     def test_the_cores_own_errors_pass_as_they_are(self) -> None:
         first = NotAuthorized("no", hint="log in")
 
@@ -81,6 +86,7 @@ class TestOpen:
             guarded(answer).open(None, REF)
         assert_that(caught.value, Is(first))
 
+    @pytest.mark.promise("C18")
     @pytest.mark.parametrize(
         ("error", "becomes", "retryable"),
         [
@@ -106,6 +112,7 @@ class TestOpen:
         assert_that(caught.value.__cause__, Is(error))
         assert_that(str(caught.value), MatchesAll(Contains("probe"), Contains("open")))
 
+    @pytest.mark.promise("C18")
     @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(3)])
     def test_interrupts_and_memory_errors_pass(self, error: BaseException) -> None:
         def answer(context: Any, ref: ImageRef) -> Any:
@@ -114,6 +121,7 @@ class TestOpen:
         with pytest.raises(type(error)):
             guarded(answer).open(None, REF)
 
+    @pytest.mark.promise("C30")
     def test_an_open_that_does_not_answer_ends_in_time_and_a_late_source_is_closed(self) -> None:
         gate, closed = threading.Event(), threading.Event()
 
@@ -135,6 +143,7 @@ class TestOpen:
         assert_that(closed.wait(5), Is(True))
         assert_that(source.closed, Equals(1))
 
+    @pytest.mark.promise("C30")
     def test_what_a_call_that_hangs_has_connected_is_shut_down(self) -> None:
         ended = threading.Event()
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -39,15 +39,18 @@ def taken(flow: Flow, into: list[Buffer] | None = None) -> list[Buffer]:
 
 
 class TestRead:
+    @pytest.mark.promise("C13")
     def test_start_and_stop_arrive_as_they_are(self) -> None:
         source = Chunks(b"2345")
         assert_that(taken(opened(source).read(2, 6)), Equals([b"2345"]))
         assert_that(source.asked, Equals([(2, 6)]))
 
+    @pytest.mark.promise("C14")
     def test_the_chunk_is_passed_on_without_a_copy(self) -> None:
         chunk = bytes(100_000)
         assert_that(taken(opened(Chunks(chunk)).read())[0], Is(chunk))
 
+    @pytest.mark.promise("C14")
     def test_any_contiguous_buffer_will_do_and_is_counted_in_bytes(self) -> None:
         numbers = memoryview(bytes(range(8))).cast("I")
         source = Chunks(b"ab", bytearray(b"cd"), memoryview(b"ef"), numbers, b"", size=14)
@@ -55,6 +58,7 @@ class TestRead:
         assert_that(b"".join(chunks), Equals(b"abcdef" + bytes(range(8))))
         assert_that([len(chunk) for chunk in chunks], Equals([2, 2, 2, 8]))
 
+    @pytest.mark.promise("C14")
     @pytest.mark.parametrize("chunk", ["text", None, 7, [b"x"]])
     def test_a_chunk_of_another_kind_is_a_bug_of_the_plugin(self, chunk: Any) -> None:
         with pytest.raises(BackendError) as caught:
@@ -62,6 +66,7 @@ class TestRead:
         assert_that(str(caught.value), Contains(ORIGIN))
         assert_that(caught.value.retryable, Is(False))
 
+    @pytest.mark.promise("C13")
     @pytest.mark.parametrize(
         ("size", "start", "stop", "chunks", "error"),
         [
@@ -82,6 +87,7 @@ class TestRead:
             taken(opened(Chunks(*chunks, size=size)).read(start, stop))
         assert_that(bool(caught.value.hint), Is(True))
 
+    @pytest.mark.promise("C15")
     def test_what_arrived_before_an_error_is_handed_over_first(self) -> None:
         flow = opened(Chunks(b"one", b"two", ValueError("odd"))).read()
         received: list[Buffer] = []
@@ -90,6 +96,7 @@ class TestRead:
         assert_that(received, Equals([b"one", b"two"]))
         assert_that(caught.value.__cause__, IsInstance(ValueError))
 
+    @pytest.mark.promise("C14", "memory")
     def test_a_read_is_never_far_ahead_of_its_consumer(self) -> None:
         produced = itertools.count()
         chunk = bytes(1 << 20)
@@ -109,6 +116,7 @@ class TestRead:
         source.close()
         assert_that(made, LessThan(READ_AHEAD // len(chunk) + 2))
 
+    @pytest.mark.promise("C17")
     def test_close_comes_from_another_thread_and_ends_a_read_that_waits(self) -> None:
         ended = threading.Event()
 
@@ -134,6 +142,7 @@ class TestRead:
         assert_that(flow.is_alive(), Is(False))
         assert_that(source.closed, Equals(1))
 
+    @pytest.mark.promise("C17")
     def test_a_read_that_ignores_close_is_left_behind_and_logged(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -153,6 +162,7 @@ class TestRead:
         gate.set()
         flow.join(5)
 
+    @pytest.mark.promise("C17")
     def test_an_error_in_close_is_logged_and_goes_no_further(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -163,6 +173,7 @@ class TestRead:
         opened(Clumsy()).close()
         assert_that(caplog.text, Contains("close failed"))
 
+    @pytest.mark.promise("C12")
     def test_seekable_may_be_lost_after_open(self) -> None:
         source = Chunks()
         source.seekable = True
@@ -171,6 +182,7 @@ class TestRead:
         source.seekable = False
         assert_that(guarded_source.seekable, Is(False))
 
+    @pytest.mark.promise("C15")
     def test_after_two_failures_without_progress_the_image_is_opened_again(
         self, scripted: Scripted, tmp_path: Path
     ) -> None:

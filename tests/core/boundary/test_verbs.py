@@ -33,6 +33,7 @@ ANSWERS = RecordingBackend.answers
 
 
 class TestVerbs:
+    @pytest.mark.promise("C19")
     def test_get_is_derived_from_open_and_closes_the_source(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -40,6 +41,7 @@ class TestVerbs:
         assert_that(recording.get(None, UUID).size, Equals(3))
         assert_that(source.closed, Equals(1))
 
+    @pytest.mark.promise("C8")
     def test_a_verb_that_is_left_out_is_unsupported_and_changes_nothing(
         self, scripted: Scripted
     ) -> None:
@@ -58,6 +60,7 @@ class TestVerbs:
             assert_that(str(caught.value), Contains("scripted"))
         assert_that(script.opened, Equals(0))
 
+    @pytest.mark.promise("C8")
     def test_capabilities_are_the_methods_that_the_class_overrides(
         self, recording: imagebroker.Broker, scripted: Scripted
     ) -> None:
@@ -69,6 +72,7 @@ class TestVerbs:
         ref, _ = scripted.image(b"x")
         assert_that(scripted.broker.resolve(ref).capabilities, Equals(("download",)))
 
+    @pytest.mark.promise("C20")
     def test_images_are_listed_as_they_are_asked_for(self, recording: imagebroker.Broker) -> None:
         yielded: list[int] = []
 
@@ -89,6 +93,7 @@ class TestVerbs:
             ),
         )
 
+    @pytest.mark.promise("C20")
     @pytest.mark.parametrize("verb", ["get_all", "create", "update", "purge"])
     @pytest.mark.parametrize("answer", [None, {"id": UUID}, "an image"])
     def test_an_answer_that_is_no_record_is_a_bug_of_the_plugin(
@@ -107,6 +112,7 @@ class TestVerbs:
             str(caught.value), MatchesAll(Contains("imagebroker-recording 1.0"), Contains(verb))
         )
 
+    @pytest.mark.promise("C21")
     def test_create_gets_a_record_with_the_fields_that_are_set_and_the_data(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -133,6 +139,7 @@ class TestVerbs:
         )
         assert_that(data, MatchesStructure.byEquality(size=5, rewindable=True, complete=True))
 
+    @pytest.mark.promise("C23")
     def test_update_gets_the_changes_with_none_for_what_is_removed(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -143,6 +150,7 @@ class TestVerbs:
         assert_that(changes, Equals({"name": None, "properties": {"a": "1"}}))
         assert_that((data, purge_props), Equals((None, True)))
 
+    @pytest.mark.promise("C24")
     def test_delete_gets_the_ref_and_a_missing_image_is_told(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -152,6 +160,7 @@ class TestVerbs:
         with pytest.raises(ImageNotFound):
             recording.delete(None, UUID)
 
+    @pytest.mark.promise("C21", "security-31", "upload-whole-or-nothing")
     @pytest.mark.parametrize(
         "stored", [{"size": 4}, {"size": 5, "checksums": {"sha256": "0" * 64}}, {"unread": True}]
     )
@@ -170,6 +179,7 @@ class TestVerbs:
         assert_that(caught.value.image_id, Equals(UUID))
         assert_that(bool(caught.value.hint), Is(True))
 
+    @pytest.mark.promise("C22")
     def test_the_failure_of_the_callers_own_data_is_told_whatever_the_plugin_makes_of_it(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -189,6 +199,7 @@ class TestVerbs:
             recording.create(None, {}, broken())
         assert_that(caught.value.retryable, Is(False))
 
+    @pytest.mark.promise("C22", "upload-whole-or-nothing")
     def test_what_cannot_be_rewound_is_never_sent_twice(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -201,6 +212,7 @@ class TestVerbs:
         with pytest.raises(UploadFailed, match="cannot be rewound"):
             recording.create(None, {}, iter([b"once"]))
 
+    @pytest.mark.promise("C22")
     def test_data_that_can_be_rewound_is_sent_again_from_its_beginning(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -215,6 +227,7 @@ class TestVerbs:
         recording.create(None, {}, bytes(range(256)) * 1000)
         assert_that(sent, Equals([bytes(range(256)) * 1000]))
 
+    @pytest.mark.promise("C21")
     def test_create_tells_whether_the_record_is_to_stay(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -224,6 +237,7 @@ class TestVerbs:
                 recording.create(None, {}, b"bytes", keep_record=keep)
             assert_that(CALLS[-1][3].keep_record, Is(keep))
 
+    @pytest.mark.promise("C32")
     def test_an_import_reports_what_it_yields_and_answers_with_the_record(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -237,6 +251,7 @@ class TestVerbs:
         assert_that((told[0].done, told[0].total), Equals((0, 30)))
         assert_that((told[-1].phase, told[-1].done), Equals(("done", 30)))
 
+    @pytest.mark.promise("C32")
     @pytest.mark.parametrize("count", [None, -1, "10", 1.5])
     def test_an_import_that_yields_no_number_is_a_bug_of_the_plugin(
         self, recording: imagebroker.Broker, count: Any
@@ -245,6 +260,7 @@ class TestVerbs:
         with pytest.raises(BackendError, match="import_image"):
             recording.import_image(None, UUID, url="http://h/x")
 
+    @pytest.mark.promise("C33")
     def test_purge_gets_an_age_and_answers_with_what_went(
         self, recording: imagebroker.Broker
     ) -> None:
@@ -256,6 +272,7 @@ class TestVerbs:
             with pytest.raises(InvalidImageRef):
                 recording.purge(None, older_than=wrong)
 
+    @pytest.mark.promise("C25")
     def test_the_backend_is_closed_once_and_an_error_there_is_logged(
         self, recording: imagebroker.Broker, caplog: pytest.LogCaptureFixture
     ) -> None:

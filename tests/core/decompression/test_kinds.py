@@ -108,6 +108,7 @@ def test_padding_between_and_after_streams_of_xz_is_skipped(
     assert_that(data, Equals(b"one two"))
 
 
+@pytest.mark.promise("security-17")
 @pytest.mark.parametrize("kind", ["xz", "zstd"])
 @pytest.mark.parametrize("garbage", [b"x", b"\0", bytes(3), b"#!/bin/sh\n" * 5000, b"\0\0\0\0x"])
 def test_something_else_behind_the_data_is_refused_where_its_own_tool_does(

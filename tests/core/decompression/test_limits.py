@@ -25,6 +25,7 @@ else:
 from tests.core.decompression.packing import DATA, MIB, PACK
 
 
+@pytest.mark.promise("security-17")
 @pytest.mark.parametrize("kind", PACK)
 def test_what_comes_out_is_held_to_max_size(scripted: Scripted, way: Way, kind: str) -> None:
     content = bytes(40 * MIB)
@@ -37,6 +38,7 @@ def test_what_comes_out_is_held_to_max_size(scripted: Scripted, way: Way, kind: 
     assert_that(data == content, Is(True))
 
 
+@pytest.mark.promise("security-17")
 def test_a_bomb_ends_within_a_piece_of_the_ratio(scripted: Scripted) -> None:
     member = zstd.compress(bytes(256 * MIB))
     ref, _ = scripted.image(member * 8)  # 2 GiB
@@ -59,6 +61,7 @@ def test_a_bomb_ends_within_a_piece_of_the_ratio(scripted: Scripted) -> None:
     assert_that(max(sizes), Equals(BLOCK))
 
 
+@pytest.mark.promise("security-17")
 def test_memory_is_bounded_whatever_the_headers_ask_for(scripted: Scripted, way: Way) -> None:
     wide_zstd = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     wide = {
@@ -95,6 +98,7 @@ def test_time_grows_with_the_data_however_many_members_it_has(kind: str) -> None
     assert_that(seconds(MIB), LessThan(100 * seconds(MIB // 16)))
 
 
+@pytest.mark.promise("security-17")
 @pytest.mark.parametrize("kind", PACK)
 def test_data_of_nothing_but_tiny_members_is_refused(kind: str) -> None:
     member = PACK[kind](b"")

@@ -24,6 +24,7 @@ from tests.core.download.destination import DATA, SHA256, WRONG, Destination
 
 
 class TestPath:
+    @pytest.mark.promise("security-6", "verified-whole")
     @pytest.mark.parametrize("how", ["caller", "pin", "record"])
     @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
     def test_a_right_checksum_is_named_in_the_evidence(
@@ -40,6 +41,7 @@ class TestPath:
         assert_that(done.evidence[algorithm], Equals(digest))
         assert_that(len(done.evidence["checked_against"]), Equals(1))
 
+    @pytest.mark.promise("C10", "security-27")
     @pytest.mark.parametrize("how", ["caller", "pin", "record"])
     def test_dest_is_untouched_when_a_checksum_differs(
         self, scripted: Scripted, dest: Destination, how: str
@@ -56,6 +58,7 @@ class TestPath:
         assert_that(script.opened, Equals(1))  # never retried
         assert_that(caught.value.retryable, Is(False))
 
+    @pytest.mark.promise("verified-whole")
     @pytest.mark.parametrize("where", [0, len(DATA) // 2, len(DATA) - 1])
     def test_one_flipped_bit_anywhere_is_found(
         self, scripted: Scripted, dest: Destination, where: int
@@ -67,6 +70,7 @@ class TestPath:
             scripted.broker.download(None, ref, dest.path, checksum=f"sha256:{SHA256}")
         dest.assert_untouched()
 
+    @pytest.mark.promise("verified-whole")
     @pytest.mark.parametrize(
         "damaged",
         [
@@ -85,6 +89,7 @@ class TestPath:
             scripted.broker.download(None, ref, dest.path, checksum=f"sha256:{SHA256}")
         dest.assert_untouched()
 
+    @pytest.mark.promise("security-32")
     @pytest.mark.parametrize(
         "checksum",
         ["sha256:" + "a" * 63, "sha256:" + "a" * 65, "sha256:" + "g" * 64, "sha256:../../x", "SHA256",
@@ -100,6 +105,7 @@ class TestPath:
         assert_that(script.opened, Equals(0))
         dest.assert_untouched()
 
+    @pytest.mark.promise("security-26")
     @pytest.mark.parametrize("name", ["md5", "sha1"])
     def test_a_weak_checksum_is_refused_unless_the_deployer_allows_it(
         self, scripted: Scripted, dest: Destination, name: str
@@ -112,6 +118,7 @@ class TestPath:
         broker = scripted.configured("allow_md5 = true")
         assert_that(broker.download(None, ref, dest.path, checksum=weak).size, Equals(len(DATA)))
 
+    @pytest.mark.promise("security-26")
     @pytest.mark.parametrize(
         ("checksums", "expected"),
         [
@@ -133,6 +140,7 @@ class TestPath:
         assert_that(script.reads, Equals([]))
         dest.assert_untouched()
 
+    @pytest.mark.promise("security-26")
     def test_the_strong_checksum_of_a_record_wins_over_its_md5(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -143,6 +151,7 @@ class TestPath:
         dest.assert_untouched()
 
 
+@pytest.mark.promise("security-27")
 def test_a_signature_check_that_is_asked_for_is_never_skipped_in_silence(
     scripted: Scripted, dest: Destination
 ) -> None:

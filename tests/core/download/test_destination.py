@@ -28,6 +28,7 @@ class TestDestination:
     def ref(self, scripted: Scripted) -> str:
         return scripted.image(DATA)[0]
 
+    @pytest.mark.promise("destination-is-replaced")
     def test_the_new_file_gets_the_mode_of_the_old_one_else_the_umasks(
         self, scripted: Scripted, ref: str, tmp_path: Path
     ) -> None:
@@ -43,6 +44,7 @@ class TestDestination:
         modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old", "set")]
         assert_that(modes, Equals([0o640, 0o604, 0o400]))
 
+    @pytest.mark.promise("security-32")
     def test_the_part_file_is_private_hidden_and_named_as_documented(
         self, scripted: Scripted, tmp_path: Path
     ) -> None:
@@ -58,6 +60,7 @@ class TestDestination:
         assert_that(name, StartsWith(".dest."))
         assert_that(name.endswith(".imagebroker-part"), Is(True))
 
+    @pytest.mark.promise("destination-is-replaced", "security-16")
     def test_a_symbolic_link_is_replaced_not_followed(
         self, scripted: Scripted, ref: str, tmp_path: Path
     ) -> None:
@@ -67,6 +70,7 @@ class TestDestination:
         assert_that((tmp_path / "link").is_symlink(), Is(False))
         assert_that((tmp_path / "target").read_bytes(), Equals(b"target"))
 
+    @pytest.mark.promise("destination-is-replaced")
     def test_other_links_to_the_old_file_keep_the_old_bytes(
         self, scripted: Scripted, ref: str, tmp_path: Path
     ) -> None:
@@ -76,6 +80,7 @@ class TestDestination:
         assert_that((tmp_path / "other").read_bytes(), Equals(b"old"))
         assert_that((tmp_path / "old").read_bytes(), Equals(DATA))
 
+    @pytest.mark.promise("destination-is-replaced")
     @pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "device"])
     def test_what_is_no_file_is_refused(
         self, scripted: Scripted, ref: str, tmp_path: Path, kind: str
@@ -104,6 +109,7 @@ class TestDestination:
             scripted.broker.download(None, ref, tmp_path / "dest", overwrite=False)
         assert_that(caught.value.errno, Equals(errno.EEXIST))
 
+    @pytest.mark.promise("destination-is-replaced")
     def test_a_file_that_appears_meanwhile_is_kept_without_overwrite(
         self, scripted: Scripted, tmp_path: Path
     ) -> None:
@@ -137,6 +143,7 @@ class TestDestination:
         scripted.broker.download(None, ref, name)  # type: ignore[arg-type]
         assert_that((Path(os.fsdecode(name))).read_bytes(), Equals(DATA))
 
+    @pytest.mark.promise("security-16")
     def test_a_link_that_another_user_planted_in_a_shared_directory_is_refused(
         self, scripted: Scripted, ref: str, tmp_path: Path
     ) -> None:
@@ -167,6 +174,7 @@ class TestDestination:
         assert_that(caught.value.errno, Equals(errno.EFBIG))
         dest.assert_untouched()
 
+    @pytest.mark.promise("old-or-complete")
     @pytest.mark.parametrize("step", ["pwrite", "fsync", "rename", "ftruncate", "fchmod", "open"])
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
     def test_an_error_of_the_file_system_leaves_dest_as_it_was(
@@ -188,6 +196,7 @@ class TestDestination:
         assert_that(bool(caught.value.hint), Is(True))
         dest.assert_untouched()
 
+    @pytest.mark.promise("directory-not-synced")
     def test_if_only_the_directory_cannot_be_synced_the_image_is_there_and_the_error_says_so(
         self, scripted: Scripted, ref: str, dest: Destination, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -204,6 +213,7 @@ class TestDestination:
             scripted.broker.download(None, ref, dest.path)
         dest.assert_complete()
 
+    @pytest.mark.promise("space-first")
     def test_too_little_free_space_is_found_before_the_first_byte(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -222,6 +232,7 @@ class TestDestination:
         scripted.broker.download(None, ref, dest.path)
         dest.assert_complete()
 
+    @pytest.mark.promise("power-loss")
     def test_without_fsync_it_is_still_atomic(
         self, scripted: Scripted, ref: str, dest: Destination, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -229,6 +240,7 @@ class TestDestination:
         scripted.configured("fsync = false").download(None, ref, dest.path)
         dest.assert_complete()
 
+    @pytest.mark.promise("nothing-left")
     def test_part_files_of_dead_processes_are_swept_and_live_ones_kept(
         self, scripted: Scripted, ref: str, dest: Destination
     ) -> None:
@@ -244,6 +256,7 @@ class TestDestination:
         for path in (live, *others):
             assert_that(path.exists(), Is(True))
 
+    @pytest.mark.promise("several-downloads-to-one-destination")
     def test_eight_threads_on_one_dest_leave_one_complete_image(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -284,6 +297,7 @@ broker.download(None, "scripted://host/image", {dest!r})
 """
 
 
+@pytest.mark.promise("old-or-complete")
 @pytest.mark.parametrize("at", [0, 5000, 10_000])
 def test_after_kill_9_dest_is_as_it_was_and_the_next_call_sweeps(
     at: int, scripted: Scripted, dest: Destination, on_path: Path, tmp_path: Path

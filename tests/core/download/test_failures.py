@@ -28,6 +28,7 @@ class TestPath:
             scripted.broker.download(None, "scripted://host/missing", dest.path)
         dest.assert_untouched()
 
+    @pytest.mark.promise("C18")
     @pytest.mark.parametrize(
         "error", [ValueError("odd"), KeyError("odd"), RecursionError(), OSError(5, "odd"),
                   StopIteration(), UnicodeError("odd")]
@@ -48,6 +49,7 @@ class TestPath:
             scripted.broker.download(None, ref, dest.path)
         dest.assert_untouched()
 
+    @pytest.mark.promise("C17")
     def test_an_error_in_close_is_logged_and_does_not_hide_the_first_one(
         self, scripted: Scripted, dest: Destination, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -60,6 +62,7 @@ class TestPath:
         assert_that(caplog.text, Contains("close failed"))
         dest.assert_untouched()
 
+    @pytest.mark.promise("C14", "nothing-left", "time-limits")
     @pytest.mark.parametrize("by", ["stall", "deadline", "cancel"])
     def test_a_source_that_never_yields_again_ends_in_time(
         self, scripted: Scripted, dest: Destination, by: str
@@ -80,6 +83,7 @@ class TestPath:
         assert_that(time.monotonic() - began, LessThan(5.0))
         dest.assert_untouched()
 
+    @pytest.mark.promise("C14", "time-limits")
     def test_a_trickle_below_the_minimum_rate_ends_in_time(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -114,6 +118,7 @@ class TestPath:
             scripted.broker.download(None, ref, dest.path, progress=refuse)
         dest.assert_complete()
 
+    @pytest.mark.promise("nothing-left")
     def test_a_keyboard_interrupt_propagates_and_leaves_nothing(
         self, scripted: Scripted, dest: Destination
     ) -> None:

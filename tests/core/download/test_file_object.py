@@ -26,6 +26,7 @@ class TestFileObject:
         assert_that(target.getvalue(), Equals(b"123" + DATA))
         assert_that(done, MatchesStructure.byEquality(path=None, size=len(DATA)))
 
+    @pytest.mark.promise("file-objects")
     @pytest.mark.parametrize("start", [0, 3])
     def test_after_an_error_a_seekable_object_has_its_length_and_position_back(
         self, scripted: Scripted, start: int, tmp_path: Path
@@ -50,6 +51,7 @@ class TestFileObject:
             scripted.broker.download(None, ref, target)
         assert_that((tmp_path / "f").read_bytes(), Equals(b"12345"))
 
+    @pytest.mark.promise("file-objects")
     def test_a_pipe_receives_each_byte_once_though_the_transfer_begins_again(
         self, scripted: Scripted
     ) -> None:
@@ -65,6 +67,7 @@ class TestFileObject:
         assert_that(received, Equals([DATA]))
         assert_that(script.reads, Equals([0, 0, 0]))
 
+    @pytest.mark.promise("file-objects")
     def test_a_repetition_with_other_bytes_is_found(self, scripted: Scripted) -> None:
         ref, script = scripted.image(DATA, seekable=False, breaks=[(5000, None)])
 

@@ -42,6 +42,7 @@ class TestKeptPart:
             )
         return ref, script
 
+    @pytest.mark.promise("kept-part")
     def test_only_the_missing_bytes_are_read(self, scripted: Scripted, dest: Destination) -> None:
         ref, script = self.broken(scripted, dest, version="v1")
         assert_that(len(self.parts(dest)), Equals(2))
@@ -75,6 +76,7 @@ class TestKeptPart:
         assert_that(done.resumed_from, Equals(500_000))
         dest.assert_complete(self.BIG)
 
+    @pytest.mark.promise("kept-part", "security-30")
     @pytest.mark.parametrize("why", ["nothing proves the rest", "a failed check", "a refusal",
                                      "not asked for", "no bytes"])  # fmt: skip
     def test_otherwise_nothing_stays(self, scripted: Scripted, dest: Destination, why: str) -> None:
@@ -92,6 +94,7 @@ class TestKeptPart:
             )
         dest.assert_untouched()
 
+    @pytest.mark.promise("kept-part")
     @pytest.mark.parametrize("change", ["version", "size", "damage", "other ref", "torn journal"])
     def test_what_does_not_belong_to_it_is_not_used(
         self, scripted: Scripted, dest: Destination, change: str
@@ -145,6 +148,7 @@ class TestKeptPart:
         assert_that(script.reads[0], GreaterThan(100_000))
         dest.assert_complete(self.BIG)
 
+    @pytest.mark.promise("kept-part")
     def test_an_old_one_is_swept_with_its_journal(
         self, scripted: Scripted, dest: Destination
     ) -> None:

@@ -31,6 +31,7 @@ class TestLocalFile:
 
         return publish
 
+    @pytest.mark.promise("C12")
     def test_it_is_copied_without_a_read_of_the_plugin(
         self, scripted: Scripted, publish: Any, dest: Destination
     ) -> None:
@@ -41,6 +42,7 @@ class TestLocalFile:
         dest.path.write_bytes(b"changed")
         assert_that(path.read_bytes(), Equals(DATA))
 
+    @pytest.mark.promise("verified-whole")
     def test_a_checksum_is_computed_over_what_was_stored(
         self, scripted: Scripted, publish: Any, dest: Destination
     ) -> None:
@@ -96,6 +98,7 @@ class TestLocalFile:
         assert_that(len(os.listdir("/proc/self/fd")), Equals(before))
         dest.assert_untouched()
 
+    @pytest.mark.promise("C12", "security-28")
     def test_a_file_that_changed_before_or_while_it_is_copied_is_found(
         self, scripted: Scripted, publish: Any, dest: Destination, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -32,6 +32,7 @@ class TestReader:
         assert_that({type(chunk) for chunk in chunks}, Equals({bytes}))
         assert_that(b"".join(chunks), Equals(DATA))
 
+    @pytest.mark.promise("readers", "security-27")
     def test_the_last_byte_is_held_back_until_every_check_has_passed(
         self, scripted: Scripted
     ) -> None:
@@ -46,6 +47,7 @@ class TestReader:
                     next(reader)  # never an end after an error
         assert_that(len(received), LessThan(len(DATA)))
 
+    @pytest.mark.promise("readers")
     def test_closing_early_is_not_an_error_and_frees_everything(self, scripted: Scripted) -> None:
         ref, script = scripted.image(bytes(50 << 20), chunk=1 << 20)
         reader = scripted.broker.open(None, ref)
@@ -72,6 +74,7 @@ class TestReader:
             assert_that(reader.read(), Equals(DATA))
         assert_that(script.reads, Equals([0, 1500]))
 
+    @pytest.mark.promise("C14")
     def test_a_slow_consumer_is_no_stall(self, scripted: Scripted) -> None:
         ref, _ = scripted.image(bytes(20 << 20), chunk=1 << 20)
         with scripted.broker.open(None, ref, stall_timeout=0.1) as reader:

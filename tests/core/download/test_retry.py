@@ -27,6 +27,7 @@ from tests.core.download.destination import DATA, SHA256, Destination
 
 
 class TestRetry:
+    @pytest.mark.promise("C11", "resumed-as-one-image")
     def test_only_the_missing_bytes_are_read_again_under_a_strong_version(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -37,6 +38,7 @@ class TestRetry:
         assert_that(done.resumed_from, Equals(4321))
         assert_that(done.evidence["sha256"], Equals(SHA256))
 
+    @pytest.mark.promise("C11")
     def test_without_a_version_a_required_digest_permits_resuming(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -45,6 +47,7 @@ class TestRetry:
         dest.assert_complete()
         assert_that(script.reads, Equals([0, 1500]))
 
+    @pytest.mark.promise("C12")
     @pytest.mark.parametrize("how", [{"seekable": False, "version": "v1"}, {"version": None}])
     def test_otherwise_the_transfer_begins_again(
         self, scripted: Scripted, dest: Destination, how: dict[str, Any]
@@ -55,6 +58,7 @@ class TestRetry:
         assert_that(script.reads, Equals([0, 0]))
         assert_that(script.opened, Equals(2))
 
+    @pytest.mark.promise("C16")
     def test_a_peer_that_ignores_ranges_is_asked_from_the_beginning(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -64,6 +68,7 @@ class TestRetry:
         dest.assert_complete()
         assert_that(script.reads, Equals([0, 1500, 0]))
 
+    @pytest.mark.promise("C11", "C16", "resumed-as-one-image", "security-28")
     def test_an_image_that_changes_between_attempts_is_never_spliced(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -78,6 +83,7 @@ class TestRetry:
             scripted.broker.download(None, ref, dest.path)
         dest.assert_untouched()
 
+    @pytest.mark.promise("C15", "retry-budget")
     def test_the_budget_is_used_up_by_attempts_without_progress(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -94,6 +100,7 @@ class TestRetry:
         scripted.broker.download(None, ref, dest.path, retries=1)
         dest.assert_complete(data)
 
+    @pytest.mark.promise("retry-budget")
     @pytest.mark.parametrize(
         "error", [PolicyViolation("no"), VerificationError("no"), ImageNotFound("no"),
                   BackendError("no", retryable=False), TransferError("no", retryable=False)]
@@ -116,6 +123,7 @@ class TestRetry:
         assert_that(script.opened, Equals(5))
         dest.assert_untouched()
 
+    @pytest.mark.promise("C18")
     def test_retry_after_is_honoured_up_to_the_deadline(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -135,6 +143,7 @@ class TestRetry:
         assert_that(len(script.reads), Equals(4))
 
 
+@pytest.mark.promise("resumed-as-one-image")
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )

@@ -12,6 +12,7 @@ from tests.core.download.destination import DATA, SHA256, Destination
 
 
 class TestPath:
+    @pytest.mark.promise("C13", "security-29", "verified-whole")
     @pytest.mark.parametrize(
         ("claimed", "expected"), [(len(DATA) + 10, TransferError), (len(DATA) - 10, TooLarge)]
     )
@@ -23,6 +24,7 @@ class TestPath:
             scripted.broker.download(None, ref, dest.path)
         dest.assert_untouched()
 
+    @pytest.mark.promise("unknown-size")
     def test_an_image_of_unknown_size_needs_a_checksum_or_permission(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -34,6 +36,7 @@ class TestPath:
         dest.assert_complete()
         scripted.broker.download(None, ref, dest.path, allow_unknown_size=True)
 
+    @pytest.mark.promise("unknown-size")
     def test_an_empty_image_needs_a_record_a_checksum_or_permission(
         self, scripted: Scripted, dest: Destination
     ) -> None:
@@ -44,6 +47,7 @@ class TestPath:
         scripted.broker.download(None, ref, dest.path, allow_empty=True)
         dest.assert_complete(b"")
 
+    @pytest.mark.promise("security-17")
     @pytest.mark.parametrize("size", [-1, None])
     def test_more_than_max_size_is_refused(
         self, scripted: Scripted, dest: Destination, size: int | None

@@ -61,6 +61,7 @@ def test_an_empty_file_is_read(backend: FileBackend, allowed: Path) -> None:
     assert_that((source.image.size, content(source)), Equals((0, b"")))
 
 
+@pytest.mark.promise("security-7")
 @pytest.mark.parametrize(
     "path", ["../secret", "x/../../secret", "%2e%2e/secret", "%2E%2e%2Fsecret", "/secret", "x//y",
              "./image.raw", ".", "image.raw/", ""]
@@ -76,6 +77,7 @@ def test_what_names_no_file_is_no_ref(backend: FileBackend, allowed: Path, text:
     refused(backend, text.format(allowed), InvalidImageRef)
 
 
+@pytest.mark.promise("security-7")
 def test_an_allowed_directory_is_no_prefix_of_a_longer_name(
     backend: FileBackend, allowed: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_whether_a_file_outside_exists_is_not_told(
     assert_that(there.hint, Equals(absent.hint))
 
 
+@pytest.mark.promise("security-7")
 def test_without_allowed_paths_no_file_is_read(make_backend: MakeBackend, secret: Path) -> None:
     error = refused(make_backend(), uri(secret), PolicyViolation)
     assert_that(error.hint, Contains("allowed_paths"))
@@ -136,6 +139,7 @@ def link_inside(folder: Path, secret: Path) -> Path:
     return folder / "link"
 
 
+@pytest.mark.promise("security-7")
 @pytest.mark.parametrize(
     "plant", [link_to_a_file, link_to_a_directory, chain_of_links, loop_of_links, link_inside]
 )
@@ -182,12 +186,14 @@ def test_the_most_exact_allowed_directory_counts(
     assert_that(content(open_ref(backend, uri(allowed / "sub" / "secret"))), Equals(b"secret"))
 
 
+@pytest.mark.promise("security-8")
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/random", "/dev/tty", "/dev/null"])
 def test_a_device_is_refused(make_backend: MakeBackend, device: str) -> None:
     refused(make_backend("/dev"), uri(device), PolicyViolation)
     refused(make_backend(personal=True), uri(device), PolicyViolation)
 
 
+@pytest.mark.promise("security-8")
 def test_a_fifo_without_a_writer_is_refused_at_once(backend: FileBackend, allowed: Path) -> None:
     os.mkfifo(allowed / "fifo")
     refused(backend, uri(allowed / "fifo"), PolicyViolation)

@@ -17,6 +17,7 @@ from imagebroker.plugin import Image, ImageData
 from tests.plugins.file.paths import DATA, MakeBackend, content, open_ref, refused, uri
 
 
+@pytest.mark.promise("security-7")
 def test_no_ref_reaches_below_a_store(make_backend: MakeBackend, tmp_path: Path) -> None:
     backend = make_backend(tmp_path)
     image = backend.create(None, Image(ref=""), ImageData(b"bits"))

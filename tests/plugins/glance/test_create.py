@@ -114,6 +114,7 @@ def failing(after: int) -> Iterator[bytes]:
     raise RuntimeError("the disk of the source died")
 
 
+@pytest.mark.promise("upload-whole-or-nothing")
 @pytest.mark.parametrize("after", [0, 1000, len(DATA)])
 @pytest.mark.parametrize("size", [None, len(DATA)])
 def test_a_source_that_fails_leaves_no_record(
@@ -139,6 +140,7 @@ def test_a_source_of_another_size_than_declared_leaves_no_record(
     assert_that(images.images, Equals({}))
 
 
+@pytest.mark.promise("security-31")
 @pytest.mark.parametrize("source", ["bytes", "iterator"])
 def test_a_broken_upload_is_repeated_only_where_the_data_can_be_rewound(
     store: tuple[Stub, Store], source: str
@@ -182,6 +184,7 @@ def test_an_upload_whose_answer_is_lost_is_taken_for_what_it_became(
     assert_that(stub.count("PUT", "/file"), Equals(1))
 
 
+@pytest.mark.promise("security-31")
 @pytest.mark.parametrize(
     "lie", [{"size": 7}, {"os_hash_value": "ab" * 64}, {"status": "queued"}, {"size": None}]
 )
@@ -223,6 +226,7 @@ def test_where_the_record_has_no_known_digest_the_data_is_read_again(
     assert_that(images.images, Equals({}))
 
 
+@pytest.mark.promise("security-30")
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(413, QuotaExceeded), (409, Conflict), (410, Gone), (403, NotAuthorized), (500, UploadFailed)],
@@ -237,6 +241,7 @@ def test_refused_data_takes_the_record_with_it(
     assert_that(images.images, Equals({}))
 
 
+@pytest.mark.promise("security-30", "upload-whole-or-nothing")
 @pytest.mark.parametrize("refusal", [403, 503])
 def test_a_record_that_cannot_be_removed_is_named(
     store: tuple[Stub, Store], refusal: int, caplog: pytest.LogCaptureFixture

@@ -152,6 +152,7 @@ def test_a_context_brings_its_own_catalogue(glance: tuple[Stub, OneImage]) -> No
         assert_that(make_backend().get(context, REF).id, Equals(ID))
 
 
+@pytest.mark.promise("security-10")
 def test_what_a_catalogue_names_must_be_allowed(
     glance: tuple[Stub, OneImage], keystone: tuple[Stub, Keystone]
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_keystone_that_talks_nonsense_is_an_error_of_ours(
     assert_that(str(caught.value), Not(Contains("canary")))
 
 
+@pytest.mark.promise("security-18")
 def test_a_password_is_not_sent_where_keystone_points(keystone: tuple[Stub, Keystone]) -> None:
     with Stub(Keystone("http://h/")) as trap:
         away = f"Location: {trap.url}/v3/auth/tokens"
@@ -207,6 +209,7 @@ def test_a_password_is_not_sent_where_keystone_points(keystone: tuple[Stub, Keys
         assert_that(trap.connections, HasLength(0))
 
 
+@pytest.mark.promise("security-20")
 def test_no_secret_is_logged_or_shown(
     glance: tuple[Stub, OneImage],
     keystone: tuple[Stub, Keystone],
@@ -255,6 +258,7 @@ def test_a_context_without_a_proper_token_is_refused_and_never_the_service(
     assert_that(glance[0].requests + keystone[0].requests, HasLength(0))
 
 
+@pytest.mark.promise("security-19")
 def test_the_environment_changes_nothing(
     glance: tuple[Stub, OneImage], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def queued(broker: imagebroker.Broker, **info: Any) -> str:
     return broker.create(None, info).ref
 
 
+@pytest.mark.promise("glance-alone")
 def test_glance_fetches_the_data_from_a_url(
     broker: imagebroker.Broker, published: tuple[str, bytes], tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_data_goes_into_the_stores_that_are_named(
         assert_that(openstack.stored_file(str(image.id), store).read_bytes() == data, Is(True))
 
 
+@pytest.mark.promise("glance-alone")
 def test_an_active_image_is_copied_into_another_store(
     broker: imagebroker.Broker, openstack: OpenStack
 ) -> None:

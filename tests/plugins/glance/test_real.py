@@ -536,6 +536,7 @@ def test_what_belongs_to_others_cannot_be_changed(
             call()
 
 
+@pytest.mark.promise("glance-alone")
 def test_a_location_is_registered_instead_of_data(openstack: OpenStack) -> None:
     backend = backend_for(openstack, endpoint=[openstack.locations_endpoint() + "/"])
     with served(DATA) as url:

@@ -40,6 +40,7 @@ def of(openstack: OpenStack, user: str) -> RequestContext:
     return RequestContext(auth_token=openstack.token(user))
 
 
+@pytest.mark.promise("shared-file-system")
 def test_an_image_on_a_shared_file_system_is_read_as_a_local_file(
     openstack: OpenStack, make_broker: MakeBroker, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def secret(tmp_path: Path) -> Path:
     return tmp_path / "secret"
 
 
+@pytest.mark.promise("shared-file-system")
 @pytest.mark.parametrize(
     ("url", "metadata"),
     [
@@ -130,6 +132,7 @@ def test_what_a_server_says_about_files_here_is_not_believed(
     assert_that(whole(stub), Equals(1))
 
 
+@pytest.mark.promise("shared-file-system")
 def test_the_mountpoint_of_the_metadata_counts_for_nothing(
     make_broker: MakeBroker, tmp_path: Path, secret: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_read_that_is_not_finished_lets_go_of_its_connection(nginx: Nginx, ima
     assert_that(os.listdir("/proc/self/fd"), HasLength(before))
 
 
+@pytest.mark.promise("security-20")
 def test_no_secret_is_shown(
     caplog: pytest.LogCaptureFixture, nginx: Nginx, tls_files: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_refused_redirect_shows_no_query() -> None:
     assert_that(str(caught.value), Not(Contains("canary7392")))
 
 
+@pytest.mark.promise("security-34")
 def test_importing_the_plugin_loads_no_network_library() -> None:
     code = (
         "import sys, imagebroker_http\n"
@@ -145,6 +147,7 @@ def test_importing_the_plugin_loads_no_network_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.promise("memory")
 def test_memory_does_not_grow_with_the_image() -> None:
     size = 64 << 20
 

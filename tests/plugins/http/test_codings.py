@@ -60,6 +60,7 @@ def test_the_name_that_a_redirect_leads_to_counts_too(broker: imagebroker.Broker
         assert_that(way.get(broker, f"{server.url}/latest")[0], Equals(PACKED))
 
 
+@pytest.mark.promise("C12", "web-server-liberties")
 @pytest.mark.parametrize(
     "coding", ["gzip", "br", "zstd", "deflate", "gzip, gzip", "identity, gzip", "x-unknown", "GZIP"]
 )
@@ -71,6 +72,7 @@ def test_where_a_digest_holds_it_is_stored_as_it_is_sent(
     assert_that(data, Equals(PACKED))
 
 
+@pytest.mark.promise("C12", "security-17")
 @pytest.mark.parametrize(
     "coding", ["gzip", "br", "zstd", "deflate", "gzip, gzip", "identity, gzip", "x-unknown", "GZIP"]
 )
@@ -140,6 +142,7 @@ def test_a_checksum_file_that_is_sent_encoded_has_a_hint_of_its_own(
 # -- Apache ------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize("ending", [".gz", ".tgz", ".Z", ".zst"])
 def test_apache_describes_stored_files_and_they_are_stored(
     ending: str, apache: Apache, broker: imagebroker.Broker, way: Way
@@ -163,6 +166,7 @@ def test_apache_describes_a_file_with_another_name(
     assert_that((tmp_path / "unpacked").read_bytes() == DATA, Is(True))
 
 
+@pytest.mark.promise("security-17")
 def test_what_apache_compresses_on_the_way_is_refused(
     apache: Apache, broker: imagebroker.Broker, way: Way
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_challenge_is_never_answered(scheme: str) -> None:
             assert_that(server.received[0].lower(), Not(Contains(b"authorization")))
 
 
+@pytest.mark.promise("security-18")
 def test_credentials_do_not_follow_a_redirect_to_another_port() -> None:
     with (
         serving(answer(b"data")) as other,
@@ -56,6 +57,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_port() -> None:
         assert_that(other.received[0].lower(), Not(Contains(b"authorization")))
 
 
+@pytest.mark.promise("security-18")
 def test_credentials_do_not_come_back_after_a_detour() -> None:
     addresses: list[str] = []
 
@@ -74,6 +76,7 @@ def test_credentials_do_not_come_back_after_a_detour() -> None:
         assert_that(server.received[1], Not(Contains(b"Authorization")))
 
 
+@pytest.mark.promise("security-18")
 def test_credentials_do_not_follow_a_redirect_to_another_scheme(
     nginx: Nginx, tls_files: Path
 ) -> None:
@@ -86,6 +89,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_scheme(
         assert_that(other.received[0], Not(Contains(b"Authorization")))
 
 
+@pytest.mark.promise("security-18")
 def test_cookies_are_not_kept() -> None:
     with (
         talking(
@@ -99,6 +103,7 @@ def test_cookies_are_not_kept() -> None:
         assert_that(b"".join(server.received).lower(), Not(Contains(b"cookie")))
 
 
+@pytest.mark.promise("security-9")
 def test_a_name_that_the_server_suggests_is_ignored() -> None:
     with (
         serving(
@@ -132,6 +137,7 @@ class CertificateLog:
         connection.sendall(self._reply)
 
 
+@pytest.mark.promise("security-18")
 @pytest.mark.parametrize("endpoint", [True, False])
 def test_a_client_certificate_is_shown_to_its_server_and_to_no_other(
     tls_files: Path, endpoint: bool

@@ -27,6 +27,7 @@ def broker(make_broker: Callable[..., imagebroker.Broker]) -> imagebroker.Broker
     )
 
 
+@pytest.mark.promise("resumed-as-one-image")
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_cut_twenty_times_at_random_the_image_is_sent_once(

@@ -169,6 +169,7 @@ def test_the_strongest_of_several_is_checked_and_the_callers_too(
     )
 
 
+@pytest.mark.promise("C6", "security-26")
 def test_it_does_not_satisfy_a_required_checksum(
     make_broker: Callable[..., imagebroker.Broker], way: Way
 ) -> None:

@@ -66,6 +66,7 @@ ENDLESS = answer(DATA, 'ETag: "1"', length=False)
 HTTP_1_0 = answer(DATA, length=False, version="1.0")
 
 
+@pytest.mark.promise("C16", "web-server-liberties")
 @pytest.mark.parametrize("reply", [ENDLESS, HTTP_1_0], ids=["HTTP/1.1", "HTTP/1.0"])
 def test_where_a_digest_holds_tls_may_end_without_notice(
     reply: bytes, ragged: Callable[[bytes], RawServer], broker: imagebroker.Broker, way: Way
@@ -86,6 +87,7 @@ def test_where_none_holds_it_may_not(
     way.assert_nothing_came(len(DATA))
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize("allowed", [False, True])
 def test_without_a_digest_it_may_not_either(
     allowed: bool, ragged: Callable[[bytes], RawServer], broker: imagebroker.Broker, way: Way
@@ -99,6 +101,7 @@ def test_without_a_digest_it_may_not_either(
     way.assert_nothing_came(len(DATA))
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     "reply",
     [answer(DATA)[:-1000], chunked(DATA, DATA)[:-1000], chunked(DATA)[:-5], chunked(DATA)[:-2]],

@@ -17,6 +17,7 @@ from tests.servers.nginx import Nginx
 from tests.servers.raw import Connection, RawServer
 
 
+@pytest.mark.promise("security-19")
 def test_the_environment_configures_nothing(
     nginx: Nginx, image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_proxy_that_does_not_connect_is_an_error(reply: bytes, error: type[Exc
         fetched("https://images.example/a", make_backend(proxy=proxy.url))
 
 
+@pytest.mark.promise("security-10")
 def test_the_address_policy_holds_for_the_proxy() -> None:
     with serving(answer(b"data")) as proxy:
         with pytest.raises(PolicyViolation):

@@ -76,6 +76,7 @@ def test_a_redirect_to_somewhere_forbidden_is_refused(target: str) -> None:
         assert_that(server.connections, HasLength(1))
 
 
+@pytest.mark.promise("security-10")
 def test_a_redirect_to_an_address_that_is_not_allowed_reaches_nobody() -> None:
     with (
         serving(answer(b"secret")) as inner,
@@ -100,6 +101,7 @@ def test_a_redirect_from_https_to_http_is_refused(nginx: Nginx) -> None:
         assert_that(server.connections, HasLength(0))
 
 
+@pytest.mark.promise("security-14")
 def test_redirects_end_at_the_limit() -> None:
     with serving(answer(b"", "Location: /again", status="302 Found")) as server:
         with pytest.raises(TransferError) as caught:

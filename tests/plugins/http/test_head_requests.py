@@ -64,6 +64,7 @@ BAD_HEADS = {
 }
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize("reply", [RANGE, WHOLE], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("head", BAD_HEADS.values(), ids=BAD_HEADS)
 def test_a_head_that_lies_or_fails_does_not_hide_the_image(

@@ -27,6 +27,7 @@ def framed(*lines: str, status: str = "HTTP/1.1 200 OK", end: str = "\r\n") -> b
     return end.join([*every, "", ""]).encode("latin-1") + BODY
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     "reply",
     [
@@ -63,6 +64,7 @@ def test_what_curl_reads_is_read(reply: bytes) -> None:
     assert_that(read(reply), Equals(BODY))
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     "lines",
     [

@@ -40,6 +40,7 @@ def broken(broker: imagebroker.Broker, url: str, path: Path, server: CuttingServ
     server.answers.clear()
 
 
+@pytest.mark.promise("C37")
 def test_the_rest_alone_is_asked_for(broker: imagebroker.Broker, tmp_path: Path) -> None:
     server = CuttingServer(DATA, 0)
     with RawServer(server) as raw:

@@ -59,6 +59,7 @@ def configured(nginx: Nginx, proxy: str) -> str:
     )
 
 
+@pytest.mark.promise("C27")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_configured_proxy_gets_its_password_and_the_server_does_not(
     scheme: str, squid: Squid, nginx: Nginx, image: str, tmp_path: Path,
@@ -77,6 +78,7 @@ def test_a_configured_proxy_gets_its_password_and_the_server_does_not(
         assert_that(caplog.text, Not(Contains(secret)))
 
 
+@pytest.mark.promise("security-19")
 def test_no_header_for_the_proxy_goes_on_to_a_server(squid: Squid) -> None:
     with talking(answer(DATA)) as server:
         backend = make_backend(proxy=credentials(squid))

@@ -134,6 +134,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(nginx: Nginx, image: Path, rese
         assert got == image.read_bytes()
 
 
+@pytest.mark.promise("security-28")
 def test_a_file_that_changed_is_noticed_at_every_later_request(nginx: Nginx) -> None:
     path = random_file(nginx.root / "changing.img", 1000)
     with opened(nginx.url(path.name)) as source:

@@ -26,6 +26,7 @@ def redirecting(location: str, code: int) -> RawServer:
     return server
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize("code", REDIRECT_CODES)
 @pytest.mark.parametrize(
     ("location", "target"),

@@ -52,6 +52,7 @@ class Cutting(RawServer):
         connection.finish()
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     ("headers", "checksum"),
     [

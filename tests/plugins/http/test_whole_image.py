@@ -141,6 +141,7 @@ def test_the_request_names_this_library_and_its_version(nginx: Nginx) -> None:
     assert_that(request.user_agent, Equals(f"imagebroker/{imagebroker.__version__}"))
 
 
+@pytest.mark.promise("security-25")
 @pytest.mark.parametrize(
     "target",
     [

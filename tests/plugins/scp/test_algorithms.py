@@ -16,6 +16,7 @@ from tests.plugins.scp_peers import fetched, make_backend
 from tests.servers.sshd import Sshd
 
 
+@pytest.mark.promise("security-22")
 @pytest.mark.parametrize(
     "how",
     [

@@ -82,6 +82,7 @@ UNKNOWN = frozenset(REFUSED) - {
 }  # fmt: skip
 
 
+@pytest.mark.promise("security-21")
 @pytest.mark.parametrize("how", KNOWN)
 def test_a_host_is_known_by_lines_as_openssh_reads_them(
     sshd: Sshd, tmp_path: Path, image: Path, how: str
@@ -90,6 +91,7 @@ def test_a_host_is_known_by_lines_as_openssh_reads_them(
     assert_that(fetched(sshd.url(image), backend), Equals(image.read_bytes()))
 
 
+@pytest.mark.promise("security-21")
 @pytest.mark.parametrize("how", REFUSED)
 def test_a_host_that_is_not_known_is_refused_before_it_learns_anything(
     sshd: Sshd, tmp_path: Path, image: Path, how: str
@@ -109,6 +111,7 @@ def test_a_host_that_is_not_known_is_refused_before_it_learns_anything(
     assert_that((tmp_path / "known_hosts").read_text(), Equals(lines))
 
 
+@pytest.mark.promise("security-21")
 def test_without_a_known_hosts_file_every_host_is_unknown(sshd: Sshd, image: Path) -> None:
     with pytest.raises(PolicyViolation) as caught:
         fetched(sshd.url(image), make_backend(sshd, known_hosts="/nonexistent/known_hosts"))

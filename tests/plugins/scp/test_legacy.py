@@ -88,6 +88,7 @@ def test_the_broker_downloads_with_the_scp_protocol(
     assert_that((tmp_path / "copy").read_bytes() == image.read_bytes(), Is(True))
 
 
+@pytest.mark.promise("security-24")
 def test_no_command_is_run_unless_the_deployer_enabled_it(old_sshd: Sshd, tmp_path: Path) -> None:
     image = random_file(tmp_path / "image", 1)
     log = old_sshd.log.stat().st_size
@@ -130,6 +131,7 @@ def escaped(path: Path) -> str:
     return "".join(chr(b) if b == 0x2F else f"%{b:02X}" for b in os.fsencode(path))
 
 
+@pytest.mark.promise("security-24")
 @pytest.mark.parametrize("name", ["it's", "$(touch marker)", "`touch marker`;touch marker"])
 def test_a_path_that_a_shell_could_interpret_is_refused_and_nothing_is_run(
     old_sshd: Sshd, tmp_path: Path, name: str
@@ -144,6 +146,7 @@ def test_a_path_that_a_shell_could_interpret_is_refused_and_nothing_is_run(
     assert_that(os.listdir(tmp_path), Equals([name]))
 
 
+@pytest.mark.promise("security-24")
 @pytest.mark.parametrize("character", [*"'\"`$ *?~;|&><(){}[]\\!#%^=,@:\t\x1b\x7fé"])
 def test_no_character_that_means_something_to_some_shell_gets_to_a_command(
     character: str,
@@ -191,6 +194,7 @@ def test_what_is_run_is_scp_with_the_path_and_nothing_else(sshd: Sshd, tmp_path:
     assert_that(kind.commands, Equals([b"scp -f /images/x.raw"]))  # type: ignore[attr-defined]
 
 
+@pytest.mark.promise("security-23")
 @pytest.mark.parametrize(
     "name",
     [b"../x", b"/etc/passwd", b"", b".", b"..", b"x" * 1_000_000, b"\x1b[31m", b"\xff\0", b"a b"],
@@ -203,6 +207,7 @@ def test_the_name_and_the_mode_that_a_server_sends_are_ignored(
     assert_that(data, Equals(b"ab"))
 
 
+@pytest.mark.promise("security-23")
 @pytest.mark.parametrize(
     "record",
     [
@@ -226,6 +231,7 @@ def test_anything_but_one_record_of_a_file_is_a_transfer_error(
     assert_that(ssh_threads(), Equals([]))
 
 
+@pytest.mark.promise("security-23")
 @pytest.mark.parametrize(
     "turn",
     [

@@ -74,6 +74,7 @@ def test_a_key_without_its_passphrase_is_not_authorized(
     assert_that(str(caught.value) + caught.value.hint, Not(Contains("wrong horse")))
 
 
+@pytest.mark.promise("security-22")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_key_that_others_can_read_is_an_error_that_says_how_to_mend_it(
     sshd: Sshd, tmp_path: Path, mode: int
@@ -128,6 +129,7 @@ def agent_with(key: Path, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path
     return agent, address
 
 
+@pytest.mark.promise("security-19")
 def test_the_agent_and_personal_keys_are_never_offered_by_a_service(
     another_sshd: Callable[..., Sshd], tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_a_person_logs_in_with_the_key_in_their_home(
     assert_that(data, Equals(image.read_bytes()))
 
 
+@pytest.mark.promise("security-19")
 def test_ssh_config_is_not_read(
     sshd: Sshd, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +194,7 @@ def test_ssh_config_is_not_read(
     assert_that((tmp_path / "marker").exists(), Is(False))
 
 
+@pytest.mark.promise("security-10")
 def test_an_address_that_policy_refuses_gets_no_packet(sshd: Sshd, image: Path) -> None:
     with RawServer(lambda connection, index: None) as server:
         url = f"scp://u@127.0.0.1:{server.port}{image}"
@@ -210,6 +214,7 @@ def test_a_port_at_which_nobody_listens_is_a_transfer_error(sshd: Sshd, tmp_path
         fetched(f"scp://u@127.0.0.1:{port}/x", backend)
 
 
+@pytest.mark.promise("security-24")
 def test_a_server_without_sftp_is_an_error_and_gets_no_command(
     another_sshd: Callable[..., Sshd], image: Path
 ) -> None:

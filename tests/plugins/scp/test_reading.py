@@ -79,6 +79,7 @@ def test_a_yielded_chunk_is_not_changed_afterwards(sshd: Sshd, image: Path) -> N
     assert_that(b"".join(map(bytes, chunks)), Equals(image.read_bytes()))
 
 
+@pytest.mark.promise("security-24")
 @pytest.mark.parametrize(
     "name",
     [
@@ -98,6 +99,7 @@ def test_a_path_is_sent_byte_for_byte_and_means_itself(
     assert_that(os.listdir(os.fsencode(tmp_path)), Equals([name]))
 
 
+@pytest.mark.promise("security-24")
 @pytest.mark.parametrize("escape", ["%00", "%0d", "%0a", "%0D%0A"])
 def test_nul_and_line_ends_in_a_path_are_refused(
     make_broker: Callable[..., imagebroker.Broker], escape: str
@@ -152,6 +154,7 @@ def test_what_the_server_denies_is_not_authorized(
         fetched(server.url(image), make_backend(server))
 
 
+@pytest.mark.promise("security-28")
 @pytest.mark.parametrize("change", ["shorter", "longer", "touched"])
 def test_a_file_that_changes_while_it_is_read_is_image_changed(
     sshd: Sshd, tmp_path: Path, change: str

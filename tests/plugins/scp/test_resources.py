@@ -73,6 +73,7 @@ def test_closing_twice_and_reading_after_it(sshd: Sshd, image: Path) -> None:
     assert_that(ssh_threads(), Equals([]))
 
 
+@pytest.mark.promise("security-20")
 def test_nothing_secret_is_logged_and_nothing_is_said_uninvited(
     sshd: Sshd, image: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

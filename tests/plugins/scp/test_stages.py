@@ -60,6 +60,7 @@ def key_exchange_offer(**changed: str) -> bytes:
     return struct.pack(">IB", len(payload) + padding + 1, padding) + payload + bytes(padding)
 
 
+@pytest.mark.promise("security-22")
 @pytest.mark.parametrize(
     "offer",
     [
@@ -92,6 +93,7 @@ def test_a_server_that_offers_only_what_is_weak_or_compressed_is_refused(
     assert_that(b"".join(server.received), Not(Contains(b"user")))
 
 
+@pytest.mark.promise("security-21")
 @pytest.mark.parametrize(
     "option",
     [each.dest for each in ScpBackend.options if isinstance(each, cfg.BoolOpt)],
@@ -126,6 +128,7 @@ STAGES = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("time-limits")
 @pytest.mark.parametrize("stage", STAGES)
 def test_silence_at_a_stage_ends_within_the_limit(sshd: Sshd, tmp_path: Path, stage: str) -> None:
     began = time.monotonic()
@@ -172,6 +175,7 @@ def test_a_hang_up_before_any_packet_of_the_server_is_a_transfer_error(
     assert_that(ssh_threads(), Equals([]))
 
 
+@pytest.mark.promise("time-limits")
 def test_a_host_that_freezes_in_the_middle_of_the_data_ends_within_the_limit(
     tmp_path: Path,
 ) -> None:
@@ -204,6 +208,7 @@ def test_a_window_that_is_opened_by_nothing_ends_within_the_limit(
         fetch_from(ssh_peer.OpensTheWindowByNothing, sshd, tmp_path, stall=STALL)
 
 
+@pytest.mark.promise("security-22")
 def test_a_packet_larger_than_was_agreed_is_a_transfer_error(sshd: Sshd, tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="limits"):
         fetch_from(ssh_peer.SendsLargePackets, sshd, tmp_path)
@@ -219,6 +224,7 @@ def test_the_largest_window_that_can_be_written_is_none_too_large(
 # Keys that grow old
 
 
+@pytest.mark.promise("security-22")
 def test_a_server_that_goes_on_without_new_keys_is_hung_up_on(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def endless() -> Iterator[bytes]:
         yield DATA
 
 
+@pytest.mark.promise("upload-whole-or-nothing")
 @pytest.mark.parametrize(
     ("data", "size"),
     [

@@ -37,6 +37,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.promise("security-30")
 @pytest.mark.parametrize("verb", ["create", "update"])
 def test_what_a_killed_upload_left_is_removed_by_the_next_one(store: Store, verb: str) -> None:
     store.create(name="bystander")
@@ -132,6 +133,7 @@ def live_until_call(number: int, store: Store) -> None:
     os._exit(0)
 
 
+@pytest.mark.promise("upload-whole-or-nothing")
 def test_a_process_that_is_killed_at_any_step_leaves_a_whole_store(in_memory: Path) -> None:
     number, finished = 0, False
     while not finished:

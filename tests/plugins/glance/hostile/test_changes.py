@@ -13,6 +13,7 @@ from imagebroker.plugin import ImageChanged
 from tests.plugins.glance_stub import DATA, OneImage, Stub, answer, asking, opened, record
 
 
+@pytest.mark.promise("security-28")
 @pytest.mark.parametrize(
     "change",
     [

@@ -29,6 +29,7 @@ def through(stub: Stub, make_broker: MakeBroker, core: str = "") -> imagebroker.
 WITHOUT_DIGEST = {"os_hash_algo": None, "os_hash_value": None}
 
 
+@pytest.mark.promise("security-26")
 @pytest.mark.parametrize(
     ("changes", "asked"),
     [

@@ -86,6 +86,7 @@ def test_what_is_not_http_is_an_error(glance: tuple[Stub, OneImage], said: bytes
         next(source.read())
 
 
+@pytest.mark.promise("security-34")
 @pytest.mark.parametrize("after", [0, 10, 60, 100_000])
 def test_a_stall_at_any_place_ends(after: int) -> None:
     image = OneImage()

@@ -45,6 +45,7 @@ def test_the_bytes_of_a_good_server_arrive(glance: tuple[Stub, OneImage]) -> Non
         assert_that(request.headers["accept-encoding"], Equals("identity"))
 
 
+@pytest.mark.promise("no-bytes-of-others")
 def test_a_record_that_is_shown_is_no_leave_to_read_its_data(
     glance: tuple[Stub, OneImage],
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_body_without_a_length_is_held_to_the_record(
         fetched(asking(stub))
 
 
+@pytest.mark.promise("security-17")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "rot13"])
 def test_an_encoded_body_is_not_decoded(glance: tuple[Stub, OneImage], encoding: str) -> None:
     stub, image = glance

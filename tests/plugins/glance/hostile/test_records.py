@@ -102,6 +102,7 @@ def test_locations_are_given_once_each_and_only_when_asked_for(
             backend.get(caller(), REF, include_locations=True)
 
 
+@pytest.mark.promise("security-25")
 def test_ids_reach_the_path_only_as_uuids(glance: tuple[Stub, OneImage]) -> None:
     for text in ("../../v3/tokens", "x?y=1", "x%2f.."):
         with pytest.raises(ImageBrokerError):

@@ -94,6 +94,7 @@ def test_a_garbled_wish_is_ignored(glance: tuple[Stub, OneImage], value: str) ->
     assert_that(caught.value.retry_after, Is(None))
 
 
+@pytest.mark.promise("security-18", "security-34")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("where", ["show", "file"])
 def test_no_redirect_is_followed(glance: tuple[Stub, OneImage], where: str, status: int) -> None:
@@ -105,6 +106,7 @@ def test_no_redirect_is_followed(glance: tuple[Stub, OneImage], where: str, stat
         assert_that(trap.connections, HasLength(0))
 
 
+@pytest.mark.promise("security-33")
 def test_an_endless_error_body_is_left_unread(glance: tuple[Stub, OneImage]) -> None:
     stub, image = glance
 

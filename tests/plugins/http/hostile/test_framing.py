@@ -35,6 +35,7 @@ def test_two_lengths_must_agree() -> None:
             assert fetched(f"{server.url}/x") == BODY
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -59,6 +60,7 @@ def test_chunks_are_unknown_to_http_1_0() -> None:
 CHUNKED_HEAD = answer(b"", "Transfer-Encoding: chunked", length=False)
 
 
+@pytest.mark.promise("web-server-liberties")
 @pytest.mark.parametrize(
     "body",
     [
@@ -101,6 +103,7 @@ def test_what_the_grammar_of_chunks_allows_is_read(body: bytes) -> None:
         assert fetched(f"{server.url}/x") == b"abc"
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize(
     ("begin", "block"),
     [
@@ -123,6 +126,7 @@ def test_framing_without_end_is_an_error_and_takes_little_memory(
         fetched(f"{server.url}/x")
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize(
     "headers", [["X: y"] * 200, ["X: " + "y" * 100_000], ["Y" * 100_000 + ": x"]]
 )

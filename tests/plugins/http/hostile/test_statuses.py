@@ -87,6 +87,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert_that(error.retry_after, LessThan(91))
 
 
+@pytest.mark.promise("security-33")
 @pytest.mark.parametrize("status", ["404 No", "500 Oops", "302 Found", "401 No"])
 def test_an_error_body_without_end_is_not_read(status: str) -> None:
     head = answer(b"", "Location: file:///x", status=status, length=False)

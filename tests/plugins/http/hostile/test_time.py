@@ -41,6 +41,7 @@ STALLS = {
 }
 
 
+@pytest.mark.promise("time-limits")
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("stage", STALLS)
 def test_a_stall_ends_in_time(stage: str, tls: bool, tls_files: Path) -> None:

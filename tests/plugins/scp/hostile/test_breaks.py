@@ -52,6 +52,7 @@ def offsets(total: int, count: int) -> list[int]:
     return sorted({0, 1, *early, talk + 50 * KIB, total - 400})
 
 
+@pytest.mark.promise("time-limits")
 def test_a_stall_at_any_byte_ends_within_the_limit(
     sshd: Sshd, tmp_path: Path, proxied: Callable[[Fault], bytes]
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_server_that_ignores_our_key_exchange_is_a_transfer_error(
     assert_that(time.monotonic() - began, LessThan(STALL + 1 + 1))
 
 
+@pytest.mark.promise("security-22")
 def test_a_server_that_gives_up_gcm_in_a_key_exchange_is_a_transfer_error(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_server_that_gives_up_gcm_in_a_key_exchange_is_a_transfer_error(
         fetch_from(ssh_peer.GivesUpGcm, sshd, tmp_path)
 
 
+@pytest.mark.promise("security-22")
 def test_data_in_the_middle_of_a_key_exchange_are_a_transfer_error(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +80,7 @@ def test_data_in_the_middle_of_a_key_exchange_are_a_transfer_error(
         fetch_from(ssh_peer.SendsDuringRekeying, sshd, tmp_path)
 
 
+@pytest.mark.promise("security-22")
 def test_a_packet_that_was_changed_on_its_way_is_a_transfer_error(
     sshd: Sshd, tmp_path: Path
 ) -> None:

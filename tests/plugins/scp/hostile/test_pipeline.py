@@ -60,6 +60,7 @@ HOW = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.promise("security-23")
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow], database=None
 )
@@ -104,6 +105,7 @@ def test_bytes_are_right_and_in_place_or_there_is_an_error(
         assert_that(whole or (early and prefix), Is(True))
 
 
+@pytest.mark.promise("memory", "security-33")
 def test_a_transfer_needs_a_bounded_amount_of_memory() -> None:
     for how in ("honest", "short each", "short at random", "shuffled"):
         server = HostileSftp({"reads": how, "real_size": 24 * MIB, "limits": [1 << 18, 0]})

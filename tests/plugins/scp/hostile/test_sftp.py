@@ -187,6 +187,7 @@ def test_nonsense_outside_of_data_is_an_error_of_the_right_kind(
     assert_that(ssh_threads(), Equals([]))
 
 
+@pytest.mark.promise("security-23")
 def test_what_a_server_says_is_shown_on_one_short_line(misbehaving: Misbehaving) -> None:
     text = "\x1b[31mred\r\nInjected: line\0 \udcff" + "long " * 40_000
     with pytest.raises(TransferError) as caught:
@@ -197,6 +198,7 @@ def test_what_a_server_says_is_shown_on_one_short_line(misbehaving: Misbehaving)
     assert_that(shown, Contains("red"))
 
 
+@pytest.mark.promise("security-34")
 @pytest.mark.parametrize("kind", [1, 17, 3, 8, 5, 200])
 def test_a_stall_at_any_question_ends_within_the_limit(misbehaving: Misbehaving, kind: int) -> None:
     began = time.monotonic()

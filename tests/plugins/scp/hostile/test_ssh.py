@@ -23,6 +23,7 @@ def test_an_honest_peer_works(sshd: Sshd, tmp_path: Path) -> None:
     assert_that(data == content(MIB), Is(True))
 
 
+@pytest.mark.promise("security-22")
 def test_a_server_without_strict_key_exchange_is_refused_by_default(
     sshd: Sshd, tmp_path: Path
 ) -> None:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagebroker.testing import faults
     from imagebroker.testing.contract import BackendContract
-    from imagebroker.testing.fake import FakeBroker
-    from imagebroker.testing.memory import MemoryBackend
+    from imagebroker.testing.fakes.broker import FakeBroker
+    from imagebroker.testing.fakes.memory import MemoryBackend
 
 __all__ = ["BackendContract", "FakeBroker", "MemoryBackend", "faults"]
 
 _LAZY = {
     "BackendContract": "imagebroker.testing.contract",
-    "FakeBroker": "imagebroker.testing.fake",
-    "MemoryBackend": "imagebroker.testing.memory",
+    "FakeBroker": "imagebroker.testing.fakes.broker",
+    "MemoryBackend": "imagebroker.testing.fakes.memory",
 }
 
 

@@ -26,14 +26,16 @@ lied to without any hook.
 
 from __future__ import annotations
 
-from imagebroker.testing.broken_reads import BrokenReadClauses
-from imagebroker.testing.closing import ClosingClauses
-from imagebroker.testing.forking import ForkClauses
-from imagebroker.testing.further import FurtherClauses
-from imagebroker.testing.opening import OpeningClauses
-from imagebroker.testing.outside import ErrorClauses, FacadeClauses, ProcessClauses
-from imagebroker.testing.reading import ReadingClauses
-from imagebroker.testing.the_class import ClassClauses
+from imagebroker.testing.clauses.backend_class import ClassClauses
+from imagebroker.testing.clauses.broken_reads import BrokenReadClauses
+from imagebroker.testing.clauses.closing import ClosingClauses
+from imagebroker.testing.clauses.errors import ErrorClauses
+from imagebroker.testing.clauses.facade import FacadeClauses
+from imagebroker.testing.clauses.forking import ForkClauses
+from imagebroker.testing.clauses.imports_and_purge import ImportAndPurgeClauses
+from imagebroker.testing.clauses.opening import OpeningClauses
+from imagebroker.testing.clauses.process import ProcessClauses
+from imagebroker.testing.clauses.reading import ReadingClauses
 
 
 class BackendContract(
@@ -43,7 +45,7 @@ class BackendContract(
     BrokenReadClauses,
     ClosingClauses,
     ErrorClauses,
-    FurtherClauses,
+    ImportAndPurgeClauses,
     FacadeClauses,
     ProcessClauses,
     ForkClauses,

@@ -15,10 +15,10 @@ from imagebroker.broker import Broker
 from imagebroker.config.settings import Section
 from imagebroker.exceptions import RangeIgnored
 from imagebroker.model.reference import ImageRef, check_form, parse
-from imagebroker.testing.given import Classes, GivenBroker, configured
-from imagebroker.testing.lab import LOOPBACK, Lab, LabHost, LabSettings
-from imagebroker.testing.leftovers import Holdings, left_since
-from imagebroker.testing.running import Running, Taken
+from imagebroker.testing.fakes.fixed_registry import Classes, FixedBroker, make_config
+from imagebroker.testing.harness.background import BackgroundCall, ReadResult
+from imagebroker.testing.harness.resources import ResourceSnapshot, leaked_since
+from imagebroker.testing.harness.tap import LOOPBACK, Tap, TappedHost, TappedSettings
 
 if TYPE_CHECKING:
     from testtools import TestCase
@@ -125,19 +125,19 @@ class Hooks(TestCase):
 
     # -- what a contract test calls --------------------------------------------------------------
 
-    def make_host(self, cls: type[ImageBackend], /, **options: Any) -> LabHost:
+    def make_host(self, cls: type[ImageBackend], /, **options: Any) -> TappedHost:
         """What the core would give to an instance with these options; this host may be reached."""
         self._options = {"allowed_networks": list(LOOPBACK), **options}
         return self._host(cls)
 
-    def _host(self, cls: type[ImageBackend], instance: str | None = None) -> LabHost:
+    def _host(self, cls: type[ImageBackend], instance: str | None = None) -> TappedHost:
         section = Section(cls.name, instance or self._instance)
         settings = self._settings({cls.name: cls}, section.title)
         host = settings.host(section, cls.options, cls.require_checksum)
         self.hosts.append(host)
         return host
 
-    def _settings(self, classes: Classes, title: str) -> LabSettings:
+    def _settings(self, classes: Classes, title: str) -> TappedSettings:
         core = {
             "default_backend": next(iter(classes.values())).name,
             "connect_timeout": self.connect_timeout,
@@ -147,8 +147,8 @@ class Hooks(TestCase):
             "allow_unknown_size": True,
             "allow_empty": True,
         }
-        conf = configured(classes, core, {title: self._options})
-        return LabSettings(conf, self.lab, self.chunk_size)
+        conf = make_config(classes, core, {title: self._options})
+        return TappedSettings(conf, self.tap, self.chunk_size)
 
     # -- what the clauses are written with -------------------------------------------------------
 
@@ -163,10 +163,10 @@ class Hooks(TestCase):
         note = getattr(self, "addOnException", None)
         if note is not None:
             note(self.raised.append)
-        self.lab = Lab()
-        self.addCleanup(self.lab.close)
+        self.tap = Tap()
+        self.addCleanup(self.tap.close)
         #: Every host that was made.
-        self.hosts: list[LabHost] = []
+        self.hosts: list[TappedHost] = []
         self._made: ImageBackend | None = None
         self._brokers: dict[tuple[str, ...], Broker] = {}
 
@@ -190,7 +190,7 @@ class Hooks(TestCase):
 
     def _let_go(self, closable: ImageBackend | ImageSource) -> None:
         """Close it; whether that works is for the clauses about closing to find out."""
-        closing = Running(closable.close)
+        closing = BackgroundCall(closable.close)
         if not closing.ended(0.05 if self._slow_to_close else self.grace):
             type(self)._slow_to_close = True
 
@@ -202,7 +202,7 @@ class Hooks(TestCase):
 
     def soon(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
         """The answer of a call that must not take long. :raises: what it raises."""
-        running = Running(call)
+        running = BackgroundCall(call)
         if not running.ended(self.patience if seconds is None else seconds):
             self.fail(f"{what} has not come back after {seconds or self.patience:g} s")
         return running.answer()
@@ -230,9 +230,9 @@ class Hooks(TestCase):
         start: int = 0,
         stop: int | None = None,
         most: int | None = None,
-    ) -> Taken:
+    ) -> ReadResult:
         """What a read yields until it ends, raises, or has yielded `most` bytes."""
-        taken = Taken()
+        taken = ReadResult()
         return self.soon(f"read({start}, {stop})", lambda: taken.take(source, start, stop, most))
 
     def bytes_of(self, source: ImageSource, start: int = 0, stop: int | None = None) -> bytes:
@@ -273,7 +273,7 @@ class Hooks(TestCase):
         )
         if schemes not in self._brokers:
             classes = dict.fromkeys(schemes, cls)
-            broker = GivenBroker(self._settings(classes, cls.name), classes)
+            broker = FixedBroker(self._settings(classes, cls.name), classes)
             self.addCleanup(broker.close)
             self._brokers[schemes] = broker
         return self._brokers[schemes]
@@ -287,9 +287,9 @@ class Hooks(TestCase):
         at = next(i for i, pair in enumerate(zip(found, data, strict=True)) if pair[0] != pair[1])
         self.fail(f"{what}: other bytes from byte {at} of {len(data)} on")
 
-    def left_since(self, before: Holdings, allowed: int = 0) -> str:
+    def leaked_since(self, before: ResourceSnapshot, allowed: int = 0) -> str:
         """What is more than before, in words; nothing if it is at most so much."""
-        return ", ".join(left_since(before, allowed, self.settle))
+        return ", ".join(leaked_since(before, allowed, self.settle))
 
     def has_hook(self, name: str) -> bool:
         return not getattr(getattr(type(self), name), "left_out", False)

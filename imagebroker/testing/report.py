@@ -1,4 +1,4 @@
-"""Running a contract test, and what came of it clause by clause."""
+"""BackgroundCall a contract test, and what came of it clause by clause."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 import imagebroker
 from imagebroker.exceptions import ImageBrokerError, TransferError
-from imagebroker.testing import audit
+from imagebroker.testing.harness import audit
 from tests.canaries import secret
 from tests.cli.conftest import imagebroker as imagebroker_command  # noqa: F401 - a fixture
 from tests.distributions import install
@@ -555,7 +555,7 @@ def test_no_program_is_started_whatever_is_done(
     dest = dests(tmp_path)
     with (
         RawServer(lambda connection, _: _say(connection, GOOD)) as server,
-        audit.listening() as heard,
+        audit.record_events() as heard,
     ):
         for ref in f"{server.url}/x", sshd.url(image), f"file://{image}":
             for way in ways(broker, None, ref, dest):

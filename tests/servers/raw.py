@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from imagebroker.testing.sockets import reset, wake_and_close
+from imagebroker.testing.faults.sockets import reset, wake_and_close
 from tests.servers.process import HOST
 
 

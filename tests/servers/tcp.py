@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from imagebroker.testing.proxy import NO_FAULT, Fault, Passage, TcpProxy
+from imagebroker.testing.faults.tcp_proxy import NO_FAULT, Fault, Passage, TcpProxy
 
 __all__ = ["NO_FAULT", "Fault", "Passage", "TcpProxy"]

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from imagebroker.testing.sockets import wake_and_close
+from imagebroker.testing.faults.sockets import wake_and_close
 
 #: Bytes that pass at a time. Sockets get small buffers: what a client drops must not count as sent.
 _CHUNK = 16 * 1024

@@ -13,7 +13,7 @@ import testtools
 from imagebroker.model.reference import parse
 from imagebroker.plugin import Image, ImageBackend, NotAuthorized, TransferError
 from imagebroker.testing import BackendContract, MemoryBackend
-from imagebroker.testing.memory import Stored, with_data
+from imagebroker.testing.fakes.memory import Stored, with_data
 from tests.testing.peers import LineServer, StoringLineBackend, Web
 
 _numbers = itertools.count()

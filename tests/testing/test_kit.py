@@ -18,8 +18,8 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, HasLength
 
 from imagebroker.testing import BackendContract, MemoryBackend
-from imagebroker.testing.audit import NETWORK, guarded, listening
-from imagebroker.testing.leftovers import Holdings, left_since
+from imagebroker.testing.harness.audit import NETWORK, guarded, record_events
+from imagebroker.testing.harness.resources import ResourceSnapshot, leaked_since
 from imagebroker.testing.report import FAILED, PASSED, SKIPPED, run
 from tests.testing import hookups
 
@@ -88,7 +88,7 @@ def test_connections_and_their_way_are_heard_in_this_thread_and_in_new_ones() ->
         done.set()
 
     threading.Thread(target=other, daemon=True).start()
-    with listening() as heard:
+    with record_events() as heard:
         go.set()
         done.wait(5)  # of a thread that was there before: not heard
         thread = threading.Thread(target=connect)
@@ -104,7 +104,7 @@ def test_connections_and_their_way_are_heard_in_this_thread_and_in_new_ones() ->
 
 
 def test_calls_can_be_made_to_run_out_of_descriptors() -> None:
-    with listening(fail_from=1) as heard, open("/etc/hostname") as file:
+    with record_events(fail_from=1) as heard, open("/etc/hostname") as file:
         with pytest.raises(OSError, match="Too many open files"):
             socket.socket()
         with pytest.raises(OSError, match="Too many open files"):
@@ -114,20 +114,20 @@ def test_calls_can_be_made_to_run_out_of_descriptors() -> None:
 
 
 def test_what_is_left_is_named() -> None:
-    before = Holdings.now()
+    before = ResourceSnapshot.now()
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="left behind")
     thread.start()
     with socket.socket() as sock, subprocess.Popen([sys.executable, "-c", "input()"],
                                                    stdin=subprocess.PIPE) as child:  # fmt: skip
-        left: Any = "; ".join(left_since(before, 0, 0.1))
+        left: Any = "; ".join(leaked_since(before, 0, 0.1))
         child.communicate()
     stop.set()
     thread.join()
     for what in (f"descriptor {sock.fileno()}" if sock.fileno() > 0 else "socket:",
                  "left behind", f"child process {child.pid}"):  # fmt: skip
         assert_that(left, Contains(what))
-    assert_that(left_since(before, 0, 1.0), Equals([]))
+    assert_that(leaked_since(before, 0, 1.0), Equals([]))
 
 
 def test_without_testtools_the_message_says_what_to_install() -> None:

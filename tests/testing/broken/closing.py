@@ -14,7 +14,7 @@ from imagebroker.plugin import (
     ImageRef,
     TransferError,
 )
-from imagebroker.testing.memory import MemoryBackend, MemorySource, Stored
+from imagebroker.testing.fakes.memory import MemoryBackend, MemorySource, Stored
 from tests.testing import hookups
 from tests.testing.broken.register import LEAKED, broken
 from tests.testing.peers import (

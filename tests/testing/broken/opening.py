@@ -24,7 +24,7 @@ from imagebroker.plugin import (
     RefForm,
     TransferError,
 )
-from imagebroker.testing.memory import CHUNK, MemoryBackend, MemorySource, Stored
+from imagebroker.testing.fakes.memory import CHUNK, MemoryBackend, MemorySource, Stored
 from tests.testing import hookups
 from tests.testing.broken.register import BROKEN, LEAKED, broken
 from tests.testing.peers import (

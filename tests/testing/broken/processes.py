@@ -11,7 +11,7 @@ from imagebroker.plugin import (
     ImageRef,
     ImageSource,
 )
-from imagebroker.testing.memory import MemoryBackend
+from imagebroker.testing.fakes.memory import MemoryBackend
 from tests.testing.broken.register import LEAKED, broken
 
 

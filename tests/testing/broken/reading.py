@@ -13,7 +13,7 @@ from imagebroker.plugin import (
     ImageSource,
     TransferError,
 )
-from imagebroker.testing.memory import CHUNK, MemorySource
+from imagebroker.testing.fakes.memory import CHUNK, MemorySource
 from tests.testing import hookups
 from tests.testing.broken.register import broken
 from tests.testing.peers import (

@@ -9,7 +9,7 @@ from imagebroker.plugin import (
     ImageSource,
 )
 from imagebroker.testing import BackendContract
-from imagebroker.testing.memory import MemoryBackend, MemorySource
+from imagebroker.testing.fakes.memory import MemoryBackend, MemorySource
 from tests.testing import hookups
 from tests.testing.peers import (
     LineBackend,

@@ -16,7 +16,7 @@ from imagebroker.plugin import (
     ImageSource,
     TransferError,
 )
-from imagebroker.testing.memory import MemorySource
+from imagebroker.testing.fakes.memory import MemorySource
 from tests.testing import hookups
 from tests.testing.broken.register import LEAKED, broken
 from tests.testing.peers import (

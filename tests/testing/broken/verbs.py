@@ -14,7 +14,7 @@ from imagebroker.plugin import (
     ImageRef,
     TransferError,
 )
-from imagebroker.testing.memory import MemoryBackend
+from imagebroker.testing.fakes.memory import MemoryBackend
 from tests.testing import hookups
 from tests.testing.broken.register import broken
 from tests.testing.peers import (

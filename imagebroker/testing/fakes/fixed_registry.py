@@ -1,4 +1,4 @@
-"""A broker of backend classes that are given to it rather than found among what is installed."""
+"""A broker with a fixed set of backend classes, instead of those that are installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from imagebroker.registry import ENTRY_POINTS, Registry
 Classes = Mapping[str, type[ImageBackend]]
 
 
-class GivenBroker(Broker):
+class FixedBroker(Broker):
     """The real broker, with these backends and no others."""
 
     def __init__(self, settings: Settings, classes: Classes) -> None:
@@ -32,10 +32,10 @@ class GivenBroker(Broker):
         super().__init__(settings)
 
     def _found_backends(self, settings: Settings) -> Registry:
-        return _GivenRegistry(settings, self._classes)
+        return _FixedRegistry(settings, self._classes)
 
 
-class _GivenEntryPoint(importlib.metadata.EntryPoint):
+class _FixedEntryPoint(importlib.metadata.EntryPoint):
     """An entry point that leads to a class which need not be importable."""
 
     def __init__(self, scheme: str, cls: type[ImageBackend]) -> None:
@@ -46,13 +46,13 @@ class _GivenEntryPoint(importlib.metadata.EntryPoint):
         return vars(self)["_cls"]
 
 
-class _GivenRegistry(Registry):
+class _FixedRegistry(Registry):
     def __init__(self, settings: Settings, classes: Classes) -> None:
         super().__init__(settings)
-        self._found = {scheme: (_GivenEntryPoint(scheme, cls),) for scheme, cls in classes.items()}
+        self._found = {scheme: (_FixedEntryPoint(scheme, cls),) for scheme, cls in classes.items()}
 
 
-def configured(
+def make_config(
     classes: Classes,
     core: Mapping[str, Any],
     options: Mapping[str, Mapping[str, Any]],

@@ -1,4 +1,4 @@
-"""Calls of plugin code that must come back: each in a thread, as in the core, and waited for."""
+"""Calls of plugin code in a thread of their own, as in the core, with a limit on their time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from imagebroker.backends.backend import Buffer, ImageSource
 T = TypeVar("T")
 
 
-class Running(threading.Thread, Generic[T]):
-    """A call under way."""
+class BackgroundCall(threading.Thread, Generic[T]):
+    """A call in a thread of its own."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         super().__init__(name="imagebroker-kit", daemon=True)
@@ -44,7 +44,7 @@ class Running(threading.Thread, Generic[T]):
 
 
 @dataclass
-class Taken:
+class ReadResult:
     """What a `read` yielded, and how it ended."""
 
     data: bytearray = field(default_factory=bytearray)
@@ -55,7 +55,9 @@ class Taken:
     #: Set at the first byte.
     begun: threading.Event = field(default_factory=threading.Event)
 
-    def take(self, source: ImageSource, start: int, stop: int | None, most: int | None) -> Taken:
+    def take(
+        self, source: ImageSource, start: int, stop: int | None, most: int | None
+    ) -> ReadResult:
         """Read until the end, an error, or `most` bytes."""
         reading = source.read(start, stop)
         try:

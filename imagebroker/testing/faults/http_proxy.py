@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from imagebroker.testing.proxy import CHUNK, NO_FAULT, Passage, TcpProxy, Wires
+from imagebroker.testing.faults.tcp_proxy import CHUNK, NO_FAULT, Passage, TcpProxy, Wires
 
 #: Bytes of one head, and lines of it.
 _HEAD_LIMIT = 256 * 1024
@@ -148,8 +148,8 @@ class _Conversation:
         if lie.target not in (None, target):
             lie = HONEST
         if lie.redirect is not None or lie.status is not None:
-            self._answer_instead(lie)
             self._note(method, target, asked, Head(b"HTTP/1.1 %d x" % (lie.status or 302), []))
+            self._answer_instead(lie)
             return False
         number = self._wires.next_answer() if lie is not HONEST and method == b"GET" else -1
         changed = lie.changed_from is not None and number >= lie.changed_from
@@ -203,8 +203,8 @@ class _Conversation:
         lines = [f"HTTP/1.1 {lie.status or 302} Elsewhere", "Content-Length: 0"]
         if lie.redirect is not None:
             lines.append(f"Location: {lie.redirect}")
+        self._tell()  # first: who has the answer may ask at once whether the lie was told
         self._send(self._client, "\r\n".join([*lines, "Connection: close", "", ""]).encode())
-        self._tell()
 
     def _tell(self) -> None:
         self._wires.told += 1

@@ -12,8 +12,8 @@ from imagebroker.backends.backend import ImageBackend
 from imagebroker.config.settings import Settings
 from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef, RefForm, parse
-from imagebroker.testing.given import GivenBroker, configured
-from imagebroker.testing.memory import MemoryBackend, Shelf, Stored, key_of, with_data
+from imagebroker.testing.fakes.fixed_registry import FixedBroker, make_config
+from imagebroker.testing.fakes.memory import MemoryBackend, Shelf, Stored, key_of, with_data
 
 #: Which refs each name has, for the schemes of the same name and those beside it.
 FORMS: Mapping[str, tuple[RefForm, tuple[str, ...]]] = {
@@ -24,7 +24,7 @@ FORMS: Mapping[str, tuple[RefForm, tuple[str, ...]]] = {
 }
 
 
-class FakeBroker(GivenBroker):
+class FakeBroker(FixedBroker):
     """The real broker in all but its backends: every image is in memory, nothing is configured.
 
     ::
@@ -49,7 +49,7 @@ class FakeBroker(GivenBroker):
             cls = type(f"Fake{name.title()}", (MemoryBackend,), attributes)
             classes |= dict.fromkeys((name, *further), cls)
         values = {"default_backend": "glance", "retry_backoff": 0, "fsync": False, **core}
-        super().__init__(Settings(configured(classes, values, {})), classes)
+        super().__init__(Settings(make_config(classes, values, {})), classes)
 
     def add(self, data: bytes | None, ref: str | None = None, **fields: Any) -> Image:
         """An image with these bytes, at `ref` or with an id of its own in `glance`; its record.

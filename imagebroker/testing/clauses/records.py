@@ -12,9 +12,9 @@ from imagebroker.backends.backend import ImageBackend
 from imagebroker.exceptions import ImageBrokerError, ImageNotFound, UnsupportedOperation
 from imagebroker.model.image import ACTIVE, Image, ImageQuery
 from imagebroker.model.upload_data import ImageData
-from imagebroker.testing.breaking import Breaking
+from imagebroker.testing.clauses.fault_injection import FaultInjection
+from imagebroker.testing.faults.tcp_proxy import Fault
 from imagebroker.testing.hooks import random_bytes
-from imagebroker.testing.proxy import Fault
 
 _SIZE = 200_000
 
@@ -33,7 +33,7 @@ class _CountedData(ImageData):
         return super().__iter__()
 
 
-class RecordClauses(Breaking):
+class RecordClauses(FaultInjection):
     """C19 and C20."""
 
     def test_c19_get_says_what_open_says(self) -> None:
@@ -229,7 +229,7 @@ class UploadClauses(RecordClauses):
             self.fail(f"data that cannot be rewound was begun {upload.begun} times")
         if error is None:
             self.fail("an upload that was cut ended without an error")
-        self.lab.close()
+        self.tap.close()
         if self._lists() and self.is_there(fields["name"]):
             self.fail("an upload that was cut left a record")
 
@@ -249,7 +249,7 @@ class UploadClauses(RecordClauses):
         except Exception as error:
             self.check_ours(error, "an upload that was cut")
             return
-        self.lab.close()
+        self.tap.close()
         self._check_stored(image, data)
 
     def test_c23_fields_are_changed_and_removed(self) -> None:

@@ -18,10 +18,10 @@ from imagebroker.config.settings import backend_options
 from imagebroker.exceptions import ConfigError, UnsupportedOperation
 from imagebroker.model.reference import RefForm, check_form, parse
 from imagebroker.registry import ENTRY_POINTS
-from imagebroker.testing.audit import CHILDREN, FILES, NETWORK, Event, listening
+from imagebroker.testing.harness.audit import CHILDREN, FILES, NETWORK, Event, record_events
+from imagebroker.testing.harness.background import BackgroundCall
+from imagebroker.testing.harness.resources import ResourceSnapshot
 from imagebroker.testing.hooks import Hooks, random_bytes
-from imagebroker.testing.leftovers import Holdings
-from imagebroker.testing.running import Running
 
 #: The arguments of each verb that a class may override: as the core passes them.
 _CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -121,15 +121,15 @@ class ClassClauses(Hooks):
         """A broker would hang at start because one server is down."""
         host = self._host(self.cls)
         values = [str(value) for value in host.options.values()]
-        before, began = Holdings.now(), time.monotonic()
-        with listening() as heard:
+        before, began = ResourceSnapshot.now(), time.monotonic()
+        with record_events() as heard:
             backend = self.soon("__init__", lambda: self.cls(host))
         self.addCleanup(self._let_go, backend)
         done = heard.of(NETWORK | CHILDREN)
         done += [event for event in heard.of(FILES) if not _is_configured(event, values)]
         if done:
             self.fail(f"the constructor did {'; '.join(map(str, done))}")
-        if left := self.left_since(before):
+        if left := self.leaked_since(before):
             self.fail(f"the constructor started or opened {left}")
         if time.monotonic() - began > 5:
             self.fail(f"the constructor took {time.monotonic() - began:.1f} s")
@@ -148,7 +148,7 @@ class ClassClauses(Hooks):
 
         _ = self.backend  # made here, not in two threads at once
         under_way = [
-            (Running(partial(read, text)), data)
+            (BackgroundCall(partial(read, text)), data)
             for text, data in zip(refs * 2, images * 2, strict=True)
         ]
         for running, data in under_way:

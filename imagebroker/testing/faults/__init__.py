@@ -18,9 +18,9 @@
 
 from __future__ import annotations
 
-from imagebroker.testing.descriptors import few_descriptors
-from imagebroker.testing.http_lies import HONEST, Exchange, Head, HttpProxy, HttpWires, Lie
-from imagebroker.testing.proxy import NO_FAULT, Fault, Passage, TcpProxy, Wires
+from imagebroker.testing.faults.descriptors import few_descriptors
+from imagebroker.testing.faults.http_proxy import HONEST, Exchange, Head, HttpProxy, HttpWires, Lie
+from imagebroker.testing.faults.tcp_proxy import NO_FAULT, Fault, Passage, TcpProxy, Wires
 
 __all__ = [
     "HONEST",

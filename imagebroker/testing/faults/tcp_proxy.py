@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from imagebroker.testing.sockets import PATIENCE, drain, reset, wake_and_close
+from imagebroker.testing.faults.sockets import PATIENCE, drain, reset, wake_and_close
 
 HOST = "127.0.0.1"
 CHUNK = 64 * 1024

@@ -1,4 +1,4 @@
-"""The way between a backend and the outside, on which the kit listens and puts faults."""
+"""A tap on the connections of a backend: it records them, and injects faults."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from oslo_config import cfg
 from imagebroker.backends.backend import BackendHost, Limits, Options
 from imagebroker.config.settings import Section, Settings
 from imagebroker.policy.addresses import Policy
-from imagebroker.testing.audit import guarded
-from imagebroker.testing.proxy import NO_FAULT, Wires
-from imagebroker.testing.sockets import pair
+from imagebroker.testing.faults.sockets import pair
+from imagebroker.testing.faults.tcp_proxy import NO_FAULT, Wires
+from imagebroker.testing.harness.audit import guarded
 
 #: What the facade may connect to in the kit: servers of this host.
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
-class Lab:
-    """What happens at the facade of the backends of one test."""
+class Tap:
+    """The connections that the backends of one test make through the facade."""
 
     def __init__(self) -> None:
         #: Connections made from now on pass through these.
@@ -61,10 +61,10 @@ class Lab:
 
 
 @dataclass(frozen=True)
-class LabPolicy(Policy):
-    """The real policy; what it has connected is handed to the lab."""
+class TappedPolicy(Policy):
+    """The real policy; what it has connected is handed to the tap."""
 
-    lab: Lab | None = None
+    tap: Tap | None = None
 
     def connect(
         self,
@@ -77,10 +77,10 @@ class LabPolicy(Policy):
     ) -> socket.socket:
         with guarded():
             sock = super().connect(host, port, timeout=timeout, own=own, prefer=prefer)
-            return sock if self.lab is None else self.lab.connected(sock, host, port, timeout)
+            return sock if self.tap is None else self.tap.connected(sock, host, port, timeout)
 
 
-class LabHost(BackendHost):
+class TappedHost(BackendHost):
     """The real host, whose calls are known to come from the facade."""
 
     def open_beneath(self, root: str | os.PathLike[str], path: str | bytes) -> int:
@@ -88,12 +88,12 @@ class LabHost(BackendHost):
             return super().open_beneath(root, path)
 
 
-class LabSettings(Settings):
-    """The real settings, whose policies belong to a lab."""
+class TappedSettings(Settings):
+    """The real settings, whose policies belong to a tap."""
 
-    def __init__(self, conf: cfg.ConfigOpts, lab: Lab, chunk_size: int) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, tap: Tap, chunk_size: int) -> None:
         super().__init__(conf)
-        self._lab, self._chunk_size = lab, chunk_size
+        self._tap, self._chunk_size = tap, chunk_size
 
     @property
     def limits(self) -> Limits:
@@ -101,16 +101,16 @@ class LabSettings(Settings):
 
     def policy(self, section: Section, options: Options) -> Policy:
         found = super().policy(section, options)
-        if self._lab.closed:
-            return LabPolicy(allowed_ports=found.allowed_ports, lab=self._lab)
-        return LabPolicy(
-            found.allowed_networks, found.allowed_ports, found.configured, lab=self._lab
+        if self._tap.closed:
+            return TappedPolicy(allowed_ports=found.allowed_ports, tap=self._tap)
+        return TappedPolicy(
+            found.allowed_networks, found.allowed_ports, found.configured, tap=self._tap
         )
 
-    def host(self, section: Section, options: Iterable[cfg.Opt], strict: bool) -> LabHost:
+    def host(self, section: Section, options: Iterable[cfg.Opt], strict: bool) -> TappedHost:
         """What a backend of this section gets from the core."""
         values = self.backend(section, options, strict)
-        return LabHost(
+        return TappedHost(
             name=section.name,
             options=values,
             instance=section.instance,

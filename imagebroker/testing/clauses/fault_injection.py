@@ -1,4 +1,4 @@
-"""How the kit breaks what a backend reads: with the contract test's hooks, or on the wire."""
+"""Faults in what a backend reads: injected by the contract test's hooks, or on the wire."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from imagebroker.backends.backend import ImageBackend, ImageSource
 from imagebroker.exceptions import ImageBrokerError
+from imagebroker.testing.faults.http_proxy import HttpWires, Lie
+from imagebroker.testing.faults.tcp_proxy import Fault, Passage, Wires
+from imagebroker.testing.harness.background import ReadResult
 from imagebroker.testing.hooks import Hooks
-from imagebroker.testing.http_lies import HttpWires, Lie
-from imagebroker.testing.proxy import Fault, Passage, Wires
-from imagebroker.testing.running import Taken
 
 #: What a plugin may raise; the core makes TransferError of all but the first.
 ALLOWED = (ImageBrokerError, ConnectionError, TimeoutError, EOFError)
@@ -30,17 +30,17 @@ class Traffic:
     http: bool
 
 
-class Breaking(Hooks):
+class FaultInjection(Hooks):
     """What the clauses about faults are written with."""
 
     def traffic(self, ref: str, data: bytes) -> Traffic | None:
         """What a read of `ref` sends; None if it connects to nothing through the facade."""
-        wires = self.lab.wires = Wires()
+        wires = self.tap.wires = Wires()
         backend = self.new_backend()
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
         self._let_go(backend)
-        self.lab.close()
+        self.tap.close()
         if not wires.passages:
             return None
         main = max(wires.passages, key=lambda passage: passage.received)
@@ -70,8 +70,8 @@ class Breaking(Hooks):
 
     def on_the_wire(self, fault: Fault) -> ImageBackend:
         """A backend whose connections have this fault, until it strikes; counted on the wire."""
-        self.lab.close()
-        self.lab.wires = Wires(fault)
+        self.tap.close()
+        self.tap.wires = Wires(fault)
         return self.new_backend()
 
     def needs_a_wire(self, ref: str, data: bytes) -> Traffic:
@@ -89,26 +89,26 @@ class Breaking(Hooks):
         """
         if not self.needs_a_wire(ref, data).http:
             self.skipTest("the backend does not speak plain HTTP")
-        self.lab.close()
-        honest = self.lab.wires = HttpWires()
+        self.tap.close()
+        honest = self.tap.wires = HttpWires()
         backend = self.new_backend()
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
         self._let_go(backend)
-        self.lab.close()
+        self.tap.close()
         asked = [each for each in honest.exchanges if each.method == b"GET"]
         if not asked:
             self.skipTest("the backend asks for nothing with GET")
         #: How the server answers when it does not lie.
         self.honest = max(asked, key=lambda each: each.length or 0)
-        wires = self.lab.wires = HttpWires(Lie(target=self.honest.target, **lie))
+        wires = self.tap.wires = HttpWires(Lie(target=self.honest.target, **lie))
         return self.new_backend(), wires
 
     def read_broken(
         self, ref: str, backend: ImageBackend, start: int = 0
-    ) -> tuple[ImageSource | None, Taken]:
+    ) -> tuple[ImageSource | None, ReadResult]:
         """Open and read; the source (None if `open` failed already), and what came."""
-        taken = Taken()
+        taken = ReadResult()
         try:
             source = self.open(ref, backend)
         except self.failureException:

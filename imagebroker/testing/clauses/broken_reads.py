@@ -11,19 +11,19 @@ from typing import Any
 
 from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import ImageBrokerError, ImageChanged, RangeIgnored
-from imagebroker.testing.breaking import ALLOWED, Breaking
+from imagebroker.testing.clauses.fault_injection import ALLOWED, FaultInjection
+from imagebroker.testing.faults.tcp_proxy import Fault
+from imagebroker.testing.harness.background import BackgroundCall, ReadResult
 from imagebroker.testing.hooks import MIB, random_bytes
-from imagebroker.testing.proxy import Fault
-from imagebroker.testing.running import Running, Taken
 
 _SIZE = 600_000
 _HALF = _SIZE // 2
 
 
-class BrokenReadClauses(Breaking):
+class BrokenReadClauses(FaultInjection):
     """C13 to C16, and C36."""
 
-    def check_taken(self, taken: Taken, data: bytes, when: str, start: int = 0) -> None:
+    def check_taken(self, taken: ReadResult, data: bytes, when: str, start: int = 0) -> None:
         """A read that broke: a beginning of the right bytes, and an error."""
         part = bytes(taken.data)
         self.assert_same(part, data[start : start + len(part)], f"{when}: what came before")
@@ -46,8 +46,8 @@ class BrokenReadClauses(Breaking):
         data = random_bytes(_SIZE)
         ref = self.publish(data)
         source = self.open(ref, self.break_read(ref, data, Fault(stall_after=_HALF)))
-        taken = Taken()
-        running = Running(lambda: taken.take(source, 0, None, None))
+        taken = ReadResult()
+        running = BackgroundCall(lambda: taken.take(source, 0, None, None))
         came = taken.begun.wait(self.stall_timeout + 1)
         self._let_go(source)
         running.ended(2.0)
@@ -59,10 +59,10 @@ class BrokenReadClauses(Breaking):
         data = random_bytes(_SIZE)
         ref = self.publish(data)
         backend = self.break_read(ref, data, Fault(cut_after=_HALF))
-        before = self.lab.connections
+        before = self.tap.connections
         source, taken = self.read_broken(ref, backend)
         if source is not None and taken.error is None and len(taken.data) == _SIZE:
-            more = self.lab.connections - before
+            more = self.tap.connections - before
             self.fail(f"a read that was cut in the middle brought all bytes over {more} "
                       "connections (or the hook cut_after has no effect)")  # fmt: skip
 
@@ -103,7 +103,7 @@ class BrokenReadClauses(Breaking):
         reading: Any = iter(source.read())
         first = self.soon("the first chunk", lambda: bytes(next(reading)))
         self.replace(ref, new)
-        rest = Taken()
+        rest = ReadResult()
         self.soon("the rest", lambda: _exhaust(reading, rest))
         self.check_taken_one_of(first + bytes(rest.data), rest.error, old, new)
         if source.image.version is None or not source.seekable:
@@ -213,7 +213,7 @@ class BrokenReadClauses(Breaking):
                           f"{source.image.size}")  # fmt: skip
 
 
-def _exhaust(reading: Any, taken: Taken) -> None:
+def _exhaust(reading: Any, taken: ReadResult) -> None:
     try:
         for chunk in reading:
             taken.add(chunk)

@@ -1,4 +1,4 @@
-"""What a call leaves behind: descriptors, threads, child processes, changes to the process."""
+"""Resources that a call leaks, and changes that it makes to the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Holdings:
+class ResourceSnapshot:
     """What this process has at one moment."""
 
     #: Descriptor to what it leads to, as /proc names it.
@@ -25,10 +25,10 @@ class Holdings:
     children: frozenset[int]
 
     @classmethod
-    def now(cls) -> Holdings:
+    def now(cls) -> ResourceSnapshot:
         return cls(_descriptors(), frozenset(threading.enumerate()), _children())
 
-    def more_than(self, before: Holdings) -> list[str]:
+    def more_than(self, before: ResourceSnapshot) -> list[str]:
         """What is here and was not there before, in words."""
         found = [
             f"descriptor {fd} ({what})"
@@ -39,17 +39,19 @@ class Holdings:
         return found + [f"child process {pid}" for pid in self.children - before.children]
 
 
-def left_since(before: Holdings, allowed: int, settle: float) -> list[str]:
+def leaked_since(before: ResourceSnapshot, allowed: int, settle: float) -> list[str]:
     """What is more than before, after waiting `settle` seconds for what is ending.
 
     So many things may be there as they are in a pool: then nothing counts as left.
     """
     ends = time.monotonic() + settle
-    while len(more := Holdings.now().more_than(before)) > allowed and time.monotonic() < ends:
+    more = ResourceSnapshot.now().more_than(before)
+    while len(more) > allowed and time.monotonic() < ends:
         time.sleep(0.01)
+        more = ResourceSnapshot.now().more_than(before)
     if len(more) > allowed:
         gc.collect()  # what only a cycle holds is not held
-        more = Holdings.now().more_than(before)
+        more = ResourceSnapshot.now().more_than(before)
     return more if len(more) > allowed else []
 
 

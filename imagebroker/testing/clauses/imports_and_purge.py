@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from imagebroker.exceptions import Conflict
 from imagebroker.model.image import Image
+from imagebroker.testing.clauses.records import UploadClauses
 from imagebroker.testing.hooks import random_bytes
-from imagebroker.testing.records import UploadClauses
 
 #: A port at which nobody listens.
 _NOWHERE = "http://127.0.0.1:9/image"
 _WEEK = 7 * 86400.0
 
 
-class FurtherClauses(UploadClauses):
+class ImportAndPurgeClauses(UploadClauses):
     """C32 and C33."""
 
     def test_c32_an_import_into_an_image_that_has_its_data_is_a_conflict(self) -> None:

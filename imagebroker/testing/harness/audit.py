@@ -1,4 +1,4 @@
-"""What code does to the outside, heard through Python's audit events.
+"""What code does to the outside, recorded from Python's audit events.
 
 One hook for the process, installed at the first use: Python has no way to take it away again.
 What happens inside C libraries makes no events.
@@ -53,7 +53,7 @@ class Event:
 
 
 @dataclass
-class Listening:
+class Recording:
     """What was heard since it began, in the thread that began it and in those started since."""
 
     events: list[Event] = field(default_factory=list)
@@ -84,18 +84,18 @@ class Listening:
         return [event for event in self.of(names) if not event.guarded]
 
 
-_active: list[Listening] = []
+_active: list[Recording] = []
 _guard = threading.local()
 _installed = threading.Lock()
 _hook_is_there = False
 
 
 @contextmanager
-def listening(fail_from: int | None = None) -> Iterator[Listening]:
+def record_events(fail_from: int | None = None) -> Iterator[Recording]:
     """Hear what this thread does inside the block, and what threads do that begin there."""
     _install()
     others = frozenset(threading.enumerate()) - {threading.current_thread()}
-    heard = Listening(fail_from=fail_from, _others=others)
+    heard = Recording(fail_from=fail_from, _others=others)
     _active.append(heard)
     try:
         yield heard

@@ -13,8 +13,8 @@ from typing import Any
 
 from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import VerificationError
+from imagebroker.testing.harness.background import BackgroundCall, ReadResult
 from imagebroker.testing.hooks import KIB, MIB, Hooks, random_bytes
-from imagebroker.testing.running import Running, Taken
 
 GIB = 1024 * MIB
 
@@ -93,7 +93,9 @@ class ReadingClauses(Hooks):
         bounds = [size * each // lanes for each in range(lanes + 1)]
         stretches = list(itertools.pairwise(bounds))
         self._in_turns(source, data, stretches)
-        under_way = [Running(partial(Taken().take, source, *each, None)) for each in stretches]
+        under_way = [
+            BackgroundCall(partial(ReadResult().take, source, *each, None)) for each in stretches
+        ]
         for running, (start, stop) in zip(under_way, stretches, strict=True):
             if not running.ended(self.patience):
                 self.fail(f"one of {lanes} reads at once does not end")
@@ -131,7 +133,7 @@ class ReadingClauses(Hooks):
         end, wrapped = self.SPARSE_END, size - 4 * GIB
         if not source.seekable:
             taken = _Counted()
-            running = Running(lambda: taken.take(source))
+            running = BackgroundCall(lambda: taken.take(source))
             self.assertTrue(running.ended(10 * self.patience), "4 GiB take too long")
             running.answer()
             self.assertEqual((size, end), (taken.size, taken.tail[-len(end) :]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from imagebroker.backends.backend import ImageBackend
-from imagebroker.testing.breaking import Breaking
+from imagebroker.testing.clauses.fault_injection import FaultInjection
+from imagebroker.testing.faults.tcp_proxy import Fault
+from imagebroker.testing.harness.background import BackgroundCall, ReadResult
+from imagebroker.testing.harness.resources import ResourceSnapshot
 from imagebroker.testing.hooks import random_bytes
-from imagebroker.testing.leftovers import Holdings
-from imagebroker.testing.proxy import Fault
-from imagebroker.testing.running import Running, Taken
 
 #: Times that something is done to see whether it leaves something behind each time.
 _TIMES = 5
@@ -17,7 +17,7 @@ _TIMES = 5
 _POOL = 4
 
 
-class ClosingClauses(Breaking):
+class ClosingClauses(FaultInjection):
     """C17 and C25."""
 
     def test_c17_close_can_be_called_again(self) -> None:
@@ -35,7 +35,7 @@ class ClosingClauses(Breaking):
         ref = self.publish(random_bytes(100_000))
         source = self.open(ref)
         self.take(source, most=1)
-        closings = [Running(source.close) for _ in range(3)]
+        closings = [BackgroundCall(source.close) for _ in range(3)]
         for closing in closings:
             if not closing.ended(self.grace):
                 self.fail(f"source.close has not come back after {self.grace:g} s")
@@ -47,8 +47,8 @@ class ClosingClauses(Breaking):
         ref = self.publish(data)
         self.stall_timeout = 30.0  # or it would be the limit that ends the read
         source = self.open(ref, self.break_read(ref, data, Fault(stall_after=300_000)))
-        taken = Taken()
-        reading = Running(lambda: taken.take(source, 0, None, None))
+        taken = ReadResult()
+        reading = BackgroundCall(lambda: taken.take(source, 0, None, None))
         taken.begun.wait(2.0)
         if reading.ended(0.3):
             self.fail(f"a read from a server that is silent ended with {taken.how}")
@@ -83,14 +83,14 @@ class ClosingClauses(Breaking):
             self.bytes_of(source)
         self._let_go(self.backend)
         self._made = None
-        before = Holdings.now()
+        before = ResourceSnapshot.now()
         backend = self.break_read(ref, data, Fault(cut_after=300_000))
         broken, taken = self.read_broken(ref, backend)
         if broken is not None:
             self._let_go(broken)
         self.soon("backend.close", backend.close, self.grace)
-        self.lab.close()
-        if left := self.left_since(before):
+        self.tap.close()
+        if left := self.leaked_since(before):
             self.fail(f"after a cut connection there is still {left}")
         del broken, taken
 
@@ -105,9 +105,9 @@ class ClosingClauses(Breaking):
         """Whether doing something again and again holds more and more."""
         act()  # imports, pools, caches
         act()
-        before = Holdings.now()
+        before = ResourceSnapshot.now()
         held = [act() for _ in range(_TIMES)]
-        left = self.left_since(before, allowed=_POOL)
+        left = self.leaked_since(before, allowed=_POOL)
         if left:
             self.fail(f"{what}, {len(held)} times, leaves {left}")
 
@@ -115,10 +115,10 @@ class ClosingClauses(Breaking):
         """A service that reloads its configuration would collect connections and threads."""
         ref = self.publish(random_bytes(100_000))
         self._use(self.new_backend(), ref)  # imports and caches
-        before = Holdings.now()
+        before = ResourceSnapshot.now()
         backend = self.new_backend()
         self._use(backend, ref)
-        if left := self.left_since(before):
+        if left := self.leaked_since(before):
             self.fail(f"after backend.close there is still {left}")
 
     def _use(self, backend: ImageBackend, ref: str) -> None:

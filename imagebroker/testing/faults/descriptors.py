@@ -1,4 +1,4 @@
-"""Running out of file descriptors on purpose."""
+"""BackgroundCall out of file descriptors on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application: global options, the config file that is in force, and what runs a command."""
+"""The application: global options, the choice of the config file, and the run of a command."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ class Application(App):
         version: str | None,
         argparse_kwargs: dict[str, object] | None = None,
     ) -> argparse.ArgumentParser:
-        # Without abbreviations, which would catch options that are meant for the command.
+        # No abbreviations: they would swallow options of the command.
         parser = super().build_option_parser(
             description, version, {"prog": NAME, "allow_abbrev": False, **(argparse_kwargs or {})}
         )
         parser.add_argument(
             "--config-file",
             metavar="FILE",
-            help="configuration to use. By default the first that exists of "
+            help="config file to use (default: the first that exists of "
             "$XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; "
-            "without any, everything installed may be used.",
+            "without a config file, every installed backend is enabled)",
         )
         return parser
 
@@ -92,7 +92,7 @@ class Application(App):
         self._handlers.append(handler)
 
     def stop_logging(self) -> None:
-        """Leave logging as it was, for a process that goes on."""
+        """Restore logging to what it was, for a process that continues."""
         root = logging.getLogger()
         for handler in self._handlers:
             root.removeHandler(handler)
@@ -100,10 +100,10 @@ class Application(App):
         root.setLevel(logging.WARNING)
 
     def initialize_app(self, argv: list[str]) -> None:
-        """:raises SystemExit: no command is given."""
+        """:raises SystemExit: no command was given."""
         if not argv and not self.options.deferred_help:
-            self.console.write(f"{NAME}: no command is given")
-            self.console.write(f"  hint: `{NAME} --help` lists the commands")
+            self.console.write(f"{NAME}: no command given")
+            self.console.write(f"  hint: list the commands with: {NAME} --help")
             raise SystemExit(USAGE)
 
     def print_help_if_requested(self) -> None:
@@ -116,14 +116,14 @@ class Application(App):
         raise SystemExit(0)
 
     def print_overview(self) -> None:
-        """The global options, and all commands. cliff's own looks through all distributions."""
+        """The global options, and all commands. cliff's own version scans all distributions."""
         self.parser.print_help(self.stdout)
         self.stdout.write("\nCommands:\n")
         for name, point in self.command_manager:
             command = point.load()(self, None)
             summary = command.get_description().split("\n")[0].rstrip(".")
             self.stdout.write(f"  {name:<13}  {summary}\n")
-        self.stdout.write(f"\n`{NAME} COMMAND --help` says more about each.\n")
+        self.stdout.write(f"\nFor the options of a command, run: {NAME} COMMAND --help\n")
 
     def run_subcommand(self, argv: list[str]) -> int:
         try:
@@ -132,14 +132,14 @@ class Application(App):
             return self.refuse(argv[0])
         try:
             command: Command = factory(self, self.options)
-            # Intermixed, or `download REF --flag DEST` would be refused.
+            # Intermixed, so that `download REF --flag DEST` works.
             parser = command.get_parser(f"{NAME} {name}")
             parsed, unknown = parser.parse_known_intermixed_args(rest)
             if unknown:
                 raise _unknown_arguments(name, parser, unknown)
             self.console.json = getattr(parsed, "formatter", None) == "json"
             return command.run(parsed)
-        except OSError as error:  # of our own output: those of others the core has translated
+        except OSError as error:  # writing our own output failed: the core has wrapped all others
             return self.console.error(unprintable(error))
         except (Exception, KeyboardInterrupt) as error:
             return self.console.error(error)
@@ -149,16 +149,16 @@ class Application(App):
             self.stop_logging()
 
     def refuse(self, word: str) -> int:
-        """Say that `word` is no command, and which may be meant."""
+        """Report an unknown command, and suggest the most similar one."""
         near = _nearest(word, list(self.command_manager.commands))
-        self.console.write(f"{NAME}: there is no command {word!r}")
+        self.console.write(f"{NAME}: unknown command {word!r}")
         self.console.write(f"  hint: did you mean {' or '.join(near)}?" if near else
-                           f"  hint: `{NAME} --help` lists the commands")  # fmt: skip
+                           f"  hint: list the commands with: {NAME} --help")  # fmt: skip
         return USAGE
 
     @property
     def config_file(self) -> Path | None:
-        """The config file in force; None where a person works without any."""
+        """The config file to use; None for the personal defaults, without a config file."""
         if self.options.config_file is not None:
             return Path(self.options.config_file)
         own = own_folder("XDG_CONFIG_HOME", ".config")
@@ -167,9 +167,9 @@ class Application(App):
 
     @property
     def broker(self) -> Broker:
-        """The broker of that config file, made at the first use and closed at the end.
+        """The broker for that config file, created at first use and closed at the end.
 
-        :raises ConfigError: it cannot be used.
+        :raises ConfigError: the config file cannot be used.
         """
         if self._broker is None:
             from imagebroker.broker import Broker
@@ -182,13 +182,13 @@ class Application(App):
                 from imagebroker.config.settings import Settings, own_state_home
 
                 self._broker = Broker(Settings.from_file(path, state_home=own_state_home()))
-            # Nobody asks a process for its metrics that ends at once; importing takes longer.
+            # A short process is never scraped for metrics, and the imports would slow its start.
             self._broker.telemetry = Telemetry(metrics=False, tracing=False)
         return self._broker
 
 
 class Help(HelpCommand):
-    """Say more about a command."""
+    """Show the help of a command."""
 
     app: Application
 
@@ -203,7 +203,7 @@ class Help(HelpCommand):
 
 
 def _nearest(word: str, known: list[str]) -> list[str]:
-    """What may have been meant: the most similar, and a second one only if it is as similar."""
+    """The most similar known word, and a second one if it is about as similar."""
     found = difflib.get_close_matches(word, known, n=2)
     likeness = [difflib.SequenceMatcher(None, word, each).ratio() for each in found]
     return [each for each, ratio in zip(found, likeness, strict=True) if ratio > likeness[0] - 0.1]
@@ -217,14 +217,15 @@ def _unknown_arguments(
     near = _nearest(word, known)
     what = "option" if word.startswith("-") else "argument"
     return InvalidImageRef(
-        f"{name} takes no {what} {word!r}",
+        f"{name}: unknown {what} {word!r}" if what == "option" else
+        f"{name}: unexpected {what} {word!r}",
         hint=f"did you mean {' or '.join(near)}?" if near else
-        f"`{NAME} {name} --help` explains its arguments and options",
+        f"list the arguments and options with: {NAME} {name} --help",
     )  # fmt: skip
 
 
 class _Redacting(logging.Formatter):
-    """A line for the message, whatever is in it, and those of a traceback."""
+    """Redacts messages and tracebacks; a message stays on one line whatever it contains."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return redact(super().formatMessage(record))

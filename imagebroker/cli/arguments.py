@@ -1,4 +1,4 @@
-"""Values of options, and the options that several commands share."""
+"""The types of option values, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def size(text: str) -> int:
 
 
 def length(text: str) -> int:
-    """Bytes that there will be; 0 is a number of them, too."""
+    """The size of what is uploaded, in bytes; 0 is allowed."""
     return 0 if text.strip() == "0" else size(text)
 
 
 def rate(text: str) -> int:
-    """Bytes a second; 0 for any."""
+    """Bytes a second; 0 for no limit."""
     return 0 if text == "0" else size(text)
 
 
@@ -44,13 +44,13 @@ def age(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number from 0."""
-    return _number(text, int, lambda number: number >= 0, "a whole number from 0")
+    """A whole number, 0 or more."""
+    return _number(text, int, lambda number: number >= 0, "a whole number of 0 or more")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
-    return _number(text, int, lambda number: number >= 1, "a whole number from 1")
+    """A whole number, 1 or more."""
+    return _number(text, int, lambda number: number >= 1, "a whole number of 1 or more")
 
 
 def mode(text: str) -> int:
@@ -66,7 +66,7 @@ def _number(text: str, convert: Callable[[str], _N], fits: Callable[[_N], bool],
         if fits(number):
             return number
     except ValueError:
-        pass  # as good as one that does not fit
+        pass  # not a number at all: the same message
     raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
 
@@ -108,7 +108,7 @@ _TRANSFER = (
 
 
 def add_no_check_format(parser: Any, help_text: str) -> None:
-    """`check_format` is False, or not there."""
+    """`--no-check-format`: sets `check_format` to False; None without it."""
     parser.add_argument(
         "--no-check-format", action="store_false", default=None, dest="check_format",
         help=help_text,
@@ -120,80 +120,88 @@ def checks_format(parsed: argparse.Namespace) -> bool:
 
 
 def names(text: str) -> list[str]:
-    """A list as it stands in the config file."""
+    """A list, written as in the config file: `a,b`."""
     found = [name.strip() for name in text.split(",")]
     if not all(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names: write them as a,b")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names like a,b")
     return found
 
 
 def add_transfer_options(parser: argparse.ArgumentParser) -> None:
-    """What download and copy may be told about the transfer."""
+    """The options of a transfer, for download and copy."""
     parser.add_argument(
         "--checksum", metavar="ALGORITHM:HEX|URL",
-        help="digest that the bytes must have, such as sha256:0123..., or the URL of a SHA256SUMS "
-        "file that has it; beside the record's own",
+        help="digest that the image must have, such as sha256:0123..., or the URL of a SHA256SUMS "
+        "file that lists it; checked in addition to the checksum in the image's record",
     )  # fmt: skip
     add_switch(
         parser, "--require-checksum",
-        "refuse an image without a strong checksum, or take it; by default as configured, and for "
-        "glance refuse it",
+        "refuse an image for which no strong checksum is known (default: as configured; on for "
+        "glance, off for other backends)",
     )  # fmt: skip
     parser.add_argument(
         "--allowed-formats", type=names, metavar="FORMAT[,...]",
-        help="disk formats that the content may have, such as qcow2,raw",
+        help="disk formats to accept, such as qcow2,raw",
     )  # fmt: skip
-    add_no_check_format(parser, "take the content whatever it is: text, or an image that is "
-                        "not safe or not of the declared format")  # fmt: skip
+    add_no_check_format(parser, "accept any content: text, an unsafe disk image, or another "
+                        "format than the declared one")  # fmt: skip
     parser.add_argument(
         "--trusted-certs", type=names, metavar="ID[,...]",
-        help="certificates in the key manager: the image must have a signature that leads to one",
+        help="require a signature whose certificate was issued by one of these certificates (ids "
+        "in the key manager)",
     )  # fmt: skip
     parser.add_argument(
         "--decompress", nargs="?", const=AUTO, choices=(AUTO, *KINDS), metavar="KIND",
-        help=f"store what is in the image: {', '.join(KINDS)}, or auto, also meant without KIND: "
-        "what its first bytes show; checksums are those of the compressed data",
+        help=f"decompress the image: {', '.join(KINDS)}, or auto (the default without KIND) to "
+        "detect the kind from its first bytes; checksums are those of the compressed data",
     )  # fmt: skip
-    group = parser.add_argument_group("limits", "in place of those of the configuration")
+    group = parser.add_argument_group("limits", "these override the config file")
     group.add_argument(
-        "--max-size", type=size, metavar="SIZE", help="largest image, in bytes or like 10G"
-    )
+        "--max-size", type=size, metavar="SIZE",
+        help="refuse an image that is larger, in bytes or like 10G",
+    )  # fmt: skip
     group.add_argument(
         "--max-compression-ratio", type=positive, metavar="N",
-        help="times as many bytes as were received that an image may unpack to, beyond a first GiB",
+        help="refuse an image that decompresses to more than N times its size (the first GiB is "
+        "free)",
     )  # fmt: skip
     group.add_argument(
-        "--deadline", type=seconds, metavar="SECONDS", help="give up after so long, however it goes"
-    )
+        "--deadline", type=seconds, metavar="SECONDS",
+        help="give up after this time, even if bytes still arrive",
+    )  # fmt: skip
     group.add_argument(
-        "--retries", type=count, metavar="N", help="further attempts without progress"
-    )
+        "--retries", type=count, metavar="N",
+        help="give up after N retries in a row that brought no new bytes",
+    )  # fmt: skip
     group.add_argument(
         "--stall-timeout", type=seconds, metavar="SECONDS",
-        help="seconds without a byte after which a peer counts as gone",
+        help="drop a connection on which no byte arrives for this time",
     )  # fmt: skip
     group.add_argument(
         "--min-rate", type=rate, metavar="SIZE",
-        help="bytes that must arrive each second, on average over the stall timeout; 0: any",
+        help="drop a connection slower than SIZE bytes a second, on average over the stall "
+        "timeout; 0 for no minimum",
     )  # fmt: skip
     group.add_argument(
-        "--rate-limit", type=size, metavar="SIZE", help="take at most so many bytes each second"
-    )
+        "--rate-limit", type=size, metavar="SIZE",
+        help="limit the transfer to SIZE bytes a second, such as 10M",
+    )  # fmt: skip
     add_switch(group, "--allow-unknown-size",
-               "accept an image whose size nobody knows and that no checksum covers")  # fmt: skip
-    add_switch(group, "--allow-empty", "accept an image of 0 bytes though no record says so")
+               "accept an image with neither a known size nor a checksum")  # fmt: skip
+    add_switch(group, "--allow-empty",
+               "accept an empty image even if no record says that it is empty")  # fmt: skip
 
 
 def transfer_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Those of the options above that were given, as the broker takes them."""
+    """The options above that were given, as keyword arguments of the broker."""
     return {name: value for name in _TRANSFER if (value := getattr(parsed, name)) is not None}
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("auto", "json", "plain", "none"), default="auto",
-        help="how to report progress on standard error: auto is a bar on a terminal, and elsewhere "
-        "a line every ten seconds; plain is a line every two, json one object each line",
+        help="how to report progress on standard error: auto (a bar on a terminal, else a line "
+        "every ten seconds), plain (a line every two seconds), json (one object a line), none",
     )  # fmt: skip
 
 
@@ -205,35 +213,37 @@ _FIELDS = (
 
 
 def add_field_options(parser: argparse.ArgumentParser) -> None:
-    """The fields of a record that create, update and copy may set."""
+    """The fields of a record that create, update and copy can set."""
     group = parser.add_argument_group("fields of the record")
     group.add_argument("--name")
     group.add_argument("--disk-format", metavar="FORMAT", help="raw, qcow2, iso, vmdk, ...")
     group.add_argument("--container-format", metavar="FORMAT", help="bare, ovf, ...")
     group.add_argument(
         "--property", type=pair, action="append", default=[], metavar="NAME=VALUE",
-        dest="properties", help="a property of your own; may be repeated",
+        dest="properties", help="set a custom property; repeatable",
     )  # fmt: skip
-    group.add_argument("--tag", action="append", dest="tags", metavar="TAG", help="may be repeated")
+    group.add_argument(
+        "--tag", action="append", dest="tags", metavar="TAG", help="set a tag; repeatable"
+    )
     seen_by = group.add_mutually_exclusive_group()
     for visibility, who in (
-        ("public", "everybody sees it"),
-        ("private", "its project alone sees it"),
-        ("shared", "its project and its members see it"),
-        ("community", "everybody may use it, nobody has it in the list"),
+        ("public", "visible to everyone"),
+        ("private", "visible to its project only"),
+        ("shared", "visible to its project and its members"),
+        ("community", "usable by everyone, but not in their lists"),
     ):
         seen_by.add_argument(
             f"--{visibility}", dest="visibility", action="store_const", const=visibility, help=who
         )
-    add_switch(group, "--protected", "refuse to delete it")
-    add_switch(group, "--hidden", "leave it out of lists")
+    add_switch(group, "--protected", "protect it from being deleted")
+    add_switch(group, "--hidden", "hide it from lists")
     group.add_argument("--owner", metavar="PROJECT")
     group.add_argument(
         "--member", action="append", dest="members", metavar="PROJECT",
-        help="a project that a shared image is shared with; may be repeated",
+        help="share a shared image with this project; repeatable",
     )  # fmt: skip
-    group.add_argument("--min-disk", type=count, metavar="GIB", help="smallest disk that it needs")
-    group.add_argument("--min-ram", type=count, metavar="MIB", help="smallest memory that it needs")
+    group.add_argument("--min-disk", type=count, metavar="GIB", help="smallest disk to boot it on")
+    group.add_argument("--min-ram", type=count, metavar="MIB", help="least memory to boot it with")
 
 
 def field_values(parsed: argparse.Namespace) -> dict[str, Any]:

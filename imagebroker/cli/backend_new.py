@@ -1,4 +1,4 @@
-"""`imagebroker backend new`: the beginning of a plugin of one's own."""
+"""`imagebroker backend new`: generates a new plugin."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from imagebroker.testing.skeleton import skeleton
 
 
 class BackendNew(BrokerCommand):
-    """Write a new backend: a distribution that installs, is served, and passes the kit.
+    """Generate a new backend: a distribution that installs, works, and passes the kit.
 
-    It serves the files of a directory at first. `imagebroker backend test` shows what still holds
-    while it is made into what it is to be.
+    It serves files from a directory. Replace that with your own storage, and check your changes
+    with `imagebroker backend test`.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="NAME", help="the scheme that its refs begin with")
+        parser.add_argument("name", metavar="NAME", help="scheme of its refs")
         parser.add_argument(
             "--dir", metavar="DIR", type=Path, default=Path(),
-            help="where its folder imagebroker-NAME goes; by default the current one",
+            help="directory to create imagebroker-NAME in (default: the current directory)",
         )  # fmt: skip
         return parser
 
@@ -33,7 +33,7 @@ class BackendNew(BrokerCommand):
         folder = parsed_args.dir / f"imagebroker-{name}"
         if folder.exists():
             raise DestinationError(
-                f"{str(folder)!r} is there already", hint="choose another --dir, or remove it"
+                f"{str(folder)!r} already exists", hint="remove it, or choose another --dir"
             )
         try:
             for path, content in files.items():
@@ -42,7 +42,7 @@ class BackendNew(BrokerCommand):
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write {str(folder)!r}") from error
         for point in find_entry_points().get(name, ()):
-            self.console.note(f"the scheme {name} is provided by {point.value} already: "
-                              "only one of them can be installed")  # fmt: skip
+            self.console.note(f"{point.value} already provides the scheme {name}: only one of the "
+                              "two can be installed")  # fmt: skip
         print(folder, file=self.app.stdout)
-        self.console.note(f"now: pip install -e {folder}, then imagebroker backend test {name}")
+        self.console.note(f"next: pip install -e {folder} && imagebroker backend test {name}")

@@ -19,7 +19,7 @@ from imagebroker.redaction import printable
 from imagebroker.registry import find_entry_points
 from imagebroker.testing.report import FAILED, PASSED, SKIPPED, Report, run
 
-#: Entry points that lead from a scheme to its contract test.
+#: Entry points that name the contract test of a scheme.
 ENTRY_POINTS = "imagebroker.contracts"
 _WIDTH = 96
 
@@ -27,8 +27,9 @@ _WIDTH = 96
 class BackendTest(ListCommand):
     """Run the conformance kit on an installed backend.
 
-    The backend's distribution brings the contract test that says how the kit gets at it (entry
-    point group imagebroker.contracts). Ends with 0 if no clause of the contract is broken, else 1.
+    The backend's distribution must provide a contract test, which tells the kit how to set up the
+    backend (entry point group imagebroker.contracts). Exit status: 0 if no clause of the contract
+    is broken, else 1.
     """
 
     column_names = ("result", "clause", "what", "detail", "harm", "seconds")
@@ -43,10 +44,10 @@ class BackendTest(ListCommand):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("scheme", metavar="SCHEME", help="what the backend's refs begin with")
+        parser.add_argument("scheme", metavar="SCHEME", help="scheme of the backend's refs")
         parser.add_argument(
             "--only", metavar="PATTERN", default="",
-            help="run only the tests whose name matches, such as c13 or broker",
+            help="run only tests whose name matches, such as c13 or broker",
         )  # fmt: skip
         return parser
 
@@ -54,11 +55,11 @@ class BackendTest(ListCommand):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         contract, origin = contract_of(parsed_args.scheme)
-        self.console.note(f"the kit on {parsed_args.scheme}: {origin}")
+        self.console.note(f"testing {parsed_args.scheme}: {origin}")
         report = run(contract, parsed_args.only)
         self.status = 0 if report.good else 1
         if not report.results:
-            self.console.note(f"no test is called like {parsed_args.only!r}")
+            self.console.note(f"no test matches --only {parsed_args.only!r}")
         rows = [
             [Cell(round(value, 3) if isinstance(value, float) else value) for value in _row(each)]
             for each in _sorted(report)
@@ -71,27 +72,27 @@ def _row(result: Any) -> list[Any]:
 
 
 def _sorted(report: Report) -> list[Any]:
-    """What failed last: that is what is left on the screen."""
+    """Failures last, so that they stay on the screen."""
     return [*report.of(PASSED), *report.of(SKIPPED), *report.of(FAILED)]
 
 
 def contract_of(scheme: str) -> tuple[type[unittest.TestCase], str]:
-    """The contract test of a scheme, and who brings it.
+    """The contract test of a scheme, and the distribution that provides it.
 
-    :raises SchemeNotEnabled: no installed distribution has the scheme.
-    :raises BackendLoadError: it has no contract test, or it cannot be used.
+    :raises SchemeNotEnabled: no installed distribution provides the scheme.
+    :raises BackendLoadError: it has no contract test, or the test cannot be used.
     """
     points = entry_points(ENTRY_POINTS, scheme)
     if not points:
         if scheme not in find_entry_points():
             raise SchemeNotEnabled(
                 f"no installed distribution provides the scheme {scheme!r}",
-                hint=f"installed are {', '.join(sorted(find_entry_points()))}",
+                hint=f"use one of these: {', '.join(sorted(find_entry_points()))}",
             )
         raise BackendLoadError(
-            f"the distribution of {scheme!r} brings no contract test",
-            hint=f"it needs an entry point {scheme} = module:Class in {ENTRY_POINTS}; "
-            "`imagebroker backend new` writes one",
+            f"the distribution of {scheme!r} provides no contract test",
+            hint=f"add an entry point {scheme} = module:Class to the group {ENTRY_POINTS}, as in "
+            "what `imagebroker backend new` generates",
         )
     point = next(iter(points))
     names = distribution_name(point), distribution_version(point)
@@ -102,18 +103,19 @@ def contract_of(scheme: str) -> tuple[type[unittest.TestCase], str]:
         raise BackendLoadError(
             f"the contract test {point.value} of {origin} cannot be imported: "
             f"{type(error).__name__}: {error}",
-            hint="pip install testtools, or what else it names",
+            hint="install the module that is missing; the kit itself needs: "
+            "pip install 'imagebroker[testing]'",
         ) from error
     if not isinstance(contract, type) or not issubclass(contract, unittest.TestCase):
         raise BackendLoadError(
-            f"the contract test {point.value} of {origin} is no test case",
-            hint="write class Contract(BackendContract, testtools.TestCase)",
+            f"the contract test {point.value} of {origin} is not a test case",
+            hint="declare it as: class Contract(BackendContract, testtools.TestCase)",
         )
     return contract, origin
 
 
 class ReportFormatter(ListFormatter):
-    """What a person reads: what failed and what that does to a user, what was skipped and why."""
+    """For a person: what failed and how that harms a user, what was skipped and why."""
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
         pass
@@ -149,7 +151,7 @@ def _write_passed(rows: list[dict[str, Any]], stdout: TextIO) -> None:
 
 
 def _write_skipped(rows: list[dict[str, Any]], stdout: TextIO) -> None:
-    """By reason: the same one explains many."""
+    """Grouped by reason: one often explains many."""
     rows = sorted(rows, key=lambda row: row["detail"])
     for reason, group in groupby(rows, key=lambda row: row["detail"]):
         members = list(group)

@@ -21,11 +21,11 @@ from imagebroker.exceptions import ImageBrokerError, InvalidImageRef
 
 
 class BrokerCommand(Command):
-    """A command of ours. Its constructor takes no `cmd_name`: cliff would then scan for hooks."""
+    """One command. Its constructor takes no `cmd_name`: cliff would then scan for hooks."""
 
-    #: What the process ends with if nothing raises.
+    #: The exit status if nothing is raised.
     status = 0
-    #: What `-c` may name.
+    #: The columns that `-c` can name.
     column_names: Sequence[str] = ()
 
     def __init__(self, app: Application, app_args: argparse.Namespace | None) -> None:
@@ -40,7 +40,7 @@ class BrokerCommand(Command):
         return cast(Application, self.app).console
 
     def get_epilog(self) -> str:
-        # cliff's own looks through all installed distributions to say whose command this is.
+        # cliff's own scans all installed distributions for the one that provides this command.
         return self._epilog or ""
 
     def run(self, parsed_args: argparse.Namespace) -> int:
@@ -48,7 +48,8 @@ class BrokerCommand(Command):
         unknown = [column for column in wanted if column not in self.column_names]
         if unknown:  # before anything is done
             raise InvalidImageRef(
-                f"there is no column {unknown[0]!r}", hint=f"one of {', '.join(self.column_names)}"
+                f"unknown column {unknown[0]!r}",
+                hint=f"choose one of {', '.join(self.column_names)}",
             )
         parsed_args.columns = wanted
         return super().run(parsed_args) or self.status
@@ -68,7 +69,7 @@ class ShowCommand(BrokerCommand, ShowOne):
         "table": TableFormatter, "json": JSONFormatter, "value": ValueFormatter,
         "yaml": YAMLFormatter,
     }  # fmt: skip
-    # Not cliff's `shell`: a name that somebody else gave an image could then run commands.
+    # Not cliff's `shell`, whose output is meant for `eval`: an image's name could run commands.
 
     def _load_formatter_plugins(self) -> ExtensionManager[Any]:
         return formatters(self.formats)
@@ -88,7 +89,7 @@ class ListCommand(BrokerCommand, Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """What came before an error is shown, and then the error."""
+        """Show the rows that came before an error, then raise the error."""
         rows = _Rows(data)
         status = super().produce_output(parsed_args, column_names, rows)
         if rows.error is not None:
@@ -97,7 +98,7 @@ class ListCommand(BrokerCommand, Lister):
 
 
 class _Rows:
-    """Rows up to an error; the error of a list that has none is raised at once."""
+    """The rows up to an error; an error before the first row is raised at once."""
 
     def __init__(self, rows: Iterable[Any]) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""The commands by name. A module is imported when its command is asked for."""
+"""All commands by name. The module of a command is imported when the command is run."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from cliff.commandmanager import CommandManager
 #: In the order in which help shows them.
 COMMANDS = {
     "download": "imagebroker.cli.download:Download",
-    "show": "imagebroker.cli.images:Show",
-    "list": "imagebroker.cli.images:List",
-    "create": "imagebroker.cli.changes:Create",
-    "update": "imagebroker.cli.changes:Update",
-    "delete": "imagebroker.cli.changes:Delete",
-    "copy": "imagebroker.cli.changes:Copy",
-    "import": "imagebroker.cli.imports:Import",
+    "show": "imagebroker.cli.show:Show",
+    "list": "imagebroker.cli.list:List",
+    "create": "imagebroker.cli.create:Create",
+    "update": "imagebroker.cli.update:Update",
+    "delete": "imagebroker.cli.delete:Delete",
+    "copy": "imagebroker.cli.copy:Copy",
+    "import": "imagebroker.cli.import_image:Import",
     "purge": "imagebroker.cli.purge:Purge",
-    "cache list": "imagebroker.cli.cache:CacheList",
-    "cache verify": "imagebroker.cli.cache:CacheVerify",
-    "cache prune": "imagebroker.cli.cache:CachePrune",
-    "cache load": "imagebroker.cli.cache:CacheLoad",
-    "resolve": "imagebroker.cli.about:Resolve",
-    "backends": "imagebroker.cli.about:Backends",
-    "check": "imagebroker.cli.about:Check",
+    "cache list": "imagebroker.cli.cache_list:CacheList",
+    "cache verify": "imagebroker.cli.cache_verify:CacheVerify",
+    "cache prune": "imagebroker.cli.cache_prune:CachePrune",
+    "cache load": "imagebroker.cli.cache_load:CacheLoad",
+    "resolve": "imagebroker.cli.resolve:Resolve",
+    "backends": "imagebroker.cli.backends:Backends",
+    "check": "imagebroker.cli.check.command:Check",
     "config show": "imagebroker.cli.config_show:ConfigShow",
-    "config sample": "imagebroker.cli.about:ConfigSample",
+    "config sample": "imagebroker.cli.config_sample:ConfigSample",
     "backend new": "imagebroker.cli.backend_new:BackendNew",
     "backend test": "imagebroker.cli.backend_test:BackendTest",
 }
 
 
 class Commands(CommandManager):
-    """What cliff looks commands up in. Nothing is scanned for: scanning costs start-up."""
+    """Where cliff looks up commands. No scan of entry points: it would slow down every start."""
 
     def __init__(self) -> None:
         super().__init__(namespace=None)

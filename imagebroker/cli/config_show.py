@@ -1,4 +1,4 @@
-"""`imagebroker config show`: the options that count here, and where each value comes from."""
+"""`imagebroker config show`: the options in effect, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, cast
 
 from oslo_config import cfg
 
-from imagebroker.cli import check
 from imagebroker.cli.app import Application
 from imagebroker.cli.command import ListCommand
+from imagebroker.cli.loaded_config import load
 from imagebroker.cli.output import Cell
 from imagebroker.config.settings import CORE_OPTIONS, GROUP, Section, Settings, backend_options
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry
 
-#: What stands for a secret that is set.
+#: Shown in place of a secret.
 HIDDEN = "***"
 
 
@@ -38,10 +38,10 @@ class Shown:
 
 
 class ConfigShow(ListCommand):
-    """Show the options of the core and of the enabled backends, and where each value comes from.
+    """Show all options in effect, and the line of the config file that sets each.
 
-    From a line of the config file, or the default: no environment variable counts. Secrets are
-    hidden. Works with values that cannot be used too.
+    Options of the core and of the enabled backends. Environment variables are not read. Secrets are
+    hidden. Also works with invalid values.
     """
 
     column_names = ("section", "option", "value", "source")
@@ -50,17 +50,17 @@ class ConfigShow(ListCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "section", metavar="SECTION", nargs="?",
-            help="only this section, such as backend:http or backend:glance:east",
+            help="show only this section, such as backend:http or backend:glance:east",
         )  # fmt: skip
         parser.add_argument(
-            "--written", action="store_true", help="only what the config file says, no defaults"
+            "--written", action="store_true", help="show only what the config file sets"
         )
         return parser
 
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], list[Sequence[Any]]]:
-        loaded = check.load(cast(Application, self.app).config_file)
+        loaded = load(cast(Application, self.app).config_file)
         if not loaded.readable and loaded.error is not None:
             raise loaded.error
         registry = Registry(loaded.settings)
@@ -84,19 +84,19 @@ def _check_section(wanted: str, there: Sequence[str]) -> None:
     """:raises InvalidImageRef: no enabled backend has such a section."""
     if wanted not in there:
         names = ", ".join(dict.fromkeys(there))
-        raise InvalidImageRef(f"there is no section [{wanted}] here", hint=f"one of {names}")
+        raise InvalidImageRef(f"unknown section [{wanted}]", hint=f"choose one of {names}")
 
 
 def _core(settings: Settings, registry: Registry) -> Iterator[Shown]:
     for option in CORE_OPTIONS:
         value = settings.core[option.dest]
         if option.dest == "enabled_schemes":
-            value = list(registry.enabled)  # all that are installed, where there is no config file
+            value = list(registry.enabled)  # without a config file: every installed one
         yield _shown(settings, GROUP, option, value)
 
 
 def _backends(settings: Settings, registry: Registry) -> Iterator[Shown]:
-    """Those of each instance that is written, and of each enabled backend without a section."""
+    """The options of each configured instance, and of each enabled backend without a section."""
     classes = {}
     for scheme in registry.enabled:
         try:
@@ -114,7 +114,7 @@ def _backends(settings: Settings, registry: Registry) -> Iterator[Shown]:
                 options = settings.backend(section, [option], cls.require_checksum)
                 value = options[option.dest]
             except ConfigError as error:
-                value = f"(cannot be used: {error})"
+                value = f"(invalid: {error})"
             yield _shown(settings, section.group, option, value)
 
 

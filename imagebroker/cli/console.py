@@ -1,4 +1,4 @@
-"""What the command says on standard error: errors, notes and log records, one line each."""
+"""What the command writes to standard error: errors, notes and log records, one line each."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from imagebroker.exceptions import DestinationError, ImageBrokerError
 from imagebroker.redaction import redact
 
 NAME = "imagebroker"
-_BUG = "this is a bug of imagebroker: report it, with what --debug prints"
+_BUG = "this is a bug in imagebroker: please report it, with what --debug prints"
 
 
 @dataclass
 class Console:
-    """Standard error. That it is closed or full never ends a command."""
+    """Standard error. A command goes on even if it is closed or full."""
 
     #: Errors as one JSON object each (`-f json`).
     json: bool = False
     quiet: bool = False
-    #: Tracebacks too.
+    #: Whether to print tracebacks.
     debug: bool = False
-    #: What this process was called with.
+    #: The arguments of this process.
     argv: Sequence[str] = ()
-    #: Whether this process was started without a standard output.
+    #: Whether standard output was closed when this process started.
     no_output: bool = False
 
     @property
     def command(self) -> str:
-        """This very command, as it may be typed again."""
+        """This command line, to be copied; not if it contains a secret."""
         line = shlex.join([NAME, *self.argv])
         return line if redact(line, len(line) + 1) == line else "the same command again"
 
     def write(self, text: str) -> None:
-        """Text, less what it could do to a terminal.
+        """Write text, with control characters escaped.
 
-        The stream is looked up at each call: a progress bar stands in for it at times.
+        `sys.stderr` is looked up at each call, since a progress bar replaces it for a while.
         """
         if sys.stderr is None:
-            return  # print() would take standard output instead
+            return  # print() would use standard output instead
         try:
             print(safe(text), file=sys.stderr, flush=True)
         except (OSError, ValueError):
             pass  # closed, or its terminal went away
 
     def note(self, text: str) -> None:
-        """Something good to know; not with `-q`."""
+        """Write something good to know; not with `-q`."""
         if not self.quiet:
             self.write(f"{NAME}: {text}")
 
     def error(self, error: BaseException) -> int:
-        """Say what happened and what to do; what the process is to end with."""
+        """Write what happened and what to do about it; returns the exit status."""
         status = exit_status(error)
         if isinstance(error, DestinationError) and error.errno == errno.EPIPE:
-            return status  # whoever read our output has seen enough
+            return status  # the reader of our output has closed the pipe, as `head` does
         if self.debug and not isinstance(error, KeyboardInterrupt):
             self._trace(error)
         what, hint = _explain(error)
@@ -79,12 +79,12 @@ class Console:
 
     def _trace(self, error: BaseException) -> None:
         for line in "".join(traceback.format_exception(error)).splitlines():
-            # Messages of libraries further down are not redacted yet.
+            # Messages of libraries are not redacted yet.
             self.write(redact(line))
 
 
 def unprintable(error: OSError) -> DestinationError:
-    """What a failed write to standard output is."""
+    """The error for a failed write to standard output."""
     return DestinationError.wrap(error, "cannot write to standard output")
 
 
@@ -129,7 +129,7 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
-        except Exception:  # a broken format string must not hide the record
+        except Exception:  # a broken format string must not suppress the record
             text = f"{record.msg!r} {record.args!r}"
         level = record.levelname.lower()
         self._console.write(redact(f"{NAME}: {level}: {text}"))

@@ -1,4 +1,4 @@
-"""`imagebroker download`: the image into a file, or to standard output."""
+"""`imagebroker download`: an image into a file, or to standard output."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from imagebroker.transfer.download import Download as Done
 
 _STDOUT = "-"
-#: What servers may mean by it when a signature has run out, beside a request that they refuse.
+#: How servers may answer a URL whose signature has expired.
 _REFUSED = (NotAuthorized, ImageNotFound)
 
 
-#: What it may show; of the digests those that were computed.
+#: The columns that `-c` can name; digests are shown if they were computed.
 _COLUMNS = (
     "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "checked_against",
     *STRONG, *WEAK, "disk_format", "virtual_size", "signature", "compression", "compressed_size",
@@ -71,11 +71,10 @@ class LineFormatter(SingleFormatter):
 
 
 class Download(ShowCommand):
-    """Store an image in a file, verified, or write it to standard output.
+    """Download an image to a file, or to standard output, and verify it.
 
-    A file at DEST is at every instant either what it was or the complete image, checked against
-    every checksum that is known. What was done is said in one line on standard error; with -f, as a
-    record on standard output.
+    DEST is replaced only when the image is complete and every known checksum matches; until then it
+    stays as it is. A summary is printed to standard error; with -f, a record to standard output.
     """
 
     formats = {"line": LineFormatter, **ShowCommand.formats}
@@ -87,24 +86,24 @@ class Download(ShowCommand):
         parser.add_argument("ref", metavar="REF", help="the image")
         parser.add_argument(
             "dest", metavar="DEST", nargs="?",
-            help="file to store it in, or - for standard output; by default the last part of REF "
-            "in the current folder, where nothing is overwritten",
+            help="file to store it in, or - for standard output (default: the last part of REF, in "
+            "the current directory, without overwriting a file)",
         )  # fmt: skip
         parser.add_argument(
             "--overwrite", action=argparse.BooleanOptionalAction, default=True,
-            help="replace a file that is there",
+            help="replace an existing DEST",
         )  # fmt: skip
         parser.add_argument(
             "--file-mode", type=arguments.mode, metavar="OCTAL",
-            help="permissions of the file; by default those of the file that it replaces, or "
-            "what the umask leaves",
+            help="permissions of DEST, such as 0640 (default: those of the file it replaces, else "
+            "0666 less the umask)",
         )  # fmt: skip
         parser.add_argument(
             "--keep-partial", action=argparse.BooleanOptionalAction, default=True,
-            help="leave a hidden file after a broken transfer, from which the next one goes on",
+            help="keep an unfinished download in a hidden file, which the same command resumes",
         )  # fmt: skip
         arguments.add_switch(
-            parser, "--preallocate", "set the whole size aside on the disk before the first byte"
+            parser, "--preallocate", "reserve disk space for the whole image before the transfer"
         )
         arguments.add_transfer_options(parser)
         arguments.add_progress(parser)
@@ -113,8 +112,8 @@ class Download(ShowCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         if parsed_args.dest != _STDOUT or not _is_one_place(1, 2):
             return super().run(parsed_args)
-        # `> FILE 2>&1`: what is said would be part of the image. An error is said nevertheless:
-        # then there is none.
+        # `> FILE 2>&1`: messages would end up in the image. Errors are printed all the same: then
+        # the image is incomplete anyway.
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             return super().run(parsed_args)
 
@@ -137,26 +136,26 @@ class Download(ShowCommand):
                 self._say_how_to_go_on(error, parsed_args.ref)
                 raise
         if parsed_args.dest == _STDOUT:
-            flush_output()  # before anything is said to be done
+            flush_output()  # before success is reported
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
 
     def _say_how_to_go_on(self, error: BaseException, ref: str) -> None:
-        """Where a part file was left that the next call takes up, its hint says how."""
+        """Add to the hint how to resume, if a part file was kept that the next call can resume."""
         kept = getattr(error, "bytes_kept", None)
         if not kept:
             return
         before, size = getattr(error, "hint", ""), size_text(kept)
         final = isinstance(error, BackendError) and not error.retryable
         if "?" in ref and (final or isinstance(error, _REFUSED)):
-            hint = f"get the URL with a fresh signature, and run the same command; {size} are kept"
+            hint = f"{size} are kept; resume by running this command with a newly signed URL"
         else:
-            hint = f"{size} are kept, go on with: {self.console.command}"
+            hint = f"{size} are kept; resume with: {self.console.command}"
             hint = "; ".join(filter(None, [before, hint]))
         setattr(error, "hint", hint)  # noqa: B010 - it may be Ctrl-C
 
     def _destination(self, parsed: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        """What the broker is to write into, and how."""
+        """The destination for the broker, and the options that go with it."""
         if parsed.dest == _STDOUT:
             return self._standard_output(), {}
         options = {
@@ -170,8 +169,8 @@ class Download(ShowCommand):
         name = self.broker.resolve(parsed.ref).ref.file_name
         if not name:
             raise InvalidImageRef(
-                f"{redact(parsed.ref, 200)!r} does not end in the name of a file",
-                hint="say where to store the image: imagebroker download REF DEST",
+                f"{redact(parsed.ref, 200)!r} does not end in a file name",
+                hint="name the destination: imagebroker download REF DEST",
             )
         if parsed.decompress is not None:
             name = unpacked_name(name, parsed.decompress)
@@ -183,11 +182,11 @@ class Download(ShowCommand):
             raise DestinationError("standard output is closed", errno=errno.EBADF)
         if sys.stdout.isatty():
             raise DestinationError(
-                "standard output is a terminal, and an image is no text",
-                hint="name a file, or send standard output into a file or another program",
+                "standard output is a terminal: the image would be printed to it",
+                hint="redirect it: imagebroker download REF - > FILE",
             )
         binary = sys.stdout.buffer
-        # Unbuffered: what is counted as written has left this process.
+        # Unbuffered: every byte that counts as written has left this process.
         return cast(BinaryIO, getattr(binary, "raw", binary))
 
     def produce_output(
@@ -201,7 +200,7 @@ class Download(ShowCommand):
         if parsed_args.formatter == "line":
             if not self.console.quiet:
                 self.console.write(text.getvalue().rstrip("\n"))
-        elif parsed_args.dest == _STDOUT:  # where the image goes, nothing else may
+        elif parsed_args.dest == _STDOUT:  # which is for the image alone
             self.console.write(text.getvalue().rstrip("\n"))
         else:
             self.app.stdout.write(text.getvalue())
@@ -209,31 +208,31 @@ class Download(ShowCommand):
 
 
 def _is_one_place(image: int, text: int) -> bool:
-    """Whether what goes to two descriptors is mixed; a device like /dev/null mixes nothing."""
+    """Whether two descriptors write to the same file; devices such as /dev/null do not count."""
     found = os.fstat(image)
     return os.path.samestat(found, os.fstat(text)) and not stat.S_ISCHR(found.st_mode)
 
 
 def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> DestinationError:
-    """The library's hint says it for Python; here it is said for the command line."""
+    """Replace the library's hint, which is for Python, with one for the command line."""
     if error.errno == errno.EEXIST:
         error.hint = (
-            "say where to store the image, DEST; a file that is named is replaced"
+            "name the destination to overwrite it: imagebroker download REF DEST"
             if parsed.dest is None
-            else "choose another name, or leave out --no-overwrite"
+            else "choose another name, or omit --no-overwrite"
         )
     elif error.errno == errno.ENOENT and os.path.dirname(parsed.dest or ""):
         parent = shlex.quote(os.path.dirname(parsed.dest))
         error.hint = f"create the parent directory first: mkdir -p {parent}"
     elif error.found == "socket":
-        error.hint = "pipe it into a program that sends it: imagebroker download REF - | PROGRAM"
+        error.hint = "pipe the image to the program: imagebroker download REF - | PROGRAM"
     elif error.hint == OPENED:
-        error.hint = "write into it with: imagebroker download REF - > DEST"
+        error.hint = "write to it with: imagebroker download REF - > DEST"
     return error
 
 
 def _columns(done: Done) -> dict[str, Any]:
-    """What `download` shows: how it went, and what was computed over the bytes."""
+    """All columns: how the transfer went, and what was computed over the bytes."""
     return {
         "path": None if done.path is None else os.fspath(done.path),
         "size": done.size,
@@ -248,14 +247,14 @@ def _columns(done: Done) -> dict[str, Any]:
 
 
 def _sentence(values: Mapping[str, Any]) -> str:
-    """`stored x.img: 1.0 GiB in 2.0 s (512.0 MiB/s), sha256:0123..., qcow2 of 10.0 GiB; verified:
-    sha256 of the record`
+    """`stored x.img: 1.0 GiB in 2.0 s (512.0 MiB/s), sha256:0123..., qcow2, virtual size 10.0 GiB;
+    verified: sha256 of the record`
     """
     where = f"stored {redact(values['path'])}" if values["path"] else "written"
     parts = [f"{where}: {size_text(values['size'])}"]
     if values.get("compression"):
         parts[0] += f" from {size_text(values['compressed_size'])} of {values['compression']}"
-    if values["seconds"] >= 0.1:  # anything less says little about the rate
+    if values["seconds"] >= 0.1:  # a shorter time says little about the rate
         parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
     if values["attempts"] > 1:
         parts.append(f"{values['attempts']} attempts")
@@ -265,7 +264,7 @@ def _sentence(values: Mapping[str, Any]) -> str:
     parts += [f"{name}:{values[name]}{of}" for name in (*STRONG, *WEAK) if values.get(name)]
     if values.get("disk_format"):
         parts.append(_format(values))
-    return f"{', '.join(parts)}; {_vouched(values)}"
+    return f"{', '.join(parts)}; {_verification(values)}"
 
 
 def _format(values: Mapping[str, Any]) -> str:
@@ -273,8 +272,8 @@ def _format(values: Mapping[str, Any]) -> str:
     return f"{values['disk_format']}{'' if size is None else f', virtual size {size_text(size)}'}"
 
 
-def _vouched(values: Mapping[str, Any]) -> str:
-    """Against what the bytes were checked, or that nobody said what they have to be."""
+def _verification(values: Mapping[str, Any]) -> str:
+    """What the bytes were verified against."""
     if values["checked_against"]:
         return f"verified: {', '.join(values['checked_against'])}"
-    return "not verified: no checksum is known, nobody vouches for these bytes"
+    return "not verified: no checksum is known for this image (pass one with --checksum)"

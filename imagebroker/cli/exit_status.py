@@ -1,4 +1,4 @@
-"""The exit status of each error: what scripts may rely on."""
+"""The exit status of each error. Scripts rely on these."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DONE = 0
 OTHER = 1
 USAGE = 2
 
-#: The nearest class in an error's line of descent counts; `OTHER` where there is none.
+#: The nearest base class of an error counts; `OTHER` if none is listed.
 _STATUS: dict[type[BaseException], int] = {
     InvalidImageRef: USAGE,
     ConfigError: USAGE,
@@ -43,12 +43,12 @@ _STATUS: dict[type[BaseException], int] = {
     BackendLoadError: 7,
     DestinationError: 9,
 }
-#: Means "try again later": only where the error itself says so.
+#: Means "try again later": used only if the error is retryable.
 _LATER = 5
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal asks the process to end; raised so that everything is put away first."""
+    """A signal asked the process to end; raised so that everything is cleaned up first."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -56,7 +56,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def exit_status(error: BaseException) -> int:
-    """What the process ends with after `error`."""
+    """The exit status after `error`."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + (error.signum if isinstance(error, Terminated) else signal.SIGINT)
     status = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), OTHER)

@@ -1,6 +1,6 @@
-"""Where the process `imagebroker` begins and ends: its streams, signals and exit status.
+"""The entry point of the command: standard streams, signals and exit status.
 
-Nothing heavy is imported before it is needed: `--version` costs no more than Python itself.
+Imports nothing heavy before it is needed: `--version` costs no more than Python itself.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with `argv` (by default the process's own); returns its exit status."""
+    """Run the command with `argv` (default: the arguments of the process); returns the status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     has_output = _open_standard_streams()
     if _asks_for_version(arguments):
         return _print_version(arguments)
-    # Modules are made to stay: looking for garbage among them takes a tenth of the start.
+    # Modules are never garbage: collecting among them takes a tenth of the start-up time.
     gc.set_threshold(100_000)
-    from imagebroker.cli.postponed import postpone
+    from imagebroker.cli.lazy_modules import load_lazily
 
-    postpone()
+    load_lazily()
     from imagebroker.cli.console import Console
     from imagebroker.cli.safe_text import safe_streams
 
@@ -72,7 +72,7 @@ def _print_version(arguments: list[str]) -> int:
 
 
 def _asks_for_version(arguments: list[str]) -> bool:
-    """Whether `--version` stands before the name of a command."""
+    """Whether `--version` precedes the name of a command."""
     for argument in arguments:
         if argument == "--version":
             return True
@@ -83,13 +83,13 @@ def _asks_for_version(arguments: list[str]) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does: part files are removed first."""
+    """End the command at SIGTERM and SIGHUP as at Ctrl-C: part files are cleaned up first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signum) == signal.SIG_DFL:  # nohup ignores SIGHUP: so be it
+        if signal.getsignal(signum) == signal.SIG_DFL:  # not if nohup has it ignored
             before[signum] = signal.signal(signum, _terminate)
     try:
         yield
@@ -105,10 +105,10 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _open_standard_streams() -> bool:
-    """Let text for a stream that is closed go nowhere; whether there is a standard output.
+    """Open closed standard streams on /dev/null; returns whether standard output was open.
 
-    Before anything is opened: no file of ours may get the number of such a stream. Python has None
-    in its place, and `print` to that goes to standard output: into the image, where it goes there.
+    Done before anything else is opened, so that no file of ours gets descriptor 0, 1 or 2. Python
+    sets such a stream to None, and `print(file=None)` writes to standard output: into the image.
     """
     has_output = sys.stdout is not None
     occupy()
@@ -117,15 +117,15 @@ def _open_standard_streams() -> bool:
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal's encoding lacks is no reason to fail.
+        # Do not fail because of a name that the terminal's encoding cannot represent.
         sys.stdout.reconfigure(errors="backslashreplace")
     return has_output
 
 
 def flush_output() -> None:
-    """Have all that was written to standard output arrive.
+    """Flush standard output.
 
-    :raises DestinationError: it does not.
+    :raises DestinationError: what was written could not be stored.
     """
     try:
         sys.stdout.flush()
@@ -137,16 +137,16 @@ def flush_output() -> None:
 
 
 def _settle(stream: TextIO) -> None:
-    """Network and cloud file systems say that they could not store a file when it is closed."""
+    """Close a duplicate: network file systems report a failed write when a file is closed."""
     try:
         fd = stream.fileno()
     except (OSError, ValueError):
-        return  # not a file at all
+        return  # not a real file
     os.close(os.dup(fd))
 
 
 def _abandon(stream: TextIO) -> None:
-    """Let what is still buffered go to nowhere, or Python complains about it at its end."""
+    """Discard what is still buffered, or Python complains about it at exit."""
     try:
         stream.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Keeps the memory of the command small, whatever the number of its threads."""
+"""Keeps the memory of the command small, however many threads it has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _M_ARENA_MAX = -8
 
 
 def share_arenas() -> None:
-    """Have all threads allocate from one pool.
+    """Have all threads allocate from one malloc arena.
 
-    glibc gives each thread a pool of its own, and what was freed in one is of no use to the others:
-    with a thread for each range that is 20 MiB, and more where connections break. A service decides
-    this for itself.
+    glibc gives each thread an arena of its own, and memory that was freed in one cannot be used by
+    the others: with a thread per range that wastes 20 MiB, and more if connections break. Only the
+    command does this: a service decides for itself.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

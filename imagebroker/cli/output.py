@@ -1,4 +1,4 @@
-"""Values as people and programs read them."""
+"""How values are formatted, for people and for programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cliff.formatters.commaseparated import CSVLister
 from imagebroker.cli.safe_text import safe
 from imagebroker.redaction import printable
 
-#: Longest text in one cell: descriptions may be long, a peer's lies must not be endless.
+#: Longest text in one cell: enough for long descriptions, and a bound for a hostile server.
 _LONGEST = 64 * 1024
 
 
 def plain(value: Any) -> Any:
-    """`value` made of what JSON and YAML know."""
+    """`value` as types that JSON and YAML have."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, datetime):
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
 
 
 def readable(value: Any) -> str:
-    """`value` for a person's terminal: no control character of a peer's gets through."""
+    """`value` for a terminal, without control characters."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
@@ -56,7 +56,7 @@ class Cell(FormattableColumn[Any]):
         return plain(self._value)
 
     def __lt__(self, other: object) -> bool:
-        """What is unknown comes last."""
+        """Unknown values sort last."""
         if not isinstance(other, Cell) or self._value is None:
             return False
         return other._value is None or bool(self._value < other._value)
@@ -85,7 +85,7 @@ def size_text(size: float) -> str:
     return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
-#: Fields that count bytes.
+#: Fields that are sizes in bytes.
 _SIZES = frozenset({"size", "virtual_size"})
 
 
@@ -97,7 +97,7 @@ def cell(name: str, value: Any) -> Cell:
 
 
 class TableFormatter(cliff_table.TableFormatter):
-    """cliff's `table`, which prints nothing at all where there is nothing."""
+    """cliff's `table`, without a header if there are no rows."""
 
     def emit_list(
         self,
@@ -112,7 +112,7 @@ class TableFormatter(cliff_table.TableFormatter):
 
 
 class CsvFormatter(CSVLister):
-    """cliff's `csv`, with the escapes of `safe` in its fields: the file stays one of CSV."""
+    """cliff's `csv`, with control characters escaped inside the fields: it stays valid CSV."""
 
     def emit_list(
         self,
@@ -132,7 +132,7 @@ def _safe(value: Any) -> Any:
 
 
 class ValueFormatter(cliff_value.ValueFormatter):
-    """cliff's `value`, in which lists are not Python's and every value stays on its line."""
+    """cliff's `value`, with lists as `a,b` and every value on one line."""
 
     def emit_list(
         self,

@@ -1,4 +1,4 @@
-"""All commands with their parsers: what completion and the manual are made from."""
+"""All commands with their parsers, for the completion script and the man page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Described:
     #: Its docstring.
     description: str
     parser: argparse.ArgumentParser
-    #: What `-c` may name.
+    #: The columns that `-c` can name.
     columns: tuple[str, ...]
 
     @property

@@ -1,4 +1,4 @@
-"""How a transfer fares, on standard error: a bar, lines, JSON, or nothing."""
+"""Progress of a transfer on standard error: a bar, lines, JSON, or nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 #: Seconds between two lines of `--progress plain`.
 _LINE_EVERY = 2.0
-#: The same where nobody asked for lines; before the first one, too: what is over soon needs none.
+#: Seconds between two lines, and before the first, if the user did not ask for lines.
 _RARE_LINE_EVERY = 10.0
 
 
 class Display:
     """Shows nothing. Its subclasses show `update`; it is a context manager."""
 
-    #: What the broker is given: None spares it the calls.
+    #: Passed to the broker; None if nothing is shown.
     callback: Callable[[Progress], None] | None = None
 
     def __enter__(self) -> Self:
@@ -50,7 +50,7 @@ class Lines(Display):
     """A line now and then, for logs and dumb terminals."""
 
     def __init__(self, console: Console, title: str, *, rare: bool = False) -> None:
-        """`rare`: only to show that a long transfer lives."""
+        """`rare`: only often enough to show that a long transfer is alive."""
         self._console, self._title = console, title
         self._rare = rare
         self._last = monotonic() if rare else float("-inf")
@@ -72,7 +72,7 @@ class Lines(Display):
 
 
 class Objects(Display):
-    """One JSON object each line: the fields of `Progress`."""
+    """One JSON object per line: the fields of `Progress`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -84,7 +84,7 @@ class Objects(Display):
 
 
 class Bar(Display):
-    """A bar on a terminal. It is drawn at the first report and gone at the end."""
+    """A bar on a terminal, from the first report to the end of the transfer."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -104,10 +104,10 @@ class Bar(Display):
             )  # fmt: skip
             self._bar.refresh()
         except OSError:
-            pass  # the terminal went away: no reason to end a transfer
+            pass  # the terminal is gone: the transfer goes on
 
     def _draw(self) -> None:
-        # Only now: most runs of the command draw nothing.
+        # Imported here: most runs of the command draw nothing.
         from rich import progress as rich
         from rich.console import Console as Terminal
 
@@ -118,9 +118,9 @@ class Bar(Display):
             rich.TextColumn("{task.fields[rate]}"),
             rich.TimeRemainingColumn(),
             console=Terminal(file=below(sys.stderr)),
-            auto_refresh=False,  # reports come often enough, and a thread less can hang
+            auto_refresh=False,  # reports are frequent enough, and need no thread
             transient=True,
-            redirect_stdout=False,  # the image may go there
+            redirect_stdout=False,  # the image may be written to it
         )
         self._bar.start()
         self._task = self._bar.add_task(self._title, total=None, rate="")
@@ -135,7 +135,7 @@ class Bar(Display):
 
 
 def display(mode: str, console: Console, title: str) -> Display:
-    """The display that `--progress` asks for; `title` says what is transferred."""
+    """The display for `--progress MODE`; `title` says what is transferred."""
     if mode == "json":
         return Objects(console)
     if mode == "plain":
@@ -150,14 +150,14 @@ def display(mode: str, console: Console, title: str) -> Display:
 
 
 def _rich_is_installed() -> bool:
-    """It comes with cliff, through cmd2; older ones came without."""
+    """cliff requires it through cmd2, except for old versions."""
     from importlib.util import find_spec
 
     return find_spec("rich") is not None
 
 
 class WatchedFile:
-    """A file on its way to a backend, read through: reports how far it is."""
+    """A file that is uploaded: reports progress as it is read."""
 
     def __init__(self, file: Any, report: Callable[[Progress], None]) -> None:
         self._file, self._report = file, report
@@ -171,7 +171,7 @@ class WatchedFile:
         return number
 
     def read(self, size: int = -1, /) -> bytes | None:
-        """None where nothing is there yet: the file is in non-blocking mode."""
+        """None if no data is there yet, for a file in non-blocking mode."""
         chunk: bytes | None = self._file.read(size)
         if chunk is None:
             return None

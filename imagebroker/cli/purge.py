@@ -1,4 +1,4 @@
-"""`imagebroker purge`: clears up after deleted images and uploads that died."""
+"""`imagebroker purge`: removes leftovers of deleted images and failed uploads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _SHOWN = ("ref", "name", "status", "owner", "updated_at")
 
 
 class Purge(ListCommand):
-    """Remove what is left of deleted images and of uploads that died; shows what went."""
+    """Remove leftovers of deleted images and of failed uploads, and list them."""
 
     column_names = FIELDS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        arguments.add_backend(parser, "where; by default in default_backend")
+        arguments.add_backend(parser, "backend to clean up (default: default_backend)")
         parser.add_argument(
             "--older-than", type=arguments.age, default=7 * 86400.0, metavar="AGE",
-            help="only what is older: seconds, or like 90m, 12h, 7d (the default)",
+            help="remove only what is older, in seconds or like 90m, 12h (default: 7d)",
         )  # fmt: skip
         parser.add_argument(
-            "--dry-run", action="store_true", help="remove nothing, show what would go"
+            "--dry-run", action="store_true", help="list what would be removed, but remove nothing"
         )
         return parser
 

@@ -1,9 +1,9 @@
-"""Text that does nothing to a terminal: names and messages come from other people and servers.
+"""Text without terminal control sequences: names and messages come from other people and servers.
 
-One rule for all that the command prints as text, whatever the format and wherever it goes: control
-characters (C0, DEL, C1), those that turn the direction of writing around or hide text, and line
-separators are written as escapes (`\\x1b`, `\\u202e`). Line feeds and tabs stay. It does not depend
-on whether a terminal is there: what a script has seen in a file may be shown on one tomorrow.
+One rule for everything the command prints as text, in any format and to any file: control
+characters (C0, DEL, C1), characters that reverse the direction of text or hide it, and line
+separators are written as escapes (`\\x1b`, `\\u202e`). Line feeds and tabs stay. It applies even if
+the output is not a terminal: a file may be shown on one later.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNSAFE = re.compile(
 
 
 def safe(text: str) -> str:
-    """`text` as it may be shown."""
+    """`text` with those characters escaped."""
     return text if text.isprintable() else _UNSAFE.sub(_escaped, text)
 
 
@@ -30,10 +30,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class SafeText:
-    """A text stream through which nothing else gets; for the rest it is the stream below it."""
+    """A text stream that escapes what is written to it; otherwise like the stream below it."""
 
     def __init__(self, stream: TextIO) -> None:
-        #: The stream itself, for who draws on a terminal.
+        #: The stream itself, to draw on a terminal.
         self.below = stream
 
     def write(self, text: str) -> int:
@@ -50,7 +50,7 @@ class SafeText:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Meanwhile standard output and error take no other text, whoever writes it."""
+    """Escape everything that is written to standard output and error as text."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, SafeText(stream)) for stream in before)
     try:
@@ -60,5 +60,5 @@ def safe_streams() -> Iterator[None]:
 
 
 def below(stream: TextIO) -> TextIO:
-    """The stream that terminal control may be written to."""
+    """The stream that control sequences can be written to."""
     return stream.below if isinstance(stream, SafeText) else stream

@@ -126,7 +126,7 @@ def test_a_deleted_image_is_shown_only_where_asked_for(imagebroker: Inside) -> N
     imagebroker("delete", ref)
     hidden = imagebroker("show", ref)
     assert_that(hidden.status, Equals(3))
-    assert_that(hidden.stderr, Contains("hint: --deleted shows what is left of it"))
+    assert_that(hidden.stderr, Contains("hint: show what is left of it with --deleted"))
     shown = imagebroker("show", "--deleted", ref, "-f", "json")
     assert_that((shown.status, shown.record["status"]), Equals((0, "deleted")))
 
@@ -211,9 +211,9 @@ def test_every_command_has_a_help_that_comes_quickly(imagebroker: Inside) -> Non
 @pytest.mark.parametrize(
     ("argv", "hint"),
     [
-        ((), "lists the commands"),
+        ((), "list the commands"),
         (("downlaod", "x"), "did you mean download?"),
-        (("frobnicate",), "lists the commands"),
+        (("frobnicate",), "list the commands"),
         (("help", "downlaod"), "did you mean download?"),
         (("config",), "did you mean config show or config sample?"),
     ],

@@ -27,7 +27,7 @@ CUT = 16 * MIB
 SHA256 = hashlib.sha256(DATA).hexdigest()
 #: What a server may send before it notices that a connection was closed.
 SLACK = 6 * MIB
-_HINT = re.compile(r"hint: .*16\.0 MiB are kept, go on with: (imagebroker .*)")
+_HINT = re.compile(r"hint: .*16\.0 MiB are kept; resume with: (imagebroker .*)")
 
 DIGEST = ("--checksum", f"sha256:{SHA256}")
 KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...], bool]] = {
@@ -127,7 +127,7 @@ def test_the_hint_comes_true_with_nginx(nginx: Nginx, imagebroker: Inside) -> No
             url = "/".join(filter(None, [f"http://127.0.0.1:{proxy.port}", prefix, "hinted.img"]))
             name = f"{prefix}.img"
             first = imagebroker("download", url, name, "--retries", "0", *options)
-            found = re.search(r"MiB are kept, go on with: (.*)", first.stderr)
+            found = re.search(r"MiB are kept; resume with: (.*)", first.stderr)
             assert_that(found, Not(Is(None)))
             before = proxy.received
             again = imagebroker(*shlex.split(found[1] if found else "")[1:])
@@ -155,7 +155,7 @@ def test_the_hint_comes_true_with_sshd(sshd: Sshd, imagebroker: Inside, tmp_path
         )
         url = f"scp://127.0.0.1:{proxy.port}{image}"
         first = imagebroker("download", url, "o.img", "--retries", "0", *DIGEST)
-        found = re.search(r"MiB are kept, go on with: (.*)", first.stderr)
+        found = re.search(r"MiB are kept; resume with: (.*)", first.stderr)
         assert_that(found, Not(Is(None)), first.stderr)
         before = proxy.received
         again = imagebroker(*shlex.split(found[1] if found else "")[1:])

@@ -219,7 +219,7 @@ class TestConfiguration:
     def test_11_a_section_that_nobody_reads(self, person: Person) -> None:
         person.writes(LOCAL.replace("[backend:http]", "[backend:https]"))
         (found,) = person.checks()
-        assert_that(found["remedy"], Equals("write the options into [backend:http]"))
+        assert_that(found["remedy"], Equals("move its options to [backend:http]"))
         person.replaces("[backend:https]", "[backend:http]")
         assert_that(person.checks(), Equals([]))
 

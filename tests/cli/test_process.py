@@ -113,10 +113,10 @@ def test_after_ctrl_c_the_very_command_that_is_named_goes_on(shell: Shell) -> No
     assert_that(process.returncode, Equals(130))
     said, hint = rest.decode().splitlines()[-2:]
     assert_that(said, Equals("imagebroker: interrupted"))
-    assert_that(hint, StartsWith("  hint: 128.0 KiB are kept, go on with: imagebroker download "))
+    assert_that(hint, StartsWith("  hint: 128.0 KiB are kept; resume with: imagebroker download "))
     assert_that((shell.work / "the dest").exists(), Equals(False))
 
-    again = shell.run(*shlex.split(hint.partition("go on with: ")[2])[1:])
+    again = shell.run(*shlex.split(hint.partition("resume with: ")[2])[1:])
     assert_that((shell.work / "the dest").read_bytes(), Equals(DATA))
     assert_that(again.stderr, Contains("resumed at 128.0 KiB"))
     assert_that(os.listdir(shell.work), Equals(["the dest"]))
@@ -243,7 +243,7 @@ def test_a_download_pays_for_no_bar_that_is_not_drawn(shell: Shell) -> None:
 
 def test_what_is_imported_late_is_there_for_a_backend_whose_options_need_it() -> None:
     program = (
-        "from imagebroker.cli.postponed import postpone; postpone(); postpone(); "
+        "from imagebroker.cli.lazy_modules import load_lazily; load_lazily(); load_lazily(); "
         "from oslo_config import types; "
         "print(types.URI()('http://host/path'), types.HostAddress()('192.0.2.1'))"
     )

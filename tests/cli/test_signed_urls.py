@@ -19,7 +19,7 @@ MIB = 1 << 20
 DATA = random.Random(9).randbytes(24 * MIB)
 CHECKSUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 CUT = 8 * MIB
-HINT = "get the URL with a fresh signature, and run the same command; 16.0 MiB are kept"
+HINT = "16.0 MiB are kept; resume by running this command with a newly signed URL"
 
 #: The query of a URL while it is valid, and a fresh one.
 SIGNED = {

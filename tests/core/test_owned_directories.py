@@ -145,7 +145,7 @@ def test_check_says_so_before_anything_is_stored(
 HOMELESS = """
 import os, sys
 if os.geteuid() == 0:
-    from imagebroker.cli import main, app, images, changes  # this user may not read them
+    from imagebroker.cli import main, app, list, create  # this user may not read them
     import imagebroker_file, imagebroker_http, oslo_config.cfg, sqlite3, imagebroker.broker
     os.setgroups([]); os.setgid(61234); os.setuid(61234)
 for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):

@@ -16,7 +16,7 @@ from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan, Not
 
-from imagebroker.cli import reach
+from imagebroker.cli.check import paths
 from imagebroker.plugin import BackendHost, Options
 from tests.cli.check.findings import Findings
 from tests.cli.conftest import Inside
@@ -140,8 +140,8 @@ def test_paths_that_this_user_may_not_use_are_found(closed: Path) -> None:
     )
     options = [cfg.StrOpt("own_dir"), cfg.StrOpt("ca_file"), cfg.StrOpt("password", secret=True)]
     host = BackendHost(name="file", options=values)
-    whats = _as_nobody(lambda: [found.what for found in reach.check_paths(host, options)])
-    expected = [f"this user may not write to {closed}", f"this user may not read {closed}/ca.pem"]
+    whats = _as_nobody(lambda: [found.what for found in paths.check(host, options)])
+    expected = [f"this user cannot write to {closed}", f"this user cannot read {closed}/ca.pem"]
     assert_that(whats, Equals(expected))
 
 

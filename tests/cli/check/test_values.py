@@ -47,7 +47,7 @@ def test_a_good_configuration_has_nothing_to_be_found(imagebroker: Inside, tmp_p
     )
     done = imagebroker("check")
     assert_that((done.status, done.stdout), Equals((0, b"")))
-    assert_that(done.stderr, MatchesRegex("imagebroker: no mistake is found in .*conf\n"))
+    assert_that(done.stderr, MatchesRegex("imagebroker: no problems found in .*conf\n"))
 
 
 def test_a_person_without_a_config_file_has_made_no_mistake(imagebroker: Inside) -> None:
@@ -83,14 +83,14 @@ def test_misspelt_options_and_sections_are_warnings_that_name_the_nearest(
     )
     assert_that(found.status, Equals(1))
     expected = {
-        "[DEFAULT] enabled_schemes": "write it into [imagebroker]",
+        "[DEFAULT] enabled_schemes": "move it to [imagebroker]",
         "[imagebroker] defualt_backend": "did you mean default_backend?",
         "[backend:file] allowed_path": "did you mean allowed_paths?",
         "[backend:fiel]": "did you mean [backend:file]?",
-        "[backend:https]": "write the options into [backend:http]",
+        "[backend:https]": "move its options to [backend:http]",
         "[imagebrokers]": "did you mean [imagebroker]?",
-        "[something else]": "remove it, or correct its name; `imagebroker config sample` shows all "
-        "there are",
+        "[something else]": "remove it, or correct the name; list all options with: "
+        "imagebroker config sample",
     }
     assert_that({row["where"]: row["remedy"] for row in found.found}, Equals(expected))
     assert_that({row["level"] for row in found.found}, Equals({"warning"}))
@@ -121,7 +121,7 @@ def test_the_other_sections_of_a_whole_service_are_its_own(imagebroker: Inside) 
 def test_a_configuration_that_enables_nothing_is_a_warning(imagebroker: Inside) -> None:
     found = Findings(imagebroker, "[imagebroker]\n")
     assert_that(found.status, Equals(1))
-    assert_that(found.at("[imagebroker] enabled_schemes")[1], Contains("nothing works"))
+    assert_that(found.at("[imagebroker] enabled_schemes")[1], Contains("every image is refused"))
 
 
 def test_a_default_backend_that_is_not_enabled_is_a_warning_where_it_is_written(

@@ -99,7 +99,7 @@ def test_an_active_image_is_copied_into_another_store(
     assert_that(sorted(image.stores or ()), Equals(["fast", "slow"]))
     assert_that(openstack.stored_file(str(image.id), "slow").read_bytes() == data, Is(True))
     assert_that(told[-1].total, Equals(SIZE))
-    with pytest.raises(InvalidImageRef):  # it is there already
+    with pytest.raises(InvalidImageRef):  # it already exists
         broker.import_image(None, image.ref, stores=["slow"])
 
 

@@ -1,4 +1,4 @@
-"""`imagebroker import`: a service fetches an image's bytes itself."""
+"""`imagebroker import`: the image service fetches the data itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
-from imagebroker.cli.images import record
 from imagebroker.cli.progress import display
+from imagebroker.cli.record import record
 from imagebroker.model.image import FIELDS
 from imagebroker.redaction import redact
 
 
 class Import(ShowCommand):
-    """Let the service fetch a queued image from --url, or copy an active one into --store.
+    """Have the service fetch a queued image from --url, or copy an active one to --store.
 
-    Waits until it is done. To end the waiting does not end the import.
+    Waits for the import to finish. Ctrl-C only stops waiting: the import continues.
     """
 
     column_names = FIELDS
@@ -25,14 +25,15 @@ class Import(ShowCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="REF", help="the image")
-        parser.add_argument("--url", metavar="URL", help="where the service is to fetch the data")
+        parser.add_argument("--url", metavar="URL", help="URL that the service fetches it from")
         parser.add_argument(
             "--store", action="append", dest="stores", default=[], metavar="NAME",
-            help="one of the service's own stores; may be repeated",
+            help="store of the service to put it in; repeatable",
         )  # fmt: skip
         parser.add_argument(
-            "--deadline", type=arguments.seconds, metavar="SECONDS", help="wait no longer than this"
-        )
+            "--deadline", type=arguments.seconds, metavar="SECONDS",
+            help="stop waiting after this time",
+        )  # fmt: skip
         arguments.add_progress(parser)
         return parser
 

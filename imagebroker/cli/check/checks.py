@@ -1,0 +1,73 @@
+"""All checks in the order of their lines. A new kind of line is a module here, and an entry below.
+
+Each works on a configuration that no broker could be made from, and reports all problems it finds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from imagebroker.cli.check import (
+    core_values,
+    default_backend,
+    direct_schemes,
+    directories,
+    enabled_schemes,
+    instances,
+    misplaced_options,
+    packages,
+    secrets,
+    unknown_options,
+    unknown_sections,
+)
+from imagebroker.cli.check.configuration import Configuration, written_in
+from imagebroker.cli.check.problem import Problem, failure
+from imagebroker.cli.loaded_config import load
+from imagebroker.config.settings import Settings
+from imagebroker.registry import Registry
+
+CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
+    unknown_sections.check,
+    misplaced_options.check,
+    unknown_options.check_core,
+    core_values.check,
+    enabled_schemes.check,
+    default_backend.check,
+    direct_schemes.check,
+    directories.check,
+    instances.check,
+    secrets.check,
+    packages.check_damage,
+    packages.check_conflicts,
+)
+
+
+def check(path: Path | None) -> list[Problem]:
+    """All problems of a config file; None: of the personal defaults, without a file."""
+    loaded = load(path)
+    problems = [failure(where, error) for where, error in loaded.invalid]
+    if not loaded.readable:
+        return problems
+    registry = Registry(loaded.settings)
+    try:
+        configuration = Configuration(loaded.settings, registry, written_in(path))
+        for each in CHECKS:
+            problems += each(configuration)
+    finally:
+        registry.close()
+    return [
+        each if each.file else replace(each, file=_line(loaded.settings, each.where))
+        for each in problems
+    ]
+
+
+def _line(settings: Settings, where: str) -> str:
+    """`FILE:LINE` of `[section] option`, or of the section's title."""
+    match = re.fullmatch(r"\[([^\]]+)\](?: (\w[\w-]*))?", where)
+    if match is None:
+        return ""
+    line = settings.line(match[1], match[2] or "") or settings.line(match[1])
+    return "" if line is None else str(line)

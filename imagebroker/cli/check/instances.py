@@ -1,0 +1,47 @@
+"""The configured instances of the backends: their options, paths and servers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from imagebroker.backends.backend import BackendHost
+from imagebroker.cli.check import insecure, paths, servers, unknown_options
+from imagebroker.cli.check.configuration import Configuration, Instance
+from imagebroker.cli.check.problem import FAILURE, Problem, failure
+from imagebroker.config.settings import Section
+from imagebroker.exceptions import ImageBrokerError
+from imagebroker.redaction import redact
+
+
+def check(configuration: Configuration) -> Iterator[Problem]:
+    hosts: list[BackendHost] = []
+    for instance in configuration.instances():
+        try:
+            yield from _check_instance(instance, hosts)
+        except Exception as error:  # `options` with something else in it, for example
+            yield Problem(
+                FAILURE, f"[{instance.section.group}]",
+                redact(f"the plugin failed with {type(error).__name__}: {error}"),
+                "this is a bug in the plugin: report it to its authors",
+            )  # fmt: skip
+    yield from servers.check(hosts, configuration.settings.limits.connect_timeout)
+
+
+def _check_instance(instance: Instance, hosts: list[BackendHost]) -> Iterator[Problem]:
+    """One instance; the host of its backend is added to `hosts` if it could be loaded."""
+    yield from unknown_options.check_instance(instance)
+    errors, host = instance.load()
+    if instance.configuration.settings.personal:
+        return  # nobody configured it: that it cannot be used is not a mistake
+    yield from (failure(_where(instance.section, error), error) for error in errors)
+    if host is not None:
+        yield from insecure.check(host)
+        yield from paths.check(host, instance.backend.options)
+        hosts.append(host)
+
+
+def _where(section: Section, error: ImageBrokerError) -> str:
+    """The option that the error's text begins with, or the section."""
+    match = re.match(rf"(\[{re.escape(section.group)}\] [a-z0-9_]+): ", str(error))
+    return match[1] if match else f"[{section.group}]"

@@ -1,0 +1,18 @@
+"""What to write instead of an unknown name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def similar(name: str, known: Iterable[str], cutoff: float) -> str | None:
+    """The known name that is most like `name`; None if there is none."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def suggestion(name: str | None) -> str:
+    """The remedy for an unknown name, where `name` may have been meant."""
+    if name:
+        return f"did you mean {name}?"
+    return "remove it, or correct the name; list all options with: imagebroker config sample"

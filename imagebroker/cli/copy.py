@@ -1,0 +1,42 @@
+"""`imagebroker copy`: an image from one backend into another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from imagebroker.cli import arguments
+from imagebroker.cli.command import ShowCommand
+from imagebroker.cli.progress import display
+from imagebroker.cli.record import record
+from imagebroker.model.image import FIELDS
+from imagebroker.redaction import redact
+
+
+class Copy(ShowCommand):
+    """Copy an image to another backend, verified on both sides."""
+
+    column_names = FIELDS
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ref", metavar="REF", help="the image to copy")
+        arguments.add_backend(parser, "backend to copy it to", required=True)
+        arguments.add_field_options(parser)
+        arguments.add_transfer_options(parser)
+        arguments.add_progress(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        title = redact(parsed_args.ref, 40)
+        with display(parsed_args.progress, self.console, title) as shown:
+            image = self.broker.copy(
+                None,
+                parsed_args.ref,
+                arguments.field_values(parsed_args),
+                backend=parsed_args.backend,
+                progress=shown.callback,
+                **arguments.transfer_arguments(parsed_args),
+            )
+        return record(image, parsed_args)

@@ -1,0 +1,66 @@
+"""`--file`: the data of an image, for the commands that upload it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from imagebroker.cli import arguments
+from imagebroker.cli.command import ShowCommand
+from imagebroker.cli.progress import WatchedFile, display
+from imagebroker.exceptions import InvalidImageRef
+from imagebroker.redaction import redact
+
+_STDIN = "-"
+#: What `--no-check-format` does to an upload.
+UNCHECKED_HELP = "store the data even if a download would refuse it"
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--file", metavar="FILE", help="file with the image's data; - for standard input"
+    )
+    parser.add_argument(
+        "--size", type=arguments.length, metavar="SIZE",
+        help="size of the data, if it cannot be seen from the file (standard input); 0 to upload "
+        "an empty image on purpose",
+    )  # fmt: skip
+
+
+@contextmanager
+def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[Any]:
+    """What to upload, None for nothing; reports progress if the user wants it.
+
+    :raises InvalidImageRef: the file cannot be read.
+    """
+    if parsed.file is None:
+        yield None
+        return
+    title = "standard input" if parsed.file == _STDIN else redact(parsed.file, 40)
+    with display(parsed.progress, command.console, title) as shown:
+        if parsed.file == _STDIN:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise InvalidImageRef(
+                    "standard input is a terminal, or closed",
+                    hint="pipe the image into it, or name a file: --file FILE",
+                )
+            source: Any = sys.stdin.buffer
+            yield source if shown.callback is None else WatchedFile(source, shown.callback)
+        elif shown.callback is None:
+            yield Path(parsed.file)
+        else:
+            with _opened(parsed.file) as file:
+                yield WatchedFile(file, shown.callback)
+
+
+def _opened(path: str) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InvalidImageRef(
+            f"cannot read {redact(path)!r}: {error.strerror}", hint="check the path"
+        ) from error

@@ -1,0 +1,56 @@
+"""A config file as far as it can be used: for commands that also work with a broken one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oslo_config import cfg
+
+from imagebroker.config.option_value import value_of
+from imagebroker.config.settings import CORE_OPTIONS, GROUP, Settings
+from imagebroker.exceptions import ConfigError
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """The values of a config file; a core option whose value is invalid has its default."""
+
+    settings: Settings
+    #: The invalid core options: `[section] option`, or the file, and the error.
+    invalid: Sequence[tuple[str, ConfigError]] = ()
+    #: What a broker would raise.
+    error: ConfigError | None = None
+    #: Whether the file exists and can be parsed.
+    readable: bool = True
+
+
+def load(path: Path | None) -> LoadedConfig:
+    """Load the config file `path`; None: the personal defaults, without a file."""
+    if path is None:
+        return LoadedConfig(Settings.for_person())
+    try:
+        return LoadedConfig(Settings.from_file(path))
+    except ConfigError as error:
+        first = error
+    conf = cfg.ConfigOpts()
+    try:
+        _parse(conf, [str(path)])
+    except (cfg.Error, ValueError, OSError):
+        empty = cfg.ConfigOpts()
+        _parse(empty, [])
+        return LoadedConfig(Settings(empty), [(str(path), first)], first, readable=False)
+    conf.register_opts(CORE_OPTIONS, group=GROUP)
+    invalid = []
+    for option in CORE_OPTIONS:
+        try:
+            value_of(conf, GROUP, option)
+        except ConfigError as error:
+            invalid.append((f"[{GROUP}] {option.name}", error))
+            conf.set_override(option.dest, option.default, group=GROUP)
+    return LoadedConfig(Settings(conf), invalid, first)
+
+
+def _parse(conf: cfg.ConfigOpts, files: list[str]) -> None:
+    conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)

@@ -65,8 +65,10 @@ class BackendInfo:
 class Registry:
     """The backends of one broker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, slow_import: float = SLOW_IMPORT) -> None:
+        """`slow_import`: seconds after which an import is worth a line in the log."""
         self._settings = settings
+        self._slow_import = slow_import
         there = installed()
         self._found = _by_scheme(there.group(ENTRY_POINTS))
         #: Distributions that cannot be read; what they provide may be missing.
@@ -168,7 +170,9 @@ class Registry:
                 problem = self._scheme_problem(scheme)
                 if problem is not None:
                     raise problem
-                self._declared[scheme] = _load(self._found[scheme][0], self._found)
+                self._declared[scheme] = _load(
+                    self._found[scheme][0], self._found, self._slow_import
+                )
             return self._declared[scheme]
 
     def backend(self, section: Section) -> Boundary:
@@ -339,6 +343,7 @@ def _unprovided(scheme: str, found: Iterable[str]) -> str:
 def _load(
     point: importlib.metadata.EntryPoint,
     found: dict[str, tuple[importlib.metadata.EntryPoint, ...]],
+    slow: float = SLOW_IMPORT,
 ) -> Declaration:
     """Import one plugin and look at what came.
 
@@ -357,7 +362,7 @@ def _load(
     imported = threading.Event()
 
     def watch() -> None:
-        if not imported.wait(SLOW_IMPORT):
+        if not imported.wait(slow):
             LOG.warning("importing the plugin %s (%s) takes long", point.name, point.value)
 
     watching = started(watch, "imagebroker-import")

@@ -74,8 +74,11 @@ class Boundary:
         host: BackendHost,
         origin: str,
         locate: Callable[[ImageBrokerError], None] = lambda error: None,
+        grace: float = GRACE,
     ) -> None:
         """`origin`: the distribution and its version, for messages; `locate` completes errors.
+
+        `grace`: seconds that a thread gets to end after its source was closed.
 
         :raises BackendLoadError: the constructor fails.
         :raises ConfigError: the plugin refuses an option.
@@ -85,6 +88,7 @@ class Boundary:
         self.host = host
         self.origin = origin
         self.locate = locate
+        self._grace = grace
         self.title = ":".join(filter(None, (host.name, host.instance)))
         limits = host.limits
         #: Seconds for a call that answers without image data.
@@ -158,7 +162,7 @@ class Boundary:
         path = source.local_path
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise self._bug(f"local_path is {path!r:.80}, not a path")
-        return OpenedSource(source, self.translated, context, self.host.secrets)
+        return OpenedSource(source, self.translated, context, self.host.secrets, self._grace)
 
     def probe(
         self,
@@ -616,8 +620,10 @@ class OpenedSource:
         translated: Callable[[str], Any],
         context: Context = None,
         secrets: Secrets | None = None,
+        grace: float = GRACE,
     ) -> None:
         self._secrets = secrets
+        self._grace = grace
         self._source = source
         self._translated = translated
         self._context = context
@@ -701,11 +707,11 @@ class OpenedSource:
         closing = Thread(target=_close_quietly, args=(self._source,))
         try:
             start(closing)
-            closing.join(GRACE)
+            closing.join(self._grace)
         except TransferError:  # no further thread can be started
             _close_quietly(self._source)
         for flow in self._flows:
-            flow.join(GRACE)
+            flow.join(self._grace)
         stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
         if stuck:
             LOG.warning(
@@ -728,7 +734,8 @@ class Flow(Thread):
         self._chunks = chunks
         self._ready: deque[Buffer] = deque()
         self._ahead = ahead
-        self._held = 0
+        #: Bytes that have arrived and were not taken yet.
+        self.held = 0
         self._changed = changed if changed is not None else Condition()
         self._stopped = self._ended = False
         self._error: BaseException | None = None
@@ -750,10 +757,10 @@ class Flow(Thread):
                     if self._stopped:
                         return
                     self._ready.append(chunk)
-                    self._held += size
+                    self.held += size
                     self._changed.notify_all()
                     # Before the next chunk is made: it would be in memory too.
-                    while self._held >= self._ahead and not self._stopped:
+                    while self.held >= self._ahead and not self._stopped:
                         self._changed.wait()
                 del chunk
         except BaseException as error:
@@ -787,7 +794,7 @@ class Flow(Thread):
                     return []
                 self._changed.wait(left)
             if self._ready:
-                taken, self._held = list(self._ready), 0
+                taken, self.held = list(self._ready), 0
                 self._ready.clear()
                 self._changed.notify_all()
                 return taken
@@ -801,5 +808,5 @@ class Flow(Thread):
         with self._changed:
             self._stopped = True
             self._ready.clear()
-            self._held = 0
+            self.held = 0
             self._changed.notify_all()

@@ -81,7 +81,7 @@ class Application(App):
         self._log(lines)
         if self.options.log_file:
             file = logging.FileHandler(self.options.log_file)
-            file.setFormatter(_Redacting(self.LOG_FILE_MESSAGE_FORMAT))
+            file.setFormatter(RedactingFormatter(self.LOG_FILE_MESSAGE_FORMAT))
             file.setLevel(logging.DEBUG)
             self._log(file)
 
@@ -224,7 +224,7 @@ def _unknown_arguments(
     )  # fmt: skip
 
 
-class _Redacting(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """Redacts messages and tracebacks; a message stays on one line whatever it contains."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802

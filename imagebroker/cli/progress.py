@@ -49,16 +49,23 @@ class Display:
 class Lines(Display):
     """A line now and then, for logs and dumb terminals."""
 
-    def __init__(self, console: Console, title: str, *, rare: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        *,
+        rare: bool = False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         """`rare`: only often enough to show that a long transfer is alive."""
         self._console, self._title = console, title
-        self._rare = rare
-        self._last = monotonic() if rare else float("-inf")
+        self._rare, self._clock = rare, clock
+        self._last = clock() if rare else float("-inf")
         self._phase = ""
         self.callback = self.update
 
     def update(self, progress: Progress) -> None:
-        now = monotonic()
+        now = self._clock()
         news = not self._rare and (progress.phase == "done" or progress.phase != self._phase)
         if not news and now - self._last < (_RARE_LINE_EVERY if self._rare else _LINE_EVERY):
             return
@@ -134,18 +141,20 @@ class Bar(Display):
             self._bar = None
 
 
-def display(mode: str, console: Console, title: str) -> Display:
+def display(
+    mode: str, console: Console, title: str, clock: Callable[[], float] = monotonic
+) -> Display:
     """The display for `--progress MODE`; `title` says what is transferred."""
     if mode == "json":
         return Objects(console)
     if mode == "plain":
-        return Lines(console, title)
+        return Lines(console, title, clock=clock)
     if mode == "none" or console.quiet or sys.stderr is None:
         return Display()
     if not sys.stderr.isatty():
-        return Lines(console, title, rare=True)
+        return Lines(console, title, rare=True, clock=clock)
     if os.environ.get("TERM", "dumb") == "dumb" or not _rich_is_installed():
-        return Lines(console, title)
+        return Lines(console, title, clock=clock)
     return Bar(title)
 
 

@@ -47,8 +47,14 @@ class _Stream:
 class Listing:
     """What one `get_all` lists, page by page."""
 
-    def __init__(self, caller: Caller, query: ImageQuery, id_of: Callable[[str], str]) -> None:
-        """:raises InvalidImageRef: an argument that makes no sense."""
+    def __init__(
+        self, caller: Caller, query: ImageQuery, id_of: Callable[[str], str], few: int = FEW
+    ) -> None:
+        """`few`: rows of a lookup that are fetched and sorted.
+
+        :raises InvalidImageRef: an argument that makes no sense.
+        """
+        self._few = few
         self._filters = Filters(query.filters, caller, id_of)
         self._streams = tuple(_streams(caller, self._filters))
         self.key = "id" if query.sort_key == "ref" else query.sort_key
@@ -75,11 +81,19 @@ class Listing:
     def page(self, db: sqlite3.Connection, after: After | None, count: int) -> list[sqlite3.Row]:
         """The next `count` rows; fewer at the end of the list."""
         rows: list[sqlite3.Row] = []
-        streams = [self._narrowed(db, stream) for stream in self._streams]
-        for span in self._spans(after):
-            if len(rows) < count and streams and self._filters.statuses:
-                rows += db.execute(*self._statement(streams, span, count - len(rows)))
+        for sql, params in self.statements(db, after):
+            if len(rows) < count:
+                rows += db.execute(sql, [*params, count - len(rows)])
         return rows
+
+    def statements(
+        self, db: sqlite3.Connection, after: After | None
+    ) -> Iterator[tuple[str, list[Any]]]:
+        """What finds the next rows, in turn; their last parameter, how many, is left out."""
+        streams = [self._narrowed(db, stream) for stream in self._streams]
+        if streams and self._filters.statuses:
+            for span in self._spans(after):
+                yield self._statement(streams, span)
 
     def _narrowed(self, db: sqlite3.Connection, stream: _Stream) -> tuple[Lookup | None, _Stream]:
         """The lookup that finds few enough images to begin with, and what is left to test.
@@ -87,8 +101,8 @@ class Listing:
         SQLite cannot know: it would need statistics of every property's every value.
         """
         lookups = (*self._filters.lookups, *stream.lookups)
-        sizes = [_size(db, lookup) for lookup in lookups]
-        first = lookups[sizes.index(min(sizes))] if sizes and min(sizes) < FEW else None
+        sizes = [_size(db, lookup, self._few) for lookup in lookups]
+        first = lookups[sizes.index(min(sizes))] if sizes and min(sizes) < self._few else None
         rest = tuple(lookup.condition for lookup in lookups if lookup is not first)
         return first, _Stream((*self._filters.conditions, *stream.conditions, *rest))
 
@@ -113,7 +127,7 @@ class Listing:
         yield from spans
 
     def _statement(
-        self, streams: Sequence[tuple[Lookup | None, _Stream]], span: Condition, count: int
+        self, streams: Sequence[tuple[Lookup | None, _Stream]], span: Condition
     ) -> tuple[str, list[Any]]:
         selects: list[str] = []
         params: list[Any] = []
@@ -130,7 +144,7 @@ class Listing:
         order = ", ".join(
             f"{_ORDERED.index(name) + 1} {direction}" for name in dict.fromkeys((self.key, "id"))
         )
-        return f"{' UNION ALL '.join(selects)} ORDER BY {order} LIMIT ?", [*params, count]
+        return f"{' UNION ALL '.join(selects)} ORDER BY {order} LIMIT ?", params
 
 
 def _select(first: Lookup | None, conditions: Sequence[Condition]) -> str:
@@ -145,9 +159,9 @@ def _select(first: Lookup | None, conditions: Sequence[Condition]) -> str:
     )
 
 
-def _size(db: sqlite3.Connection, lookup: Lookup) -> int:
-    """How many images a lookup finds, counted to `FEW`."""
-    sql = f"SELECT 1 FROM {lookup.table} AS found WHERE {lookup.sql} LIMIT {FEW}"  # noqa: S608
+def _size(db: sqlite3.Connection, lookup: Lookup, few: int) -> int:
+    """How many images a lookup finds, counted to `few`."""
+    sql = f"SELECT 1 FROM {lookup.table} AS found WHERE {lookup.sql} LIMIT {few}"  # noqa: S608
     (size,) = db.execute(f"SELECT count(*) FROM ({sql})", lookup.params).fetchone()  # noqa: S608
     return int(size)
 

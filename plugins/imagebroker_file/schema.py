@@ -10,7 +10,7 @@ from imagebroker.plugin import ConfigError
 #: Says in the file's header whose it is ("imbr").
 APPLICATION_ID = 0x696D6272
 
-_VERSION_1 = (
+VERSION_1 = (
     # Times are microseconds since 1970 (UTC); `upload` names the upload under way, `upload_undo`
     # the status to return to if it dies (NULL: then there is no record); `purge` is 1 while the
     # bits of a deleted image may still be there.
@@ -85,7 +85,7 @@ _VERSION_2 = ("CREATE TABLE retired (id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID
 
 
 def _make_tables(db: sqlite3.Connection) -> None:
-    for statement in _VERSION_1:
+    for statement in VERSION_1:
         db.execute(statement)
 
 

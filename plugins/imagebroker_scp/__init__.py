@@ -21,6 +21,7 @@ from imagebroker.plugin import (
     ImageSource,
     RefForm,
 )
+from imagebroker_scp.key_lifetime import DEFAULT, KeyLifetime
 
 if TYPE_CHECKING:
     from imagebroker_scp.source import RemoteFile
@@ -63,7 +64,7 @@ class ScpBackend(ImageBackend):
     ref_form = RefForm(user=True, host=True, port=True, path=True, forbidden=b"\r\n")
     options = OPTIONS
 
-    def __init__(self, host: BackendHost) -> None:
+    def __init__(self, host: BackendHost, key_lifetime: KeyLifetime = DEFAULT) -> None:
         super().__init__(host)
         try:
             from imagebroker_scp.sessions import Sessions
@@ -72,7 +73,7 @@ class ScpBackend(ImageBackend):
                 f"the scp backend needs paramiko, which cannot be imported ({error})",
                 hint="pip install 'imagebroker[scp]'",
             ) from error
-        self._sessions = Sessions(host)
+        self._sessions = Sessions(host, key_lifetime)
 
     def open(self, context: object, ref: ImageRef) -> ImageSource:
         from imagebroker_scp.connection import NoSftp

@@ -21,6 +21,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_scp.arrivals import Inbox
 from imagebroker_scp.credentials import Offer
+from imagebroker_scp.key_lifetime import KeyLifetime
 from imagebroker_scp.known_hosts import HostKeys
 from imagebroker_scp.packets import (
     CHANNEL_PACKET,
@@ -73,6 +74,7 @@ class Connection:
         offer: Offer,
         *,
         strict_kex: bool,
+        keys: KeyLifetime,
         command: bytes | None = None,
     ) -> None:
         """Connect, check who is there, log in, and start the sftp subsystem or run `command`.
@@ -88,7 +90,7 @@ class Connection:
         self._closing = threading.Lock()
         self._sock = host.connect(peer.host, peer.port)
         try:
-            self._transport = Transport(self._sock, known.types, self._patience)
+            self._transport = Transport(self._sock, known.types, self._patience, keys)
             self._packets = self._transport.packetizer
         except BaseException:
             self._sock.close()

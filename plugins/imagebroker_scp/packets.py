@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from paramiko.packet import NeedRekeyException, Packetizer
 
 from imagebroker.plugin import printable, redact
 from imagebroker_scp.arrivals import Arrivals, Inbox, Seals
+from imagebroker_scp.key_lifetime import KeyLifetime
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -105,15 +107,10 @@ class ProtocolViolation(paramiko.SSHException):
 class Packets(Packetizer):
     """Packets from and to a peer that is not trusted with anything."""
 
-    # 2^30 blocks of AES, of the 2^32 after which RFC 4344 (section 3.2) recommends new keys and
-    # OpenSSH makes them; no packet is so short that 2^31 of them (section 3.1) come sooner, nor is
-    # the counter of GCM (64 bits, RFC 5647, section 7.1) ever near its end. paramiko by itself asks
-    # after 2^25 blocks; fewer exchanges are fewer chances to meet a peer that cannot do one in the
-    # middle of a transfer. Who has not agreed on new keys 512 MiB later is hung up on.
-    REKEY_BYTES = 1 << 34
-
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, keys: KeyLifetime) -> None:
         super().__init__(sock)
+        # paramiko's own checks go by these.
+        self.REKEY_BYTES, self.REKEY_BYTES_OVERFLOW_MAX = keys.due, keys.grace
         self._sock = sock
         # What was received and not yet handed on; long enough for the longest packet and its MAC.
         self._arrivals = Arrivals(2 * MAX_PACKET)
@@ -345,11 +342,13 @@ class Transport(paramiko.Transport):
     packetizer: Packets
     agreed_on_strict_kex: bool
 
-    def __init__(self, sock: socket.socket, known_types: Sequence[str], patience: float) -> None:
+    def __init__(
+        self, sock: socket.socket, known_types: Sequence[str], patience: float, keys: KeyLifetime
+    ) -> None:
         """`known_types`: of the host's keys, to be preferred; `patience` in seconds."""
         super().__init__(
             sock,
-            packetizer_class=Packets,
+            packetizer_class=partial(Packets, keys=keys),  # type: ignore[arg-type]
             default_window_size=CHANNEL_WINDOW,
             default_max_packet_size=CHANNEL_PACKET,
             disabled_algorithms={"pubkeys": WEAK_SIGNATURES, "keys": WEAK_SIGNATURES},

@@ -73,8 +73,16 @@ class _Segment:
 class Reader:
     """Reads one stretch of an open file, keeping requests under way. Used once."""
 
-    def __init__(self, sftp: Sftp, handle: bytes, start: int, stop: int | None) -> None:
-        """`stop` None: to the end, wherever that is."""
+    def __init__(
+        self,
+        sftp: Sftp,
+        handle: bytes,
+        start: int,
+        stop: int | None,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`stop` None: to the end, wherever that is; `patience`: seconds that bytes may wait."""
+        self._patience = patience
         self._sftp = sftp
         self._handle = handle
         self._next = start
@@ -153,7 +161,7 @@ class Reader:
             self._ask_for_rest(segment)
 
     def _is_worth_handing_out(self, segment: _Segment) -> bool:
-        return len(segment.data) >= ENOUGH or monotonic() - self._handed_out > PATIENCE
+        return len(segment.data) >= ENOUGH or monotonic() - self._handed_out > self._patience
 
     def _learn(self, length: int) -> None:
         """A server that sends less than is asked for, twice alike, has that for its limit."""

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from imagebroker.plugin import BackendHost, ConfigError, ImageRef, PolicyViolation, own_login
 from imagebroker_scp.connection import Connection, Peer
 from imagebroker_scp.credentials import Offer, configured_key, is_closed, personal_keys, ssh_folder
+from imagebroker_scp.key_lifetime import KeyLifetime
 from imagebroker_scp.known_hosts import SSH_PORT, HostKeys, KnownHosts
 from imagebroker_scp.sftp import Sftp
 
@@ -81,9 +82,9 @@ class Session:
 class Sessions:
     """Opens sessions for one instance of the backend, as far as its options allow."""
 
-    def __init__(self, host: BackendHost) -> None:
+    def __init__(self, host: BackendHost, key_lifetime: KeyLifetime) -> None:
         """:raises ConfigError: options contradict each other, or one is not supported."""
-        self._host = host
+        self._host, self._key_lifetime = host, key_lifetime
         options = host.options
         if options.get("proxy"):
             raise ConfigError(
@@ -181,7 +182,15 @@ class Sessions:
         strict = self._host.options.require_strict_kex
         with self._keys() as offer:
             peer = Peer(host, port, user)
-            return Connection(self._host, peer, known, offer, strict_kex=strict, command=command)
+            return Connection(
+                self._host,
+                peer,
+                known,
+                offer,
+                strict_kex=strict,
+                keys=self._key_lifetime,
+                command=command,
+            )
 
     def _known_keys(self, host: str, port: int) -> HostKeys:
         known = self._known.about(host, port)

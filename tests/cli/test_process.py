@@ -210,11 +210,10 @@ def test_no_progress_is_reported_where_nobody_watches(shell: Shell) -> None:
 
 
 def test_where_nobody_watches_a_long_transfer_shows_now_and_then_that_it_lives(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(progress, "monotonic", lambda: now)
-    shown = progress.display("auto", Console(), "disk")
+    shown = progress.display("auto", Console(), "disk", clock=lambda: now)
     assert shown.callback is not None
     for _ in range(250):  # 25 s
         now += 0.1

@@ -121,10 +121,10 @@ def test_the_log_file_has_one_line_for_each_record(hostile: Inside, tmp_path: Pa
 
 @pytest.mark.promise("terminal-text")
 def test_a_record_with_line_feeds_does_not_forge_another_one(tmp_path: Path) -> None:
-    from imagebroker.cli.app import _Redacting
+    from imagebroker.cli.app import RedactingFormatter
 
     record = logging.LogRecord("x", 30, "", 0, "one\n2026 CRITICAL two %s", ("\x85three",), None)
-    shown = _Redacting("%(levelname)s %(message)s").format(record)
+    shown = RedactingFormatter("%(levelname)s %(message)s").format(record)
     assert_that(shown, Equals("WARNING one\\n2026 CRITICAL two \\x85three"))
 
 

@@ -13,9 +13,9 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, MatchesAll, MatchesStructure, Not
 
 import imagebroker
-from imagebroker import registry
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import BackendLoadError, ConfigError, SchemeNotEnabled
+from imagebroker.registry import Registry
 from tests.distributions import install, simple
 
 MakeBroker = Callable[..., imagebroker.Broker]
@@ -127,15 +127,17 @@ def test_a_slow_import_is_logged_happens_once_and_holds_up_no_other_scheme(
 ) -> None:  # fmt: skip
     gate = threading.Event()
     monkeypatch.setattr(threading, "import_gate", gate, raising=False)
-    monkeypatch.setattr(registry, "SLOW_IMPORT", 0.01)
     source = "import threading\nthreading.import_gate.wait(30)\n" + simple("slow")
     source += "\nthreading.import_gate.count = getattr(threading.import_gate, 'count', 0) + 1\n"
     install(on_path, "imagebroker-slow", {"slow": "slow_plugin:SimpleBackend"}, slow_plugin=source)
-    broker = make_broker(enabled("slow", "good"))
-    threads = [threading.Thread(target=broker.resolve, args=("slow://h/x",)) for _ in range(3)]
+    config = tmp_path / "slow.conf"
+    config.write_text(enabled("slow", "good"))
+    found = Registry(Settings.from_file(config), slow_import=0.01)
+    threads = [threading.Thread(target=found.declaration, args=("slow",)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    still_works(broker, tmp_path)
+    assert_that(found.declaration("good").name, Equals("good"))
+    still_works(make_broker(enabled("slow", "good")), tmp_path)
     while "takes long" not in caplog.text:
         threads[0].join(0.01)
     gate.set()
@@ -156,7 +158,7 @@ def test_two_distributions_for_one_scheme_are_refused_at_start_and_both_are_name
         str(caught.value), MatchesAll(Contains("imagebroker-one"), Contains("imagebroker-two"))
     )
     (tmp_path / "c.conf").write_text(enabled("both"))
-    described = registry.Registry(Settings.from_file(tmp_path / "c.conf")).describe()
+    described = Registry(Settings.from_file(tmp_path / "c.conf")).describe()
     found = {info.scheme: info for info in described}["both"]
     assert_that(found.problem, Contains("imagebroker-one"))
     make_broker(enabled("file"))  # a scheme that nobody enabled disturbs nobody

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imagebroker_scp import ScpBackend
+from imagebroker_scp.key_lifetime import DEFAULT, KeyLifetime
 
 from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import BackendHost, ImageSource, Limits, Options
@@ -30,6 +31,7 @@ def make_backend(
     stall: float = 10,
     reach: str = "127.0.0.0/8",
     personal: bool = False,
+    keys: KeyLifetime = DEFAULT,
     **options: Any,
 ) -> ScpBackend:
     """A backend as the core makes it, that may log in to `sshd`."""
@@ -44,7 +46,8 @@ def make_backend(
             limits=Limits(connect_timeout=5, stall_timeout=stall),
             policy=Policy(allowed_networks=networks([reach])),
             personal=personal,
-        )
+        ),
+        keys,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.boundary import GRACE, Boundary
 from imagebroker.backends.declaration import Declaration
 from imagebroker.model.reference import parse
 from imagebroker.plugin import (
@@ -65,11 +65,13 @@ class Chunks(ImageSource):
         self.closed += 1
 
 
-def guarded(answer: Callable[[Any, ImageRef], Any], **limits: float) -> Boundary:
+def guarded(
+    answer: Callable[[Any, ImageRef], Any], *, grace: float = GRACE, **limits: float
+) -> Boundary:
     """A boundary around a backend whose `open` is `answer`."""
     host = BackendHost(name="probe", options=Options({}), policy=LOOPBACK, limits=Limits(**limits))
     probe = type("Probe", (Probe,), {"answer": staticmethod(answer)})
-    return Boundary(Declaration.of(probe), host, ORIGIN)
+    return Boundary(Declaration.of(probe), host, ORIGIN, grace=grace)
 
 
 class RecordingBackend(ImageBackend):

@@ -12,7 +12,6 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, IsInstance, LessThan, MatchesStructure
 
-from imagebroker.backends import boundary
 from imagebroker.backends.boundary import READ_AHEAD, Flow, OpenedSource
 from imagebroker.plugin import (
     BackendError,
@@ -26,8 +25,8 @@ from tests.conftest import Scripted
 from tests.core.boundary.probe import ORIGIN, REF, Chunks, guarded
 
 
-def opened(source: ImageSource) -> OpenedSource:
-    return guarded(lambda context, ref: source).open(None, REF)
+def opened(source: ImageSource, **how: float) -> OpenedSource:
+    return guarded(lambda context, ref: source, **how).open(None, REF)
 
 
 def taken(flow: Flow, into: list[Buffer] | None = None) -> list[Buffer]:
@@ -109,7 +108,7 @@ class TestRead:
 
         source = opened(Endless())
         flow = source.read()
-        while flow._held + len(chunk) <= READ_AHEAD:
+        while flow.held + len(chunk) <= READ_AHEAD:
             flow.join(0.001)
         flow.join(0.05)
         made = next(produced)
@@ -144,9 +143,8 @@ class TestRead:
 
     @pytest.mark.promise("C17")
     def test_a_read_that_ignores_close_is_left_behind_and_logged(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(boundary, "GRACE", 0.05)
         gate = threading.Event()
 
         class Stubborn(Chunks):
@@ -154,7 +152,7 @@ class TestRead:
                 gate.wait(30)
                 yield b"too late"
 
-        source = opened(Stubborn())
+        source = opened(Stubborn(), grace=0.05)
         flow = source.read()
         source.close()
         assert_that(caplog.text, Contains("does not end after close"))

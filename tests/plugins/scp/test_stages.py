@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from imagebroker_scp import ScpBackend, packets
+from imagebroker_scp.key_lifetime import DEFAULT, KeyLifetime
 from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, LessThan, Not
@@ -27,12 +28,19 @@ MIB = 1024 * 1024
 
 
 def fetch_from(
-    kind: type[ssh_peer.Peer], sshd: Sshd, folder: Path, /, *, stall: float = 10, **how: Any
+    kind: type[ssh_peer.Peer],
+    sshd: Sshd,
+    folder: Path,
+    /,
+    *,
+    stall: float = 10,
+    keys: KeyLifetime = DEFAULT,
+    **how: Any,
 ) -> bytes:
     """The file of such a server; `how` sets attributes of its class."""
     scripted = type(kind.__name__, (kind,), how)
     with ssh_peer.ssh_server(scripted, folder) as (url, known):
-        backend = make_backend(stall=stall, identity_file=str(sshd.key), **known)
+        backend = make_backend(stall=stall, keys=keys, identity_file=str(sshd.key), **known)
         return fetched(f"{url}/image", backend)
 
 
@@ -225,17 +233,13 @@ def test_the_largest_window_that_can_be_written_is_none_too_large(
 
 
 @pytest.mark.promise("security-22")
-def test_a_server_that_goes_on_without_new_keys_is_hung_up_on(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES_OVERFLOW_MAX", MIB)
+def test_a_server_that_goes_on_without_new_keys_is_hung_up_on(sshd: Sshd, tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="new keys"):
-        fetch_from(ssh_peer.IgnoresRekeying, sshd, tmp_path)
+        fetch_from(ssh_peer.IgnoresRekeying, sshd, tmp_path, keys=KeyLifetime(MIB, MIB))
 
 
 def test_the_limit_of_one_key_is_that_of_openssh_or_less() -> None:
-    assert_that(packets.Packets.REKEY_BYTES // 16, LessThan(2**32 + 1))
+    assert_that(KeyLifetime().due // 16, LessThan(2**32 + 1))
     assert_that(packets.Packets.REKEY_PACKETS, LessThan(2**31 + 1))
 
 

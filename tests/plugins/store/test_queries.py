@@ -203,16 +203,16 @@ def test_every_query_finds_what_it_should_in_its_order(
 
 
 @pytest.mark.parametrize("few", [0, 1, 3, 10**6])
-def test_the_way_to_look_up_properties_makes_no_difference(
-    modelled: Modelled, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("imagebroker_file.listing.FEW", few)
-    store, images = modelled, modelled.images
+def test_the_way_to_look_up_properties_makes_no_difference(modelled: Modelled, few: int) -> None:
+    images = modelled.images
     for filters in ({"property-os": "1"}, {"property-os": "1", "tag": "x"}, {"members": "bob"}):
         for context in (None, ALICE, BOB):
-            query = ImageQuery(filters=filters, page_size=3)
-            found = [str(image.id) for image in store.backend.get_all(context, query)]
-            assert_that(found, Equals(listed(images, Caller.of(context), query)))
+            caller, query = Caller.of(context), ImageQuery(filters=filters)
+            listing = Listing(caller, query, str, few)
+            with closing(sqlite3.connect(modelled.directory / MARKER)) as db:
+                db.row_factory = sqlite3.Row
+                found = [row["id"] for row in listing.page(db, None, len(images) + 1)]
+            assert_that(found, Equals(listed(images, caller, query)))
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,7 @@ def test_a_projects_page_is_merged_from_indexes(
 def _plans(store: Store, listing: Listing, after: Any) -> str:
     plans: list[str] = []
     with closing(sqlite3.connect(store.directory / MARKER)) as db:
-        streams = [listing._narrowed(db, stream) for stream in listing._streams]
-        for span in listing._spans(after):
-            statement, params = listing._statement(streams, span, 10)
-            plan = db.execute(f"EXPLAIN QUERY PLAN {statement}", params)
+        for statement, params in listing.statements(db, after):
+            plan = db.execute(f"EXPLAIN QUERY PLAN {statement}", [*params, 10])
             plans.extend(row[3] for row in plan)
     return "\n".join(plans)

@@ -36,7 +36,7 @@ def test_a_store_of_version_1_is_read(store: Store) -> None:
     (store.directory / "images").mkdir(parents=True)
     (store.directory / "images" / ID).write_bytes(b"data")
     with closing(sqlite3.connect(store.directory / MARKER)) as db:
-        for statement in schema._VERSION_1:
+        for statement in schema.VERSION_1:
             db.execute(statement)
         db.executescript(VERSION_1)
     assert_that(
@@ -52,7 +52,7 @@ def test_a_store_of_version_1_is_read(store: Store) -> None:
 
 
 def test_version_1_never_changes() -> None:
-    text = "\n".join(" ".join(statement.split()) for statement in schema._VERSION_1)
+    text = "\n".join(" ".join(statement.split()) for statement in schema.VERSION_1)
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert_that(digest, Equals("8b895053993cfc245b113b53766be0c2c6fc176d0f8cf856c9825cb44bd87a3f"))
 

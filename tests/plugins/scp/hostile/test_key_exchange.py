@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from imagebroker_scp import packets
+from imagebroker_scp.key_lifetime import KeyLifetime
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, Is, LessThan
 
@@ -25,6 +25,9 @@ from tests.servers.images import random_file
 from tests.servers.raw import Connection, RawServer
 from tests.servers.sshd import Sshd
 
+#: Of ours: new ones are due soon.
+SHORT_LIVED = KeyLifetime(MIB)
+
 
 def test_a_server_that_exchanges_keys_every_mebibyte_is_fine(tmp_path: Path) -> None:
     image = random_file(tmp_path / "image", 24 * MIB)
@@ -35,49 +38,40 @@ def test_a_server_that_exchanges_keys_every_mebibyte_is_fine(tmp_path: Path) -> 
     assert_that(exchanges, GreaterThan(4))
 
 
-def test_our_own_key_exchanges_are_fine(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
+def test_our_own_key_exchanges_are_fine(sshd: Sshd, tmp_path: Path) -> None:
     image = random_file(tmp_path / "image", 48 * MIB)
-    data = fetched(sshd.url(image), make_backend(sshd, stall=5))
+    data = fetched(sshd.url(image), make_backend(sshd, stall=5, keys=SHORT_LIVED))
     assert_that(data == image.read_bytes(), Is(True))
 
 
-def test_a_question_during_our_key_exchange_does_not_block_it(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
-    data = fetch_from(ssh_peer.AsksDuringRekeying, sshd, tmp_path)
+def test_a_question_during_our_key_exchange_does_not_block_it(sshd: Sshd, tmp_path: Path) -> None:
+    data = fetch_from(ssh_peer.AsksDuringRekeying, sshd, tmp_path, keys=SHORT_LIVED)
     assert_that(data == content(8 * MIB), Is(True))
 
 
 def test_a_server_that_ignores_our_key_exchange_is_a_transfer_error(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
     began = time.monotonic()
     with pytest.raises(TransferError):
-        fetch_from(ssh_peer.IgnoresRekeying, sshd, tmp_path, stall=STALL)
+        fetch_from(ssh_peer.IgnoresRekeying, sshd, tmp_path, keys=SHORT_LIVED, stall=STALL)
     assert_that(time.monotonic() - began, LessThan(STALL + 1 + 1))
 
 
 @pytest.mark.promise("security-22")
 def test_a_server_that_gives_up_gcm_in_a_key_exchange_is_a_transfer_error(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
     with pytest.raises(TransferError, match="gives up AES-GCM"):
-        fetch_from(ssh_peer.GivesUpGcm, sshd, tmp_path)
+        fetch_from(ssh_peer.GivesUpGcm, sshd, tmp_path, keys=SHORT_LIVED)
 
 
 @pytest.mark.promise("security-22")
 def test_data_in_the_middle_of_a_key_exchange_are_a_transfer_error(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", MIB)
     with pytest.raises(TransferError):
-        fetch_from(ssh_peer.SendsDuringRekeying, sshd, tmp_path)
+        fetch_from(ssh_peer.SendsDuringRekeying, sshd, tmp_path, keys=SHORT_LIVED)
 
 
 @pytest.mark.promise("security-22")
@@ -140,23 +134,22 @@ slow = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("gibibytes", "ours", "theirs"),
     [
-        pytest.param(5, packets.Packets.REKEY_BYTES, "default", marks=slow),
+        pytest.param(5, KeyLifetime().due, "default", marks=slow),
         pytest.param(5, 1 << 29, "default", marks=slow),  # as often as paramiko by itself
         pytest.param(5, 1 << 25, "default", marks=slow),
-        pytest.param(5, packets.Packets.REKEY_BYTES, "1M", marks=slow),
+        pytest.param(5, KeyLifetime().due, "1M", marks=slow),
         pytest.param(5, 1 << 25, "16M", marks=slow),
         (0.25, 1 << 25, "16M"),
     ],
 )
 def test_gibibytes_come_over_one_connection_whoever_wants_new_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gibibytes: float, ours: int, theirs: str
+    tmp_path: Path, gibibytes: float, ours: int, theirs: str
 ) -> None:
-    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", ours)
     image, expected = marked_file(tmp_path / "image", int(gibibytes * 1024) * MIB)
     found = hashlib.sha256()
     settings = [f"RekeyLimit {theirs}", "LogLevel DEBUG1"]
     with Sshd(settings=settings) as server:
-        with opened(server.url(image), make_backend(server)) as source:
+        with opened(server.url(image), make_backend(server, keys=KeyLifetime(ours))) as source:
             for piece in source.read():
                 found.update(piece)
         exchanges = server.log.read_text().count("SSH2_MSG_NEWKEYS received")

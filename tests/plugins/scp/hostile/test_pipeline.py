@@ -129,10 +129,10 @@ def test_requests_are_kept_under_way() -> None:
     assert_that(wire.requests, LessThan(pipeline.REQUESTS + 3))
 
 
-def test_what_has_arrived_of_a_slow_answer_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PATIENCE", 0.0)
+def test_what_has_arrived_of_a_slow_answer_is_handed_out() -> None:
     wire = Wire(HostileSftp({"real_size": 64 * KIB}), lambda: 1000)
-    chunks = [bytes(c) for c in pipeline.Reader(Sftp(wire), b"handle", 0, 64 * KIB)]
+    reader = pipeline.Reader(Sftp(wire), b"handle", 0, 64 * KIB, patience=0.0)
+    chunks = [bytes(chunk) for chunk in reader]
     assert_that(b"".join(chunks) == content(64 * KIB), Is(True))
     assert_that(len(chunks), GreaterThan(60))
 

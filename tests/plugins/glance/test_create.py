@@ -15,7 +15,6 @@ from testtools.matchers import (
     HasLength,
     Is,
     IsInstance,
-    LessThan,
     MatchesStructure,
 )
 
@@ -30,6 +29,7 @@ from imagebroker.plugin import (
     QuotaExceeded,
     UploadFailed,
 )
+from tests.bounds import in_time
 from tests.plugins.glance.storing import Store
 from tests.plugins.glance_stub import DATA, ID, STALL, Request, Stub, answer, asking, caller, record
 from tests.servers.raw import Connection
@@ -276,5 +276,5 @@ def test_a_server_that_stops_reading_ends_the_upload() -> None:
         began = time.monotonic()
         with pytest.raises(UploadFailed):
             asking(stub, stall=STALL).create(caller(), NEW, data)
-        assert_that(time.monotonic() - began, LessThan(STALL * 4 + 2))
+        assert_that(time.monotonic() - began, in_time(STALL * 4 + 2))
         assert_that(images.images, Equals({}))

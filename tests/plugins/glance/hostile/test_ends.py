@@ -8,9 +8,10 @@ from contextlib import closing
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Equals, HasLength, Is, IsInstance, LessThan, MatchesAll, Not
+from testtools.matchers import Equals, HasLength, Is, IsInstance, MatchesAll, Not
 
 from imagebroker.plugin import RangeIgnored, TransferError, TransferTimeout
+from tests.bounds import in_time
 from tests.plugins.glance_stub import (
     DATA,
     REF,
@@ -100,7 +101,7 @@ def test_a_stall_at_any_place_ends(after: int) -> None:
     with Stub(image) as stub, opened(asking(stub, stall=STALL)) as source:
         with pytest.raises(TransferTimeout):
             b"".join(source.read())
-        assert_that(time.monotonic() - began, LessThan(STALL + 1))
+        assert_that(time.monotonic() - began, in_time(STALL + 1))
 
 
 def test_a_head_that_trickles_in_ends_too() -> None:
@@ -112,7 +113,7 @@ def test_a_head_that_trickles_in_ends_too() -> None:
     began = time.monotonic()
     with Stub(image) as stub, pytest.raises(TransferTimeout):
         asking(stub, stall=STALL).open(caller(), REF)
-    assert_that(time.monotonic() - began, LessThan(2 * STALL + 1))
+    assert_that(time.monotonic() - began, in_time(2 * STALL + 1))
 
 
 def test_a_record_that_trickles_in_ends_too() -> None:
@@ -126,7 +127,7 @@ def test_a_record_that_trickles_in_ends_too() -> None:
     began = time.monotonic()
     with Stub(image) as stub, pytest.raises(TransferTimeout):
         asking(stub, stall=STALL).open(caller(), REF)
-    assert_that(time.monotonic() - began, LessThan(3 * STALL + 1))
+    assert_that(time.monotonic() - began, in_time(3 * STALL + 1))
 
 
 @pytest.mark.parametrize("after", [0, 10, 100_000])

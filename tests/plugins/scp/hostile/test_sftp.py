@@ -29,6 +29,7 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
+from tests.bounds import in_time
 from tests.plugins import hostile_sftp
 from tests.plugins.hostile_sftp import content
 from tests.plugins.scp.hostile.fetching import KIB, MIB
@@ -204,7 +205,7 @@ def test_a_stall_at_any_question_ends_within_the_limit(misbehaving: Misbehaving,
     began = time.monotonic()
     with pytest.raises(TransferTimeout):
         misbehaving.fetched(stall_at=kind, limits=[0, 0], stall=STALL)
-    assert_that(time.monotonic() - began, LessThan(STALL + 1 + 1))  # and the time to log in
+    assert_that(time.monotonic() - began, in_time(STALL + 1))  # and the time to log in
     assert_that(ssh_threads(), Equals([]))
 
 
@@ -218,11 +219,11 @@ def test_a_stall_in_the_middle_of_the_data_ends_within_the_limit(
         with pytest.raises(TransferTimeout):
             for _ in reading:
                 pass
-    assert_that(time.monotonic() - began, LessThan(STALL + 1))
+    assert_that(time.monotonic() - began, in_time(STALL + 1))
 
 
 def test_close_from_another_thread_ends_a_read_that_waits(misbehaving: Misbehaving) -> None:
-    with misbehaving.opened(reads="stall", stall=STALL) as source:
+    with misbehaving.opened(reads="stall", stall=60) as source:
         reading = source.read()
         next(reading)
         threading.Timer(0.2, source.close).start()
@@ -230,7 +231,7 @@ def test_close_from_another_thread_ends_a_read_that_waits(misbehaving: Misbehavi
         with pytest.raises(TransferError):
             for _ in reading:
                 pass
-    assert_that(time.monotonic() - began, LessThan(STALL))
+    assert_that(time.monotonic() - began, in_time(1))  # the limit on stalls is a minute
     assert_that(ssh_threads(), Equals([]))
 
 

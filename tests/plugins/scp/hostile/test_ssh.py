@@ -10,6 +10,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, LessThan, Not
 
 from imagebroker.plugin import ImageBrokerError, NotAuthorized, TransferError, TransferTimeout
+from tests.bounds import in_time
 from tests.plugins import ssh_peer
 from tests.plugins.hostile_sftp import content
 from tests.plugins.scp.hostile.fetching import MIB, fetch_from
@@ -55,7 +56,7 @@ def test_what_no_server_should_do_is_an_error_within_the_limit(
     with pytest.raises(error) as caught:
         fetch_from(kind, sshd, tmp_path, stall=STALL)
     assert_that(caught.value.hint, Not(Equals("")))
-    assert_that(time.monotonic() - began, LessThan(STALL + 1 + 1))
+    assert_that(time.monotonic() - began, in_time(STALL + 1))
 
 
 @pytest.mark.parametrize(
@@ -128,4 +129,4 @@ def test_a_trickle_instead_of_a_greeting_ends_within_the_limit(
         began = time.monotonic()
         with pytest.raises(TransferTimeout):
             fetched(f"scp://u@127.0.0.1:{server.port}/x", backend)
-    assert_that(time.monotonic() - began, LessThan(STALL + 1))
+    assert_that(time.monotonic() - began, in_time(STALL + 1))

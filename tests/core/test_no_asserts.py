@@ -34,8 +34,8 @@ def test_under_python_o_the_same_is_refused() -> None:
     """The matchers of testtools are functions: -O does not touch them."""
     done = subprocess.run(
         [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "-W", "ignore::pytest.PytestConfigWarning", "tests/core/test_reference.py",
-         "tests/core/test_registry.py", "tests/core/boundary"],
-        cwd=ROOT, check=False, timeout=120, capture_output=True, text=True,
+         "-W", "ignore::pytest.PytestConfigWarning", "tests/model/test_reference.py",
+         "tests/backends/test_registry.py", "tests/backends/boundary"],
+        cwd=ROOT, check=False, timeout=280, capture_output=True, text=True,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout[-2000:])

@@ -85,8 +85,8 @@ def private(source: str) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names if _is_private(alias.name))
         elif isinstance(node, ast.Attribute):
-            known = _is_self(node.value) or node.attr in own or ast.unparse(node) in FOREIGN
-            if _is_private(node.attr) and not known:
+            known = not _is_private(node.attr) or _is_self(node.value) or node.attr in own
+            if not known and ast.unparse(node) not in FOREIGN:
                 yield node.attr
         elif isinstance(node, ast.Call):
             yield from _patched(node, product)

@@ -21,8 +21,8 @@ from imagebroker.plugin import (
     TooLarge,
     TransferError,
 )
+from tests.backends.boundary.probe import ORIGIN, REF, Chunks, guarded
 from tests.conftest import Scripted
-from tests.core.boundary.probe import ORIGIN, REF, Chunks, guarded
 
 
 def opened(source: ImageSource, **how: float) -> OpenedSource:

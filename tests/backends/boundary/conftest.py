@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import imagebroker
-from tests.core.boundary.probe import RecordingBackend
+from tests.backends.boundary.probe import RecordingBackend
 from tests.distributions import install
 
 

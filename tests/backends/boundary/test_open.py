@@ -25,7 +25,7 @@ from imagebroker.plugin import (
     TransferError,
     TransferTimeout,
 )
-from tests.core.boundary.probe import LOOPBACK, ORIGIN, REF, Chunks, Probe, guarded
+from tests.backends.boundary.probe import LOOPBACK, ORIGIN, REF, Chunks, Probe, guarded
 
 
 class TestOpen:

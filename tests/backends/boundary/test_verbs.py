@@ -25,8 +25,8 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
+from tests.backends.boundary.probe import LOOPBACK, UUID, Chunks, Probe, RecordingBackend
 from tests.conftest import Scripted
-from tests.core.boundary.probe import LOOPBACK, UUID, Chunks, Probe, RecordingBackend
 
 CALLS = RecordingBackend.calls
 ANSWERS = RecordingBackend.answers

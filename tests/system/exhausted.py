@@ -1,6 +1,6 @@
 """Calls a broker with ever more of one resource left, and prints how each call ended, as JSON.
 
-`python -m tests.core.exhausted RESOURCE CONFIG FOLDER VERB BACKEND [REF]`. RESOURCE is `files` (so many
+`python -m tests.system.exhausted RESOURCE CONFIG FOLDER VERB BACKEND [REF]`. RESOURCE is `files` (so many
 descriptors can be opened), `threads` (so many can be started) or `memory` (so many pages).
 """
 

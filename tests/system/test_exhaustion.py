@@ -18,10 +18,10 @@ from testtools.matchers import Contains, Equals, Not
 
 from imagebroker.exceptions import DestinationError, OutOfMemory, TransferError, UploadFailed
 from imagebroker.system.exhaustion import as_ours
-from tests.core.exhausted import DATA
 from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.sshd import Sshd
+from tests.system.exhausted import DATA
 
 ROOT = Path(__file__).parents[2]
 #: A user without any other process.
@@ -40,7 +40,7 @@ class World:
         config = self.folder / "imagebroker.conf"
         config.write_text(self.config)
         done = subprocess.run(
-            [*before, sys.executable, "-m", "tests.core.exhausted", kind, str(config),
+            [*before, sys.executable, "-m", "tests.system.exhausted", kind, str(config),
              str(self.folder), verb, backend, self.refs.get(backend, "")],
             cwd=ROOT, check=False, capture_output=True, text=True, timeout=300,
         )  # fmt: skip

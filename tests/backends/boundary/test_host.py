@@ -26,7 +26,7 @@ from imagebroker.plugin import (
     PolicyViolation,
     TransferError,
 )
-from tests.core.boundary.probe import LOOPBACK, ORIGIN, UUID, Chunks, Probe, RecordingBackend
+from tests.backends.boundary.probe import LOOPBACK, ORIGIN, UUID, Chunks, Probe, RecordingBackend
 from tests.distributions import install, simple
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
@@ -26,23 +25,21 @@ from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
-from imagebroker.request import Order, rules
-from imagebroker.routing import Resolution, Routes
-from imagebroker.snapshot import Values
+from imagebroker.request import Request, rules
+from imagebroker.routing import Resolution
+from imagebroker.snapshot import Call, Snapshot
 from imagebroker.system.exhaustion import said
-from imagebroker.system.forks import Process
 from imagebroker.system.standard_streams import occupy
 from imagebroker.telemetry import Telemetry
 from imagebroker.transfer import download as transfer
+from imagebroker.transfer.codecs import checked_kind
 from imagebroker.transfer.detection import detected
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.fetch.versions import Joining
 from imagebroker.transfer.layers.cache import Cache, Cached
-from imagebroker.transfer.layers.cached import ThroughCache
-from imagebroker.transfer.layers.codecs import checked_kind
-from imagebroker.transfer.layers.decompression import opened
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
+from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, IntoObject
 from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.upload import uploaded
@@ -54,30 +51,8 @@ if TYPE_CHECKING:
 
     from imagebroker.backends.backend import Context
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-
-
-def _verb(method: Verb) -> Verb:
-    """A call that keeps the configuration that it begins with, whatever `reload` does meanwhile.
-
-    Its errors say where the option stands that decides.
-    """
-
-    @wraps(method)
-    def call(self: Broker, *args: Any, **kwargs: Any) -> Any:
-        held = self._hold()
-        answer = None
-        try:
-            with said():
-                answer = method(held, *args, **kwargs)
-            return answer
-        except ImageBrokerError as error:
-            held._locate(error)
-            raise
-        finally:
-            held._let_go(after=answer)
-
-    return cast(Verb, call)
+#: Arguments of `open` that `copy` passes on.
+_OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "progress", "cancel")
 
 
 class Broker:
@@ -90,10 +65,7 @@ class Broker:
         """
         occupy()  # what is opened from now on is never taken for a standard stream
         settings = conf if isinstance(conf, Settings) else Settings(conf)
-        self._values = Values.of(settings, self._found_backends)
-        self._routes = Routes(settings, self._registry)
-        #: Where the call began that this is the copy of.
-        self._process = Process()
+        self._snapshot = Snapshot.of(settings, self._found_backends)
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Broker:
@@ -113,54 +85,40 @@ class Broker:
 
         :raises ConfigError: it cannot be used; everything stays as it was.
         """
-        values = Values.of(self._settings.again(), self._found_backends)
-        old, self._values = self._values, values
+        old = self._snapshot
+        self._snapshot = Snapshot.of(old.settings.again(), self._found_backends)
         old.registry.retire()
-
-    @property
-    def _settings(self) -> Settings:
-        return self._values.settings
-
-    @property
-    def _registry(self) -> Registry:
-        return self._values.registry
 
     @property
     def telemetry(self) -> Telemetry:
         """What is recorded of its calls."""
-        return self._values.telemetry
+        return self._snapshot.telemetry
 
     @telemetry.setter
     def telemetry(self, telemetry: Telemetry) -> None:
-        self._values = replace(self._values, telemetry=telemetry)
+        self._snapshot = replace(self._snapshot, telemetry=telemetry)
 
     def _found_backends(self, settings: Settings) -> Registry:
         return Registry(settings)
 
-    def _hold(self) -> Self:
-        """This broker as it is now."""
-        while True:
-            held = object.__new__(type(self))  # as copy.copy, in a fifth of the time
-            held.__dict__.update(self.__dict__)
-            held._routes = Routes(held._settings, held._registry)
-            held._process = Process()
-            if held._registry.hold():
-                return held
-
-    def _let_go(self, after: object) -> None:
-        """The end of a call; where it answers with a reader or an iterator, the end of that."""
-        if isinstance(after, Iterator):
-            weakref.finalize(after, self._registry.let_go).atexit = False
-        else:
-            self._registry.let_go()
-
-    def _locate(self, error: ImageBrokerError) -> None:
-        asked = self._routes.asked
-        (self._settings if asked is None else asked).locate(error)
+    @contextmanager
+    def _call(self) -> Iterator[Call]:
+        """One call, with the snapshot of this moment. Its errors say where the option stands that
+        decides."""
+        while not (snapshot := self._snapshot).registry.hold():
+            pass  # it was replaced in this moment
+        call = Call(snapshot)
+        try:
+            with said():
+                yield call
+        except ImageBrokerError as error:
+            call.locate(error)
+            raise
+        finally:
+            call.end()
 
     # -- reading ---------------------------------------------------------------------------------
 
-    @_verb
     def get(
         self,
         context: Context,
@@ -172,31 +130,9 @@ class Broker:
 
         :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
         """
-        ref, backend = self._routes.find(id_or_uri)
-        with self.telemetry.call("get", backend.title):
-            image = backend.get(
-                context, ref, include_locations=include_locations, show_deleted=show_deleted
-            )
-            if ref.id is None and image.disk_format is None:
-                image = self._detected(context, ref, backend, image)
-        if image.deleted and not show_deleted:
-            raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
-        if image.locations is not None and not include_locations:
-            image = replace(image, locations=None)
-        return image
+        with self._call() as call:
+            return _get(call, context, id_or_uri, include_locations, show_deleted)
 
-    def _detected(self, context: Context, ref: ImageRef, backend: Boundary, image: Image) -> Image:
-        """A file has no record: what its first bytes say about it."""
-        policy = format_policy(self._settings.core, None)
-        if policy is None:
-            return image
-        seconds = self._settings.core.stall_timeout
-        pages = backend.declared.serves_pages
-        return detected(
-            image, lambda: backend.open(context, ref), policy, seconds, may_be_page=pages
-        )
-
-    @_verb
     def get_all(
         self,
         context: Context,
@@ -213,13 +149,15 @@ class Broker:
 
         Arguments are checked now; pages are read as they are needed.
         """
-        query = checked_query(filters, marker, limit, page_size, sort_key, sort_dir)
-        source = self._routes.named(backend)
-        return self.telemetry.iterated(
-            "get_all", source.title, lambda: source.get_all(context, query)
-        )
+        with self._call() as call:
+            query = checked_query(filters, marker, limit, page_size, sort_key, sort_dir)
+            source = call.routes.named(backend)
+            images = call.telemetry.iterated(
+                "get_all", source.title, lambda: source.get_all(context, query)
+            )
+            call.outlived_by(images)
+            return images
 
-    @_verb
     def open(
         self,
         context: Context,
@@ -240,27 +178,14 @@ class Broker:
 
         The arguments are those of `download`.
         """
-        order = Order(
-            self._values, self._routes, context, id_or_uri, checksum=checksum,
-            require_checksum=require_checksum, trusted_certs=trusted_certs,
-            allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
-            progress=progress, cancel=cancel, limits=limits,
-        )  # fmt: skip
-        decompress = checked_kind(decompress)
-        with self.telemetry.call("open", order.backend.title):
-            places = order.places()
-            stream = opened(places, order.demands, order.watch, decompress)
-        read = self.telemetry.begin("read", order.backend.title)
+        with self._call() as call:
+            return _open(
+                call, context, id_or_uri, decompress, checksum=checksum,
+                require_checksum=require_checksum, trusted_certs=trusted_certs,
+                allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
+                progress=progress, cancel=cancel, limits=limits,
+            )  # fmt: skip
 
-        def ended(error: BaseException | None) -> None:
-            if isinstance(error, ImageBrokerError):
-                self._locate(error)
-            read.bytes, read.retries = order.watch.done, order.watch.retries
-            read.end(error)
-
-        return ImageReader(stream, ended)
-
-    @_verb
     def download(
         self,
         context: Context,
@@ -306,48 +231,31 @@ class Broker:
         :raises VerificationError: the bytes are not what was asked for.
         :raises TransferError, ImageChanged: they did not arrive; `.retryable` says if trying helps.
         """
-        order = Order(
-            self._values, self._routes, context, id_or_uri, checksum=checksum,
-            require_checksum=require_checksum, trusted_certs=trusted_certs,
-            allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
-            progress=progress, cancel=cancel, limits=limits,
-        )  # fmt: skip
-        decompress = checked_kind(decompress)
-        core = self._settings.core
-        with self._recorded("download", order):
-            if not isinstance(dest, (str, bytes, os.PathLike)):
-                with FileObject(dest, fsync=core.fsync, process=self._process) as target:
-                    places = order.places()
-                    return transfer.to_file_object(
-                        places, order.demands, target, order.watch, decompress
-                    )
-            with PartFile(
-                dest,
-                key=order.part_key(decompress),
-                fits=order.may_go_on_with if decompress is None else lambda kept: False,
-                overwrite=overwrite,
-                file_mode=file_mode,
-                fsync=core.fsync,
-                # A decoder cannot go on where another one was.
-                keep=decompress is None and _chosen(keep_partial, core.keep_partial),
-                preallocate=_chosen(preallocate, core.preallocate),
-                direct=core.fsync and core.direct_io,
-            ) as part:
-                return self._to_path(order, part, Path(os.fsdecode(dest)), decompress)
-
-    def _to_path(
-        self, order: Order, part: PartFile, path: Path, decompress: str | None
-    ) -> Download:
-        """Into a part file: unpacked, from the cache, with others, or simply so."""
-        places, watch = order.places(), order.watch
-        if decompress is not None or part.sequential:
-            return transfer.in_order_to_path(places, order.demands, part, watch, path, decompress)
-        with order.share() as share:
-            if self._settings.core.cache_dir:
-                cached = ThroughCache(self.cache, order.demands, watch, share)
-                return cached.to_path(places, part, path)
-            places = share.places(places)
-            return transfer.to_path(places, order.demands, part, watch, path, share)
+        with self._call() as call:
+            request = Request(
+                call, context, id_or_uri, checksum=checksum,
+                require_checksum=require_checksum, trusted_certs=trusted_certs,
+                allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
+                progress=progress, cancel=cancel, limits=limits,
+            )  # fmt: skip
+            decompress, core = checked_kind(decompress), call.core
+            with call.recorded("download", request.backend, request.watch):
+                if not isinstance(dest, (str, bytes, os.PathLike)):
+                    with FileObject(dest, fsync=core.fsync, process=call.process) as target:
+                        return transfer.download(request.transfer(decompress), IntoObject(target))
+                with PartFile(
+                    dest,
+                    key=request.part_key(decompress),
+                    fits=request.may_go_on_with if decompress is None else lambda kept: False,
+                    overwrite=overwrite,
+                    file_mode=file_mode,
+                    fsync=core.fsync,
+                    # A decoder cannot go on where another one was.
+                    keep=decompress is None and _chosen(keep_partial, core.keep_partial),
+                    preallocate=_chosen(preallocate, core.preallocate),
+                    direct=core.fsync and core.direct_io,
+                ) as part:
+                    return _to_path(call, request, part, Path(os.fsdecode(dest)), decompress)
 
     @property
     def cache(self) -> Cache:
@@ -355,14 +263,8 @@ class Broker:
 
         :raises ConfigError: none is configured.
         """
-        core = self._settings.core
-        if not core.cache_dir:
-            raise ConfigError(
-                "no cache is configured", hint="set cache_dir in [imagebroker], and cache_size"
-            )
-        return Cache(Path(core.cache_dir), core.cache_size)
+        return _cache(self._snapshot.settings.core)
 
-    @_verb
     def load(
         self,
         context: Context,
@@ -377,36 +279,23 @@ class Broker:
 
         :raises ConfigError: no cache is configured. :raises DestinationError: it does not fit.
         """
-        cache = self.cache
-        order = Order(
-            self._values, self._routes, context, id_or_uri, checksum=checksum, progress=progress,
-            cancel=cancel, limits=limits,
-        )  # fmt: skip
-        order.read_checksum_file()
-        with order.share() as share:
-            loading = ThroughCache(cache, order.demands, order.watch, share)
-            found = loading.present()
+        with self._call() as call:
+            cache = _cache(call.core)
+            request = Request(
+                call, context, id_or_uri, checksum=checksum, progress=progress, cancel=cancel,
+                limits=limits,
+            )  # fmt: skip
+            layer, demands = request.cache(cache), request.demands()
+            found = layer.present(demands)
             if found is not None:
                 return found
-            places = order.places()
             # What is cached under a version must all be of that version.
-            alone = Joining(allowed=False)
-            stream = opened(places, order.demands, order.watch, None, alone)
+            stream = transfer.opened(request.transfer(), Joining(allowed=False))
             with ImageReader(stream) as reader:
-                return loading.load(reader)
-
-    @contextmanager
-    def _recorded(self, verb: str, order: Order) -> Iterator[None]:
-        """A transfer as a call of `verb`, with what was moved."""
-        with self.telemetry.call(verb, order.backend.title) as call:
-            try:
-                yield
-            finally:
-                call.bytes, call.retries = order.watch.done, order.watch.retries
+                return layer.load(reader)
 
     # -- writing ---------------------------------------------------------------------------------
 
-    @_verb
     def create(
         self,
         context: Context,
@@ -426,29 +315,9 @@ class Broker:
         :raises FormatError: the bytes are not of the `disk_format`, or not safe; nothing is stored.
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
-        info = checked_info(image_info)
-        target = self._routes.named(backend)
-        image = Image(ref=target.host.ref(info.get("id") or ""), **given(info))
-        formats = self._upload_formats(check_format)
-        with self.telemetry.call("create", target.title) as call:
-            if data is None:
-                return target.create(context, image, None)
-            with closing(self._data(data, info)) as source:
-                source.keep_record = keep_record
-                source.checked_by = upload_check(image, formats)
-                try:
-                    return uploaded(source, lambda: target.create(context, image, source))
-                finally:
-                    call.bytes = source.sent
+        with self._call() as call:
+            return _create(call, context, image_info, data, backend, keep_record, check_format)
 
-    def _upload_formats(self, check_format: bool) -> FormatPolicy | None:
-        """Whatever a call stores unchecked: who downloads it is protected by the check there."""
-        return format_policy(self._settings.core, None, optional=True) if check_format else None
-
-    def _data(self, data: Any, info: Mapping[str, Any]) -> ImageData:
-        return ImageData(data, info.get("size"), stall_timeout=self._settings.core.stall_timeout)
-
-    @_verb
     def update(
         self,
         context: Context,
@@ -465,37 +334,38 @@ class Broker:
         :param check_format: as for `create`.
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
-        changes = checked_info(image_info)
-        ref, backend = self._routes.find(id_or_uri)
-        formats = self._upload_formats(check_format)
-        with self.telemetry.call("update", backend.title) as call:
-            found = None
-            if if_version is not None or _needs_record(backend, data, formats):
-                found = backend.get(context, ref, include_locations=False, show_deleted=False)
-            if found is not None and if_version not in (None, found.version):
-                raise Conflict(
-                    f"{ref} has the version {found.version}, not {if_version}",
-                    hint="look at it again, then repeat the change",
-                )
-            if data is None:
-                return backend.update(context, ref, changes, None, purge_props)
-            with closing(self._data(data, changes)) as source:
-                source.checked_by = upload_check(_changed(found, changes), formats)
-                try:
-                    return uploaded(
-                        source, lambda: backend.update(context, ref, changes, source, purge_props)
+        with self._call() as call:
+            changes = checked_info(image_info)
+            ref, target = call.routes.find(id_or_uri)
+            formats = _upload_formats(call, check_format)
+            with call.telemetry.call("update", target.title) as recorded:
+                found = None
+                if if_version is not None or _needs_record(target, data, formats):
+                    found = target.get(context, ref, include_locations=False, show_deleted=False)
+                if found is not None and if_version not in (None, found.version):
+                    raise Conflict(
+                        f"{ref} has the version {found.version}, not {if_version}",
+                        hint="look at it again, then repeat the change",
                     )
-                finally:
-                    call.bytes = source.sent
+                if data is None:
+                    return target.update(context, ref, changes, None, purge_props)
+                with closing(_data(call, data, changes)) as source:
+                    source.checked_by = upload_check(_changed(found, changes), formats)
+                    try:
+                        return uploaded(
+                            source,
+                            lambda: target.update(context, ref, changes, source, purge_props),
+                        )
+                    finally:
+                        recorded.bytes = source.sent
 
-    @_verb
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
         """Remove an image; a download that runs may finish."""
-        ref, backend = self._routes.find(id_or_uri)
-        with self.telemetry.call("delete", backend.title):
-            backend.delete(context, ref)
+        with self._call() as call:
+            ref, backend = call.routes.find(id_or_uri)
+            with call.telemetry.call("delete", backend.title):
+                backend.delete(context, ref)
 
-    @_verb
     def copy(
         self,
         context: Context,
@@ -509,33 +379,30 @@ class Broker:
         **limits: Any,
     ) -> Image:
         """A new image in `backend` with the bytes of another, verified on both sides."""
-        if "create" not in self._routes.named(backend).declared.capabilities:
-            raise UnsupportedOperation(
-                f"the {backend} backend cannot create images",
-                hint="`imagebroker backends` shows what each backend can do",
-            )
-        with self.open(
-            context,
-            id_or_uri,
-            checksum=checksum,
-            require_checksum=require_checksum,
-            check_format=check_format,
-            **limits,
-        ) as reader:
-            info = copied_fields(reader.image)
-            if limits.get("decompress") and info.get("container_format") == "compressed":
-                info["container_format"] = "bare"
-            info |= dict(image_info or {})
-            unknown = info.get("disk_format") is None and reader.image.id is None
-            if unknown and not limits.get("decompress"):
-                info |= given({"disk_format": self.get(context, id_or_uri).disk_format})
-            if reader.size is not None:
-                info["size"] = reader.size
-            return self.create(
-                context, info, iter(reader), backend=backend, check_format=check_format
-            )
+        with self._call() as call:
+            if "create" not in call.routes.named(backend).declared.capabilities:
+                raise UnsupportedOperation(
+                    f"the {backend} backend cannot create images",
+                    hint="`imagebroker backends` shows what each backend can do",
+                )
+            unpacked = limits.pop("decompress", None)
+            with _open(
+                call, context, id_or_uri, unpacked, checksum=checksum,
+                require_checksum=require_checksum, check_format=check_format, **_reading(limits),
+            ) as reader:  # fmt: skip
+                info = copied_fields(reader.image)
+                if unpacked and info.get("container_format") == "compressed":
+                    info["container_format"] = "bare"
+                info |= dict(image_info or {})
+                if info.get("disk_format") is None and reader.image.id is None and not unpacked:
+                    found = _get(call, context, id_or_uri)
+                    info |= given({"disk_format": found.disk_format})
+                if reader.size is not None:
+                    info["size"] = reader.size
+                return _create(
+                    call, context, info, iter(reader), backend, check_format=check_format
+                )
 
-    @_verb
     def import_image(
         self,
         context: Context,
@@ -556,32 +423,33 @@ class Broker:
         :raises UploadFailed: the service gave up. What ends the waiting (`cancel`, the deadline)
             does not end the import.
         """
-        ref, backend = self._routes.find(id_or_uri)
-        checked_import(url, stores)
-        if "import_image" not in backend.declared.capabilities:
-            raise UnsupportedOperation(
-                f"the {backend.title} backend has no service that could fetch images",
-                hint="create or copy the image instead",
-            )
-        watch = Watch(rules(self._settings.core, None, limits), progress, cancel)
-        watch.location = url or ref.text
-        with self.telemetry.call("import_image", backend.title):
-            if url is None:
-                watch.total = backend.get(context, ref).size
+        with self._call() as call:
+            ref, backend = call.routes.find(id_or_uri)
+            checked_import(url, stores)
+            if "import_image" not in backend.declared.capabilities:
+                raise UnsupportedOperation(
+                    f"the {backend.title} backend has no service that could fetch images",
+                    hint="create or copy the image instead",
+                )
+            limited = rules(call.core, None, limits)
+            watch = Watch(limited, progress, cancel, call.settings.tuning)
+            watch.location = url or ref.text
+            with call.telemetry.call("import_image", backend.title):
+                if url is None:
+                    watch.total = backend.get(context, ref).size
 
-            def waiting() -> None:
-                watch.check()
-                watch.report("transfer")
+                def waiting() -> None:
+                    watch.check()
+                    watch.report("transfer")
 
-            for count in backend.import_image(context, ref, url, tuple(stores), waiting):
-                watch.done = count
-                waiting()
-            image = backend.get(context, ref)
-        watch.done = watch.total = image.size or watch.done
-        watch.report("done", always=True)
-        return image
+                for count in backend.import_image(context, ref, url, tuple(stores), waiting):
+                    watch.done = count
+                    waiting()
+                image = backend.get(context, ref)
+            watch.done = watch.total = image.size or watch.done
+            watch.report("done", always=True)
+            return image
 
-    @_verb
     def purge(
         self,
         context: Context,
@@ -600,35 +468,156 @@ class Broker:
         """
         if not 0 <= older_than < float("inf"):
             raise InvalidImageRef(f"older_than is {older_than!r}, not a number of seconds")
-        target = self._routes.named(backend)
-        with self.telemetry.call("purge", target.title):
-            return list(target.purge(context, older_than, dry_run))
+        with self._call() as call:
+            target = call.routes.named(backend)
+            with call.telemetry.call("purge", target.title):
+                return list(target.purge(context, older_than, dry_run))
 
     # -- about the broker ------------------------------------------------------------------------
 
-    @_verb
     def resolve(self, id_or_uri: str | ImageRef) -> Resolution:
         """Which backend an identifier belongs to, and why; no network is used.
 
         :raises InvalidImageRef, SchemeNotEnabled, BackendLoadError, PolicyViolation: as named.
         """
-        ref, backend, reason = self._routes.resolved(id_or_uri)
-        return Resolution(ref, backend.title, backend.origin, reason, backend.declared.capabilities)
+        with self._call() as call:
+            ref, backend, reason = call.routes.resolved(id_or_uri)
+            capabilities = backend.declared.capabilities
+            return Resolution(ref, backend.title, backend.origin, reason, capabilities)
 
-    @_verb
     def backends(self) -> list[BackendInfo]:
         """Every installed or enabled scheme, what it can do, and what is wrong with it."""
-        return self._registry.describe()
+        with self._call() as call:
+            return call.snapshot.registry.describe()
 
     def close(self) -> None:
         """Let go of all connections."""
-        self._registry.close()
+        self._snapshot.registry.close()
 
     def __enter__(self) -> Broker:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _get(
+    call: Call,
+    context: Context,
+    id_or_uri: str | ImageRef,
+    include_locations: bool = False,
+    show_deleted: bool = True,
+) -> Image:
+    ref, backend = call.routes.find(id_or_uri)
+    with call.telemetry.call("get", backend.title):
+        image = backend.get(
+            context, ref, include_locations=include_locations, show_deleted=show_deleted
+        )
+        if ref.id is None and image.disk_format is None:
+            image = _detected(call, context, ref, backend, image)
+    if image.deleted and not show_deleted:
+        raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
+    if image.locations is not None and not include_locations:
+        image = replace(image, locations=None)
+    return image
+
+
+def _detected(
+    call: Call, context: Context, ref: ImageRef, backend: Boundary, image: Image
+) -> Image:
+    """A file has no record: what its first bytes say about it."""
+    policy = format_policy(call.core, None)
+    if policy is None:
+        return image
+    return detected(
+        image, lambda: backend.open(context, ref), policy, call.core.stall_timeout,
+        may_be_page=backend.declared.serves_pages,
+    )  # fmt: skip
+
+
+def _open(
+    call: Call,
+    context: Context,
+    id_or_uri: str | ImageRef,
+    decompress: str | None,
+    **arguments: Any,
+) -> ImageReader:
+    request = Request(call, context, id_or_uri, **arguments)
+    decompress = checked_kind(decompress)
+    with call.telemetry.call("open", request.backend.title):
+        stream = transfer.opened(request.transfer(decompress))
+    read = call.telemetry.begin("read", request.backend.title)
+
+    def ended(error: BaseException | None) -> None:
+        if isinstance(error, ImageBrokerError):
+            call.locate(error)
+        read.bytes, read.retries = request.watch.done, request.watch.retries
+        read.end(error)
+
+    reader = ImageReader(stream, ended)
+    call.outlived_by(reader)
+    return reader
+
+
+def _to_path(
+    call: Call, request: Request, part: PartFile, path: Path, decompress: str | None
+) -> Download:
+    """Into a part file: unpacked, or in order, or with whatever this host has of it."""
+    wanted = request.transfer(decompress)
+    if decompress is not None or part.sequential:
+        return transfer.download(wanted, AtPathInOrder(part, path))
+    destination = AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
+    with request.flight(wanted.demands) as flight:
+        cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
+        return transfer.download(wanted, destination, flight, cache)
+
+
+def _cache(core: Options) -> Cache:
+    if not core.cache_dir:
+        raise ConfigError(
+            "no cache is configured", hint="set cache_dir in [imagebroker], and cache_size"
+        )
+    return Cache(Path(core.cache_dir), core.cache_size)
+
+
+def _create(
+    call: Call,
+    context: Context,
+    image_info: Mapping[str, Any],
+    data: Any,
+    backend: str | None,
+    keep_record: bool = False,
+    check_format: bool = True,
+) -> Image:
+    info = checked_info(image_info)
+    target = call.routes.named(backend)
+    image = Image(ref=target.host.ref(info.get("id") or ""), **given(info))
+    formats = _upload_formats(call, check_format)
+    with call.telemetry.call("create", target.title) as recorded:
+        if data is None:
+            return target.create(context, image, None)
+        with closing(_data(call, data, info)) as source:
+            source.keep_record = keep_record
+            source.checked_by = upload_check(image, formats)
+            try:
+                return uploaded(source, lambda: target.create(context, image, source))
+            finally:
+                recorded.bytes = source.sent
+
+
+def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
+    """Whatever a call stores unchecked: who downloads it is protected by the check there."""
+    return format_policy(call.core, None, optional=True) if check_format else None
+
+
+def _data(call: Call, data: Any, info: Mapping[str, Any]) -> ImageData:
+    return ImageData(data, info.get("size"), stall_timeout=call.core.stall_timeout)
+
+
+def _reading(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `open` among those that a copy passes on, and the limits."""
+    named = {name: limits[name] for name in _OF_OPEN if name in limits}
+    return named | {"limits": {name: limits[name] for name in limits if name not in named}}
 
 
 def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) -> bool:

@@ -13,12 +13,16 @@ from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary, OpenedSource
 from imagebroker.config.settings import GROUP, Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
+from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef
-from imagebroker.routing import Routes
-from imagebroker.snapshot import Values
-from imagebroker.transfer.fetch.candidates import Demands, Place, Waiting
+from imagebroker.snapshot import Call
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.download import Transfer
+from imagebroker.transfer.fetch.candidates import Candidate, Waiting
+from imagebroker.transfer.layers.cache import Cache
+from imagebroker.transfer.layers.cached import CacheLayer
 from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
-from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.transfer.layers.single_flight import SingleFlight
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.transfer.store.journal import Journal
@@ -41,13 +45,12 @@ _OVERRIDES = (
 )  # fmt: skip
 
 
-class Order:
+class Request:
     """Made from a call's arguments, without any I/O."""
 
     def __init__(
         self,
-        values: Values,
-        routes: Routes,
+        call: Call,
         context: Context,
         id_or_uri: str | ImageRef,
         *,
@@ -62,14 +65,15 @@ class Order:
         limits: Mapping[str, Any],
     ) -> None:
         """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
-        self._values, self._routes, self._context = values, routes, context
-        settings = values.settings
-        self.ref, self.backend = routes.find(id_or_uri)
-        self.demands = _demands(
+        self._call, self._routes, self._context = call, call.routes, context
+        settings = call.settings
+        self.ref, self.backend = call.routes.find(id_or_uri)
+        self._demands = _demands(
             settings, context, self.ref, self.backend, checksum, trusted_certs,
             content_policy(settings, allowed_formats, check_format), require_checksum,
         )  # fmt: skip
-        self.watch = Watch(rules(settings.core, max_size, limits), progress, cancel)
+        limited = rules(settings.core, max_size, limits)
+        self.watch = Watch(limited, progress, cancel, settings.tuning)
         ref, backend = self.ref, self.backend
         self.entitlement = Entitlement(
             Resource.of(backend, ref),
@@ -79,7 +83,7 @@ class Order:
             caller_of(context, backend),
         )
         #: Where `checksum` leads, if it is a URL that was not read yet.
-        self._file = routes.aside(str(checksum)) if is_url(checksum) else None
+        self._file = call.routes.aside(str(checksum)) if is_url(checksum) else None
 
     def part_key(self, decompress: str | None) -> str:
         """What tells the part file of this image from those of others at the same destination."""
@@ -88,43 +92,55 @@ class Order:
 
     def may_go_on_with(self, kept: Journal) -> bool:
         """Whether an earlier call may have left that of this very image."""
-        shared = kept.shares_digest(self.demands.checksums)
+        shared = kept.shares_digest(self._demands.checksums)
         return self.entitlement.may_fit(kept.resource, digest=shared)
 
-    def places(self) -> list[Place]:
-        """The locations that may be read directly, then the backend itself.
+    def transfer(self, decompress: str | None = None) -> Transfer:
+        """The locations that may be read directly, then the backend itself; what must hold.
 
-        What a checksum file or the image's record says is among the demands from then on.
+        :raises ImageBrokerError: the checksum file, or the record, cannot be had.
         """
+        demands = self.demands()  # before any byte of the image is asked for
+        demands = replace(demands, wanted=bool(demands.checksums))
+        own = self._own_candidate()
+        candidates, record = self._locations(demands)
+        return Transfer(
+            [*candidates, own], replace(demands, record=record), self.watch,
+            self._call.settings.tuning, decompress,
+        )  # fmt: skip
+
+    def _own_candidate(self) -> Candidate:
         context, ref, backend = self._context, self.ref, self.backend
-        self.read_checksum_file()  # before any byte of the image is asked for
-        self.demands = replace(self.demands, wanted=bool(self.demands.checksums))
-        own = Place(
+        return Candidate(
             ref.text,
             partial(_open, backend, context, ref),
             insecure=_insecure(backend),
             open_at=partial(_open_at, backend, context, ref),
         )
-        schemes = self._values.settings.core.direct_url_schemes
-        if not schemes or ref.id is None:
-            return [own]
-        record = backend.get(context, ref, include_locations=True, show_deleted=False)
-        if record.strong_checksum is None and not self.demands.checksums:
-            return [own]  # nothing could prove that a location has the same bytes
-        places = []
-        for location in record.locations or ():
-            if location.url.partition(":")[0] in schemes:
-                places.append(
-                    Place(
-                        location.url,
-                        partial(self._open_location, location.url),
-                        insecure=self._is_insecure(location.url),
-                    )
-                )
-        if not places or self.entitlement.ask() is None:
-            return [own]  # which says why the caller may not read it, where that is so
-        self.demands = replace(self.demands, record=record)
-        return [*places, own]
+
+    def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:
+        """Those that may be read directly, and the record, where there are any."""
+        schemes = self._call.core.direct_url_schemes
+        if not schemes or self.ref.id is None:
+            return [], None
+        record = self.backend.get(
+            self._context, self.ref, include_locations=True, show_deleted=False
+        )
+        if record.strong_checksum is None and not demands.checksums:
+            return [], None  # nothing could prove that a location has the same bytes
+        found = [
+            Candidate(
+                location.url,
+                partial(self._open_location, location.url),
+                is_location=True,
+                insecure=self._is_insecure(location.url),
+            )
+            for location in record.locations or ()
+            if location.url.partition(":")[0] in schemes
+        ]
+        if not found or self.entitlement.ask() is None:
+            return [], None  # the backend itself says why the caller may not read it
+        return found, record
 
     def _is_insecure(self, url: str) -> bool:
         try:
@@ -132,26 +148,36 @@ class Order:
         except ImageBrokerError:
             return False  # it will not be read at all
 
-    def share(self) -> Share:
+    def flight(self, demands: Demands) -> SingleFlight:
         """The part of this call in a transfer that others may need too."""
-        return Share(self._values.slots, self.entitlement, self.ref.text, self.demands, self.watch)
+        return SingleFlight(
+            self._call.snapshot.flights, self.entitlement, self.ref.text, demands, self.watch
+        )
 
-    def read_checksum_file(self) -> None:
-        """Demand what the checksum file says about the ref, if there is such a file; once.
+    def cache(self, cache: Cache) -> CacheLayer:
+        """What this call has of the cache."""
+        return CacheLayer(cache, self.entitlement, self.ref.text)
 
-        :raises VerificationError: it says nothing, or is not signed as it has to be.
+    def demands(self) -> Demands:
+        """What the caller and the deployer ask, and the checksum file if one was named.
+
+        :raises VerificationError: it does not list the image, or is not signed as it has to be.
         """
-        if self._file is None:
-            return
-        from imagebroker.verify.checksum_file import LARGEST, PATIENCE  # few calls have one
+        if self._file is not None:
+            named, self._file = self._file, None
+            found = self._in_checksum_file(*named)
+            self._demands = replace(self._demands, checksums=(found, *self._demands.checksums))
+        return self._demands
 
-        (named, backend), self._file = self._file, None
+    def _in_checksum_file(self, named: ImageRef, backend: Boundary) -> Checksum:
+        from imagebroker.verify.checksum_file import LARGEST, PATIENCE  # few calls have one
 
         def read(ref: ImageRef) -> bytes:
             pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
-            place = Place(ref.text, partial(_open, backend, self._context, ref))
+            candidate = Candidate(ref.text, partial(_open, backend, self._context, ref))
             aside = self.watch.aside(max_size=LARGEST, seconds=PATIENCE)
-            return read_small(place, Demands(pins), aside, str(ref))
+            tuning = self._call.settings.tuning
+            return read_small(Transfer([candidate], Demands(pins), aside, tuning), str(ref))
 
         def beside(ending: str) -> bytes | None:
             try:
@@ -160,11 +186,10 @@ class Order:
                 return None
 
         text, origin = read(named), str(named)
-        if (keyring := self._values.keyring) is not None:
+        if (keyring := self._call.snapshot.keyring) is not None:
             text, signer = keyring.verified(text, beside, origin)
             origin += f" (signed by {signer})"
-        found = self._listed(text, named, origin)
-        self.demands = replace(self.demands, checksums=(found, *self.demands.checksums))
+        return self._listed(text, named, origin)
 
     def _listed(self, text: bytes, file: ImageRef, origin: str) -> Checksum:
         """The image's digest in a checksum file, under its ref's name or under the record's.
@@ -173,7 +198,7 @@ class Order:
         """
         from imagebroker.verify.checksum_file import NotListed, find_checksum
 
-        weak = self.demands.allow_weak
+        weak = self._demands.allow_weak
         try:
             return find_checksum(text, self.ref, origin, allow_weak=weak, file=file)
         except NotListed:

@@ -1,31 +1,38 @@
-"""What a configuration makes of a broker."""
+"""What a configuration makes of a broker, and one call that works with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from imagebroker.backends.backend import Options
+from imagebroker.backends.boundary import Boundary
 from imagebroker.config.settings import Settings
-from imagebroker.exceptions import ConfigError
+from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.registry import Registry
+from imagebroker.routing import Routes
+from imagebroker.system.forks import Process
 from imagebroker.telemetry import Telemetry
-from imagebroker.transfer.layers.flights import Slots, SlotsInMemory, SlotsOnDisk
+from imagebroker.transfer.layers.flights import Flights, FlightsInMemory, FlightsOnDisk
+from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import SignaturePolicy
 
 
 @dataclass(frozen=True)
-class Values:
-    """What a configuration makes of a broker; replaced as a whole."""
+class Snapshot:
+    """What a configuration makes of a broker. `Broker.reload` replaces it as a whole."""
 
     settings: Settings
     registry: Registry
     telemetry: Telemetry
-    #: Where transfers are announced; None where nothing is shared.
-    slots: Slots | None
+    #: Where transfers are announced; None where downloads are not shared.
+    flights: Flights | None
     #: Whose signatures checksum files must have; None: nobody's.
     keyring: Keyring | None = None
 
@@ -43,14 +50,60 @@ class Values:
             settings.locate(error)
             raise
         telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
-        return cls(settings, registry, telemetry, _slots(settings), keyring)
+        return cls(settings, registry, telemetry, _flights(settings), keyring)
 
 
-def _slots(settings: Settings) -> Slots | None:
+def _flights(settings: Settings) -> Flights | None:
     if not settings.core.share_downloads:
         return None
     if settings.core.state_dir:
-        return SlotsOnDisk(Path(settings.core.state_dir))
+        return FlightsOnDisk(Path(settings.core.state_dir))
     if settings.state_home is not None:
-        return SlotsOnDisk(settings.state_home, configured=False)
-    return SlotsInMemory()
+        return FlightsOnDisk(settings.state_home, configured=False)
+    return FlightsInMemory()
+
+
+class Call:
+    """One call of a verb: it works with the snapshot that it began with, whatever `reload` does."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.routes = Routes(snapshot.settings, snapshot.registry)
+        #: Where the call began.
+        self.process = Process()
+        self._outlived = False
+
+    @property
+    def settings(self) -> Settings:
+        return self.snapshot.settings
+
+    @property
+    def core(self) -> Options:
+        return self.snapshot.settings.core
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return self.snapshot.telemetry
+
+    @contextmanager
+    def recorded(self, verb: str, backend: Boundary, watch: Watch) -> Iterator[None]:
+        """A transfer in the metrics and spans, with what was moved."""
+        with self.telemetry.call(verb, backend.title) as call:
+            try:
+                yield
+            finally:
+                call.bytes, call.retries = watch.done, watch.retries
+
+    def locate(self, error: ImageBrokerError) -> None:
+        """Say in the error where the option stands that decides."""
+        asked = self.routes.asked
+        (self.settings if asked is None else asked).locate(error)
+
+    def outlived_by(self, answer: Iterator[Any]) -> None:
+        """The backends stay until the reader or iterator is gone that the call answers with."""
+        self._outlived = True
+        weakref.finalize(answer, self.snapshot.registry.let_go).atexit = False
+
+    def end(self) -> None:
+        if not self._outlived:
+            self.snapshot.registry.let_go()

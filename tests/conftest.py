@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 import imagebroker
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.fetch import range_source as supplier
-from imagebroker.transfer.fetch import retry as incoming
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import DEFAULT, Tuning
 from tests import canaries
 from tests.distributions import install
 from tests.scripted import IMAGES, Script
@@ -35,15 +34,28 @@ def no_secret_shows() -> Iterator[None]:
         pytest.fail("a secret shows: " + "\n".join(found), pytrace=False)
 
 
+#: What is decided after 64 MiB and 50 ms is decided here after 1 MiB and 20 ms.
+SMALL_AND_QUICK = Tuning(
+    parallel_from=1 << 20, observe=0.02, measure=0.02, smallest_range=256 * 1024
+)
+
+
 @pytest.fixture
-def make_broker(tmp_path: Path) -> Iterator[Callable[..., imagebroker.Broker]]:
+def tuning(request: pytest.FixtureRequest) -> Tuning:
+    """What brokers are tuned to; a test or a module of tests may have its own."""
+    found: Tuning = getattr(request, "param", DEFAULT)
+    return found
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path, tuning: Tuning) -> Iterator[Callable[..., imagebroker.Broker]]:
     """A broker from the text of a config file; closed when the test ends."""
     brokers: list[imagebroker.Broker] = []
 
-    def make(config: str) -> imagebroker.Broker:
+    def make(config: str, tuning: Tuning = tuning) -> imagebroker.Broker:
         path = tmp_path / f"imagebroker-{len(brokers)}.conf"
         path.write_text(textwrap.dedent(config))
-        brokers.append(imagebroker.Broker.from_config(path))
+        brokers.append(imagebroker.Broker(Settings.from_file(path, tuning=tuning)))
         return brokers[-1]
 
     yield make
@@ -73,11 +85,12 @@ class Scripted:
         self._make_broker = make_broker
         self.broker = self.configured()
 
-    def configured(self, core: str = "", backend: str = "") -> imagebroker.Broker:
-        """A broker with further options."""
+    def configured(self, core: str = "", backend: str = "", **tuned: Any) -> imagebroker.Broker:
+        """A broker with further options; `tuned`: how, if not as the other brokers of the test."""
         self.broker = self._make_broker(
             "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 0\n"
-            f"{core}\n[backend:scripted]\n{backend}\n"
+            f"{core}\n[backend:scripted]\n{backend}\n",
+            **tuned,
         )
         return self.broker
 
@@ -85,13 +98,3 @@ class Scripted:
         """Publish an image; its ref and its script."""
         IMAGES[path] = Script(data, **how)
         return f"scripted://host{path}", IMAGES[path]
-
-
-@pytest.fixture
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is decided after 64 MiB and 50 ms is decided here after 1 MiB and 20 ms."""
-    for module in (incoming, lanes):
-        monkeypatch.setattr(module, "WORTH_IT", 1 << 20)
-    monkeypatch.setattr(incoming, "GLANCE", 0.02)
-    monkeypatch.setattr(supplier, "MEASURE", 0.02)
-    monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)

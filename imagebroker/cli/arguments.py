@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from imagebroker.config.settings import Size
-from imagebroker.transfer.layers.codecs import AUTO, KINDS
+from imagebroker.transfer.codecs import AUTO, KINDS
 
 _N = TypeVar("_N", int, float)
 

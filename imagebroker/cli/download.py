@@ -31,7 +31,7 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.redaction import redact
-from imagebroker.transfer.layers.codecs import unpacked_name
+from imagebroker.transfer.codecs import unpacked_name
 from imagebroker.transfer.store.replaceable import OPENED
 from imagebroker.verify.checksum import STRONG, WEAK
 

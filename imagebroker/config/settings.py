@@ -22,6 +22,7 @@ from imagebroker.backends.entry_points import uncache_stevedore
 from imagebroker.backends.listing import ListLimits
 from imagebroker.config.lines import Line, Lines
 from imagebroker.config.option_value import value_of
+from imagebroker.config.tuning import DEFAULT, Tuning
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.model.reference import DEFAULT_PORTS, parse
 from imagebroker.policy.addresses import Policy, networks
@@ -272,10 +273,16 @@ class Settings:
     """A snapshot of the core's values, and access to those of the backends."""
 
     def __init__(
-        self, conf: cfg.ConfigOpts, *, personal: bool = False, state_home: Path | None = None
+        self,
+        conf: cfg.ConfigOpts,
+        *,
+        personal: bool = False,
+        state_home: Path | None = None,
+        tuning: Tuning = DEFAULT,
     ) -> None:
         """:raises ConfigError: a core option has a value that cannot be used."""
         self._conf = conf
+        self.tuning = tuning
         #: True where a person runs the command without a config file.
         self.personal = personal
         #: Where state is kept if the configuration does not say.
@@ -290,9 +297,15 @@ class Settings:
             raise
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, state_home: Path | None = None) -> Settings:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        state_home: Path | None = None,
+        tuning: Tuning = DEFAULT,
+    ) -> Settings:
         """:raises ConfigError: the file is missing, not readable, or not in oslo.config's form."""
-        settings = cls(_parse([os.fspath(path)]), state_home=state_home)
+        settings = cls(_parse([os.fspath(path)]), state_home=state_home, tuning=tuning)
         settings._file = os.path.abspath(path)
         return settings
 
@@ -307,7 +320,7 @@ class Settings:
         :raises ConfigError: they cannot be used.
         """
         if self._file is not None:
-            return Settings.from_file(self._file, state_home=self.state_home)
+            return Settings.from_file(self._file, state_home=self.state_home, tuning=self.tuning)
         return Settings.for_person() if self.personal else Settings(self._conf)
 
     @property

@@ -1,37 +1,33 @@
-"""One download, top down: try the places in order, store, verify, commit."""
+"""One download, composed: each layer is one object here, from the candidates to the destination."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imagebroker.backends.boundary import OpenedSource
-from imagebroker.exceptions import (
-    ChecksumMismatch,
-    CompressionError,
-    DestinationError,
-    ImageBrokerError,
-    VerificationError,
-)
+from imagebroker.config.tuning import Tuning
+from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
 from imagebroker.redaction import shown_fields
-from imagebroker.transfer.fetch.candidates import Demands, Place, Waiting, caveats
-from imagebroker.transfer.fetch.retry import Incoming
-from imagebroker.transfer.fetch.versions import Retrial
-from imagebroker.transfer.layers.decompression import opened
-from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.transfer.account import Account
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.fetch import events
+from imagebroker.transfer.fetch.candidates import Candidate, insecurity
+from imagebroker.transfer.fetch.events import Content, Event
+from imagebroker.transfer.fetch.fetch import Fetch
+from imagebroker.transfer.fetch.versions import Joining
+from imagebroker.transfer.layers.cached import CacheLayer
+from imagebroker.transfer.layers.decompression import Decompressed
+from imagebroker.transfer.layers.single_flight import SingleFlight
+from imagebroker.transfer.layers.verified import Verified
 from imagebroker.transfer.limits import Watch
-from imagebroker.transfer.store.clone import LocalFile
-from imagebroker.transfer.store.file_object import FileObject
-from imagebroker.transfer.store.in_order import InOrder
-from imagebroker.transfer.store.journal import Journal
-from imagebroker.transfer.store.part_file import PartFile
-from imagebroker.transfer.store.part_writer import Storing
-from imagebroker.verify.checks import Required
+from imagebroker.transfer.reader import VerifiedStream
+from imagebroker.transfer.second_chance import SecondChance
+from imagebroker.transfer.store.destinations import AtPath, Destination
 
 LOG = logging.getLogger(__name__)
 
@@ -60,214 +56,134 @@ class Download:
         return shown_fields(self)
 
 
-def to_path(
-    places: Sequence[Place],
-    demands: Demands,
-    part: PartFile,
-    watch: Watch,
-    path: Path,
-    share: Share,
+@dataclass(frozen=True)
+class Transfer:
+    """What one call wants: where the bytes can be had, what must hold for them, and its limits."""
+
+    #: The last one is the backend itself.
+    candidates: Sequence[Candidate]
+    demands: Demands
+    watch: Watch
+    tuning: Tuning
+    #: What is unpacked on the way: a kind, or `auto`.
+    decompress: str | None = None
+
+
+def download(
+    transfer: Transfer,
+    destination: Destination,
+    flight: SingleFlight | None = None,
+    cache: CacheLayer | None = None,
 ) -> Download:
-    """Store the image in `part`, and commit it when verified.
+    """From the outside in: the cache, single flight, then one transfer.
 
-    The last place is the backend itself. If the bytes are not what they must be, and some came from
-    a location, an earlier process, a cache, another transfer or servers with different versions,
-    all are dropped and the backend itself is asked.
+    Each of them is optional, and leads to the next where it cannot help.
     """
-    attempts, retrial = 0, Retrial()
-    known = demands.of_record(watch.check)  # what cannot be verified opens no place
-    while True:
-        start = _first_missing(part.kept, demands)
-        with closing(Incoming(places, watch, demands.record, retrial.joining, start)) as incoming:
-            required = known or demands.for_image(incoming.image, watch.check)
-            storing = Storing(incoming, required, part, watch, share)
+    if flight is None or not isinstance(destination, AtPath):
+        return _transferred(transfer, destination)[0]
+    found = cache.find(transfer.demands) if cache is not None else None
+    if cache is not None and found is not None:
+        copy = replace(
+            transfer,
+            candidates=[cache.candidate(found)],
+            demands=cache.demands(transfer.demands, found),
+        )
+        with closing(found):
             try:
-                evidence = _store(incoming, required, storing, part, watch, share)
-                if incoming.secondhand:
-                    share.confirm(evidence)
-            except VerificationError as error:
-                mixed = isinstance(error, ChecksumMismatch) and (
-                    incoming.located or storing.doubtful
-                )
-                if not (retrial.allows(error, incoming.versions) or mixed or incoming.secondhand):
-                    raise
-                LOG.warning("%s; asking the backend itself, from the beginning", error)
-                attempts += incoming.attempts
-                places = places[-1:]
-                part.rewind()
-                continue
-        watch.report("verify", always=True)
-        share.verified(evidence)
-        part.commit()
-        watch.report("done", always=True)
-        return Download(
-            path, part.size, incoming.versions.shown(demands.record or incoming.image),
-            incoming.source,
-            evidence | caveats(places, incoming.served), attempts + incoming.attempts,
-            incoming.resumed_from, watch.seconds, incoming.served,
-        )  # fmt: skip
+                return _transferred(copy, destination)[0]
+            except ImageBrokerError as error:
+                cache.failed(error, found, transfer.watch)
+                destination.rewind()
+    shared = replace(transfer, candidates=flight.candidates(transfer.candidates))
+    done, account = _transferred(shared, destination, flight)
+    if cache is not None and not account.cloned:
+        cache.keep(destination.part, done.size, done.evidence, done.image)
+    return done
 
 
-def _first_missing(kept: Journal | None, demands: Demands) -> int:
-    """The byte that a transfer will begin with, if it goes on with what an earlier one left."""
-    if kept is None or kept.size is None:
-        return 0
-    sure = kept.version is not None or kept.shares_digest(demands.checksums)
-    return min(kept.stored, kept.size - 1) if sure else 0
+def _transferred(
+    transfer: Transfer, destination: Destination, flight: SingleFlight | None = None
+) -> tuple[Download, Account]:
+    """Fetch, verify and store; commit when every check has passed.
 
-
-def _store(
-    incoming: Incoming,
-    required: Required,
-    storing: Storing,
-    part: PartFile,
-    watch: Watch,
-    share: Share,
-) -> dict[str, Any]:
-    """Bytes into the part file, and what was computed over them."""
-    incoming.covered, incoming.proven = required.covers_all, required.proves_all
-    incoming.check_claims(demanded=required.covers_all)
-    while incoming.local is not None:
-        share.copied()
-        if part.size:
-            part.rewind()  # copying here is faster than looking at what was kept
-        try:
-            with closing(LocalFile(incoming.local)) as file:
-                incoming.served = {incoming.source: file.size}
-                return _clone(file, required, part, watch)
-        except ChecksumMismatch:
-            raise
-        except ImageBrokerError as error:
-            incoming.give_up_place(error)
-            part.rewind()
-            incoming.reopen()
-    return storing.run()
-
-
-def _clone(file: LocalFile, required: Required, part: PartFile, watch: Watch) -> dict[str, Any]:
-    """A local file: copied by the kernel; what has landed is read back behind the copy, and only
-    where a digest needs it."""
-    part.reserve(file.allocated)
-    checks = required.without_formats().start(file.size)
-    fed = InOrder(part, checks)
-    watch.total, watch.done = file.size, 0
-
-    def copied(done: int, moved: int) -> None:
-        if required.covers_all:
-            fed.has(watch.done, done)
-        watch.done = done
-        watch.check()
-        watch.report("transfer")
-        watch.pace(moved)
-
-    def waiting() -> None:
-        watch.check()
-        watch.report("verify")
-
-    try:
-        file.clone_into(part, copied, step=watch.rules.rate_limit)
-        evidence = _inspect(required, part)
-        if required.covers_all:
-            fed.finish(waiting)
-            evidence |= checks.evidence()
-        return evidence
-    finally:
-        fed.stop()
-        checks.close()
-
-
-def _inspect(required: Required, part: PartFile) -> dict[str, Any]:
-    part.set_size()
-    try:
-        return required.inspected(part.fileno(), part.size)
-    except OSError as error:
-        raise DestinationError.wrap(error, f"cannot read back {part.shown!r}") from error
-
-
-def to_file_object(
-    places: Sequence[Place],
-    demands: Demands,
-    target: FileObject,
-    watch: Watch,
-    decompress: str | None = None,
-) -> Download:
-    """Write the image, or what is in it, into the caller's object, in order.
-
-    If a location sent other bytes, or servers with different versions did, and the object can go
-    back, the backend itself is asked.
+    If the bytes are not what they must be, and some came from a location, an earlier process, a
+    cache, another transfer or servers with different versions, all are dropped and the backend
+    itself is asked.
     """
-    attempts, retrial = 0, Retrial()
-    places = [_elsewhere(place, target) for place in places]
+    demands, watch = _demands(transfer), transfer.watch
+    candidates = [destination.guarded(each) for each in transfer.candidates]
+    account, second_chance = Account(), SecondChance()
+    known = demands.of_record(watch.check)  # what cannot be verified opens no candidate
     while True:
-        with closing(opened(places, demands, watch, decompress, retrial.joining)) as stream:
-            try:
-                for chunk in stream:
-                    target.write(chunk)
-            except VerificationError as error:
-                located = stream.located and isinstance(error, ChecksumMismatch)
-                again = retrial.allows(error, stream.versions) or located
-                if not (again and target.rewind()):
-                    raise
-                LOG.warning("%s; asking the backend itself, from the beginning", error)
-                attempts += stream.attempts
-                places = places[-1:]
-                continue
-            target.commit()
-            return Download(
-                None, target.size, stream.image, stream.source, stream.evidence,
-                attempts + stream.attempts, stream.resumed_from, watch.seconds, stream.served,
-            )  # fmt: skip
-
-
-def _elsewhere(place: Place, target: FileObject) -> Place:
-    """The place, if what it opens is not `target` itself: else the bytes would never end."""
-
-    def opened(left: float, waiting: Waiting) -> OpenedSource:
-        source = place.open(left, waiting)
-        if target.is_file(source.local_path):
-            source.close()
-            raise DestinationError(
-                f"{target.shown} is the file that {place.ref} is read from",
-                hint="write into another file, and rename it at the end",
+        with closing(
+            Fetch(
+                candidates, demands, watch, transfer.tuning, required=known,
+                joining=second_chance.joining, any_order=destination.any_order,
+                start=destination.first_missing(demands),
             )
-        return source
-
-    return replace(place, open=opened)
-
-
-def in_order_to_path(
-    places: Sequence[Place],
-    demands: Demands,
-    part: PartFile,
-    watch: Watch,
-    path: Path,
-    decompress: str | None,
-) -> Download:
-    """Store the image, or what is in it, in `part` from the first byte to the last; commit it.
-
-    As where bytes may come in any order, all is dropped when a location sent something else.
-    """
-    attempts, retrial = 0, Retrial()
-    while True:
-        with closing(opened(places, demands, watch, decompress, retrial.joining)) as content:
-            part.reserve(content.size or 0)
+        ) as fetch:  # fmt: skip
+            received = destination.receive(fetch, lambda fetch: in_order(fetch, transfer))
+            listeners: list[Callable[[Event], None]] = [account.note]
+            if flight is not None and isinstance(destination, AtPath):
+                listeners.append(flight.announcer(fetch.required, destination.part))
             try:
-                for piece in content.verified():
-                    part.write(part.size, piece)
+                events.run(received, *listeners)
+                if flight is not None and account.secondhand:
+                    flight.confirm(account.evidence)
             except VerificationError as error:
-                wrong = isinstance(error, (ChecksumMismatch, CompressionError))
-                again = retrial.allows(error, content.versions)
-                if not (again or (content.located and wrong)):
+                if not second_chance.allows(error, account):
+                    raise
+                if flight is not None:
+                    flight.begins_again()
+                if not destination.rewind():
                     raise
                 LOG.warning("%s; asking the backend itself, from the beginning", error)
-                attempts += content.attempts
-                places = places[-1:]
-                part.rewind()
+                account.begin_round()
+                candidates = candidates[-1:]
                 continue
         watch.report("verify", always=True)
-        part.commit()
+        if flight is not None:
+            flight.verified(account.evidence)
+        destination.commit()
         watch.report("done", always=True)
         return Download(
-            path, part.size, content.image, content.source, content.evidence,
-            attempts + content.attempts, content.resumed_from, watch.seconds, content.served,
-        )  # fmt: skip
+            destination.path, destination.size,
+            account.shown(demands.record or account.image or fetch.image), account.source,
+            account.evidence | insecurity(candidates, account.served), account.attempts,
+            account.resumed_from, watch.seconds, account.served,
+        ), account  # fmt: skip
+
+
+def in_order(fetch: Fetch, transfer: Transfer) -> Content:
+    """The layers above a fetch for whatever takes bytes in order: verification, decompression."""
+    content: Content = Verified(fetch, transfer.watch)
+    if transfer.decompress is not None:
+        formats = transfer.demands.formats
+        content = Decompressed(content, transfer.decompress, formats, transfer.watch)
+    return content
+
+
+def _demands(transfer: Transfer) -> Demands:
+    """Of what arrives: where that is unpacked, its content is judged behind the decoder."""
+    if transfer.decompress is None:
+        return transfer.demands
+    return replace(transfer.demands, formats=None, unpacks=True)
+
+
+def opened(
+    transfer: Transfer,
+    joining: Joining = Joining(),  # noqa: B008 - it is frozen
+) -> VerifiedStream:
+    """The same layers without a destination, for a reader."""
+    demands, watch = _demands(transfer), transfer.watch
+    known = demands.of_record(watch.check)
+    fetch = Fetch(
+        transfer.candidates, demands, watch, transfer.tuning, required=known, joining=joining
+    )
+    try:
+        content = in_order(fetch, transfer)
+    except BaseException:
+        fetch.close()
+        raise
+    image = demands.record or fetch.image
+    return VerifiedStream(fetch, content, image, transfer.candidates, watch)

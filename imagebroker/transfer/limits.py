@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.backends.boundary import Flow
+from imagebroker.config.tuning import DEFAULT, Tuning
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
 from imagebroker.system.forks import Process
 
@@ -56,8 +57,8 @@ class Progress:
     retries: int
 
 
-#: Seconds between two calls of a caller's `progress`.
-_PROGRESS_EVERY = 0.1
+#: Seconds between two looks at the caller's wish to cancel and at the deadline.
+_MOMENT = 0.1
 #: Share of `retry_backoff` that is waited after an attempt that brought bytes.
 _AFTER_PROGRESS = 0.1
 #: Longest pause between two attempts (seconds), whatever a peer asks for.
@@ -72,8 +73,10 @@ class Watch:
         rules: Rules,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
+        tuning: Tuning = DEFAULT,
     ) -> None:
         self.rules = rules
+        self._tuning = tuning
         self._progress = progress
         self._cancel = cancel
         self._process = Process()
@@ -96,7 +99,7 @@ class Watch:
             self.rules, max_size=max_size, deadline=min(seconds, max(self.left, 0.0)),
             allow_unknown_size=True, allow_empty=True,
         )  # fmt: skip
-        return Watch(rules, cancel=self._cancel)
+        return Watch(rules, cancel=self._cancel, tuning=self._tuning)
 
     @property
     def left(self) -> float:
@@ -110,7 +113,8 @@ class Watch:
     def report(self, phase: str, *, always: bool = False) -> None:
         """Tell the caller, at most ten times a second; what its callback raises ends the call."""
         now = monotonic()
-        if self._progress is None or (not always and now - self._reported < _PROGRESS_EVERY):
+        due = always or now - self._reported >= self._tuning.progress_every
+        if self._progress is None or not due:
             return
         self._reported = now
         rate = self.done / max(now - self.started, 1e-6)
@@ -149,7 +153,7 @@ class Watch:
             self.check()
             self.report("transfer")
             before = monotonic()
-            batch = flow.take(min(_PROGRESS_EVERY, max(self.left, 0.0)))
+            batch = flow.take(min(_MOMENT, max(self.left, 0.0)))
             passed = monotonic() - before
             quiet += passed
             if batch is None:
@@ -169,11 +173,11 @@ class Watch:
         limit = self.rules.rate_limit
         if limit is None or not arrived:
             return
-        self._due = max(self._due, monotonic() - _PROGRESS_EVERY) + arrived / limit
+        self._due = max(self._due, monotonic() - _MOMENT) + arrived / limit
         while (left := self._due - monotonic()) > 0:
             self.check()
             self.report("transfer")
-            sleep(min(left, _PROGRESS_EVERY, max(self.left, 0.0)))
+            sleep(min(left, _MOMENT, max(self.left, 0.0)))
 
     def stalled(self, location: str | None = None) -> TransferTimeout:
         return TransferTimeout(
@@ -216,4 +220,4 @@ class Watch:
         while (left := ends - monotonic()) > 0:
             self.check()
             self.report("wait")
-            sleep(min(left, _PROGRESS_EVERY, max(self.left, 0.0)))
+            sleep(min(left, _MOMENT, max(self.left, 0.0)))

@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.model.image import Image
 from imagebroker.system.forks import Condition
-from imagebroker.transfer.layers.decompression import Unpacked
-from imagebroker.transfer.layers.verified import Stream
+from imagebroker.transfer.account import Account
+from imagebroker.transfer.fetch.candidates import Candidate, insecurity
+from imagebroker.transfer.fetch.events import Checked, Chunk, Content, Unpacked
+from imagebroker.transfer.fetch.fetch import Fetch
+from imagebroker.transfer.limits import Watch
+
+
+class VerifiedStream:
+    """The bytes of an image that was opened, for a reader."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        content: Content,
+        image: Image,
+        candidates: Sequence[Candidate],
+        watch: Watch,
+    ) -> None:
+        self._fetch, self._content = fetch, content
+        self._candidates, self._watch = candidates, watch
+        #: The record.
+        self.image = image
+        #: Bytes in all; None if that is not known.
+        self.size = content.size
+        #: What was computed over the bytes; empty until every check has passed.
+        self.evidence: dict[str, Any] = {}
+
+    def chunks(self) -> Generator[Buffer, None, None]:
+        """They end without an error only if every check has passed. To be called once."""
+        account = Account()
+        with closing(self._content.events()) as events:
+            for event in events:
+                account.note(event)
+                if isinstance(event, Checked):
+                    served = account.served
+                    self.evidence = account.evidence | insecurity(self._candidates, served)
+                elif isinstance(event, (Chunk, Unpacked)):
+                    yield event.data
+        self._watch.report("done", always=True)
+
+    def close(self) -> None:
+        """Let go; idempotent."""
+        self._fetch.close()
 
 
 class ImageReader(io.RawIOBase):
@@ -22,14 +64,14 @@ class ImageReader(io.RawIOBase):
 
     def __init__(
         self,
-        stream: Stream | Unpacked,
+        stream: VerifiedStream,
         ended: Callable[[BaseException | None], None] = lambda error: None,
     ) -> None:
         """`ended` is called when it is closed, with the error that ended it."""
         super().__init__()
         self._stream = stream
         self._ended = ended
-        self._chunks = iter(stream)
+        self._chunks = stream.chunks()
         self._rest = memoryview(b"")
         self._error: BaseException | None = None
         self._lock = Condition()

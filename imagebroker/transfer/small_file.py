@@ -5,30 +5,28 @@ from __future__ import annotations
 from contextlib import closing
 
 from imagebroker.exceptions import ImageNotFound, TooLarge, TransferError, VerificationError
-from imagebroker.transfer.fetch.candidates import Demands, Place
-from imagebroker.transfer.layers.verified import Stream
-from imagebroker.transfer.limits import Watch
+from imagebroker.transfer.download import Transfer, opened
 
 
 class NotThere(VerificationError):
     """Nobody has such a file."""
 
 
-def read_small(place: Place, demands: Demands, watch: Watch, title: str) -> bytes:
-    """All of its bytes; `watch` has the limits.
+def read_small(transfer: Transfer, title: str) -> bytes:
+    """All of its bytes, within the limits of the transfer.
 
     :raises VerificationError: it is not there, or larger than the limit: no such file then.
     """
     try:
-        with closing(Stream([place], demands, watch)) as stream:
-            return b"".join(bytes(chunk) for chunk in stream)
+        with closing(opened(transfer)) as stream:
+            return b"".join(bytes(chunk) for chunk in stream.chunks())
     except ImageNotFound as error:
         raise NotThere(
             f"{title} is not there: {error}", hint="check the URL that checksum= has"
         ) from error
     except TooLarge as error:
         raise VerificationError(
-            f"{title} has more than {watch.rules.max_size} bytes, so it is no checksum file",
+            f"{title} is no checksum file: it has more than {transfer.watch.rules.max_size} bytes",
             hint="check the URL that checksum= has",
         ) from error
     except TransferError as error:

@@ -18,10 +18,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan, MatchesAny
 
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import TransferError
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.fetch import range_source as supplier
-from imagebroker.transfer.fetch import retry as incoming
 from tests.conftest import Scripted
 
 MIB = 1 << 20
@@ -31,14 +29,12 @@ CHECKSUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 CHUNK = 64 * 1024
 
 
-@pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (incoming, lanes):
-        monkeypatch.setattr(module, "WORTH_IT", 256 * 1024)
-    monkeypatch.setattr(incoming, "GLANCE", 0.02)
-    monkeypatch.setattr(supplier, "MEASURE", 0.02)
-    monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)
-    monkeypatch.setattr(lanes, "_UNKNOWN", MIB)
+@pytest.fixture
+def tuning() -> Tuning:
+    return Tuning(
+        parallel_from=256 * 1024, observe=0.02, measure=0.02, smallest_range=256 * 1024,
+        first_range=MIB,
+    )  # fmt: skip
 
 
 class Metered:
@@ -176,16 +172,14 @@ KILLED = """
 import os, random, signal, sys, time
 sys.path[:0] = {path!r}
 import imagebroker
-from imagebroker.transfer.fetch import retry as incoming
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.store import part_writer as storing
-from imagebroker.transfer.fetch import range_source as supplier
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import Tuning
 from tests.scripted import IMAGES, Script
 
-for module in (incoming, lanes):
-    module.WORTH_IT = 256 * 1024
-incoming.GLANCE = supplier.MEASURE = storing._NOTE_EVERY = 0.02
-lanes._SMALLEST, lanes._UNKNOWN = 256 * 1024, 1 << 20
+tuning = Tuning(
+    parallel_from=256 * 1024, observe=0.02, measure=0.02, journal_every=0.02,
+    smallest_range=256 * 1024, first_range=1 << 20,
+)
 data = random.Random(1).randbytes(5 << 20) + bytes(2 << 20) + random.Random(2).randbytes(5 << 20)
 sent = 0
 
@@ -199,7 +193,7 @@ def maybe_die(offset):
 IMAGES["/image"] = Script(
     data, chunk=65536, parallel_reads=8, version="v1", before_chunk=maybe_die
 )
-broker = imagebroker.Broker.from_config({config!r})
+broker = imagebroker.Broker(Settings.from_file({config!r}, tuning=tuning))
 broker.download(None, "scripted://host/image", {dest!r}, keep_partial=True, **{arguments!r})
 """
 

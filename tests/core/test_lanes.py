@@ -19,11 +19,11 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
-from tests.conftest import Scripted
+from tests.conftest import SMALL_AND_QUICK, Scripted
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(MIB) * 24 + b"the end"
-pytestmark = pytest.mark.usefixtures("small_and_quick")
+pytestmark = pytest.mark.parametrize("tuning", [SMALL_AND_QUICK], indirect=True, ids=["quick"])
 CHECKSUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
 

@@ -12,9 +12,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan
 
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import Cancelled, ConfigError, TransferError, TransferTimeout
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.fetch import retry as incoming
 from imagebroker.transfer.limits import Progress
 from tests.conftest import Scripted
 
@@ -71,13 +70,9 @@ def test_a_limited_transfer_is_not_taken_for_a_stalled_one(
     assert_that((tmp_path / "image").stat().st_size, Equals(512 * 1024))
 
 
-def test_the_limit_holds_for_all_ranges_together(
-    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (incoming, lanes):
-        monkeypatch.setattr(module, "WORTH_IT", 64 * 1024)
-    monkeypatch.setattr(incoming, "GLANCE", 0.01)
-    monkeypatch.setattr(lanes, "_SMALLEST", 32 * 1024)
+def test_the_limit_holds_for_all_ranges_together(scripted: Scripted, tmp_path: Path) -> None:
+    tuning = Tuning(parallel_from=64 * 1024, observe=0.01, smallest_range=32 * 1024)
+    scripted.configured(tuning=tuning)
     ref, _ = scripted.image(
         DATA * 2, chunk=8 * 1024, version="v1", parallel_reads=8,
         before_chunk=lambda _: time.sleep(0.005),

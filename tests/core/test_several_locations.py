@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan
 
 import imagebroker
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import (
     BackendError,
     ChecksumMismatch,
@@ -24,9 +26,6 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.plugin import Image, ImageRef, Location
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.fetch import range_source as supplier
-from imagebroker.transfer.fetch import retry as incoming
 from tests.distributions import install
 from tests.scripted import IMAGES, RecordBackend, Script
 
@@ -53,16 +52,13 @@ class SpreadBackend(RecordBackend):
         )
 
 
-@pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (incoming, lanes):
-        monkeypatch.setattr(module, "WORTH_IT", MIB)
-    monkeypatch.setattr(incoming, "LARGE", MIB)
-    monkeypatch.setattr(supplier, "MEASURE", 0.02)
-    monkeypatch.setattr(lanes, "_SMALLEST", 256 * 1024)
-    monkeypatch.setattr(lanes, "_UNKNOWN", 512 * 1024)
-    monkeypatch.setattr(lanes, "_SECONDS_PER_RANGE", 0.1)
-    monkeypatch.setattr(lanes, "_QUIET", 0.3)
+@pytest.fixture
+def tuning(request: pytest.FixtureRequest) -> Tuning:
+    small = Tuning(
+        parallel_from=MIB, many_locations_from=MIB, measure=0.02, smallest_range=256 * 1024,
+        first_range=512 * 1024, range_seconds=0.1, quiet=0.3,
+    )  # fmt: skip
+    return replace(small, **getattr(request, "param", {}))
 
 
 @pytest.fixture
@@ -142,10 +138,8 @@ def test_each_is_read_in_as_many_ranges_as_make_it_faster(
     assert_that(most[2], Equals(1))  # nothing proves that its ranges are of one version
 
 
-def test_a_small_image_is_read_from_one(
-    broker: imagebroker.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(incoming, "LARGE", len(DATA))
+@pytest.mark.parametrize("tuning", [{"many_locations_from": len(DATA)}], indirect=True, ids=[""])
+def test_a_small_image_is_read_from_one(broker: imagebroker.Broker, tmp_path: Path) -> None:
     _, second = spread(one=Script(DATA, chunk=MIB), two=Script(DATA, chunk=MIB))
     download(broker, tmp_path)
     assert_that(second.opened, Equals(0))

@@ -14,7 +14,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 from imagebroker.exceptions import CompressionError
-from imagebroker.transfer.layers.codecs import Unpacker
+from imagebroker.transfer.codecs import Unpacker
 from tests.conftest import Scripted
 from tests.servers.fixtures import require
 from tests.verify.ways import WAYS, Way

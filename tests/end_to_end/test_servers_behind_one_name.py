@@ -17,9 +17,8 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, Is, LessThan
 
 import imagebroker
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import ChecksumMismatch, ImageChanged, NotAuthorized
-from imagebroker.transfer.fetch import range_scheduler as lanes
-from imagebroker.transfer.fetch import retry as incoming
 from tests.servers import haproxy
 from tests.servers.fixtures import require
 from tests.servers.haproxy import HAProxy
@@ -35,6 +34,9 @@ CONFIG = (
     "[imagebroker]\nenabled_schemes = http\nretry_backoff = 0\n"
     "[backend:http]\nallowed_networks = 127.0.0.0/8\n"
 )
+
+
+QUICK = Tuning(parallel_from=MIB, observe=0.01)
 
 
 @pytest.fixture
@@ -117,14 +119,11 @@ def test_behind_haproxy_without_a_digest_the_bytes_are_those_of_one_server(
         assert_that(into(broker, url, tmp_path, None) == DATA, Is(True))
 
 
+@pytest.mark.parametrize("tuning", [QUICK], indirect=True, ids=["quick"])
 @pytest.mark.parametrize("checksum", [SHA256, None], ids=["digest", "no digest"])
 def test_several_ranges_at_once_through_haproxy(
-    checksum: str | None, balancer: HAProxy, broker: imagebroker.Broker, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(lanes, "WORTH_IT", MIB)
-    monkeypatch.setattr(incoming, "WORTH_IT", MIB)
-    monkeypatch.setattr(incoming, "GLANCE", 0.01)
+    checksum: str | None, balancer: HAProxy, broker: imagebroker.Broker, tmp_path: Path
+) -> None:
     with TcpProxy("127.0.0.1", balancer.port, Fault(rate=6 * MIB)) as proxy:
         url = f"http://127.0.0.1:{proxy.port}/image.raw"
         assert_that(into_path(broker, url, tmp_path, checksum) == DATA, Is(True))

@@ -19,9 +19,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import imagebroker
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import Tuning
 from imagebroker.system.forks import Process
 from tests.distributions import install
-from tests.faults import stage
 from tests.faults.children import EXPECTED, LEFT, REFUSED, SUCCEEDED, USELESS, WAYS, Child
 from tests.faults.cuts import DESTS
 from tests.faults.places import SCHEMES, Places
@@ -82,7 +83,6 @@ class Forks:
 
     def __enter__(self) -> Self:
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, from 3.12 on
-        stage._set("limits", "_PROGRESS_EVERY", 0.001)  # so that there are many calls
         site = self._folder / "site"
         install(site, "imagebroker-scripted", {"scripted": "tests.scripted:ScriptedBackend"})
         sys.path.insert(0, str(site))
@@ -104,7 +104,8 @@ class Forks:
         self._endpoint = self._places["scp"].ref.rpartition("/")[0] + "/uploads/"
         own = text.partition("[backend:scp]\n")[2].partition("\n[")[0]
         config.write_text(f"{text}\n[backend:scp:up]\n{own}\nendpoint = {self._endpoint}\n")
-        self._broker = imagebroker.Broker.from_config(config)
+        tuning = Tuning(progress_every=0.001)  # so that there are many calls
+        self._broker = imagebroker.Broker(Settings.from_file(config, tuning=tuning))
         self._refs = {scheme: self._places[scheme].ref for scheme in SCHEMES}
         image = self._broker.create(
             None, {"name": "stored", "disk_format": "raw"}, DATA, backend="file"

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import Tuning
 from tests.faults import stage
 from tests.faults.nursery import Nursery
 from tests.faults.places import Place, Places, quiet
@@ -251,7 +253,6 @@ def fetch(config: str, ref: str, dest: Path, how: dict[str, Any], wide: bool) ->
     """In a child."""
     import imagebroker
 
-    if wide:
-        stage.widen()
-    stage.BROKER = imagebroker.Broker.from_config(config)
+    tuning = stage.WIDE if wide else Tuning(journal_every=0.0)
+    stage.BROKER = imagebroker.Broker(Settings.from_file(config, tuning=tuning))
     return stage.attempt(ref, dest, keep_partial=True, **how)

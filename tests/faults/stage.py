@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
 import random
@@ -15,6 +14,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import Tuning
 from tests.distributions import install
 from tests.faults.tally import HANG, LEAK, OTHER, PARTIAL, WRONG, Violation
 from tests.scripted import IMAGES, Script
@@ -35,24 +36,13 @@ WAYS = ("streamed", "cloned", "ranges", "resumed", "interrupted")
 KEEPING = ("resumed", "interrupted")
 _BROKEN_AT = 150_000
 
+#: Several ranges at once for images as small as ours, and at once; every chunk is noted.
+WIDE = Tuning(
+    parallel_from=CHUNK, observe=0.0, measure=0.001, smallest_range=CHUNK, journal_every=0.0
+)
+
 BROKER: Any = None
 STORE = Path()
-
-
-def _set(module: str, name: str, value: float) -> None:
-    """Change a limit of the engine, as long as it has that one."""
-    found = importlib.import_module(f"imagebroker.transfer.{module}")
-    if hasattr(found, name):
-        setattr(found, name, value)
-
-
-def widen() -> None:
-    """Several ranges at once for images as small as ours, and at once."""
-    for module in ("fetch.retry", "fetch.range_scheduler"):
-        _set(module, "WORTH_IT", CHUNK)
-    _set("fetch.retry", "GLANCE", 0.0)
-    _set("fetch.range_source", "MEASURE", 0.001)
-    _set("fetch.range_scheduler", "_SMALLEST", CHUNK)
 
 
 def prepare(folder: Path) -> None:
@@ -60,7 +50,6 @@ def prepare(folder: Path) -> None:
     global BROKER, STORE
     import imagebroker
 
-    _set("store.part_writer", "_NOTE_EVERY", 0.0)
     STORE = folder / "disk" / "store"
     (folder / "disk").mkdir()
     logging.getLogger().addHandler(logging.NullHandler())
@@ -74,7 +63,7 @@ def prepare(folder: Path) -> None:
     )
     (folder / "source").write_bytes(DATA)
     sys.path.insert(0, str(site))
-    BROKER = imagebroker.Broker.from_config(config)
+    BROKER = imagebroker.Broker(Settings.from_file(config, tuning=WIDE))
     IMAGES["/warm"] = Script(b"warm")
     BROKER.download(None, "scripted://h/warm", folder / "warm")
 
@@ -105,8 +94,6 @@ def arguments(way: str) -> dict[str, Any]:
 
 def download(folder: Path, dest: Path, way: str, pace: float = 0.0) -> dict[str, Any]:
     """In a child: one download, and what is open afterwards."""
-    if way == "ranges":
-        widen()
     IMAGES["/image"] = image = script(way, folder)
     if pace:
         image.before_chunk = lambda offset: time.sleep(pace)

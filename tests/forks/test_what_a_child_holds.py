@@ -16,7 +16,7 @@ from testtools.matchers import Equals, GreaterThan
 
 from imagebroker.exceptions import Cancelled
 from imagebroker.system import forks
-from imagebroker.transfer.layers.flights import Slot, SlotsOnDisk
+from imagebroker.transfer.layers.flights import Flight, FlightsOnDisk
 from imagebroker.transfer.store.direct import DirectWriter
 from tests.conftest import Scripted
 
@@ -28,9 +28,9 @@ import os, random, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 sys.path[:0] = {path!r}
 import imagebroker
-from imagebroker.transfer.store import part_writer as storing
+from imagebroker.config.settings import Settings
+from imagebroker.config.tuning import Tuning
 from tests.scripted import IMAGES, Script
-storing._NOTE_EVERY = 0.0
 sent, child = 0, 0
 
 def before_chunk(offset):
@@ -49,7 +49,8 @@ def progress(told):
 IMAGES["/image"] = Script(
     random.Random(3).randbytes({size}), chunk=65536, version="v1", before_chunk=before_chunk
 )
-broker = imagebroker.Broker.from_config({config!r})
+tuning = Tuning(journal_every=0.0)
+broker = imagebroker.Broker(Settings.from_file({config!r}, tuning=tuning))
 broker.download(None, "scripted://host/image", {dest!r}, keep_partial=True, progress=progress)
 """
 
@@ -107,11 +108,11 @@ def test_the_part_of_a_killed_parent_is_taken_up_while_its_child_lives(
 def test_a_child_does_not_let_go_of_its_parents_slot(
     tmp_path: Path, in_child: Callable[[Callable[[], object]], int]
 ) -> None:
-    slots = SlotsOnDisk(tmp_path / "state")
-    slot = Slot(slots, "image")
+    slots = FlightsOnDisk(tmp_path / "state")
+    slot = Flight(slots, "image")
     assert_that(slot.lock(), Equals(True))
     assert_that(in_child(slot.close), Equals(0))
-    other = Slot(slots, "image")
+    other = Flight(slots, "image")
     assert_that(other.lock(), Equals(False))
     other.close()
     slot.close()

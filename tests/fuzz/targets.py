@@ -33,7 +33,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.reference import ImageRef, parse
 from imagebroker.plugin import Limits
-from imagebroker.transfer.layers.codecs import BLOCK, Unpacker
+from imagebroker.transfer.codecs import BLOCK, Unpacker
 from imagebroker.verify.checksum_file import find_checksum
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy
 

@@ -27,7 +27,7 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TransferError,
 )
-from imagebroker.transfer.layers.flights import SlotsInMemory
+from imagebroker.transfer.layers.flights import FlightsInMemory
 from imagebroker.transfer.store import part_directory as parts
 from tests.conftest import Scripted
 from tests.scripted import Script
@@ -447,8 +447,8 @@ def test_random_deaths_leave_right_bytes_and_nothing_behind(
             assert_that(isinstance(error, ImageBrokerError), Equals(True))
             assert_that(path.exists(), Equals(False))
     assert_that([p.name for p in tmp_path.iterdir() if "part" in p.name], HasLength(0))
-    slots = scripted.broker._values.slots
-    assert_that(isinstance(slots, SlotsInMemory) and slots._files, Equals({}))
+    slots = scripted.broker._snapshot.flights
+    assert_that(isinstance(slots, FlightsInMemory) and slots._files, Equals({}))
 
 
 @pytest.mark.parametrize("step", ["open", "flock", "fstat"])
@@ -462,7 +462,7 @@ def test_a_slot_that_fails_costs_the_sharing_and_not_the_download(
     def fail(target: Any, *args: Any, **kwargs: Any) -> Any:
         path = target if step == "open" else f"/proc/self/fd/{target}"
         found = os.readlink(path) if str(path).startswith("/proc/self/fd/") else ""
-        if "imagebroker-slot" in found or (step == "fstat" and "imagebroker-part" in found):
+        if "imagebroker-flight" in found or (step == "fstat" and "imagebroker-part" in found):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(target, *args, **kwargs)
 

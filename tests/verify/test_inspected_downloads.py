@@ -15,7 +15,7 @@ from testtools.matchers import Contains, Equals, LessThan, Not
 import imagebroker
 from imagebroker.exceptions import ConfigError, FormatError, InvalidImageRef, TransferError
 from imagebroker.plugin import Image, ImageRef, Location
-from tests.conftest import Scripted
+from tests.conftest import SMALL_AND_QUICK, Scripted
 from tests.distributions import install
 from tests.scripted import IMAGES, RecordBackend, Script
 from tests.verify import specimens
@@ -274,8 +274,9 @@ def test_what_an_earlier_process_left_is_inspected_with_the_rest(
     assert_that(done.evidence["disk_format"], Equals("qcow2"))
 
 
+@pytest.mark.parametrize("tuning", [SMALL_AND_QUICK], indirect=True, ids=["quick"])
 def test_ranges_that_arrive_in_any_order_are_inspected_in_theirs(
-    scripted: Scripted, tmp_path: Path, small_and_quick: None
+    scripted: Scripted, tmp_path: Path
 ) -> None:
     image = real("qcow2") + bytes(68 * MIB)
     ref, script = scripted.image(

@@ -23,7 +23,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.plugin import Image, ImageRef, Location
-from tests.conftest import Scripted
+from tests.conftest import SMALL_AND_QUICK, Scripted
 from tests.distributions import install
 from tests.scripted import IMAGES, RecordBackend, Script
 from tests.verify.signing import CONFIG, MemoryKeyManager, issued, root, signer
@@ -138,8 +138,9 @@ def test_a_large_image_is_verified_behind_the_writes(
     way.assert_nothing_came(len(data))
 
 
+@pytest.mark.parametrize("tuning", [SMALL_AND_QUICK], indirect=True, ids=["quick"])
 def test_ranges_that_arrive_in_any_order_are_verified_in_theirs(
-    scripted: Scripted, broker: imagebroker.Broker, tmp_path: Path, small_and_quick: None
+    scripted: Scripted, broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
     data = DATA * 7000
     ref, script = scripted.image(

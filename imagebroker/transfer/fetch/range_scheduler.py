@@ -10,244 +10,254 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
-from imagebroker.backends.backend import Buffer
-from imagebroker.backends.boundary import Flow
+from imagebroker.backends.boundary import Flow, OpenedSource
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import BackendError, ImageBrokerError, RangeIgnored, TransferError
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.system.forks import Condition
-from imagebroker.transfer.fetch.candidates import Place
-from imagebroker.transfer.fetch.range_source import Lane, Opening, Supplier
+from imagebroker.transfer.fetch.candidates import Candidate
+from imagebroker.transfer.fetch.events import Chunk
+from imagebroker.transfer.fetch.range_source import Opening, RangeRead, RangeSource
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.ranges import Range, length
 
 LOG = logging.getLogger(__name__)
 
-#: Bytes that must be missing to make a second connection to a source worth its while: the first one
-#: is cut then, and what was on its way there is lost.
-WORTH_IT = 64 * 1024 * 1024
 #: Seconds between two looks at the deadline.
 _MOMENT = 0.05
-_SMALLEST, _LARGEST = 1024 * 1024, 64 * 1024 * 1024
-#: Bytes of a range for a source whose pace nobody knows yet.
-_UNKNOWN = 8 * 1024 * 1024
-#: Seconds that one range should take, and round trips: what lies between two ranges costs one.
-_SECONDS_PER_RANGE, _ROUND_TRIPS_PER_RANGE = 1.0, 30
-#: Seconds that a lane must need for its rest to have some of it taken away.
+#: Round trips that one range should take: what lies between two ranges costs one.
+_ROUND_TRIPS_PER_RANGE = 30
+#: Seconds that a read must still need for some of its range to be taken away.
 _WORTH_TAKING = 0.2
-#: Seconds of silence after which another lane may take all that is left of one.
-_QUIET = 2.0
 
 
-class Lanes:
-    """The missing ranges of one image. Iterate it for `(offset, chunk)`.
+@dataclass(frozen=True)
+class Rest:
+    """What is left when several ranges are no longer read at once."""
 
-    When it ends or raises, `missing` holds what was not handed out, `main` who would go on with
-    it, and `given_up` the places that are not worth another try.
-    """
+    #: What was not handed out, in order.
+    missing: list[Range]
+    #: Who goes on, and with how many connections.
+    candidate: Candidate
+    opened: OpenedSource
+    wanted: int
+    #: Further sources that are still open.
+    others: list[OpenedSource]
+    #: Candidates that are not worth another try.
+    given_up: list[Candidate]
+
+
+class RangeScheduler:
+    """The missing ranges of one image. Iterate it; when that ends or raises, ask for the `rest`."""
 
     def __init__(
         self,
-        main: Supplier,
+        main: RangeSource,
         missing: Sequence[Range],
         watch: Watch,
         changed: Condition,
+        tuning: Tuning,
         openings: Sequence[Opening] = (),
+        admit: Callable[[Image], None] = lambda image: None,
     ) -> None:
-        """`changed` is what all reads notify; `openings` are further places on their way."""
-        self._watch, self._changed = watch, changed
-        self._openings = list(openings)
-        self.suppliers = [main]
-        self.main = main
-        self.given_up: list[Place] = []
-        #: Bytes that came from each place, by its ref.
-        self.served: dict[str, int] = {}
-        #: Looks at the image of a further place. :raises ImageBrokerError: it does not belong here.
-        self.fits: Callable[[Image], None] = lambda image: None
-        #: Ranges that no lane has taken, in order.
+        """`changed` is what all reads notify; `openings` are further candidates on their way;
+        `admit` looks at the image of one, and raises if it does not belong here."""
+        self._watch, self._changed, self._tuning = watch, changed, tuning
+        self._openings, self._admit = list(openings), admit
+        self._sources = [main]
+        self._main = main
+        self._given_up: list[Candidate] = []
+        #: Ranges that nobody reads yet, in order.
         self._waiting = list(missing)
+
+    def rest(self) -> Rest:
+        main = self._main
+        others = [source.opened for source in self._sources if source is not main]
+        return Rest(
+            self._missing, main.candidate, main.opened, max(main.wanted, 1), others, self._given_up
+        )
 
     def adopt(self, flow: Flow, rate: float) -> None:
         """Go on with a read that is under way, at that rate, and covers the first range."""
         start, stop = self._waiting.pop(0)
-        lane = self.main.add(Lane(self.main, flow, start, stop, endless=True))
-        lane.answered = lane.began
-        self.main.try_more(rate)
+        read = self._main.add(RangeRead(self._main, flow, start, stop, endless=True))
+        read.answered = read.began
+        self._main.try_more(rate)
 
     @property
-    def _lanes(self) -> list[Lane]:
-        return [lane for supplier in self.suppliers for lane in supplier.lanes]
+    def _reads(self) -> list[RangeRead]:
+        return [read for source in self._sources for read in source.reads]
 
     @property
-    def missing(self) -> list[Range]:
+    def _missing(self) -> list[Range]:
         """What was not handed out yet, in order."""
-        rest = [(lane.position, lane.stop) for lane in self._lanes if lane.rest]
+        rest = [(read.position, read.stop) for read in self._reads if read.rest]
         return sorted(rest + self._waiting)
 
-    def __iter__(self) -> Iterator[tuple[int, Buffer]]:
+    def __iter__(self) -> Iterator[Chunk]:
         try:
-            while self._lanes or self._waiting:
+            while self._reads or self._waiting:
                 self._watch.check()
                 self._watch.report("transfer")
                 self._join()
                 self._fill()
                 waited, before = self._wait(), self._watch.done
-                for lane in self._lanes:
-                    yield from self._drain(lane)
+                for read in self._reads:
+                    yield from self._drain(read)
                 arrived = self._watch.done - before
                 self._watch.count(arrived, waited)
                 self._watch.pace(arrived)
                 self._adapt(waited)
         finally:
-            for lane in self._lanes:
-                lane.flow.stop()
+            for read in self._reads:
+                read.flow.stop()
             for opening in self._openings:
                 opening.drop()
 
-    # -- who delivers ----------------------------------------------------------------------------
+    # -- who sends -------------------------------------------------------------------------------
 
     def _join(self) -> None:
-        """Take in the places that have been opened meanwhile."""
+        """Take in the candidates that have been opened meanwhile."""
         for opening in [each for each in self._openings if each.settled]:
             self._openings.remove(opening)
             try:
-                source = opening.take()
+                opened = opening.take()
             except ImageBrokerError as error:
-                self._give_up(opening.place, error)
+                self._give_up(opening.candidate, error)
                 continue
             try:
-                self.fits(source.image)
-                if not source.seekable:
-                    raise RangeIgnored(f"{source.image.ref}: it cannot begin in the middle")
+                self._admit(opened.image)
+                if not opened.seekable:
+                    raise RangeIgnored(f"{opened.image.ref}: it cannot begin in the middle")
             except ImageBrokerError as error:
-                source.close()
-                self._give_up(opening.place, error)
+                opened.close()
+                self._give_up(opening.candidate, error)
                 continue
-            self.suppliers.append(Supplier(opening.place, source))
+            self._sources.append(RangeSource(opening.candidate, opened, self._tuning))
 
-    def _give_up(self, place: Place, error: ImageBrokerError) -> None:
-        LOG.warning("the location %s failed, going on without it: %s", redact(place.ref), error)
-        self.given_up.append(place)
+    def _give_up(self, candidate: Candidate, error: ImageBrokerError) -> None:
+        LOG.warning("the location %s failed, going on without it: %s", redact(candidate.ref), error)
+        self._given_up.append(candidate)
 
     def _wait(self) -> float:
         """Until something arrived, for a moment at most; the seconds that it took."""
         began = monotonic()
         with self._changed:
-            if not any(lane.flow.has_news for lane in self._lanes):
+            if not any(read.flow.has_news for read in self._reads):
                 self._changed.wait(_MOMENT)
         return monotonic() - began
 
-    def _drain(self, lane: Lane) -> Iterator[tuple[int, Buffer]]:
-        """What has arrived in one lane; a lane that broke gives its rest back."""
-        supplier = lane.supplier
-        if lane not in supplier.lanes:
+    def _drain(self, read: RangeRead) -> Iterator[Chunk]:
+        """What has arrived in one read; a read that broke gives its rest back."""
+        source = read.source
+        if read not in source.reads:
             return  # it was ended while others were looked at
         try:
-            batch = lane.flow.take(0.0)
+            batch = read.flow.take(0.0)
         except (TransferError, BackendError) as error:
-            self._broken(lane, error)
+            self._broken(read, error)
             return
         except ImageBrokerError:
-            self.main = supplier
+            self._main = source
             raise
         if batch is None:
-            self._end(lane)
+            self._end(read)
             return
         now = monotonic()
         if not batch:
-            if now - lane.heard > self._watch.rules.stall_timeout:
-                self._broken(lane, self._watch.stalled(supplier.place.ref))
+            if now - read.heard > self._watch.rules.stall_timeout:
+                self._broken(read, self._watch.stalled(source.candidate.ref))
             return
-        ref = supplier.place.ref
         for chunk in batch:
-            piece = chunk if len(chunk) <= lane.rest else memoryview(chunk)[: lane.rest]
+            piece = chunk if len(chunk) <= read.rest else memoryview(chunk)[: read.rest]
             size = len(piece)
             if size:
-                offset = lane.position
-                lane.count(size, now)
-                supplier.count(size, 0.0)
-                self.served[ref] = self.served.get(ref, 0) + size
+                offset = read.position
+                read.count(size, now)
+                source.count(size, 0.0)
                 self._watch.done += size
-                yield offset, piece
-            if not lane.rest:
-                self._end(lane)  # it may run on: it is cut
+                yield Chunk(offset, piece, source.candidate)
+            if not read.rest:
+                self._end(read)  # it may run on: it is cut
                 return
 
-    def _end(self, lane: Lane) -> None:
-        lane.flow.stop()
-        if lane in lane.supplier.lanes:
-            lane.supplier.lanes.remove(lane)
-        if lane.rest:
-            self._waiting.insert(0, (lane.position, lane.stop))
+    def _end(self, read: RangeRead) -> None:
+        read.flow.stop()
+        if read in read.source.reads:
+            read.source.reads.remove(read)
+        if read.rest:
+            self._waiting.insert(0, (read.position, read.stop))
             self._waiting.sort()
 
-    def _broken(self, lane: Lane, error: ImageBrokerError) -> None:
-        """One lane less; if nobody else delivers, or nobody could, the transfer's error."""
-        supplier = lane.supplier
-        self._end(lane)
-        if supplier.lanes and error.retryable and not isinstance(error, RangeIgnored):
-            LOG.info("a parallel range failed, going on with %d: %s", len(supplier.lanes), error)
-            supplier.broke(isinstance(error, BackendError))
+    def _broken(self, read: RangeRead, error: ImageBrokerError) -> None:
+        """One read less; if nobody else delivers, or nobody could, the transfer's error."""
+        source = read.source
+        self._end(read)
+        if source.reads and error.retryable and not isinstance(error, RangeIgnored):
+            LOG.info("a parallel range failed, going on with %d: %s", len(source.reads), error)
+            source.broke(isinstance(error, BackendError))
             return
-        self.main = supplier
-        if len(self.suppliers) == 1:
+        self._main = source
+        if len(self._sources) == 1:
             raise error
-        supplier.failures = 1 if lane.received else supplier.failures + 1
-        used_up = supplier.failures > self._watch.rules.retries
+        source.failures = 1 if read.received else source.failures + 1
+        used_up = source.failures > self._watch.rules.retries
         if isinstance(error, RangeIgnored) or not error.retryable or used_up:
-            self.suppliers.remove(supplier)
-            for each in list(supplier.lanes):
-                supplier.lanes.remove(each)
+            self._sources.remove(source)
+            for each in list(source.reads):
+                source.reads.remove(each)
                 each.flow.stop()
                 self._waiting = sorted([*self._waiting, (each.position, each.stop)])
-            supplier.source.close()
-            self._give_up(supplier.place, error)
-            self.main = self.suppliers[0]
+            source.opened.close()
+            self._give_up(source.candidate, error)
+            self._main = self._sources[0]
             return
-        LOG.info("%s broke, others go on: %s", redact(supplier.place.ref), error)
-        supplier.broke(False)
-        in_a_row = 0 if lane.received else supplier.failures
-        supplier.resting_until = monotonic() + self._watch.backoff(in_a_row, error)
+        LOG.info("%s broke, others go on: %s", redact(source.candidate.ref), error)
+        source.broke(False)
+        in_a_row = 0 if read.received else source.failures
+        source.resting_until = monotonic() + self._watch.backoff(in_a_row, error)
         self._watch.retries += 1
 
     # -- who reads what --------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Give ranges to lanes until as many are under way as are wanted."""
+        """Give ranges to reads until as many are under way as are wanted."""
         now = monotonic()
         if self._at_most_one():
-            if self._waiting and not self._lanes and self.main.has_room(now):
-                self.main.read(*self._waiting.pop(0), self._changed)
+            if self._waiting and not self._reads and self._main.has_room(now):
+                self._main.read(*self._waiting.pop(0), self._changed)
             return
         self._shorten_endless(now)
-        for supplier in self.suppliers:
-            while supplier.has_room(now):
-                found = self._next(supplier, now)
+        for source in self._sources:
+            while source.has_room(now):
+                found = self._next(source, now)
                 if found is None:
                     break
-                supplier.read(*found, self._changed)
+                source.read(*found, self._changed)
 
     def _at_most_one(self) -> bool:
-        """Whether one lane is all that is wanted, and likely to remain so."""
-        return len(self.suppliers) == 1 and not self._openings and self.main.wanted == 1
+        """Whether one read is all that is wanted, and likely to remain so."""
+        return len(self._sources) == 1 and not self._openings and self._main.wanted == 1
 
     def _shorten_endless(self, now: float) -> None:
-        """A lane that runs to the end leaves the rest to the others, once there are others."""
-        if len(self.suppliers) == 1 and self.main.wanted == 1:
+        """A read that runs to the end leaves the rest to the others, once there are others."""
+        if len(self._sources) == 1 and self._main.wanted == 1:
             return
-        for lane in self._lanes:
-            size = self._size_for(lane.supplier, now)
-            if lane.endless and lane.rest > 2 * size:
-                self._waiting = sorted([*self._waiting, (lane.position + size, lane.stop)])
-                lane.stop, lane.endless = lane.position + size, False
+        for read in self._reads:
+            size = self._size_for(read.source, now)
+            if read.endless and read.rest > 2 * size:
+                self._waiting = sorted([*self._waiting, (read.position + size, read.stop)])
+                read.stop, read.endless = read.position + size, False
 
-    def _next(self, supplier: Supplier, now: float) -> Range | None:
-        """The next range for this supplier, None if all are taken."""
+    def _next(self, source: RangeSource, now: float) -> Range | None:
+        """The next range for this source, None if all are taken."""
         if not self._waiting:
-            return self._take_over(supplier, now)
-        size = self._size_for(supplier, now)
+            return self._take_over(source, now)
+        size = self._size_for(source, now)
         start, stop = self._waiting.pop(0)
         reach = min(start + size, stop)
         if stop - reach < size // 4:
@@ -256,43 +266,43 @@ class Lanes:
             self._waiting.insert(0, (reach, stop))
         return start, reach
 
-    def _size_for(self, supplier: Supplier, now: float) -> int:
-        """Bytes of one range: large, but small enough that all lanes end together."""
-        pace, latency = supplier.pace(now), supplier.latency
-        seconds = max(_SECONDS_PER_RANGE, _ROUND_TRIPS_PER_RANGE * latency)
-        usual = pace * seconds if pace else _UNKNOWN
-        lanes = sum(each.wanted for each in self.suppliers) + len(self._openings)
-        fair = length(self.missing) / (2 * lanes)
-        least = max(_SMALLEST, 4 * pace * latency)
-        return int(max(least, min(_LARGEST, usual, fair)))
+    def _size_for(self, source: RangeSource, now: float) -> int:
+        """Bytes of one range: large, but small enough that all reads end together."""
+        pace, latency = source.pace(now), source.latency
+        seconds = max(self._tuning.range_seconds, _ROUND_TRIPS_PER_RANGE * latency)
+        usual = pace * seconds if pace else self._tuning.first_range
+        reads = sum(each.wanted for each in self._sources) + len(self._openings)
+        fair = length(self._missing) / (2 * reads)
+        least = max(self._tuning.smallest_range, 4 * pace * latency)
+        return int(max(least, min(self._tuning.largest_range, usual, fair)))
 
-    def _take_over(self, supplier: Supplier, now: float) -> Range | None:
-        """What another lane would need longer for, so that both end together."""
+    def _take_over(self, source: RangeSource, now: float) -> Range | None:
+        """What another read would need longer for, so that both end together."""
 
-        for each in self._lanes:
-            quiet = max(_QUIET, 20 * each.supplier.latency)
-            if now - each.heard > quiet and each.supplier is not supplier:
+        for each in self._reads:
+            quiet = max(self._tuning.quiet, 20 * each.source.latency)
+            if now - each.heard > quiet and each.source is not source:
                 self._end(each)
                 return self._waiting.pop(0)
-        answered = [lane for lane in self._lanes if lane.rate(now)]
+        answered = [read for read in self._reads if read.rate(now)]
         if not answered:
             return None
-        lane = max(answered, key=lambda lane: lane.rest / lane.rate(now))
-        other, latency = lane.rate(now), supplier.latency
-        if lane.rest / other < _WORTH_TAKING + 3 * latency:
+        read = max(answered, key=lambda read: read.rest / read.rate(now))
+        other, latency = read.rate(now), source.latency
+        if read.rest / other < _WORTH_TAKING + 3 * latency:
             return None
-        own = supplier.pace(now) or other
-        kept = int(other * (lane.rest + own * latency) / (other + own))
-        middle = lane.position + max(kept, _SMALLEST)
-        if lane.stop - middle < _SMALLEST:
+        own = source.pace(now) or other
+        kept = int(other * (read.rest + own * latency) / (other + own))
+        middle = read.position + max(kept, self._tuning.smallest_range)
+        if read.stop - middle < self._tuning.smallest_range:
             return None
-        found = middle, lane.stop
-        lane.stop, lane.endless = middle, False
+        found = middle, read.stop
+        read.stop, read.endless = middle, False
         return found
 
     def _adapt(self, waited: float) -> None:
         now = monotonic()
-        may_add = length(self.missing) > WORTH_IT
-        for supplier in self.suppliers:
-            supplier.count(0, waited)
-            supplier.adapt(now, may_add=may_add)
+        may_add = length(self._missing) > self._tuning.parallel_from
+        for source in self._sources:
+            source.count(0, waited)
+            source.adapt(now, may_add=may_add)

@@ -1,4 +1,4 @@
-"""One source that lanes read from: how many ranges at once, how fast, and how often it broke."""
+"""One source that several ranges are read from: how many at once, how fast, how often it broke."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from imagebroker.backends.boundary import GRACE, Flow, OpenedSource
+from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import Cancelled, TransferError
 from imagebroker.system.exhaustion import start
 from imagebroker.system.forks import Condition, Thread
-from imagebroker.transfer.fetch.candidates import Place
+from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.limits import Watch
 
-#: Seconds over which the throughput is measured before and after a change.
-MEASURE = 0.1
-#: By so much more lanes must raise the throughput to be kept.
+#: By so much more connections must raise the throughput to be kept.
 _GAIN = 1.15
 #: So many times as many lanes are tried at once: each step costs a round trip or two.
 _STEP = 4
-#: Seconds until more lanes are tried again after they did not help, and how they grow.
+#: Seconds until more are tried again after they did not help, and how they grow.
 _FIRST_REST, _REST = 2.0, 4.0
-#: Seconds after which lanes that have not begun to deliver are not waited for.
+#: Seconds after which ranges that have not begun to arrive are not waited for.
 _PATIENCE = 1.0
 #: A measurement takes so many round trips at least.
 _ROUND_TRIPS = 2
 
 
 @dataclass(eq=False)
-class Lane:
+class RangeRead:
     """One range of one source, on its way."""
 
-    supplier: Supplier
+    source: RangeSource
     flow: Flow
     position: int
     stop: int
-    #: Whether the request has no end of its own: the lane is cut where it stops.
+    #: Whether the request has no end of its own: it is cut where the range stops.
     endless: bool = False
     began: float = field(default_factory=monotonic)
     #: When the last byte came.
@@ -59,22 +58,24 @@ class Lane:
         self.heard = now
         if self.answered is None:
             self.answered = now
-            self.supplier.answered_after(now - self.began)
+            self.source.answered_after(now - self.began)
 
 
-class Supplier:
-    """A place that is open, and what lanes learn about it.
+class RangeSource:
+    """An open candidate, and what its reads show of it.
 
-    One lane is the rule. More are tried while this side waits for bytes, and kept while each step
-    raises the throughput; a step that does not is taken back.
+    One read at a time is the rule. More are tried while this side waits for bytes, and kept while
+    each step raises the throughput; a step that does not is taken back.
     """
 
-    def __init__(self, place: Place, source: OpenedSource, wanted: int = 1) -> None:
-        self.place, self.source = place, source
+    def __init__(
+        self, candidate: Candidate, opened: OpenedSource, tuning: Tuning, wanted: int = 1
+    ) -> None:
+        self.candidate, self.opened, self._tuning = candidate, opened, tuning
         #: More than one range at once needs a proof that all are of one version.
-        self.most = source.parallel_reads if source.image.version is not None else 1
+        self.most = opened.parallel_reads if opened.image.version is not None else 1
         self.wanted = min(wanted, self.most)
-        self.lanes: list[Lane] = []
+        self.reads: list[RangeRead] = []
         #: Failures without progress between them.
         self.failures = 0
         #: It is left alone until then.
@@ -92,42 +93,42 @@ class Supplier:
         self._rest = _FIRST_REST
         self._next_try = 0.0
 
-    def read(self, start: int, stop: int, changed: Condition) -> Lane:
+    def read(self, start: int, stop: int, changed: Condition) -> RangeRead:
         self._flows = [flow for flow in self._flows if flow.is_alive()]
-        lane = Lane(self, self.source.read(start, stop, changed), start, stop)
-        return self.add(lane)
+        read = RangeRead(self, self.opened.read(start, stop, changed), start, stop)
+        return self.add(read)
 
-    def add(self, lane: Lane) -> Lane:
-        self._flows.append(lane.flow)
-        self.lanes.append(lane)
-        return lane
+    def add(self, read: RangeRead) -> RangeRead:
+        self._flows.append(read.flow)
+        self.reads.append(read)
+        return read
 
     def has_room(self, now: float) -> bool:
         """Whether it should get another range."""
-        if len(self.lanes) >= self.wanted or now < self.resting_until:
+        if len(self.reads) >= self.wanted or now < self.resting_until:
             return False
         alive = sum(flow.is_alive() for flow in self._flows)
-        return alive < self.source.parallel_reads
+        return alive < self.opened.parallel_reads
 
     def answered_after(self, seconds: float) -> None:
         self.latency = min(self.latency, seconds) if self.latency else seconds
 
     def pace(self, now: float) -> float:
-        """Bytes a second of one lane; 0.0 if nobody knows yet."""
+        """Bytes a second of one read; 0.0 if that is not known yet."""
         rates = [
-            lane.rate(now)
-            for lane in self.lanes
-            if lane.answered is not None and now - lane.answered > MEASURE
+            read.rate(now)
+            for read in self.reads
+            if read.answered is not None and now - read.answered > self._tuning.measure
         ]
         if rates:
             self._pace = sum(rates) / len(rates)
         return self._pace
 
     def broke(self, error_is_service: bool) -> None:
-        """A lane broke: fewer at once, for a while; for good if the service itself refused."""
-        if error_is_service and self.lanes:
-            self.most = len(self.lanes)
-        self.wanted = max(1, min(self.wanted, len(self.lanes)))
+        """A read broke: fewer at once, for a while; for good if the service itself refused."""
+        if error_is_service and self.reads:
+            self.most = len(self.reads)
+        self.wanted = max(1, min(self.wanted, len(self.reads)))
         self._set(self.wanted, monotonic())
         self._next_try = monotonic() + 1.0
 
@@ -136,19 +137,19 @@ class Supplier:
         self._waited += waited
 
     def try_more(self, rate: float) -> None:
-        """One lane was seen to bring `rate` while this side waited for it."""
+        """One read was seen to bring `rate` while this side waited for it."""
         self._best = rate
         self._set(min(_STEP * self.wanted, self.most), monotonic())
 
     def adapt(self, now: float, *, may_add: bool) -> None:
-        """Look at the throughput since the last change, and change the number of lanes."""
+        """Look at the throughput since the last change, and change the number of reads."""
         if self._measured_from is None:
-            begun = all(lane.answered is not None for lane in self.lanes)
-            if (begun and len(self.lanes) >= self.wanted) or now - self._changed_at > _PATIENCE:
+            begun = all(read.answered is not None for read in self.reads)
+            if (begun and len(self.reads) >= self.wanted) or now - self._changed_at > _PATIENCE:
                 self._measured_from, self._arrived, self._waited = now, 0, 0.0
             return
         passed = now - self._measured_from
-        if passed < max(MEASURE, _ROUND_TRIPS * self.latency):
+        if passed < max(self._tuning.measure, _ROUND_TRIPS * self.latency):
             return
         rate, idle = self._arrived / passed, self._waited > passed / 2
         self._measured_from, self._arrived, self._waited = now, 0, 0.0
@@ -169,11 +170,11 @@ class Supplier:
 
 
 class Opening(Thread):
-    """A further place, opened while bytes arrive from the first one."""
+    """A further candidate, opened while bytes arrive from the first one."""
 
-    def __init__(self, place: Place, watch: Watch, changed: Condition) -> None:
+    def __init__(self, candidate: Candidate, watch: Watch, changed: Condition) -> None:
         super().__init__(name="imagebroker-open")
-        self.place = place
+        self.candidate = candidate
         self._left = watch.left
         self._changed = changed
         self._dropped = False
@@ -186,7 +187,7 @@ class Opening(Thread):
 
     def run(self) -> None:
         try:
-            self._source = self.place.open(self._left, self._check)
+            self._source = self.candidate.open(self._left, self._check)
         except Exception as error:
             self._error = error
         with self._changed:

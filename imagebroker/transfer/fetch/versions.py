@@ -7,10 +7,7 @@ whole the bytes are joined all the same, and the digest decides. Without one the
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
-
-from imagebroker.exceptions import ChecksumMismatch, VerificationError
-from imagebroker.model.image import Image
+from dataclasses import dataclass
 
 #: Times in a row that another version is met without a byte between, and times that a transfer
 #: begins again because of one.
@@ -75,10 +72,6 @@ class Versions:
             return False
         return True
 
-    def shown(self, image: Image) -> Image:
-        """The record of what was transferred: joined bytes are of no version for sure."""
-        return replace(image, version=None) if self.joined else image
-
     def progressed(self) -> None:
         """Bytes have come since the image last seemed to change."""
         self._in_a_row = 0
@@ -112,24 +105,3 @@ class Versions:
         self._begun_again += 1
         self._in_a_row = 0
         return Step.BEGIN
-
-
-class Retrial:
-    """Whether an image that failed a check is worth another try, from one server's bytes alone."""
-
-    def __init__(self) -> None:
-        self.joining = Joining()
-        self._met: set[str] = set()
-
-    def allows(self, error: VerificationError, versions: Versions) -> bool:
-        """Note what came of a try. If it may be repeated, `joining` says how."""
-        self._met |= versions.met
-        if versions.joined:
-            self.joining = replace(self.joining, allowed=False)
-            return True
-        if self.joining.allowed or not isinstance(error, ChecksumMismatch):
-            return False
-        avoid = self.joining.avoid | versions.met
-        again = bool(self._met - avoid) and len(avoid) < MOST
-        self.joining = replace(self.joining, avoid=frozenset(avoid))
-        return again

@@ -33,7 +33,7 @@ from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.model.image import Image
 from imagebroker.system.forks import release, withhold
 from imagebroker.system.owned_directory import open_owned
-from imagebroker.transfer.fetch.candidates import Place, Waiting
+from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.store.directory import close
 from imagebroker.verify.checksum import STRONG, Checksum
 
@@ -79,13 +79,13 @@ class Entry:
     def __init__(self, fd: int, cached: Cached) -> None:
         self.fd, self.cached = fd, cached
 
-    def place(self, ref: str, image: Image) -> Place:
+    def candidate(self, ref: str, image: Image) -> Candidate:
         """The entry as a place where the bytes of `image` may be had."""
 
         def opened(left: float, waiting: Waiting) -> OpenedSource:
             return OpenedSource(_EntrySource(self, image), lambda verb: nullcontext())
 
-        return Place(ref, opened)
+        return Candidate(ref, opened)
 
     @property
     def checksum(self) -> Checksum:

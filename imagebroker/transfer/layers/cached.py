@@ -1,12 +1,12 @@
-"""Downloads through the local cache: from it where it has the image, into it otherwise."""
+"""The cache around a transfer: a copy of the entry where there is one, a new entry afterwards."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 from imagebroker.exceptions import (
     Cancelled,
@@ -17,11 +17,10 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.transfer import download
-from imagebroker.transfer.download import Download
-from imagebroker.transfer.fetch.candidates import Demands, Place
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.layers.cache import Cache, Cached, Entry
-from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.part_file import PartFile
@@ -29,36 +28,33 @@ from imagebroker.transfer.store.part_file import PartFile
 LOG = logging.getLogger(__name__)
 
 
-class ThroughCache:
-    """One call that may find its image in the cache."""
+@dataclass(frozen=True)
+class Found:
+    """An entry that this caller may have, in use until it is closed."""
 
-    def __init__(self, cache: Cache, demands: Demands, watch: Watch, share: Share) -> None:
-        self._cache, self._demands = cache, demands
-        self._watch, self._share = watch, share
+    entry: Entry
+    #: The record of it.
+    image: Image
 
-    def to_path(self, places: Sequence[Place], part: PartFile, path: Path) -> Download:
-        """As `download.to_path`. A copy of a cached image is verified like any other."""
-        found = self._find()
-        if found is not None:
-            with closing(found[0]):
-                done = self._copied(*found, part, path)
-            if done is not None:
-                return done
-        share = self._share
-        done = download.to_path(share.places(places), self._demands, part, self._watch, path, share)
-        if not share.was_local:
-            self._keep(part, done)
-        return done
+    def close(self) -> None:
+        self.entry.close()
 
-    def _find(self) -> tuple[Entry, Image] | None:
-        """What the cache has for this caller, and the record of it."""
+
+class CacheLayer:
+    """What one call has of the cache. What is wrong with the cache costs the call nothing else."""
+
+    def __init__(self, cache: Cache, entitlement: Entitlement, ref: str) -> None:
+        self._cache, self._entitlement, self._ref = cache, entitlement, ref
+
+    def find(self, demands: Demands) -> Found | None:
+        """What the cache has for this caller."""
         try:
             if self._cache.is_empty():
                 return None
-            image = self._share.entitlement.ask()
+            image = self._entitlement.ask()
             if image is None:
                 return None
-            entry = self._cache.find(self._share.entitlement.keys(image))
+            entry = self._cache.find(self._entitlement.keys(image))
         except OSError as error:
             LOG.warning("the cache %s cannot be used: %s", self._cache.path, error)
             return None
@@ -67,63 +63,64 @@ class ThroughCache:
         if image.size not in (None, entry.cached.size):
             entry.close()
             return None
-        return entry, self._demands.record or image
+        return Found(entry, demands.record or image)
 
-    def _copied(self, entry: Entry, image: Image, part: PartFile, path: Path) -> Download | None:
-        """None if what is cached is not the image after all."""
-        demands = self._demands
-        known = [(c.algorithm, c.digest) for c in demands.checksums]
-        known += list(image.checksums.items())
-        if (entry.cached.algorithm, entry.cached.digest) not in known:
-            demands = replace(demands, checksums=(*demands.checksums, entry.checksum))
-        place = entry.place(self._share.place.ref, image)
-        try:
-            return download.to_path([place], demands, part, self._watch, path, self._share)
-        except (DestinationError, Cancelled):
-            raise
-        except ImageBrokerError as error:
-            if self._watch.left <= 0:
-                raise
-            LOG.warning("the cached copy of %s cannot be used: %s", redact(place.ref), error)
-            if not entry.is_intact():
-                self._cache.drop(entry)
-            part.rewind()
-            self._share.was_local = False
-            return None
+    def candidate(self, found: Found) -> Candidate:
+        """The entry as a place where the bytes can be had."""
+        return found.entry.candidate(self._ref, found.image)
 
-    def _keep(self, part: PartFile, done: Download) -> None:
+    def demands(self, demands: Demands, found: Found) -> Demands:
+        """A copy of an entry is verified like any other, and must have the digest of the entry."""
+        cached = found.entry.cached
+        known = [(each.algorithm, each.digest) for each in demands.checksums]
+        known += list(found.image.checksums.items())
+        if (cached.algorithm, cached.digest) in known:
+            return demands
+        return replace(demands, checksums=(*demands.checksums, found.entry.checksum))
+
+    def failed(self, error: ImageBrokerError, found: Found, watch: Watch) -> None:
+        """The entry could not be copied: drop it if it is damaged, and go on without it.
+
+        :raises: `error`, where another source would not help.
+        """
+        if isinstance(error, (DestinationError, Cancelled)) or watch.left <= 0:
+            raise error
+        LOG.warning("the cached copy of %s cannot be used: %s", redact(self._ref), error)
+        if not found.entry.is_intact():
+            self._cache.drop(found.entry)
+
+    def keep(self, part: PartFile, size: int, evidence: Mapping[str, Any], image: Image) -> None:
         """The image is in place: what goes wrong now costs a later download its cached copy."""
-        keys = self._share.entitlement.keys(done.image)
+        keys = self._entitlement.keys(image)
         try:
-            stored = self._cache.store(part.fileno(), done.size, done.evidence, keys)
+            stored = self._cache.store(part.fileno(), size, evidence, keys)
         except (OSError, ConfigError) as error:
-            LOG.warning("%s is not cached: %s", redact(self._share.place.ref), error)
+            LOG.warning("%s is not cached: %s", redact(self._ref), error)
         else:
             if not stored:
-                LOG.info("%s is not cached: there is no room for it", redact(self._share.place.ref))
+                LOG.info("%s is not cached: there is no room for it", redact(self._ref))
 
-    def present(self) -> Cached | None:
+    def present(self, demands: Demands) -> Cached | None:
         """The entry of an image that is in the cache, intact."""
-        found = self._find()
+        found = self.find(demands)
         if found is None:
             return None
-        entry, _ = found
-        with closing(entry):
-            if entry.is_intact():
-                return entry.cached
-            self._cache.drop(entry)
+        with closing(found):
+            if found.entry.is_intact():
+                return found.entry.cached
+            self._cache.drop(found.entry)
         return None
 
     def load(self, reader: ImageReader) -> Cached:
         """What a reader reads, into the cache.
 
-        :raises UnsupportedOperation: nobody knows its size. :raises DestinationError: no room.
+        :raises UnsupportedOperation: its size is not known. :raises DestinationError: no room.
         """
         if reader.size is None:
             raise UnsupportedOperation(
                 f"{reader.image.ref}: its size is not known, so no room can be made for it"
             )
-        keys = self._share.entitlement.keys(reader.image)
+        keys = self._entitlement.keys(reader.image)
         try:
             stored = self._cache.store_chunks(reader, reader.size, lambda: reader.evidence, keys)
         except OSError as error:

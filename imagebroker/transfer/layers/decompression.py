@@ -1,23 +1,23 @@
-"""What is in a compressed image, in order, each byte once.
+"""Decompression: hands out what is in a compressed image, in order, each byte once.
 
 Checksums and signatures are those of the data as it was published; the format check and the limits
-are for what comes out. An attempt that begins again repeats what was decoded already: the stream
+are for what comes out. An attempt that begins again repeats what was decoded already: the layer
 below drops it, so that the decoder sees each byte once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from imagebroker.backends.backend import Buffer
-from imagebroker.exceptions import TooLarge, TransferError
+from imagebroker.exceptions import ImageBrokerError, TooLarge, TransferError
 from imagebroker.model.image import Image
-from imagebroker.transfer.fetch.candidates import Demands, Place
-from imagebroker.transfer.fetch.versions import Joining, Versions
-from imagebroker.transfer.layers.codecs import Unpacker
-from imagebroker.transfer.layers.verified import Stream
+from imagebroker.transfer.codecs import Unpacker
+from imagebroker.transfer.fetch.events import Checked, Chunk, Content, Event, Events, Unpacked
 from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import Required, declared_format
 from imagebroker.verify.checksum import DEFAULT
@@ -27,83 +27,56 @@ from imagebroker.verify.disk_format import FormatPolicy
 FREE = 1 << 30
 
 
-class Unpacked:
-    """Iterate it as a `Stream`: its end means that every check has passed, of both sides.
-
-    The last piece is held back until then.
-    """
+class Decompressed:
+    """The last piece is held back until the checks have passed, of both sides."""
 
     def __init__(
-        self,
-        places: Sequence[Place],
-        demands: Demands,
-        watch: Watch,
-        decompress: str,
-        joining: Joining = Joining(),  # noqa: B008 - it is frozen
+        self, below: Content, decompress: str, formats: FormatPolicy | None, watch: Watch
     ) -> None:
-        """Open the first place that can be opened. :raises: as the backend's `open`."""
-        self._formats, self._watch = demands.formats, watch
-        demands = replace(demands, formats=None, unpacks=True)  # text is what it was before, too
-        self._stream = Stream(places, demands, watch, joining)
-        self._unpacker = Unpacker(self._stream.image.ref, decompress)
-        #: What was computed, over which side; empty until the end.
-        self.evidence: dict[str, Any] = {}
-        #: Nobody knows before the end.
-        self.size: int | None = None
+        """`decompress`: a kind, or `auto`. `formats`: what the content may be."""
+        self._below, self._formats, self._watch = below, formats, watch
+        self._unpacker = Unpacker(below.image.ref, decompress)
         self._done = 0
+        #: Known before the end to nobody.
+        self.size: int | None = None
 
     @property
     def image(self) -> Image:
-        return self._stream.image
+        return self._below.image
 
-    @property
-    def source(self) -> str:
-        return self._stream.source
+    def events(self) -> Events:
+        with closing(_Below(self._below.events())) as below:
+            try:
+                yield from self._unpacked(below)
+            except ImageBrokerError:
+                yield from below.news()
+                raise
 
-    @property
-    def served(self) -> dict[str, int]:
-        return self._stream.served
-
-    @property
-    def located(self) -> bool:
-        return self._stream.located
-
-    @property
-    def versions(self) -> Versions:
-        return self._stream.versions
-
-    @property
-    def attempts(self) -> int:
-        return self._stream.attempts
-
-    @property
-    def resumed_from(self) -> int | None:
-        return self._stream.resumed_from
-
-    def __iter__(self) -> Generator[Buffer, None, None]:
-        yield from self.verified()
-        self._watch.report("done", always=True)
-
-    def verified(self) -> Generator[Buffer, None, None]:
-        """The pieces. That they end means that the checks have passed, not that all is done."""
-        pieces = self._unpacker.unpacked(self._stream.verified())
-        first = next(pieces, b"")
-        checks = _required(self.image, self._unpacker.kind is not None, self._formats).start(None)
-        try:
-            held: Buffer = b""
+    def _unpacked(self, below: _Below) -> Events:
+        pieces = self._unpacker.unpacked(below.chunks())
+        first: Buffer = next(pieces, b"")  # now it is known whether it is compressed at all
+        held: Buffer = b""
+        with closing(self._content().start(None)) as checks:
             for piece in _after(first, pieces):
+                yield from below.news()
                 if held:
-                    yield held
+                    yield Unpacked(held)
                 self._done += len(piece)
                 self._check_limits()
                 checks.feed(piece)
                 held = piece
+            yield from below.news()
             self._check_empty()
-            self.evidence = self._evidence(checks.evidence())
-        finally:
-            checks.close()
+            yield Checked(self._evidence(below.evidence, checks.evidence()))
         if held:
-            yield held
+            yield Unpacked(held)
+
+    def _content(self) -> Required:
+        """What must hold for the content alone."""
+        image = self.image
+        if self._unpacker.kind is not None and image.container_format == "compressed":
+            image = replace(image, container_format="bare")  # as it is now
+        return Required(image.ref, formats=self._formats, declared=declared_format(image))
 
     def _check_limits(self) -> None:
         """:raises TooLarge: more comes out than is allowed."""
@@ -129,9 +102,9 @@ class Unpacked:
                 retryable=False,
             )
 
-    def _evidence(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _evidence(self, published: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
         """The digests are those of the data as it was published, the format that of the content."""
-        evidence = dict(self._stream.evidence)
+        evidence = dict(published)
         kind = self._unpacker.kind
         if kind is not None:
             evidence["compression"] = kind.name
@@ -141,32 +114,33 @@ class Unpacked:
             content.pop(name, None)
         return evidence | content
 
+
+class _Below:
+    """The events of the layer below: its chunks for the decoder, the others to be handed on."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._news: deque[Event] = deque()
+        self.evidence: dict[str, Any] = {}
+
+    def chunks(self) -> Generator[Buffer, None, None]:
+        for event in self._events:
+            if isinstance(event, Chunk):
+                yield event.data
+            elif isinstance(event, Checked):
+                self.evidence = event.evidence
+            else:
+                self._news.append(event)
+
+    def news(self) -> Iterator[Event]:
+        while self._news:
+            yield self._news.popleft()
+
     def close(self) -> None:
-        """Let go; idempotent."""
-        self._stream.close()
+        self._events.close()
 
 
 def _after(first: Buffer, others: Iterator[Buffer]) -> Iterator[Buffer]:
     if first:
         yield first
     yield from others
-
-
-def _required(image: Image, compressed: bool, formats: FormatPolicy | None) -> Required:
-    """What must hold for the content alone."""
-    if compressed and image.container_format == "compressed":
-        image = replace(image, container_format="bare")  # as it is now
-    return Required(image.ref, formats=formats, declared=declared_format(image))
-
-
-def opened(
-    places: Sequence[Place],
-    demands: Demands,
-    watch: Watch,
-    decompress: str | None,
-    joining: Joining = Joining(),  # noqa: B008 - it is frozen
-) -> Stream | Unpacked:
-    """The bytes for a destination that cannot go back, unpacked if the caller wants that."""
-    if decompress is None:
-        return Stream(places, demands, watch, joining)
-    return Unpacked(places, demands, watch, decompress, joining)

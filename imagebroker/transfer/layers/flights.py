@@ -1,7 +1,7 @@
 """Where running transfers are announced: files that are locked as long as their writer lives.
 
 The kernel lets go of a lock (flock) when its process dies, however it dies. Where locks do nothing,
-as on some network file systems, every transfer finds its slot free and runs by itself.
+on some network file systems, every transfer finds its name free and runs by itself.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from imagebroker.transfer.store.directory import close
 _ROOM = 64 * 1024
 #: Bytes before an announcement: its length and its checksum.
 _HEAD = 18
-#: Seconds after which the slot of a killed process is removed.
+#: Seconds after which the file of a killed process is removed.
 _ABANDONED = 86400.0
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Slots(Protocol):
-    """Files by name, the same for all who use the same slots."""
+class Flights(Protocol):
+    """Files by name, the same for all who share downloads."""
 
     def open(self, name: str) -> int:
         """A descriptor of its own of the file, which is made if it is not there."""
@@ -45,7 +45,7 @@ class Slots(Protocol):
         """Give the name to the next file."""
 
 
-class SlotsOnDisk:
+class FlightsOnDisk:
     """Those of all processes of this user that have the same `state_dir`."""
 
     def __init__(self, path: Path, *, configured: bool = True) -> None:
@@ -100,7 +100,7 @@ class SlotsOnDisk:
                     os.close(fd)
 
 
-class SlotsInMemory:
+class FlightsInMemory:
     """Those of the calls of one broker."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class SlotsInMemory:
         with self._lock:
             is_new = name not in self._files
             if is_new:
-                self._files[name] = os.memfd_create("imagebroker-slot", os.MFD_CLOEXEC)
+                self._files[name] = os.memfd_create("imagebroker-flight", os.MFD_CLOEXEC)
             try:
                 # Not a duplicate: locks belong to an opening of a file.
                 return os.open(f"/proc/self/fd/{self._files[name]}", os.O_RDWR | os.O_CLOEXEC)
@@ -186,14 +186,15 @@ class Announcement:
             return None
 
 
-class Slot:
-    """An opened slot: locked by whoever transfers, read by those who follow."""
+class Flight:
+    """One name under which a transfer is announced: locked by whoever transfers, read by those who
+    follow."""
 
-    def __init__(self, slots: Slots, name: str) -> None:
-        """:raises ConfigError, OSError: as `Slots.open`."""
-        self._slots, self.name = slots, name
+    def __init__(self, flights: Flights, name: str) -> None:
+        """:raises ConfigError, OSError: as `Flights.open`."""
+        self._flights, self.name = flights, name
         self._process = Process()
-        self._fd = withhold(slots.open(name))
+        self._fd = withhold(flights.open(name))
         self._announced: Announcement | None = None
         self._held = False
         self._head = b""
@@ -202,27 +203,27 @@ class Slot:
         self.is_followed = False
 
     def lock(self) -> bool | None:
-        """True: it is ours now. False: somebody has it. None: the slot was given up, open anew.
+        """True: it is ours now. False: somebody has it. None: the name was given up, open it anew.
 
         :raises OSError: it cannot be locked or looked at; it is removed.
         """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._slots.is_current(self.name, self._fd):
+            if not self._flights.is_current(self.name, self._fd):
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
                 return None
             os.ftruncate(self._fd, 0)  # of one who died
         except BlockingIOError:
             return False
         except OSError:
-            self._slots.remove(self.name)  # where nobody can lock it, nobody needs it
+            self._flights.remove(self.name)  # where nobody can lock it, nobody needs it
             raise
         self._held = True
         return True
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody transfers here any more. Not to be asked of a slot that is ours."""
+        """Whether nobody transfers here any more. Not to be asked of one that is ours."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -261,7 +262,7 @@ class Slot:
         if self._fd < 0:
             return
         if self._held and self._process.is_current:
-            self._slots.remove(self.name)
+            self._flights.remove(self.name)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # the child of a fork may still have it open
             except OSError:

@@ -1,10 +1,10 @@
-"""One download per image and host: one call transfers, the others follow its part file.
+"""Single flight: one download per image and host; one call transfers, others follow its part file.
 
-A slot (`slots.py`) says who transfers. Whoever finds it locked asks the backend what it may read
-(`probe`), with its own identity and without asking for the image, and follows only a transfer of
-the very version that it was answered with. What it follows it stores, hashes and checks itself, as
-if it came from a peer. If the transfer dies, fails or stalls, one of those who follow takes over,
-and the others follow that one.
+A flight (`flights.py`) says who transfers. A call that finds it locked asks the backend what it may
+read (`probe`), with its own identity and without asking for the image, and follows only a transfer
+of the very version that it was answered with. What it follows it stores, hashes and checks itself,
+as if it came from a peer. If the transfer dies, fails or stalls, one of those who follow takes
+over, and the others follow that one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.transfer.fetch.candidates import Demands, HandedOver, Place, Waiting
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.fetch.candidates import Candidate, HandedOver, Waiting
+from imagebroker.transfer.fetch.events import (
+    Attempt,
+    Event,
+    LocalFile,
+    Mixed,
+    Restart,
+    Stored,
+)
 from imagebroker.transfer.layers.entitlement import Entitlement, are_same, names
-from imagebroker.transfer.layers.flights import Announcement, Slot, Slots
+from imagebroker.transfer.layers.flights import Announcement, Flight, Flights
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
@@ -52,53 +61,49 @@ _PATIENCE = 0.8
 _CHUNK = 1024 * 1024
 
 
-class Share:
+class SingleFlight:
     """One call's part in a shared transfer: it leads, it follows, or it is alone.
 
-    Close it when the call ends. What goes wrong with slots ends the sharing, never the call.
+    Close it when the call ends. An announcement that fails ends the sharing, never the call.
     """
 
     def __init__(
         self,
-        slots: Slots | None,
+        flights: Flights | None,
         entitlement: Entitlement,
         ref: str,
         demands: Demands,
         watch: Watch,
     ) -> None:
-        self._slots = slots
+        self._flights, self._ref = flights, ref
         #: What this caller may have of others.
         self.entitlement = entitlement
-        #: Whether the bytes were a file of this host.
-        self.was_local = False
         self._demands, self._watch = demands, watch
         #: Seconds of silence after which a transfer is given up.
         self.patience = _PATIENCE * watch.rules.stall_timeout
         self._image: Image | None = None
-        self._led: Slot | None = None
+        self._led: Flight | None = None
         self._following: _Following | None = None
         self._subject: tuple[Image, Required, PartFile] | None = None
         self._told = 0.0
         self._beginning = 0
-        #: What the transfer that is followed computed over its whole, where bytes of it were read
-        #: after that: its file is in place by then, and anybody may write to it.
-        self.word: Mapping[str, str] | None = None
+        self._source: _FollowedSource | None = None
         #: The transfer that is followed.
-        self.place = Place(ref, self._open, secondhand=True)
+        self._followed = Candidate(ref, self._open, secondhand=True)
 
-    def places(self, own: Sequence[Place]) -> list[Place]:
-        """Wait until it is settled whom to follow; the place to begin with, and those after it.
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
+        """Wait until it is settled whom to follow; the candidate to begin with, and those after it.
 
-        :raises ConfigError: the directory of the slots is not this user's own.
+        :raises ConfigError: the directory of the announcements is not this user's own.
         :raises Cancelled, TransferTimeout: of the caller and the deadline.
         """
-        if self._slots is None:
+        if self._flights is None:
             return list(own)
         try:
             self._following = self.next_leader(0, self._wait)
         except OSError as error:
-            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
-        return list(own) if self._following is None else [self.place, *own]
+            LOG.info("%s is not shared: %s", redact(self._ref), error)
+        return list(own) if self._following is None else [self._followed, *own]
 
     def _wait(self) -> None:
         self._looking()
@@ -115,50 +120,50 @@ class Share:
         for number in range(first, _MOST):
             found = self._look_at(number, waiting)
             if found is not None:
-                LOG.info("%s: following another transfer of it", redact(self.place.ref))
+                LOG.info("%s: following another transfer of it", redact(self._ref))
                 return found
             if self._led is not None or self._image is None:
                 return None
         return None
 
     def _look_at(self, number: int, waiting: Callable[[], None]) -> _Following | None:
-        """The transfer in one slot, if it is of what may be read; the slot itself if it is free."""
-        began, slot = monotonic(), self._slot(number)
+        """The transfer of one flight, if this caller may read it; its name is taken if free."""
+        began, flight = monotonic(), self._flight(number)
         try:
             while True:
-                locked = slot.lock()
+                locked = flight.lock()
                 if locked:
                     # Others shall not have to wait as long as this call wants to wait.
                     if self._watch.rules.rate_limit is None:
-                        self._led = slot
+                        self._led = flight
                     return None
                 if locked is None:
-                    slot.close()
-                    slot = self._slot(number)
+                    flight.close()
+                    flight = self._flight(number)
                     continue
                 if not self._may_follow():
                     return None
-                found = slot.read()
+                found = flight.read()
                 if found is None and monotonic() - began > self.patience:
                     return None
                 if found is not None and found.state != "failed":
-                    late = slot.silent_for > self.patience
+                    late = flight.silent_for > self.patience
                     if late or not self._fits(found):
                         return None
-                    following = _Following.of(slot, number, found)
+                    following = _Following.of(flight, number, found)
                     if following is not None:
                         return following
                     if found.state == "running":  # its file is out of reach
                         return None
                 waiting()
         finally:
-            if slot is not self._led and not slot.is_followed:
-                slot.close()
+            if flight is not self._led and not flight.is_followed:
+                flight.close()
 
-    def _slot(self, number: int) -> Slot:
-        if self._slots is None:
-            raise OSError("there are no slots")
-        return Slot(self._slots, f"{self.entitlement.resource.key}.{number}")
+    def _flight(self, number: int) -> Flight:
+        if self._flights is None:
+            raise OSError("downloads are not shared")
+        return Flight(self._flights, f"{self.entitlement.resource.key}.{number}")
 
     def _may_follow(self) -> bool:
         """Whether there is an image that this caller may read, and that can be recognised."""
@@ -203,8 +208,8 @@ class Share:
         following = self._following
         if following is None or self._led is not None:
             raise HandedOver("nobody else transfers it any more")
-        source = _FollowedSource(self, following, wait_for_word=not self._covered)
-        return OpenedSource(source, lambda verb: nullcontext())
+        self._source = _FollowedSource(self, following, hold_back=not self._covered)
+        return OpenedSource(self._source, lambda verb: nullcontext())
 
     def follow(self, following: _Following | None) -> None:
         """From now on this one, where several were followed one after the other."""
@@ -217,20 +222,36 @@ class Share:
 
         :raises ChecksumMismatch: its file was written to when it was in place already.
         """
-        if self.word is None or self._covered:
+        digests = self._source.digests if self._source is not None else None
+        if digests is None or self._covered:
             return
-        common = [name for name in self.word if name in evidence]
-        if not common or any(evidence[name] != self.word[name] for name in common):
-            raise ChecksumMismatch(f"{self.place.ref}: what was followed changed while it was read")
+        common = [name for name in digests if name in evidence]
+        if not common or any(evidence[name] != digests[name] for name in common):
+            raise ChecksumMismatch(f"{self._ref}: what was followed changed while it was read")
 
     # -- leading ---------------------------------------------------------------------------------
 
-    def begin(self, image: Image, required: Required, part: PartFile) -> None:
-        """The bytes of `image` are about to come, into `part`; what is there already counts."""
-        self._subject = (image, required, part)
-        part.before_rewind = self._begins_again
+    def announcer(self, required: Required, part: PartFile) -> Callable[[Event], None]:
+        """Tells others of what is stored in `part`, event by event."""
 
-    def _announce(self, slot: Slot, stored: int) -> None:
+        def note(event: Event) -> None:
+            match event:
+                case Attempt():
+                    self._subject = (event.image, required, part)
+                case Stored():
+                    self._stored(event.position)
+                case Restart():
+                    self.begins_again()
+                case Mixed():
+                    self.withdraw()
+                case LocalFile():
+                    self._give_up()  # copying it is not what would be shared
+                case _:
+                    pass
+
+        return note
+
+    def _announce(self, flight: Flight, stored: int) -> None:
         """Let others follow."""
         if self._subject is None:
             return
@@ -240,7 +261,7 @@ class Share:
             self._give_up()
             return
         self._attempt(
-            lambda: slot.announce(self._announcement(image, required, part, marks, stored))
+            lambda: flight.announce(self._announcement(image, required, part, marks, stored))
         )
 
     def _announcement(
@@ -259,63 +280,58 @@ class Share:
             stored=stored,
         )
 
-    def stored(self, position: int) -> None:
+    def _stored(self, position: int) -> None:
         """The first `position` bytes are there."""
-        slot = self._led
-        if slot is None:
+        flight = self._led
+        if flight is None:
             return
-        if slot.announced is None:
-            self._announce(slot, position)
-        elif position == slot.announced.size or monotonic() - self._told > _ANNOUNCE_EVERY:
+        if flight.announced is None:
+            self._announce(flight, position)
+        elif position == flight.announced.size or monotonic() - self._told > _ANNOUNCE_EVERY:
             self._told = monotonic()
-            self._attempt(lambda: slot.update(stored=position))
+            self._attempt(lambda: flight.update(stored=position))
 
-    def _begins_again(self) -> None:
+    def begins_again(self) -> None:
         """What others have read is void."""
-        slot, self._beginning = self._led, self._beginning + 1
-        if slot is not None:
-            self._attempt(lambda: slot.update(beginning=self._beginning, stored=0))
+        flight, self._beginning = self._led, self._beginning + 1
+        if flight is not None:
+            self._attempt(lambda: flight.update(beginning=self._beginning, stored=0))
 
     def withdraw(self) -> None:
         """The bytes are no longer of the version that was announced: others go on without them."""
-        slot = self._led
-        if slot is not None and slot.announced is not None:
-            self._attempt(lambda: slot.update(state="failed"))
+        flight = self._led
+        if flight is not None and flight.announced is not None:
+            self._attempt(lambda: flight.update(state="failed"))
         self._give_up()
 
     def verified(self, evidence: Mapping[str, Any]) -> None:
         """Every check has passed."""
-        slot = self._led
-        if slot is not None and slot.announced is not None:
-            digests = {name: evidence[name] for name in slot.announced.algorithms}
-            self._attempt(lambda: slot.update(state="verified", digests=digests))
+        flight = self._led
+        if flight is not None and flight.announced is not None:
+            digests = {name: evidence[name] for name in flight.announced.algorithms}
+            self._attempt(lambda: flight.update(state="verified", digests=digests))
 
     def _attempt(self, step: Callable[[], None]) -> None:
         try:
             step()
         except OSError as error:
-            LOG.info("%s is not shared: %s", redact(self.place.ref), error)
+            LOG.info("%s is not shared: %s", redact(self._ref), error)
             self._give_up()
 
     def _give_up(self) -> None:
         """Whoever waits shall not wait for this call."""
-        slot, self._led = self._led, None
-        if slot is not None:
-            slot.close()
-
-    def copied(self) -> None:
-        """The bytes are a file of this host: copying it is not what would be shared."""
-        self.was_local = True
-        self._give_up()
+        flight, self._led = self._led, None
+        if flight is not None:
+            flight.close()
 
     def close(self) -> None:
         self.follow(None)
-        slot = self._led
-        if slot is not None and slot.announced is not None and slot.announced.state != "running":
+        announced = self._led.announced if self._led is not None else None
+        if announced is not None and announced.state != "running":
             self._give_up()
         self.withdraw()
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> SingleFlight:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -323,13 +339,13 @@ class Share:
 
 
 class _Following:
-    """A transfer that is followed: its slot, and its part file open for reading."""
+    """A transfer that is followed: its flight, and its part file open for reading."""
 
-    def __init__(self, slot: Slot, number: int, first: Announcement, fd: int) -> None:
-        self.slot, self.number, self.first, self.fd = slot, number, first, fd
+    def __init__(self, flight: Flight, number: int, first: Announcement, fd: int) -> None:
+        self.flight, self.number, self.first, self.fd = flight, number, first, fd
 
     @classmethod
-    def of(cls, slot: Slot, number: int, found: Announcement) -> _Following | None:
+    def of(cls, flight: Flight, number: int, found: Announcement) -> _Following | None:
         """None if the part file cannot be had: it is in place already, or in another namespace."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -344,18 +360,18 @@ class _Following:
         if not stat.S_ISREG(there.st_mode) or (there.st_dev, there.st_ino) != found.file:
             close(fd)
             return None
-        slot.is_followed = True
-        return cls(slot, number, found, fd)
+        flight.is_followed = True
+        return cls(flight, number, found, fd)
 
     def look(self) -> Announcement | None:
         """What is announced now; None if that is nothing, or of another transfer."""
-        now = self.slot.read()
+        now = self.flight.read()
         return now if now is not None and now.file == self.first.file else None
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         close(fd)
-        self.slot.close()
+        self.flight.close()
 
 
 class _FollowedSource(ImageSource):
@@ -363,14 +379,17 @@ class _FollowedSource(ImageSource):
 
     seekable = True
 
-    def __init__(self, share: Share, following: _Following, *, wait_for_word: bool) -> None:
-        """`wait_for_word`: hand out the last byte when the transfer is verified, not before."""
-        self.image = share.image
-        self._share, self._following = share, following
-        self._wait_for_word = wait_for_word
+    def __init__(self, owner: SingleFlight, following: _Following, *, hold_back: bool) -> None:
+        """`hold_back`: hand out the last byte when the transfer is verified, not before."""
+        self.image = owner.image
+        self._owner, self._following = owner, following
+        self._hold_back = hold_back
         self._beginning = (following.look() or following.first).beginning
         self._closed = threading.Event()
         self._heard = 0.0
+        #: What the transfer that is followed computed over its whole, where bytes of it were read
+        #: after that: its file is in place by then, and anybody may write to it.
+        self.digests: Mapping[str, str] | None = None
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         size = self.image.size or 0
@@ -402,14 +421,14 @@ class _FollowedSource(ImageSource):
         if now is not None:
             self._check_beginning(now)
             there = min(now.stored, end)
-            if self._wait_for_word and there == self.image.size and now.digests is None:
+            if self._hold_back and there == self.image.size and now.digests is None:
                 there -= 1
             if position < there:
                 return self._read(following, position, min(_CHUNK, there - position))
-        silent = monotonic() - self._heard > self._share.patience
+        silent = monotonic() - self._heard > self._owner.patience
         if silent or now is None or now.state == "failed":
             self._go_on(following.number + 1 if silent else following.number)
-        elif following.slot.is_abandoned and following.look() == now:
+        elif following.flight.is_abandoned and following.look() == now:
             self._go_on(following.number)  # it did not end in the meantime, but was killed
         return b""
 
@@ -429,10 +448,10 @@ class _FollowedSource(ImageSource):
             ) from error
         now = following.look()
         if now is None:
-            return b""  # another transfer has this slot, and the file perhaps
+            return b""  # another transfer has this flight, and the file perhaps
         self._check_beginning(now)
         if now.digests is not None:
-            self._share.word = now.digests
+            self.digests = now.digests
         # Zeros that reach to its end are a hole, which is not there before the file has its size.
         return chunk or bytes(size)
 
@@ -442,7 +461,7 @@ class _FollowedSource(ImageSource):
         :raises HandedOver: there is none: this call goes on by itself.
         """
         try:
-            following = self._share.next_leader(number, self._wait)
+            following = self._owner.next_leader(number, self._wait)
         except (OSError, ConfigError):
             following = None
         if following is None:
@@ -450,6 +469,6 @@ class _FollowedSource(ImageSource):
                 "%s: the transfer that was followed ended; going on with it", redact(self.image.ref)
             )
             raise HandedOver("the transfer that was followed ended or stalled")
-        self._share.follow(following)
+        self._owner.follow(following)
         self._following, self._beginning = following, following.first.beginning
         self._heard = monotonic()

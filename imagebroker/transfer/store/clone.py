@@ -32,7 +32,7 @@ _CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOT
 Copied = Callable[[int, int], None]
 
 
-class LocalFile:
+class LocalImage:
     """The file behind a source's `local_path`, copied by the core itself."""
 
     def __init__(self, opened: OpenedSource) -> None:

@@ -111,8 +111,6 @@ class PartFile:
         self._frontier: int | None = None
         #: What an earlier process left in the part file.
         self.kept: Journal | None = None
-        #: Called before anything that was written is forgotten.
-        self.before_rewind: Callable[[], None] = lambda: None
         try:
             self._look()
             self._take(key, fits, direct)
@@ -281,6 +279,10 @@ class PartFile:
                 self._write_direct(direct, offset + start, view[start:stop])
         self._begin_write_back()
 
+    def append(self, chunk: Buffer) -> None:
+        """Store `chunk` after what is there. :raises DestinationError: as named."""
+        self.write(self.size, chunk)
+
     def copied(self, offset: int, size: int) -> None:
         """The kernel has put so many bytes there."""
         self._count_unsynced(offset, size)
@@ -343,7 +345,6 @@ class PartFile:
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
         self._check_mine()
-        self.before_rewind()
         if self._direct is not None:
             self._direct.drop()
         if self.sequential:

@@ -1,78 +1,113 @@
-"""Bytes into a part file, in whatever order they come, and through the checks in theirs."""
+"""Stores an image in a part file, in whatever order its bytes come, and runs the checks in theirs.
+
+It goes on with what an earlier process left, and notes in the journal what a later one may use.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from time import monotonic
 from typing import Any
 
-from imagebroker.backends.backend import Buffer
-from imagebroker.transfer.fetch.retry import Incoming
-from imagebroker.transfer.layers.single_flight import Share
+from imagebroker.config.tuning import Tuning
+from imagebroker.exceptions import ChecksumMismatch, DestinationError, ImageBrokerError
+from imagebroker.transfer.fetch.events import (
+    Attempt,
+    Checked,
+    Chunk,
+    Cloned,
+    Event,
+    Events,
+    LocalFile,
+    Received,
+    Restart,
+    Resumability,
+    Stored,
+    TakenUp,
+)
+from imagebroker.transfer.fetch.fetch import Fetch
+from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.ranges import ENDLESS, Range, gaps
+from imagebroker.transfer.store.clone import LocalImage
 from imagebroker.transfer.store.in_order import InOrder
 from imagebroker.transfer.store.journal import Journal, spelled
 from imagebroker.transfer.store.part_file import INTERRUPTED, PartFile
-from imagebroker.verify.checks import Required
-
-#: Seconds between two notes for a later process.
-_NOTE_EVERY = 1.0
 
 
-class Storing:
-    """One image on its way into a part file."""
+class PartWriter:
+    """One fetch on its way into a part file."""
 
     def __init__(
-        self, incoming: Incoming, required: Required, part: PartFile, watch: Watch, share: Share
+        self,
+        fetch: Fetch,
+        part: PartFile,
+        entitlement: Entitlement,
+        watch: Watch,
+        tuning: Tuning,
     ) -> None:
-        self._incoming, self._required = incoming, required
-        self._part, self._watch, self._share = part, watch, share
-        #: Whether bytes of an earlier process are there that only the digest of the whole proves.
-        self.doubtful = False
-        self._located_before = False
+        self._fetch, self._required = fetch, fetch.required
+        self._part, self._watch = part, watch
+        self._entitlement, self._tuning = entitlement, tuning
+        self._resumability = Resumability(fetch.version, None)
+        # Whether any of the stored bytes came from a location instead of the backend itself.
+        self._located = self._has_room = False
+        self._noted = monotonic()
 
     def _start(self, position: int = 0) -> None:
-        self._checks = self._required.start(self._incoming.image.size)
+        self._checks = self._required.start(self._fetch.image.size)
         self._fed = InOrder(self._part, self._checks, position)
 
-    def run(self) -> dict[str, Any]:
-        """All of it; what was computed over the bytes.
+    def _end(self) -> None:
+        self._fed.stop()
+        self._checks.close()
 
-        :raises VerificationError: they are not what they must be.
+    def events(self) -> Events:
+        """Store all of it. Each event is handed on when it was dealt with, a `Restart` before.
+
+        :raises VerificationError: the bytes are not what they must be.
         """
-        incoming, part = self._incoming, self._part
-        self._begun, self._noted = incoming.begun, monotonic()
         self._start()
         try:
-            self._take_up()
-            part.reserve(incoming.left)
-            part.preallocate(incoming.image.size or 0)
-            self._share.begin(incoming.image, self._required, part)
-            incoming.any_order = True
-            for offset, chunk in incoming:
-                if incoming.begun != self._begun:
-                    self._begin_again()
-                if incoming.versions.joined:
-                    self._share.withdraw()
-                self._store(offset, chunk)
-            if incoming.begun != self._begun:
-                self._begin_again()
+            missing, mixed = yield from self._take_up()
+            with closing(self._fetch.events(missing, mixed=mixed)) as events:
+                for event in events:
+                    yield event
+                    if isinstance(event, LocalFile):
+                        if (yield from self._clone(event)):
+                            return
+                    else:
+                        yield from self._take(event)
             self._fed.finish(self._waiting)
-            part.flush()
-            self._share.stored(self._fed.position)
-            return self._checks.evidence()
-        except INTERRUPTED:
+            self._part.flush()
+            yield Stored(self._fed.position)
+            yield Checked(self._checks.evidence())
+        except (*INTERRUPTED, GeneratorExit):
             self._note_rest()
             raise
         finally:
             self._end()
 
-    def _store(self, offset: int, chunk: Buffer) -> None:
-        self._part.write(offset, chunk)
-        self._fed.stored(offset, chunk)
-        self._share.stored(self._part.in_file(self._fed.position))
-        if monotonic() - self._noted > _NOTE_EVERY:
+    def _take(self, event: Event) -> Iterator[Event]:
+        if isinstance(event, Chunk):
+            self._store(event)
+            yield Stored(self._part.in_file(self._fed.position))
+        elif isinstance(event, Restart):
+            self._begin_again()
+        elif isinstance(event, Resumability):
+            self._resumability = event
+        elif isinstance(event, Attempt) and not (self._has_room or self._fetch.is_local):
+            self._part.reserve(self._fetch.left)
+            self._part.preallocate(self._fetch.image.size or 0)
+            self._has_room = True
+
+    def _store(self, chunk: Chunk) -> None:
+        self._located = self._located or chunk.candidate.is_location
+        self._part.write(chunk.offset, chunk.data)
+        self._fed.stored(chunk.offset, chunk.data)
+        if monotonic() - self._noted > self._tuning.journal_every:
             self._note()
 
     def _waiting(self) -> None:
@@ -81,50 +116,102 @@ class Storing:
 
     def _begin_again(self) -> None:
         """What is stored, and what was fed, belongs to an attempt that is void."""
-        self._begun = self._incoming.begun
         self._end()
         self._part.rewind()
-        self._part.preallocate(self._incoming.image.size or 0)
-        self.doubtful = self._located_before = False
+        if self._has_room:
+            self._part.preallocate(self._fetch.image.size or 0)
+        self._located = False
         self._start()
 
-    def _end(self) -> None:
-        self._fed.stop()
-        self._checks.close()
+    # -- files of this host ----------------------------------------------------------------------
+
+    def _clone(self, event: LocalFile) -> Generator[Event, None, bool]:
+        """Copy a file of this host; False if it cannot be read, and another candidate goes on."""
+        part, fetch = self._part, self._fetch
+        if part.size:
+            yield Restart()  # copying is faster than looking at what was kept
+            part.rewind()
+        try:
+            with closing(LocalImage(event.source)) as file:
+                yield Received(event.candidate, file.size)
+                evidence = self._copied(file)
+                yield Cloned()
+                yield Checked(evidence)
+                return True
+        except ChecksumMismatch:
+            raise
+        except ImageBrokerError as error:
+            fetch.give_up(error)
+            yield Restart()
+            self._begin_again()
+            return False
+
+    def _copied(self, file: LocalImage) -> dict[str, Any]:
+        """Copied by the kernel; what has landed is read back behind the copy, and only where a
+        digest needs it."""
+        part, watch, required = self._part, self._watch, self._required
+        part.reserve(file.allocated)
+        checks = required.without_formats().start(file.size)
+        fed = InOrder(part, checks)
+        watch.total, watch.done = file.size, 0
+
+        def copied(done: int, moved: int) -> None:
+            if required.covers_all:
+                fed.has(watch.done, done)
+            watch.done = done
+            watch.check()
+            watch.report("transfer")
+            watch.pace(moved)
+
+        try:
+            file.clone_into(part, copied, step=watch.rules.rate_limit)
+            evidence = self._inspected()
+            if required.covers_all:
+                fed.finish(self._waiting)
+                evidence |= checks.evidence()
+            return evidence
+        finally:
+            fed.stop()
+            checks.close()
+
+    def _inspected(self) -> dict[str, Any]:
+        part = self._part
+        part.set_size()
+        try:
+            return self._required.inspected(part.fileno(), part.size)
+        except OSError as error:
+            raise DestinationError.wrap(error, f"cannot read back {part.shown!r}") from error
 
     # -- across processes ------------------------------------------------------------------------
 
-    def _take_up(self) -> None:
-        """Go on with what an earlier process stored, if it belongs to this very image.
+    def _take_up(self) -> Generator[Event, None, tuple[list[Range] | None, bool]]:
+        """Go on with what an earlier process stored, if it belongs to this very image: what is
+        missing then, None if all is; and whether it may be of another version.
 
         It is read and hashed again: damage is found, and the digest of the whole needs it anyway.
         """
-        kept, incoming = self._part.kept, self._incoming
-        if kept is None:
-            return
-        size = incoming.image.size
+        kept, fetch = self._part.kept, self._fetch
+        if kept is None or fetch.is_local:
+            return None, False
+        size, checksums = fetch.image.size, self._required.checksums
         early = [(start, stop) for start, stop, _ in kept.early]
         missing = gaps([(0, kept.stored), *early], ENDLESS if size is None else size)
-        belongs = kept.continues(
-            incoming.version, size, self._required.checksums
-        ) and self._share.entitlement.may_resume(
-            kept.resource, kept.version, incoming.version, complete=not missing,
-            digest=kept.shares_digest(self._required.checksums),
+        belongs = kept.continues(fetch.version, size, checksums) and self._entitlement.may_resume(
+            kept.resource, kept.version, fetch.version, complete=not missing,
+            digest=kept.shares_digest(checksums),
         )  # fmt: skip
-        if belongs and incoming.may_leave_out(missing):
-            if self._is_intact(kept):
-                self._part.clear(missing)
-                for start, stop in early:
-                    self._fed.has(start, stop)
-                self._located_before = kept.located
-                same = kept.version is not None and kept.version == incoming.version
-                hashed = all(digest for _, _, digest in kept.early)
-                self.doubtful = kept.located or not (same and hashed)
-                if not same:
-                    incoming.versions.joined = True
-                return
-            incoming.may_leave_out([(0, ENDLESS if size is None else size)])
-        self._begin_again()
+        if not (belongs and fetch.may_resume and self._is_intact(kept)):
+            yield Restart()
+            self._begin_again()
+            return None, False
+        self._part.clear(missing)
+        for start, stop in early:
+            self._fed.has(start, stop)
+        self._located = kept.located
+        same = kept.version is not None and kept.version == fetch.version
+        hashed = all(digest for _, _, digest in kept.early)
+        yield TakenUp(doubtful=kept.located or not (same and hashed))
+        return missing, not same
 
     def _is_intact(self, kept: Journal) -> bool:
         """Whether what is stored is what the journal says; the checks are fed with it."""
@@ -163,7 +250,7 @@ class Storing:
         """All that is there, with the digests that prove it."""
         if not self._part.keeps:
             return
-        if self._incoming.resumes is False:
+        if self._resumability.possible is False:
             self._part.forget()
             return
         self._fed.stop()
@@ -178,15 +265,14 @@ class Storing:
     def _write_note(
         self, stored: int, digests: dict[str, str], early: list[tuple[int, int, str]]
     ) -> None:
-        incoming = self._incoming
-        if incoming.resumes is False:
+        now = self._resumability
+        if now.possible is False:
             return
-        located = self._located_before or incoming.located
         self._part.note(
             Journal(
-                incoming.version, incoming.image.size, spelled(self._required.checksums),
-                stored, digests, _joined(early), located, self._share.entitlement.noted,
-                bool(incoming.resumes),
+                now.version, self._fetch.image.size, spelled(self._required.checksums),
+                stored, digests, _joined(early), self._located, self._entitlement.noted,
+                bool(now.possible),
             )
         )  # fmt: skip
 

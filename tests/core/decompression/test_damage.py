@@ -9,7 +9,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is, LessThan
 
 from imagebroker.exceptions import CompressionError
-from imagebroker.transfer.layers.codecs import Unpacker
+from imagebroker.transfer.codecs import Unpacker
 from tests.conftest import Scripted
 from tests.core.decompression.packing import DATA, PACK, damaged
 from tests.verify.ways import Way

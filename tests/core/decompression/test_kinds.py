@@ -23,7 +23,7 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.transfer.layers.codecs import KINDS, unpacked_name
+from imagebroker.transfer.codecs import KINDS, unpacked_name
 from tests.conftest import Scripted
 from tests.verify.ways import Way
 
@@ -137,7 +137,7 @@ def test_without_the_module_for_zstd_the_call_says_how_to_get_it() -> None:
         import sys
         sys.modules["backports.zstd"] = sys.modules["compression.zstd"] = None
         from imagebroker.exceptions import UnsupportedOperation
-        from imagebroker.transfer.layers.codecs import checked_kind
+        from imagebroker.transfer.codecs import checked_kind
         assert checked_kind("xz") == "xz"
         try:
             checked_kind("zstd")

@@ -14,7 +14,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, LessThan
 
 from imagebroker.exceptions import Cancelled, CompressionError, TooLarge, TransferError
-from imagebroker.transfer.layers.codecs import BLOCK, Unpacker
+from imagebroker.transfer.codecs import BLOCK, Unpacker
 from tests.conftest import Scripted
 from tests.verify.ways import Way
 

@@ -1,0 +1,38 @@
+"""Whether an image that failed a check is worth another round, from the backend itself alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from imagebroker.exceptions import ChecksumMismatch, CompressionError, VerificationError
+from imagebroker.transfer.account import Account
+from imagebroker.transfer.fetch.versions import MOST, Joining
+
+
+class SecondChance:
+    """Bytes that came from elsewhere, or of several versions, say nothing about the image."""
+
+    def __init__(self) -> None:
+        #: What the next round may put together.
+        self.joining = Joining()
+        self._met: set[str] = set()
+
+    def allows(self, error: VerificationError, account: Account) -> bool:
+        """Look at a round that failed; whether another may help."""
+        damaged = isinstance(error, (ChecksumMismatch, CompressionError))
+        from_elsewhere = damaged and (account.located or account.doubtful)
+        # Not in one line: what came of the round is noted in any case.
+        mixed = self._was_mixed(error, account)
+        return mixed or from_elsewhere or account.secondhand
+
+    def _was_mixed(self, error: VerificationError, account: Account) -> bool:
+        self._met |= account.versions
+        if account.mixed:
+            self.joining = replace(self.joining, allowed=False)
+            return True
+        if self.joining.allowed or not isinstance(error, ChecksumMismatch):
+            return False
+        avoid = self.joining.avoid | account.versions
+        again = bool(self._met - avoid) and len(avoid) < MOST
+        self.joining = replace(self.joining, avoid=frozenset(avoid))
+        return again

@@ -1,0 +1,162 @@
+"""Where a download goes: a path, a path whose file system takes bytes in order only, an object."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from imagebroker.backends.backend import Buffer
+from imagebroker.backends.boundary import OpenedSource
+from imagebroker.config.tuning import Tuning
+from imagebroker.exceptions import DestinationError
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.fetch.candidates import Candidate, Waiting
+from imagebroker.transfer.fetch.events import Chunk, Content, Events, Unpacked
+from imagebroker.transfer.fetch.fetch import Fetch
+from imagebroker.transfer.layers.entitlement import Entitlement
+from imagebroker.transfer.limits import Watch
+from imagebroker.transfer.store.file_object import FileObject
+from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.transfer.store.part_writer import PartWriter
+
+#: Makes the bytes of a fetch come in order, verified, and unpacked if that is wanted.
+InOrder = Callable[[Fetch], Content]
+
+
+class Destination(ABC):
+    """Receives the bytes of one image. A further one is a further class here."""
+
+    #: Whether bytes may come in any order; whoever takes them so verifies them too.
+    any_order = False
+    #: None for a file object.
+    path: Path | None = None
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes that it holds."""
+
+    def guarded(self, candidate: Candidate) -> Candidate:
+        """The candidate, as far as its bytes may go here."""
+        return candidate
+
+    def first_missing(self, demands: Demands) -> int:
+        """The byte that a fetch will begin with, if it goes on with what an earlier one left."""
+        return 0
+
+    @abstractmethod
+    def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
+        """Store the bytes. The events are those of the fetch, and `Checked` at the end.
+
+        :raises VerificationError: they are not what they must be.
+        """
+
+    @abstractmethod
+    def rewind(self) -> bool:
+        """Drop what was stored, to receive other bytes; False if that cannot be."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """What was received is the image."""
+
+
+class AtPath(Destination):
+    """A part file that takes bytes in any order."""
+
+    any_order = True
+
+    def __init__(
+        self, part: PartFile, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
+    ) -> None:
+        self.part, self.path = part, path
+        self._entitlement, self._watch, self._tuning = entitlement, watch, tuning
+
+    @property
+    def size(self) -> int:
+        return self.part.size
+
+    def first_missing(self, demands: Demands) -> int:
+        kept = self.part.kept
+        if kept is None or kept.size is None:
+            return 0
+        sure = kept.version is not None or kept.shares_digest(demands.checksums)
+        return min(kept.stored, kept.size - 1) if sure else 0
+
+    def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
+        return PartWriter(fetch, self.part, self._entitlement, self._watch, self._tuning).events()
+
+    def rewind(self) -> bool:
+        self.part.rewind()
+        return True
+
+    def commit(self) -> None:
+        self.part.commit()
+
+
+class AtPathInOrder(Destination):
+    """A part file that is written from the first byte to the last."""
+
+    def __init__(self, part: PartFile, path: Path) -> None:
+        self._part, self.path = part, path
+
+    @property
+    def size(self) -> int:
+        return self._part.size
+
+    def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
+        content = in_order(fetch)
+        self._part.reserve(content.size or 0)
+        return _written(content, self._part.append)
+
+    def rewind(self) -> bool:
+        self._part.rewind()
+        return True
+
+    def commit(self) -> None:
+        self._part.commit()
+
+
+class IntoObject(Destination):
+    """The caller's file object."""
+
+    def __init__(self, target: FileObject) -> None:
+        self._target = target
+
+    @property
+    def size(self) -> int:
+        return self._target.size
+
+    def guarded(self, candidate: Candidate) -> Candidate:
+        """Refuses to open a file as its own destination: the bytes would never end."""
+
+        def opened(left: float, waiting: Waiting) -> OpenedSource:
+            source = candidate.open(left, waiting)
+            if self._target.is_file(source.local_path):
+                source.close()
+                raise DestinationError(
+                    f"{self._target.shown} is the file that {candidate.ref} is read from",
+                    hint="write into another file, and rename it at the end",
+                )
+            return source
+
+        return replace(candidate, open=opened)
+
+    def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
+        return _written(in_order(fetch), self._target.write)
+
+    def rewind(self) -> bool:
+        return self._target.rewind()
+
+    def commit(self) -> None:
+        self._target.commit()
+
+
+def _written(content: Content, write: Callable[[Buffer], None]) -> Events:
+    with closing(content.events()) as events:
+        for event in events:
+            if isinstance(event, (Chunk, Unpacked)):
+                write(event.data)
+            yield event

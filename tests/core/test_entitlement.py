@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +12,13 @@ from oslo_context.context import RequestContext
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
-import imagebroker
+from imagebroker.backends.boundary import Boundary
+from imagebroker.config.settings import Settings
 from imagebroker.exceptions import Cancelled, NotAuthorized
 from imagebroker.model.image import Image
+from imagebroker.model.reference import ImageRef
+from imagebroker.registry import Registry
+from imagebroker.routing import Routes
 from imagebroker.transfer.layers.entitlement import (
     Entitlement,
     Resource,
@@ -53,14 +57,23 @@ SIGNED = {
 
 
 @pytest.fixture
-def resource(make_broker: Callable[..., imagebroker.Broker]) -> Callable[..., Resource]:
-    brokers: dict[str, imagebroker.Broker] = {}
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    def of(config: str = "") -> Settings:
+        file = tmp_path / "imagebroker.conf"
+        file.write_text(f"[imagebroker]\nenabled_schemes = http, https, file\n{config}\n")
+        return Settings.from_file(file)
 
+    return of
+
+
+def routed(settings: Settings, ref: str) -> tuple[ImageRef, Boundary]:
+    return Routes(settings, Registry(settings)).find(ref)
+
+
+@pytest.fixture
+def resource(settings: Callable[..., Settings]) -> Callable[..., Resource]:
     def of(ref: str, config: str = "") -> Resource:
-        text = f"[imagebroker]\nenabled_schemes = http, https, file\n{config}\n"
-        if text not in brokers:
-            brokers[text] = make_broker(text)
-        parsed, backend = brokers[text]._routes.find(ref)
+        parsed, backend = routed(settings(config), ref)
         return Resource.of(backend, parsed)
 
     return of
@@ -144,10 +157,9 @@ def test_what_a_user_left_under_a_digest_is_theirs_and_nobody_elses(
 
 
 def test_a_user_is_that_of_the_context_or_the_person_at_the_command(
-    make_broker: Callable[..., imagebroker.Broker],
+    settings: Callable[..., Settings],
 ) -> None:
-    broker = make_broker("[imagebroker]\nenabled_schemes = http, https, file\n")
-    _, backend = broker._routes.find(URL)
+    _, backend = routed(settings(), URL)
     mine = RequestContext(user_id="u", project_id="p")
     others = (RequestContext(user_id="u", project_id="q"), RequestContext(user_id="v",
               project_id="p"))  # fmt: skip
@@ -155,9 +167,8 @@ def test_a_user_is_that_of_the_context_or_the_person_at_the_command(
     assert_that(caller_of(mine, backend), Equals(caller_of(again, backend)))
     assert_that(len({caller_of(each, backend) for each in (mine, *others)}), Equals(3))
     assert_that([caller_of(each, backend) for each in (None, RequestContext())], Equals(["", ""]))
-    with closing(imagebroker.Broker.for_person()) as personal:
-        _, own = personal._routes.find(URL)
-        assert_that(caller_of(None, own), Equals("person"))
+    _, own = routed(Settings.for_person(), URL)
+    assert_that(caller_of(None, own), Equals("person"))
 
 
 @pytest.mark.promise("two-tenants")

@@ -258,17 +258,14 @@ def _nothing(*ignored: Any) -> None:
 def _is_within_call(frame: FrameType | None) -> bool:
     """Whether the broker is at work: a child that is forked before begins a call of its own."""
     while frame is not None:
-        if frame.f_code in _CALLS:
+        if frame.f_code in _CALLS and "call" in frame.f_locals:
             return True
         frame = frame.f_back
     return False
 
 
 #: What is on the stack when a call has begun.
-_CALLS = [
-    getattr(imagebroker.Broker, verb).__wrapped__.__code__
-    for verb in ("download", "open", "create")
-]
+_CALLS = [getattr(imagebroker.Broker, verb).__code__ for verb in ("download", "open", "create")]
 
 
 def _later(delay: float, child: Child) -> None:

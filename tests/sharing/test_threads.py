@@ -474,7 +474,7 @@ def test_a_slot_that_fails_costs_the_sharing_and_not_the_download(
         with monkeypatch.context() as patch:
             if step == "fstat":
                 patch.setattr(
-                    parts, "_is_named", lambda *arguments: True
+                    parts, "is_named", lambda *arguments: True
                 )  # it looks at its own file
             patch.setattr(module, step, fail)
             scripted.broker.download(None, ref, tmp_path / "image")

@@ -245,18 +245,17 @@ class Fetch:
             try:
                 if (yield from self._attempt()):
                     return
-            except UnconfirmedEnd as error:
-                if self._covered and self.image.size is None:
+            except ImageBrokerError as error:
+                unsure = isinstance(error, UnconfirmedEnd)
+                if unsure and self._covered and self.image.size is None:
                     self._missing = []  # the digest says whether this was the end
                     return
-                self._look_at_ranges()
-                yield from self._news()
-                self._recover(error)
-            except ImageBrokerError as error:
-                if not isinstance(error, RangeIgnored):
+                try:
+                    self._recover(error)
+                except ImageBrokerError:
                     self._look_at_ranges()
-                yield from self._news()
-                self._recover(error)
+                    yield from self._news()
+                    raise
 
     def _news(self) -> Iterator[Event]:
         """What has changed since this was last told."""

@@ -12,7 +12,6 @@ in counts with its whole size from the beginning: the directory never holds more
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -31,10 +30,12 @@ from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.model.image import Image
+from imagebroker.system.files import is_named, try_lock
 from imagebroker.system.forks import release, withhold
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.store.directory import close
+from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
 from imagebroker.verify.checksum import STRONG, Checksum
 
 LOG = logging.getLogger(__name__)
@@ -44,11 +45,8 @@ _ENTRY = re.compile(r"(?P<algorithm>[a-z0-9_]+)-(?P<digest>[0-9a-f]{64,128})")
 _NOTE = re.compile(r"version-[0-9a-f]{64}")
 _COMING = re.compile(r"coming-[0-9a-f]{16}")
 _LOCK = "lock"
-_FICLONE = 0x40049409
 _CHUNK = 1024 * 1024
 _STEP = 64 * _CHUNK
-#: What says that two files cannot share or copy inside the kernel.
-_CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
 #: Seconds that others may take to make room.
 _PATIENCE = 10.0
 
@@ -215,12 +213,10 @@ class Cache:
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            cached = self._cached(directory, name)
-            if cached is not None and _is_named(directory, name, fd):
-                return Entry(fd, cached)
-        except BlockingIOError:
-            pass  # it is being removed
+            if try_lock(fd, shared=True):  # else it is being removed
+                cached = self._cached(directory, name)
+                if cached is not None and is_named(directory, name, fd):
+                    return Entry(fd, cached)
         except BaseException:
             close(fd)
             raise
@@ -305,7 +301,7 @@ class Cache:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = withhold(os.open(name, flags, 0o600, dir_fd=directory))
             try:
-                fcntl.flock(fd, fcntl.LOCK_SH)
+                try_lock(fd, shared=True)
                 os.ftruncate(fd, size)  # from now on it counts
             except BaseException:
                 release(fd)
@@ -320,14 +316,10 @@ class Cache:
         fd = withhold(os.open(_LOCK, flags, 0o600, dir_fd=directory))
         ends = monotonic() + _PATIENCE
         try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if monotonic() > ends:
-                        raise
-                    sleep(0.01)
+            while not try_lock(fd):
+                if monotonic() > ends:
+                    raise OSError(errno.EAGAIN, "others are making room in it")
+                sleep(0.01)
             yield
         finally:
             release(fd)
@@ -359,12 +351,11 @@ class Cache:
         except OSError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(directory, name, fd):
+            if try_lock(fd) and is_named(directory, name, fd):
                 os.unlink(name, dir_fd=directory)
                 return True
         except OSError:
-            pass  # in use
+            pass  # not to be looked at, or locked
         finally:
             release(fd)
         return False
@@ -454,45 +445,21 @@ def _status(directory: int, name: str) -> os.stat_result | None:
         return None
 
 
-def _is_named(directory: int, name: str, fd: int) -> bool:
-    found, mine = _status(directory, name), os.fstat(fd)
-    return found is not None and (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
-
-
 def _copy(source: int, target: int, size: int) -> None:
     """The bytes and holes of one file into another, inside the kernel where that can be."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
+    if reflink(source, target):
         return
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            raise
-        position = min(os.lseek(source, start, os.SEEK_HOLE), size)
-        _copy_range(source, target, start, position)
+    for start, stop in data_ranges(source, size):
+        _copy_data(source, target, start, stop)
 
 
-def _copy_range(source: int, target: int, start: int, stop: int) -> None:
+def _copy_data(source: int, target: int, start: int, stop: int) -> None:
     in_kernel = True
     while start < stop:
-        step = min(stop - start, _STEP)
-        if in_kernel:
-            try:
-                done = os.copy_file_range(source, target, step, start, start)
-            except OSError as error:
-                if error.errno not in _CANNOT:
-                    raise
-                in_kernel = False
-                continue
-        else:
-            done = os.pwrite(target, os.pread(source, min(step, _CHUNK), start), start)
+        done = copy_range(source, target, start, min(stop - start, _STEP)) if in_kernel else None
+        if done is None:
+            in_kernel = False
+            done = os.pwrite(target, os.pread(source, min(stop - start, _CHUNK), start), start)
         if not done:
             raise OSError(errno.EIO, "the file was cut while it was copied")
         start += done

@@ -6,7 +6,6 @@ on some network file systems, every transfer finds its name free and runs by its
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
@@ -19,6 +18,7 @@ from time import time
 from typing import Any, Protocol
 
 from imagebroker.exceptions import ConfigError
+from imagebroker.system.files import is_named, try_lock, unlock
 from imagebroker.system.forks import Process, tell_in_child, withhold
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.store.directory import close
@@ -75,11 +75,9 @@ class FlightsOnDisk:
 
     def is_current(self, name: str, fd: int) -> bool:
         try:
-            found = os.stat(self._path / name, follow_symlinks=False)
+            return is_named(None, self._path / name, fd)
         except OSError:
             return False
-        mine = os.fstat(fd)
-        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def remove(self, name: str) -> None:
         try:
@@ -94,8 +92,8 @@ class FlightsOnDisk:
             if time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
                 fd = self.open(entry.name)
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(self._path / entry.name)
+                    if try_lock(fd):
+                        os.unlink(self._path / entry.name)
                 finally:
                     os.close(fd)
 
@@ -208,13 +206,12 @@ class Flight:
         :raises OSError: it cannot be locked or looked at; it is removed.
         """
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(self._fd):
+                return False
             if not self._flights.is_current(self.name, self._fd):
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                unlock(self._fd)
                 return None
             os.ftruncate(self._fd, 0)  # of one who died
-        except BlockingIOError:
-            return False
         except OSError:
             self._flights.remove(self.name)  # where nobody can lock it, nobody needs it
             raise
@@ -224,11 +221,9 @@ class Flight:
     @property
     def is_abandoned(self) -> bool:
         """Whether nobody transfers here any more. Not to be asked of one that is ours."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._fd, shared=True):
             return False
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        unlock(self._fd)
         return True
 
     @property
@@ -264,7 +259,7 @@ class Flight:
         if self._held and self._process.is_current:
             self._flights.remove(self.name)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)  # the child of a fork may still have it open
+                unlock(self._fd)  # the child of a fork may still have it open
             except OSError:
                 pass  # no locks here
         close(self._fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -17,15 +16,14 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.system.file_state import FileState
+from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store.directory import close
+from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
 from imagebroker.transfer.store.part_file import PartFile
 
-_FICLONE = 0x40049409
 #: Bytes that are copied between two looks at the deadline.
 _STEP = 32 * 1024 * 1024
 _CHUNK = 1024 * 1024
-#: What says that these two files cannot share or copy inside the kernel.
-_CANNOT = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
 
 
 #: Told where the copy has come to and how many bytes the last step moved; may raise to end it.
@@ -113,10 +111,10 @@ class LocalImage:
         part.size = self.size
         self._step = min(step or _STEP, _STEP)
         try:
-            fcntl.ioctl(part.fileno(), _FICLONE, self.fd)
+            shared = reflink(self.fd, part.fileno())
         except OSError as error:
-            if error.errno not in _CANNOT:
-                raise self._failed(error, part) from error
+            raise self._failed(error, part) from error
+        if not shared:
             part.preallocate(self.size)
             for start, stop in self._data_ranges():
                 copied(start, 0)
@@ -124,23 +122,11 @@ class LocalImage:
         self.check_unchanged()
         copied(self.size, 0)
 
-    def _data_ranges(self) -> Iterator[tuple[int, int]]:
-        """The parts of the file that are no holes."""
-        position = 0
-        while position < self.size:
-            try:
-                start = os.lseek(self.fd, position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # only a hole is left
-                    return
-                start = position  # no such notion here: all of it is data
-                yield start, self.size
-                return
-            try:
-                position = os.lseek(self.fd, start, os.SEEK_HOLE)
-            except OSError as error:
-                raise self._unreadable(error) from error
-            yield start, position
+    def _data_ranges(self) -> Iterator[Range]:
+        try:
+            yield from data_ranges(self.fd, self.size)
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def _copy_range(self, start: int, stop: int, part: PartFile, copied: Copied) -> None:
         in_kernel = True
@@ -148,12 +134,13 @@ class LocalImage:
             step = min(stop - start, self._step)
             if in_kernel:
                 try:
-                    done = os.copy_file_range(self.fd, part.fileno(), step, start, start)
+                    found = copy_range(self.fd, part.fileno(), start, step)
                 except OSError as error:
-                    if error.errno not in _CANNOT:
-                        raise self._failed(error, part) from error
+                    raise self._failed(error, part) from error
+                if found is None:
                     in_kernel = False
                     continue
+                done = found
                 part.copied(start, done)
             else:
                 chunk = self._pread(min(step, _CHUNK), start)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 
+from imagebroker.system.files import lock
 from imagebroker.transfer.store.directory import close
 
 EXT4, XFS, FUSE = 0xEF53, 0x58465342, 0x65735546
@@ -114,10 +114,10 @@ def _rename_if_absent(directory: int, old: bytes, new: bytes) -> None:
     nothing but a complete image may ever have the name.
     """
     # A descriptor of its own: the lock goes with it.
-    lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(fd)
         except OSError:
             pass  # no locks either
         try:
@@ -127,4 +127,4 @@ def _rename_if_absent(directory: int, old: bytes, new: bytes) -> None:
             return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     finally:
-        os.close(lock)
+        os.close(fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from time import time
 
 from imagebroker.exceptions import DestinationError
+from imagebroker.system.files import is_named, try_lock
 from imagebroker.system.forks import withhold
 from imagebroker.transfer.store import journal
 from imagebroker.transfer.store.directory import close
@@ -158,7 +158,7 @@ def _create(directory: int, name: bytes) -> Part | None:
     except FileExistsError:
         return None
     try:
-        if _lock(fd) is not False and _is_named(directory, name, fd):
+        if _lock(fd) is not False and is_named(directory, name, fd):
             return Part(fd, name)
     except BaseException:
         close(fd)
@@ -189,7 +189,7 @@ def _adopt(directory: int, name: bytes) -> Part | None:
     try:
         found = os.fstat(fd)
         ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
-        if ours and _lock(fd) is True and _is_named(directory, name, fd):
+        if ours and _lock(fd) is True and is_named(directory, name, fd):
             os.fchmod(fd, 0o600)
             # What lies beyond was never counted; a hole at the end was never written.
             os.ftruncate(fd, kept.end)
@@ -235,21 +235,9 @@ def _lock(fd: int) -> bool | None:
     """True if the lock is ours, False if another process has it, None if locks do not work."""
     withhold(fd)  # a child would have the lock too, for as long as it lives
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(fd)
     except OSError:
         return None
-    return True
-
-
-def _is_named(directory: int, name: bytes, fd: int) -> bool:
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    mine = os.fstat(fd)
-    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
 
 def sweep(directory: int) -> int:
@@ -295,7 +283,7 @@ def _sweep_one(directory: int, name: bytes, *, waiting: bool = True) -> bool:
         return False
     try:
         young = time() - found.st_mtime < ABANDONED
-        if locked is False or not _is_named(directory, name, fd):
+        if locked is False or not is_named(directory, name, fd):
             return False
         awaited = waiting and _journal(directory, name) is not None
         if young and (locked is None or awaited):

@@ -6,7 +6,7 @@ It goes on with what an earlier process left, and notes in the journal what a la
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from time import monotonic
 from typing import Any
@@ -65,7 +65,8 @@ class PartWriter:
         self._checks.close()
 
     def events(self) -> Events:
-        """Store all of it. Each event is handed on when it was dealt with, a `Restart` before.
+        """Store all of it: `Stored` for each chunk. Other events are handed on as they come, a
+        `Restart` before anything is dropped.
 
         :raises VerificationError: the bytes are not what they must be.
         """
@@ -74,12 +75,15 @@ class PartWriter:
             missing, mixed = yield from self._take_up()
             with closing(self._fetch.events(missing, mixed=mixed)) as events:
                 for event in events:
+                    if isinstance(event, Chunk):
+                        self._store(event)
+                        yield Stored(self._part.in_file(self._fed.position))
+                        continue
                     yield event
-                    if isinstance(event, LocalFile):
-                        if (yield from self._clone(event)):
-                            return
-                    else:
-                        yield from self._take(event)
+                    if not isinstance(event, LocalFile):
+                        self._take(event)
+                    elif (yield from self._clone(event)):
+                        return
             self._fed.finish(self._waiting)
             self._part.flush()
             yield Stored(self._fed.position)
@@ -90,11 +94,8 @@ class PartWriter:
         finally:
             self._end()
 
-    def _take(self, event: Event) -> Iterator[Event]:
-        if isinstance(event, Chunk):
-            self._store(event)
-            yield Stored(self._part.in_file(self._fed.position))
-        elif isinstance(event, Restart):
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Restart):
             self._begin_again()
         elif isinstance(event, Resumability):
             self._resumability = event

@@ -1,0 +1,40 @@
+"""Locks on open files (flock), and whether two names lead to one file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open file; False if somebody else has it locked. The lock goes with the opening.
+
+    :raises OSError: locks do not work there, as on some network file systems.
+    """
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock(fd: int) -> None:
+    """Lock an open file, however long that takes. :raises OSError: locks do not work there."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def unlock(fd: int) -> None:
+    """:raises OSError: locks do not work there."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def is_named(directory: int | None, name: str | bytes | os.PathLike[str], fd: int) -> bool:
+    """Whether `name` leads to the open file `fd`; a symbolic link of that name does not.
+
+    :raises OSError: the name cannot be looked at, for another reason than that it is not there.
+    """
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))

@@ -62,12 +62,12 @@ def test_the_deployer_may_set_it_and_a_call_may_set_another(
 def test_a_limited_transfer_is_not_taken_for_a_stalled_one(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    ref, _ = scripted.image(DATA[: 512 * 1024], chunk=128 * 1024)
+    ref, _ = scripted.image(DATA[: 384 * 1024], chunk=192 * 1024)
     scripted.broker.download(
-        None, ref, tmp_path / "image", rate_limit=512 * 1024, stall_timeout=0.1,
+        None, ref, tmp_path / "image", rate_limit=128 * 1024, stall_timeout=1.0,
         min_rate=1 << 30, retries=0,
     )  # fmt: skip
-    assert_that((tmp_path / "image").stat().st_size, Equals(512 * 1024))
+    assert_that((tmp_path / "image").stat().st_size, Equals(384 * 1024))
 
 
 def test_the_limit_holds_for_all_ranges_together(scripted: Scripted, tmp_path: Path) -> None:

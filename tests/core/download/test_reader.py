@@ -77,9 +77,9 @@ class TestReader:
     @pytest.mark.promise("C14")
     def test_a_slow_consumer_is_no_stall(self, scripted: Scripted) -> None:
         ref, _ = scripted.image(bytes(20 << 20), chunk=1 << 20)
-        with scripted.broker.open(None, ref, stall_timeout=0.1) as reader:
+        with scripted.broker.open(None, ref, stall_timeout=1.0) as reader:
             next(reader)
-            time.sleep(0.3)  # the subject of the test: time in which nobody reads
+            time.sleep(1.5)  # the subject of the test: time in which nobody reads
             assert_that(len(reader.read()), Equals(19 << 20))
 
     def test_a_missing_image_is_found_by_open(self, scripted: Scripted) -> None:

@@ -82,12 +82,12 @@ def scripted(on_path: Path, make_broker: Callable[..., imagebroker.Broker]) -> S
 
 class Scripted:
     def __init__(self, make_broker: Callable[..., imagebroker.Broker]) -> None:
-        self._make_broker = make_broker
+        self.make_broker = make_broker
         self.broker = self.configured()
 
     def configured(self, core: str = "", backend: str = "", **tuned: Any) -> imagebroker.Broker:
         """A broker with further options; `tuned`: how, if not as the other brokers of the test."""
-        self.broker = self._make_broker(
+        self.broker = self.make_broker(
             "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 0\n"
             f"{core}\n[backend:scripted]\n{backend}\n",
             **tuned,

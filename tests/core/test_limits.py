@@ -128,7 +128,7 @@ def test_progress_tells_every_phase_the_location_and_the_retries(
         before_chunk=lambda _: time.sleep(0.02),
     )  # fmt: skip
     script.before_open = lambda: time.sleep(0.25)
-    broker = scripted._make_broker(
+    broker = scripted.make_broker(
         "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 0.5\n"
     )
     broker.download(None, ref, tmp_path / "image", progress=told.append)
@@ -146,9 +146,7 @@ def test_progress_tells_every_phase_the_location_and_the_retries(
 def test_after_an_attempt_that_brought_bytes_there_is_hardly_a_pause(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    broker = scripted._make_broker(
-        "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 20\n"
-    )
+    broker = scripted.make_broker("[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 20\n")
     ref, _ = scripted.image(DATA, chunk=64 * 1024, version="v1", breaks=[(300_000, None)])
     assert_that(seconds_of(lambda: broker.download(None, ref, tmp_path / "image")), LessThan(9.0))
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Hashable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from imagebroker_http import answers as http_answers
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, LessThan
 
 import imagebroker
 from imagebroker.exceptions import TransferTimeout
-from imagebroker.model import peer
-from imagebroker.transfer.layers import flights as slots
-from imagebroker.transfer.store import part_directory as parts
 from tests.plugins.glance_stub import ID, OneImage, Stub, caller
 from tests.plugins.http_peers import answer
 from tests.servers.raw import RawServer
@@ -42,12 +40,24 @@ def jumping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def jump() -> float:
         return real() + next(looks) * float(request.param)
 
+    clocks: dict[Any, Any] = {
+        real: jump,
+        real_ns: lambda: real_ns() + int(next(looks) * request.param * 1e9),
+        datetime.datetime: Jumping,
+    }
+    for module, name, clock in clocks_of_the_product(clocks):
+        monkeypatch.setattr(module, name, clocks[clock])
     monkeypatch.setattr(time, "time", jump)
-    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(next(looks) * request.param * 1e9))
-    for module in peer, http_answers:
-        monkeypatch.setattr(module, "datetime", Jumping)
-    for module in slots, parts:
-        monkeypatch.setattr(module, "time", jump)
+    monkeypatch.setattr(time, "time_ns", clocks[real_ns])
+
+
+def clocks_of_the_product(clocks: Container[Any]) -> Iterator[tuple[ModuleType, str, Any]]:
+    """Every name under which a module of ours looks at a clock."""
+    for title, module in list(sys.modules.items()):
+        if title.partition(".")[0].startswith("imagebroker"):
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Hashable) and value in clocks:
+                    yield module, name, value
 
 
 def config(kind: str, where: str) -> tuple[str, str]:

@@ -185,10 +185,10 @@ class Hooks(TestCase):
         """One more backend, closed at the end of the test."""
         made = self.make_backend()
         backend = made(self._host(made)) if isinstance(made, type) else made
-        self.addCleanup(self._let_go, backend)
+        self.addCleanup(self._close_quietly, backend)
         return backend
 
-    def _let_go(self, closable: ImageBackend | ImageSource) -> None:
+    def _close_quietly(self, closable: ImageBackend | ImageSource) -> None:
         """Close it; whether that works is for the clauses about closing to find out."""
         closing = BackgroundCall(closable.close)
         if not closing.ended(0.05 if self._slow_to_close else self.grace):
@@ -200,7 +200,7 @@ class Hooks(TestCase):
         check_form(ref, self.cls.ref_form)
         return ref
 
-    def soon(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
+    def in_time(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
         """The answer of a call that must not take long. :raises: what it raises."""
         running = BackgroundCall(call)
         if not running.ended(self.patience if seconds is None else seconds):
@@ -210,9 +210,9 @@ class Hooks(TestCase):
     def open(self, text: str, backend: ImageBackend | None = None) -> ImageSource:
         """A source of a published image, closed at the end of the test."""
         who, ref = backend or self.backend, self.ref(text)
-        source = self.soon("open", lambda: who.open(self.context, ref))
+        source = self.in_time("open", lambda: who.open(self.context, ref))
         if isinstance(source, ImageSource):
-            self.addCleanup(self._let_go, source)
+            self.addCleanup(self._close_quietly, source)
         return source
 
     @contextmanager
@@ -222,7 +222,7 @@ class Hooks(TestCase):
         try:
             yield source
         finally:
-            self._let_go(source)
+            self._close_quietly(source)
 
     def take(
         self,
@@ -233,7 +233,7 @@ class Hooks(TestCase):
     ) -> ReadResult:
         """What a read yields until it ends, raises, or has yielded `most` bytes."""
         taken = ReadResult()
-        return self.soon(f"read({start}, {stop})", lambda: taken.take(source, start, stop, most))
+        return self.in_time(f"read({start}, {stop})", lambda: taken.take(source, start, stop, most))
 
     def bytes_of(self, source: ImageSource, start: int = 0, stop: int | None = None) -> bytes:
         """All bytes of a read that must end well."""
@@ -242,7 +242,7 @@ class Hooks(TestCase):
             raise taken.error
         return bytes(taken.data)
 
-    def from_middle(self, source: ImageSource, start: int, stop: int | None = None) -> bytes:
+    def read_from(self, source: ImageSource, start: int, stop: int | None = None) -> bytes:
         """The same, of a source that may find out only now that its peer knows no ranges."""
         try:
             return self.bytes_of(source, start, stop)
@@ -257,7 +257,7 @@ class Hooks(TestCase):
     ) -> Exception:
         """What a call raises that must fail."""
         try:
-            answer = self.soon(what, call, seconds)
+            answer = self.in_time(what, call, seconds)
         except self.failureException:
             raise
         except Exception as error:

@@ -122,11 +122,11 @@ class ClassClauses(Hooks):
         host = self._host(self.cls)
         values = [str(value) for value in host.options.values()]
         before, began = ResourceSnapshot.now(), time.monotonic()
-        with record_events() as heard:
-            backend = self.soon("__init__", lambda: self.cls(host))
-        self.addCleanup(self._let_go, backend)
-        done = heard.of(NETWORK | CHILDREN)
-        done += [event for event in heard.of(FILES) if not _is_configured(event, values)]
+        with record_events() as recorded:
+            backend = self.in_time("__init__", lambda: self.cls(host))
+        self.addCleanup(self._close_quietly, backend)
+        done = recorded.of(NETWORK | CHILDREN)
+        done += [event for event in recorded.of(FILES) if not _is_configured(event, values)]
         if done:
             self.fail(f"the constructor did {'; '.join(map(str, done))}")
         if left := self.leaked_since(before):

@@ -37,19 +37,19 @@ class BrokenReadClauses(FaultInjection):
         ref = self.publish(data)
         for size in (1, _HALF, _SIZE - 1):
             for reset in (False, True):
-                backend = self.break_read(ref, data, Fault(cut_after=size, reset=reset))
+                backend = self.backend_that_breaks(ref, data, Fault(cut_after=size, reset=reset))
                 when = f"cut by {'RST' if reset else 'FIN'} after {size} of {_SIZE} bytes"
-                self.check_taken(self.read_broken(ref, backend)[1], data, when)
+                self.check_taken(self.try_read(ref, backend)[1], data, when)
 
     def test_c14_what_has_arrived_is_yielded(self) -> None:
         """A slow server would be taken for a dead one, and its bytes thrown away."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        source = self.open(ref, self.break_read(ref, data, Fault(stall_after=_HALF)))
+        source = self.open(ref, self.backend_that_breaks(ref, data, Fault(stall_after=_HALF)))
         taken = ReadResult()
         running = BackgroundCall(lambda: taken.take(source, 0, None, None))
         came = taken.begun.wait(self.stall_timeout + 1)
-        self._let_go(source)
+        self._close_quietly(source)
         running.ended(2.0)
         if not came:
             self.fail(f"{_HALF} bytes have arrived, and none was yielded")
@@ -58,9 +58,9 @@ class BrokenReadClauses(FaultInjection):
         """The limits of the deployer on retries and time would not hold."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        backend = self.break_read(ref, data, Fault(cut_after=_HALF))
+        backend = self.backend_that_breaks(ref, data, Fault(cut_after=_HALF))
         before = self.tap.connections
-        source, taken = self.read_broken(ref, backend)
+        source, taken = self.try_read(ref, backend)
         if source is not None and taken.error is None and len(taken.data) == _SIZE:
             more = self.tap.connections - before
             self.fail(f"a read that was cut in the middle brought all bytes over {more} "
@@ -70,13 +70,15 @@ class BrokenReadClauses(FaultInjection):
         """A broken download would begin again at byte 0, or never succeed."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        source, taken = self.read_broken(ref, self.break_read(ref, data, Fault(cut_after=_HALF)))
+        source, taken = self.try_read(
+            ref, self.backend_that_breaks(ref, data, Fault(cut_after=_HALF))
+        )
         if taken.error is not None and not _worth_a_retry(taken.error):
             self.fail(f"a cut connection is not retryable: {taken.how}")
         if source is not None and source.seekable:
             start = len(taken.data)
             self.assert_same(
-                self.from_middle(source, start), data[start:], f"read({start}) after an error"
+                self.read_from(source, start), data[start:], f"read({start}) after an error"
             )
         with self.opened(ref) as again:
             self.assert_same(self.bytes_of(again), data, "opened again after an error")
@@ -88,7 +90,7 @@ class BrokenReadClauses(FaultInjection):
         checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
         with tempfile.TemporaryDirectory() as folder:
             for dest in (Path(folder, "image"), io.BytesIO()):
-                self.break_read(ref, data, Fault(cut_after=_HALF))
+                self.backend_that_breaks(ref, data, Fault(cut_after=_HALF))
                 self._brokers.clear()
                 self.broker(ref).download(self.context, ref, dest, checksum=checksum)
                 found = dest.getvalue() if isinstance(dest, io.BytesIO) else dest.read_bytes()
@@ -101,16 +103,16 @@ class BrokenReadClauses(FaultInjection):
         ref = self.publish(old)
         source = self.open(ref)
         reading: Any = iter(source.read())
-        first = self.soon("the first chunk", lambda: bytes(next(reading)))
+        first = self.in_time("the first chunk", lambda: bytes(next(reading)))
         self.replace(ref, new)
         rest = ReadResult()
-        self.soon("the rest", lambda: _exhaust(reading, rest))
+        self.in_time("the rest", lambda: _exhaust(reading, rest))
         self.check_taken_one_of(first + bytes(rest.data), rest.error, old, new)
         if source.image.version is None or not source.seekable:
             return
         start = 2 * MIB
         taken = self.take(source, start)
-        self.check_ours(taken.error, f"read({start}) of an image that was replaced")
+        self.check_error(taken.error, f"read({start}) of an image that was replaced")
         if bytes(taken.data) != old[start : start + len(taken.data)]:
             self.fail(f"read({start}) yields the bytes of another version, without ImageChanged")
         if taken.error is None and len(taken.data) != len(old) - start:
@@ -133,7 +135,7 @@ class BrokenReadClauses(FaultInjection):
         self.needs("replace")
         ref = self.publish(old)
         # Further away than the core reads ahead: the cut comes after the change.
-        self.break_read(ref, old, Fault(cut_after=7 * MIB))
+        self.backend_that_breaks(ref, old, Fault(cut_after=7 * MIB))
         self._brokers.clear()
         found = bytearray()
         error: Exception | None = None
@@ -155,7 +157,7 @@ class BrokenReadClauses(FaultInjection):
         source = self.open(ref)
         if type(source).ignore_version is ImageSource.ignore_version:
             self.skipTest("its version is that of the image, not of one server")
-        self.soon("the first chunk", lambda: bytes(next(iter(source.read()))))
+        self.in_time("the first chunk", lambda: bytes(next(iter(source.read()))))
         self.replace(ref, new)
         source.ignore_version()
         start = 2 * MIB
@@ -171,8 +173,8 @@ class BrokenReadClauses(FaultInjection):
         data = random_bytes(_SIZE)
         ref = self.publish(data)
         for lie in ({"ignore_ranges": True}, {"shift_ranges": 7}, {"shift_ranges": -7}):
-            backend, wires = self.lying(ref, data, **lie)
-            _, taken = self.read_broken(ref, backend, 1000)
+            backend, wires = self.backend_with_lie(ref, data, **lie)
+            _, taken = self.try_read(ref, backend, 1000)
             if wires.told:
                 self.check_taken(taken, data, f"a server with {lie}", 1000)
 
@@ -180,10 +182,10 @@ class BrokenReadClauses(FaultInjection):
         """A resumed download would be half of one image and half of another."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        backend, wires = self.lying(ref, data, changed_from=1)
+        backend, wires = self.backend_with_lie(ref, data, changed_from=1)
         if self.honest.answered.get(b"etag") is None:
             self.skipTest("the server sends no ETag")
-        source, first = self.read_broken(ref, backend)
+        source, first = self.try_read(ref, backend)
         self.check_taken(first, data, "the first request")
         if source is None or source.image.version is None or not source.seekable:
             self.skipTest("the source does not promise to notice: it has no version")
@@ -191,7 +193,7 @@ class BrokenReadClauses(FaultInjection):
         taken = self.take(source, 1000)
         if wires.told and taken.error is None:
             self.fail("the ETag and all bytes are others, and read(1000) ends well")
-        self.check_ours(taken.error, "an image with another ETag")
+        self.check_error(taken.error, "an image with another ETag")
         if taken.error is not None and isinstance(taken.error, ImageBrokerError):
             kinds = (ImageChanged,)
             if not isinstance(taken.error, kinds) and not taken.error.retryable:
@@ -202,10 +204,10 @@ class BrokenReadClauses(FaultInjection):
         data = random_bytes(_SIZE)
         ref = self.publish(data)
         for more in (10, -10):
-            backend, wires = self.lying(ref, data, length=more)
-            source, taken = self.read_broken(ref, backend)
+            backend, wires = self.backend_with_lie(ref, data, length=more)
+            source, taken = self.try_read(ref, backend)
             when = f"a server whose Content-Length is wrong by {more}"
-            self.check_ours(taken.error, when)
+            self.check_error(taken.error, when)
             if not wires.told or source is None or taken.error is not None:
                 continue
             if source.image.size != len(taken.data):

@@ -28,7 +28,7 @@ class ClosingClauses(FaultInjection):
             if most != 0:
                 self.take(source, most=most)
             for _ in range(3):
-                self.soon("source.close", source.close, self.grace)
+                self.in_time("source.close", source.close, self.grace)
 
     def test_c17_close_may_come_from_another_thread(self) -> None:
         """A download that is cancelled would hang or break others."""
@@ -46,13 +46,13 @@ class ClosingClauses(FaultInjection):
         data = random_bytes(600_000)
         ref = self.publish(data)
         self.stall_timeout = 30.0  # or it would be the limit that ends the read
-        source = self.open(ref, self.break_read(ref, data, Fault(stall_after=300_000)))
+        source = self.open(ref, self.backend_that_breaks(ref, data, Fault(stall_after=300_000)))
         taken = ReadResult()
         reading = BackgroundCall(lambda: taken.take(source, 0, None, None))
         taken.begun.wait(2.0)
         if reading.ended(0.3):
             self.fail(f"a read from a server that is silent ended with {taken.how}")
-        self.soon("source.close while a read waits", source.close, self.grace)
+        self.in_time("source.close while a read waits", source.close, self.grace)
         if not reading.ended(self.grace):
             self.fail(f"a read that waits has not ended {self.grace:g} s after source.close")
 
@@ -81,14 +81,14 @@ class ClosingClauses(FaultInjection):
         ref = self.publish(data)
         with self.opened(ref) as source:
             self.bytes_of(source)
-        self._let_go(self.backend)
+        self._close_quietly(self.backend)
         self._made = None
         before = ResourceSnapshot.now()
-        backend = self.break_read(ref, data, Fault(cut_after=300_000))
-        broken, taken = self.read_broken(ref, backend)
+        backend = self.backend_that_breaks(ref, data, Fault(cut_after=300_000))
+        broken, taken = self.try_read(ref, backend)
         if broken is not None:
-            self._let_go(broken)
-        self.soon("backend.close", backend.close, self.grace)
+            self._close_quietly(broken)
+        self.in_time("backend.close", backend.close, self.grace)
         self.tap.close()
         if left := self.leaked_since(before):
             self.fail(f"after a cut connection there is still {left}")
@@ -98,7 +98,7 @@ class ClosingClauses(FaultInjection):
         source = self.backend.open(self.context, self.ref(ref))
         if most != 0:
             self.take(source, most=most)
-        self._let_go(source)
+        self._close_quietly(source)
         return source  # still held by whoever looks at what is left: that is the point
 
     def check_growth(self, what: str, act: Callable[[], object]) -> None:
@@ -124,11 +124,11 @@ class ClosingClauses(FaultInjection):
     def _use(self, backend: ImageBackend, ref: str) -> None:
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
-        self.soon("backend.get", lambda: backend.get(self.context, self.ref(ref)))
-        self.soon("backend.close", backend.close, self.grace)
+        self.in_time("backend.get", lambda: backend.get(self.context, self.ref(ref)))
+        self.in_time("backend.close", backend.close, self.grace)
 
     def test_c25_close_of_the_backend_never_fails(self) -> None:
         """A service would not end."""
-        self.soon("close of a backend that was not used", self.new_backend().close, self.grace)
+        self.in_time("close of a backend that was not used", self.new_backend().close, self.grace)
         backend = self.new_backend()
         self._use(backend, self.publish(b"used"))

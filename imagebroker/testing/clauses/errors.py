@@ -25,17 +25,17 @@ class ErrorClauses(FaultInjection):
         ref = self.publish(data)
         for reset in (False, True):
             fault = Fault(cut_after=_SIZE // 2, reset=reset)
-            _, taken = self.read_broken(ref, self.break_read(ref, data, fault))
-            self.check_ours(taken.error, f"cut by {'RST' if reset else 'FIN'}")
+            _, taken = self.try_read(ref, self.backend_that_breaks(ref, data, fault))
+            self.check_error(taken.error, f"cut by {'RST' if reset else 'FIN'}")
 
     def test_c18_a_server_that_is_gone_is_an_error_of_ours(self) -> None:
         """The core would not try again, and would call it a bug of the plugin."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        self.needs_a_wire(ref, data)
+        self.needs_network(ref, data)
         for fault in (Fault(refuse=True), *_early_faults()):
-            source, taken = self.read_broken(ref, self.on_the_wire(fault))
-            self.check_ours(taken.error, f"with {fault}")
+            source, taken = self.try_read(ref, self.backend_with_fault(fault))
+            self.check_error(taken.error, f"with {fault}")
             if taken.error is None and bytes(taken.data) != data:
                 self.fail(f"with {fault}: {len(taken.data)} of {_SIZE} bytes without an error")
             del source
@@ -44,10 +44,10 @@ class ErrorClauses(FaultInjection):
         """A damaged answer would be called a bug of the plugin, or be believed."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        overhead = self.needs_a_wire(ref, data).overhead
+        overhead = self.needs_network(ref, data).overhead
         for at in (0, 3, 9, overhead // 2):
-            _, taken = self.read_broken(ref, self.on_the_wire(Fault(corrupt_at=at)))
-            self.check_ours(taken.error, f"with one wrong bit in byte {at} of an answer")
+            _, taken = self.try_read(ref, self.backend_with_fault(Fault(corrupt_at=at)))
+            self.check_error(taken.error, f"with one wrong bit in byte {at} of an answer")
 
     def test_c18_out_of_descriptors_is_an_error_of_ours(self) -> None:
         """A busy service would crash, or leak what it has, where it should try again."""
@@ -55,19 +55,19 @@ class ErrorClauses(FaultInjection):
         ref = self.publish(data)
         first = self.new_backend()
         self._read_all(ref, data, first)  # what is imported later is imported now
-        self._let_go(first)
+        self._close_quietly(first)
         before = ResourceSnapshot.now()
         for spare in itertools.count():
             backend = self.new_backend()
-            with record_events(fail_from=spare) as heard:
+            with record_events(fail_from=spare) as recorded:
                 try:
                     self._read_all(ref, data, backend)
                 except self.failureException:
                     raise
                 except Exception as error:
-                    self.check_ours(error, f"with {spare} descriptors left")
-            self._let_go(backend)
-            if not heard.failed or spare == 20:
+                    self.check_error(error, f"with {spare} descriptors left")
+            self._close_quietly(backend)
+            if not recorded.failed or spare == 20:
                 break
         if left := self.leaked_since(before):
             self.fail(f"when descriptors run out, there is still {left} afterwards")
@@ -80,11 +80,11 @@ class ErrorClauses(FaultInjection):
         """A thread would wait for a dead server until the service is restarted."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        overhead = self.needs_a_wire(ref, data).overhead
+        overhead = self.needs_network(ref, data).overhead
         for size in (0, overhead + _SIZE // 2):
-            _, taken = self.read_broken(ref, self.on_the_wire(Fault(stall_after=size)))
+            _, taken = self.try_read(ref, self.backend_with_fault(Fault(stall_after=size)))
             when = f"from a server that is silent after {size} bytes"
-            self.check_ours(taken.error, when)
+            self.check_error(taken.error, when)
             if taken.error is None and bytes(taken.data) != data:
                 self.fail(f"{when}: {len(taken.data)} of {_SIZE} bytes without an error")
 
@@ -92,10 +92,10 @@ class ErrorClauses(FaultInjection):
         """Each call to a dead server would cost a thread."""
         data = random_bytes(_SIZE)
         ref = self.publish(data)
-        self.needs_a_wire(ref, data)
+        self.needs_network(ref, data)
         self.stall_timeout = 30.0
         self.tap.once = False
-        backend = self.on_the_wire(Fault(stall_after=0))
+        backend = self.backend_with_fault(Fault(stall_after=0))
         running = BackgroundCall(lambda: backend.open(self.context, self.ref(ref)))
         if running.ended(0.5):
             self.skipTest("open waits for no answer")
@@ -104,9 +104,9 @@ class ErrorClauses(FaultInjection):
         if not running.ended(self.grace + 1):
             self.fail("open does not end after its sockets were shut down")
         try:
-            self._let_go(running.answer())
+            self._close_quietly(running.answer())
         except Exception as error:
-            self.check_ours(error, "an open that was ended")
+            self.check_error(error, "an open that was ended")
 
 
 def _early_faults() -> Iterator[Fault]:

@@ -26,14 +26,14 @@ class FacadeClauses(FaultInjection):
     def test_c27_every_connection_comes_from_the_facade(self) -> None:
         """The deployer's address policy would not hold: a ref could reach any internal server."""
         ref = self.publish(random_bytes(_SIZE))
-        with record_events() as heard:
+        with record_events() as recorded:
             backend = self.new_backend()
             with self.opened(ref, backend) as source:
                 self.bytes_of(source)
-            self.soon("get", lambda: backend.get(self.context, self.ref(ref)))
+            self.in_time("get", lambda: backend.get(self.context, self.ref(ref)))
         around = [
             event
-            for event in heard.unguarded(NETWORK)
+            for event in recorded.unguarded(NETWORK)
             if event.name != "socket.getaddrinfo" and not _is_local(event.arguments)
         ]
         if around:
@@ -43,25 +43,25 @@ class FacadeClauses(FaultInjection):
         """A ref could reach what the deployer has closed."""
         data = random_bytes(1000)
         ref = self.publish(data)
-        self.needs_a_wire(ref, data)
+        self.needs_network(ref, data)
         self.tap.closed = True
         backend = self.new_backend()
-        with record_events() as heard:
-            _, taken = self.read_broken(ref, backend)
+        with record_events() as recorded:
+            _, taken = self.try_read(ref, backend)
         if not isinstance(taken.error, PolicyViolation):
             self.fail(f"where no address is allowed, a download ends with {taken.how}")
-        if connected := [each for each in heard.of(NETWORK) if each.name == "socket.connect"]:
+        if connected := [each for each in recorded.of(NETWORK) if each.name == "socket.connect"]:
             self.fail(f"a refused address was connected to: {'; '.join(map(str, connected))}")
 
     def test_c28_files_that_refs_name_come_from_the_facade(self) -> None:
         """A ref could reach any file of the host, through links and FIFOs."""
         ref = self.publish(random_bytes(1000))
         path = self._file_of(ref)
-        with record_events() as heard, self.opened(ref, self.new_backend()) as source:
+        with record_events() as recorded, self.opened(ref, self.new_backend()) as source:
             self.bytes_of(source)
         around = [
             event
-            for event in heard.events
+            for event in recorded.events
             if event.name == "open" and not event.guarded and event.path == str(path)
         ]
         if around:
@@ -74,7 +74,7 @@ class FacadeClauses(FaultInjection):
         link = path.with_name(path.name + "-link")
         link.symlink_to(path)
         self.addCleanup(link.unlink)
-        _, taken = self.read_broken(ref + "-link", self.backend)
+        _, taken = self.try_read(ref + "-link", self.backend)
         if not isinstance(taken.error, PolicyViolation):
             self.fail(f"a symbolic link is followed: {taken.how}, {len(taken.data)} bytes")
 
@@ -90,14 +90,14 @@ class FacadeClauses(FaultInjection):
         data = random_bytes(_SIZE)
         ref = self.publish(data)
         for place in ("file:///etc/passwd", "http://10.255.255.1/image", "gopher://127.0.0.1/"):
-            backend, wires = self.lying(ref, data, redirect=place)
-            with record_events() as heard:
-                _, taken = self.read_broken(ref, backend)
+            backend, wires = self.backend_with_lie(ref, data, redirect=place)
+            with record_events() as recorded:
+                _, taken = self.try_read(ref, backend)
             if not wires.told:
                 self.skipTest("the backend did not ask the server")
             if not isinstance(taken.error, ImageBrokerError):
                 self.fail(f"a redirect to {place} ends with {taken.how}")
-            bad = [e for e in heard.unguarded(NETWORK) if not _is_local(e.arguments)]
+            bad = [e for e in recorded.unguarded(NETWORK) if not _is_local(e.arguments)]
             if [event for event in bad if event.name == "socket.connect"]:
                 self.fail(f"a redirect to {place} was followed around the facade")
             if any(host == "10.255.255.1" for host, _ in self.tap.targets):
@@ -109,9 +109,9 @@ class FacadeClauses(FaultInjection):
         ref = self.publish(data)
         with _RecordingServer() as trap:
             place = f"http://127.0.0.1:{trap.port}/elsewhere"
-            backend, _ = self.lying(ref, data, redirect=place)
-            _, taken = self.read_broken(ref, backend)
-            self.check_ours(taken.error, "redirected to another server")
+            backend, _ = self.backend_with_lie(ref, data, redirect=place)
+            _, taken = self.try_read(ref, backend)
+            self.check_error(taken.error, "redirected to another server")
             sent = trap.received.lower()
         found = [name.decode() for name in _CREDENTIALS if name in sent]
         if found:

@@ -39,7 +39,7 @@ class FaultInjection(Hooks):
         backend = self.new_backend()
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
-        self._let_go(backend)
+        self._close_quietly(backend)
         self.tap.close()
         if not wires.passages:
             return None
@@ -47,7 +47,7 @@ class FaultInjection(Hooks):
         http = all(_HTTP.match(passage.first) for passage in wires.passages)
         return Traffic(main, max(0, main.received - len(data)), http)
 
-    def break_read(self, ref: str, data: bytes, fault: Fault) -> ImageBackend:
+    def backend_that_breaks(self, ref: str, data: bytes, fault: Fault) -> ImageBackend:
         """Let the next read of `ref` meet a fault; the backend that is to meet it.
 
         `cut_after` and `stall_after` count bytes of the image, more or less.
@@ -66,15 +66,15 @@ class FaultInjection(Hooks):
             fault = dataclasses.replace(fault, cut_after=traffic.overhead + fault.cut_after)
         if fault.stall_after is not None:
             fault = dataclasses.replace(fault, stall_after=traffic.overhead + fault.stall_after)
-        return self.on_the_wire(fault)
+        return self.backend_with_fault(fault)
 
-    def on_the_wire(self, fault: Fault) -> ImageBackend:
+    def backend_with_fault(self, fault: Fault) -> ImageBackend:
         """A backend whose connections have this fault, until it strikes; counted on the wire."""
         self.tap.close()
         self.tap.wires = Wires(fault)
         return self.new_backend()
 
-    def needs_a_wire(self, ref: str, data: bytes) -> Traffic:
+    def needs_network(self, ref: str, data: bytes) -> Traffic:
         """Skip the test unless the backend reads through connections of the facade."""
         traffic = self.traffic(ref, data)
         if traffic is None:
@@ -82,19 +82,19 @@ class FaultInjection(Hooks):
             raise AssertionError("unreachable")
         return traffic
 
-    def lying(self, ref: str, data: bytes, **lie: Any) -> tuple[ImageBackend, HttpWires]:
+    def backend_with_lie(self, ref: str, data: bytes, **lie: Any) -> tuple[ImageBackend, HttpWires]:
         """A backend whose HTTP server lies about the image `ref`.
 
         Skips the test unless the backend speaks HTTP/1.1 without TLS.
         """
-        if not self.needs_a_wire(ref, data).http:
+        if not self.needs_network(ref, data).http:
             self.skipTest("the backend does not speak plain HTTP")
         self.tap.close()
         honest = self.tap.wires = HttpWires()
         backend = self.new_backend()
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
-        self._let_go(backend)
+        self._close_quietly(backend)
         self.tap.close()
         asked = [each for each in honest.exchanges if each.method == b"GET"]
         if not asked:
@@ -104,7 +104,7 @@ class FaultInjection(Hooks):
         wires = self.tap.wires = HttpWires(Lie(target=self.honest.target, **lie))
         return self.new_backend(), wires
 
-    def read_broken(
+    def try_read(
         self, ref: str, backend: ImageBackend, start: int = 0
     ) -> tuple[ImageSource | None, ReadResult]:
         """Open and read; the source (None if `open` failed already), and what came."""
@@ -120,7 +120,7 @@ class FaultInjection(Hooks):
             self.skipTest("the source is not seekable")
         return source, self.take(source, start)
 
-    def check_ours(self, error: BaseException | None, when: str) -> None:
+    def check_error(self, error: BaseException | None, when: str) -> None:
         """Whether an error is one that a plugin may raise, and keeps secrets."""
         if error is None:
             return

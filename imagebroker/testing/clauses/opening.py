@@ -113,7 +113,7 @@ class OpeningClauses(Hooks):
                 if one != other:
                     self.fail(f"open settles {name} {one!r}, and open_at {other!r}")
             if source.seekable or not begin:
-                found = self.from_middle(source, begin)
+                found = self.read_from(source, begin)
                 self.assert_same(found, data[begin:], f"opened at {start}, read from {begin}")
 
     def test_c9_two_sources_of_one_image_are_independent(self) -> None:

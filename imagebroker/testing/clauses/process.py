@@ -26,7 +26,7 @@ class ProcessClauses(FaultInjection):
             with self.opened(ref, backend) as source:
                 self.bytes_of(source)
             self.error_of("open", lambda: backend.open(self.context, missing))
-            self._let_go(backend)
+            self._close_quietly(backend)
         if text := printed.getvalue() + written.decode(errors="replace"):
             self.fail(f"it printed {text!r:.200}")
 
@@ -39,7 +39,7 @@ class ProcessClauses(FaultInjection):
         backend = self.new_backend()
         with self.opened(ref, backend) as source:
             self.bytes_of(source)
-        self._let_go(backend)
+        self._close_quietly(backend)
         if changed := changed_since(before):
             self.fail(f"it changes {', '.join(changed)}")
 

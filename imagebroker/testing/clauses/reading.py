@@ -54,7 +54,7 @@ class ReadingClauses(Hooks):
         if not source.seekable:
             self.skipTest("the source is not seekable")
         for start in (1, 100, 64 * KIB - 1, 64 * KIB, size - 1, size):
-            found = self.from_middle(source, start)
+            found = self.read_from(source, start)
             self.assert_same(found, data[start:], f"read({start}) of {size} bytes")
 
     def test_c13_any_stretch_can_be_read(self) -> None:
@@ -66,7 +66,7 @@ class ReadingClauses(Hooks):
             self.skipTest("the source is not seekable")
         stretches = ((0, 1), (1, 2), (5, 5), (100, 64 * KIB + 100), (size - 1, size), (7, size))
         for start, stop in stretches:
-            found = self.from_middle(source, start, stop)
+            found = self.read_from(source, start, stop)
             self.assert_same(found, data[start:stop], f"read({start}, {stop}) of {size} bytes")
 
     def test_c12_a_seekable_source_can_be_read_again(self) -> None:
@@ -80,7 +80,7 @@ class ReadingClauses(Hooks):
             self.assert_same(taken.data, data[: len(taken.data)], "read once more")
             if taken.error is not None:
                 raise taken.error
-        self.assert_same(self.from_middle(source, 1000), data[1000:], "read(1000) after others")
+        self.assert_same(self.read_from(source, 1000), data[1000:], "read(1000) after others")
 
     def test_c12_parallel_reads_do_not_disturb_one_another(self) -> None:
         """Fast downloads would be wrong ones."""
@@ -120,7 +120,7 @@ class ReadingClauses(Hooks):
                         found[index] += chunk
             return [bytes(each) for each in found]
 
-        found = self.soon("reads in turns", read)
+        found = self.in_time("reads in turns", read)
         for bytes_found, (start, stop) in zip(found, stretches, strict=True):
             self.assert_same(bytes_found, data[start:stop], "one of several reads in turns")
 
@@ -156,7 +156,7 @@ class ReadingClauses(Hooks):
         """The core would refuse the image; who reads until an empty chunk would stop early."""
         data = random_bytes(MIB)
         source = self.open(self.publish(data))
-        for chunk in self.soon("read", lambda: list(source.read())):
+        for chunk in self.in_time("read", lambda: list(source.read())):
             if not isinstance(chunk, bytes | bytearray | memoryview):
                 self.fail(f"read yielded {type(chunk).__name__}, not bytes")
             if isinstance(chunk, memoryview) and not chunk.c_contiguous:
@@ -180,7 +180,7 @@ class ReadingClauses(Hooks):
         ref = self.publish(data)
         with self.opened(ref) as source:
             # Held as the core holds them: without a copy, while more arrive.
-            chunks: list[Any] = self.soon("read", lambda: list(source.read()))
+            chunks: list[Any] = self.in_time("read", lambda: list(source.read()))
             self.assert_same(b"".join(map(bytes, chunks)), data, "chunks that were kept a while")
 
     def test_c13_through_a_broker_into_a_file(self) -> None:

@@ -42,7 +42,7 @@ class RecordClauses(FaultInjection):
         ref = self.publish(data)
         opened = self.open(ref).image
         for flags in ({}, {"include_locations": True}, {"show_deleted": True}):
-            record = self.soon(
+            record = self.in_time(
                 "get", partial(self.backend.get, self.context, self.ref(ref), **flags)
             )
             if not isinstance(record, Image):
@@ -79,7 +79,7 @@ class RecordClauses(FaultInjection):
 
     def listed(self, **query: Any) -> list[Image]:
         """What `get_all` yields."""
-        images = self.soon(
+        images = self.in_time(
             "get_all", lambda: list(self.backend.get_all(self.context, ImageQuery(**query)))
         )
         for image in images:
@@ -102,7 +102,7 @@ class RecordClauses(FaultInjection):
         if size is not None:
             given["size"] = size
         image = Image(ref=who.host.ref(""), **given)
-        stored = self.soon("create", lambda: who.create(self.context, image, upload))
+        stored = self.in_time("create", lambda: who.create(self.context, image, upload))
         if isinstance(stored, Image):
             self.addCleanup(self._remove, stored)
         return stored
@@ -213,8 +213,8 @@ class UploadClauses(RecordClauses):
         """The rest of a half-sent image would be stored as the whole."""
         self.needs_verb("create")
         data = random_bytes(4 * _SIZE)
-        self.needs_a_wire(self.publish(b"on the wire"), b"on the wire")
-        backend = self.on_the_wire(Fault(cut_after=2 * _SIZE, upload=True))
+        self.needs_network(self.publish(b"on the wire"), b"on the wire")
+        backend = self.backend_with_fault(Fault(cut_after=2 * _SIZE, upload=True))
         upload = _CountedData(data[at : at + 1000] for at in range(0, len(data), 1000))
         fields = self.image_fields()
         error: Exception | None = None
@@ -224,7 +224,7 @@ class UploadClauses(RecordClauses):
             raise
         except Exception as caught:
             error = caught
-        self.check_ours(error, "an upload that was cut")
+        self.check_error(error, "an upload that was cut")
         if upload.begun > 1:
             self.fail(f"data that cannot be rewound was begun {upload.begun} times")
         if error is None:
@@ -240,14 +240,14 @@ class UploadClauses(RecordClauses):
         """An upload that was tried again would hold some bytes twice."""
         self.needs_verb("create")
         data = random_bytes(4 * _SIZE)
-        self.needs_a_wire(self.publish(b"on the wire"), b"on the wire")
-        backend = self.on_the_wire(Fault(cut_after=2 * _SIZE, upload=True))
+        self.needs_network(self.publish(b"on the wire"), b"on the wire")
+        backend = self.backend_with_fault(Fault(cut_after=2 * _SIZE, upload=True))
         try:
             image = self.stored(data, backend)
         except self.failureException:
             raise
         except Exception as error:
-            self.check_ours(error, "an upload that was cut")
+            self.check_error(error, "an upload that was cut")
             return
         self.tap.close()
         self._check_stored(image, data)
@@ -259,7 +259,7 @@ class UploadClauses(RecordClauses):
         ref = self.ref(image.ref)
 
         def update(changes: Mapping[str, Any], purge: bool = False) -> Image:
-            return self.soon(
+            return self.in_time(
                 "update", lambda: self.backend.update(self.context, ref, changes, None, purge)
             )
 
@@ -280,7 +280,7 @@ class UploadClauses(RecordClauses):
         self.needs_verb("create", "delete")
         image = self.stored(random_bytes(1000))
         ref = self.ref(image.ref)
-        self.soon("delete", lambda: self.backend.delete(self.context, ref))
+        self.in_time("delete", lambda: self.backend.delete(self.context, ref))
         for what in ("open", "delete"):
             verb = getattr(self.backend, what)
             error = self.error_of(f"{what} after delete", partial(verb, self.context, ref))
@@ -296,14 +296,14 @@ class UploadClauses(RecordClauses):
         image = self.stored(data)
         source = self.open(image.ref)
         reading = iter(source.read())
-        found = bytearray(self.soon("the first chunk", lambda: bytes(next(reading))))
-        self.soon("delete", lambda: self.backend.delete(self.context, self.ref(image.ref)))
+        found = bytearray(self.in_time("the first chunk", lambda: bytes(next(reading))))
+        self.in_time("delete", lambda: self.backend.delete(self.context, self.ref(image.ref)))
         error: Exception | None = None
         try:
-            found += self.soon("the rest", lambda: b"".join(map(bytes, reading)))
+            found += self.in_time("the rest", lambda: b"".join(map(bytes, reading)))
         except Exception as caught:
             error = caught
-        self.check_ours(error, "reading while the image is deleted")
+        self.check_error(error, "reading while the image is deleted")
         if error is None:
             self.assert_same(found, data, "a download that was under way")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-#: What is heard. The names are Python's.
+#: What is recorded. The names are Python's.
 NETWORK = frozenset({"socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto"})
 FILES = frozenset({
     "open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link",
@@ -54,7 +54,7 @@ class Event:
 
 @dataclass
 class Recording:
-    """What was heard since it began, in the thread that began it and in those started since."""
+    """What was recorded since it began, in the thread that began it and in those started since."""
 
     events: list[Event] = field(default_factory=list)
     #: Let the so-manieth call that takes a descriptor fail, counted from 0, and all after it.
@@ -64,7 +64,7 @@ class Recording:
     _others: frozenset[threading.Thread] = frozenset()
     _taken: int = 0
 
-    def hear(self, name: str, arguments: tuple[Any, ...]) -> None:
+    def record(self, name: str, arguments: tuple[Any, ...]) -> None:
         # Not by number: a new thread gets that of one that has ended.
         if threading.current_thread() in self._others or _is_python_itself(name, arguments):
             return
@@ -92,15 +92,15 @@ _hook_is_there = False
 
 @contextmanager
 def record_events(fail_from: int | None = None) -> Iterator[Recording]:
-    """Hear what this thread does inside the block, and what threads do that begin there."""
+    """Record what this thread does inside the block, and what threads do that begin there."""
     _install()
     others = frozenset(threading.enumerate()) - {threading.current_thread()}
-    heard = Recording(fail_from=fail_from, _others=others)
-    _active.append(heard)
+    recorded = Recording(fail_from=fail_from, _others=others)
+    _active.append(recorded)
     try:
-        yield heard
+        yield recorded
     finally:
-        _active.remove(heard)
+        _active.remove(recorded)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _hook(name: str, arguments: tuple[Any, ...]) -> None:
     if not _active or name not in _EVERY:
         return
     for each in _active:
-        each.hear(name, arguments)
+        each.record(name, arguments)
 
 
 #: Where Python and installed code live: importing is nobody's I/O.

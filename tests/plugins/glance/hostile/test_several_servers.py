@@ -62,10 +62,11 @@ def test_a_server_that_dies_half_way_is_followed_by_another() -> None:
 
 def test_the_order_of_servers_differs_between_instances() -> None:
     with Stub(OneImage()) as one, Stub(OneImage()) as other:
-        for _ in range(40):
+        for _ in range(64):
             fetched(make_backend(endpoint=[one.endpoint, other.endpoint]))
-        for server in one, other:
-            assert_that(server.count("GET", "/file"), GreaterThan(0))
+            if all(server.count("GET", "/file") for server in (one, other)):
+                return
+        pytest.fail("one of two servers is always asked first")
 
 
 def test_when_all_servers_are_dead_the_error_names_each() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from testtools.matchers import LessThan
 
+#: Seconds after which a program that a test runs is taken to hang.
+HANGS = 800
 #: How much longer than alone anything may take here.
 SLACK = 10
 

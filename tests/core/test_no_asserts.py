@@ -12,6 +12,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
+from tests.bounds import HANGS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +38,6 @@ def test_under_python_o_the_same_is_refused() -> None:
         [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
          "-W", "ignore::pytest.PytestConfigWarning", "tests/model/test_reference.py",
          "tests/backends/test_registry.py", "tests/backends/boundary"],
-        cwd=ROOT, check=False, timeout=280, capture_output=True, text=True,
+        cwd=ROOT, check=False, timeout=HANGS, capture_output=True, text=True,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout[-2000:])

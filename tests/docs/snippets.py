@@ -13,11 +13,10 @@ from oslo_config import cfg
 
 from imagebroker.config.settings import CORE_OPTIONS, GROUP, Settings
 from imagebroker.registry import Registry, installed_backends
+from tests.bounds import HANGS
 
 #: Blocks in these languages must say how they are tested.
 TESTED = ("python", "console", "ini")
-#: Seconds that one command may take.
-PATIENCE = 240
 
 _MARK = re.compile(r"\s*(?:<!--|\.\.) (?P<mark>test: .*?|not run: .*?)(?: -->)?\s*\Z")
 _FENCE = re.compile(r"(?P<indent> *)```(?P<language>[a-z]*)\s*\Z")
@@ -149,7 +148,7 @@ class Session:
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=self._environment, check=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=PATIENCE, text=True, encoding="utf-8",
+            timeout=HANGS, text=True, encoding="utf-8",
         )  # fmt: skip
         return done.returncode, done.stdout
 

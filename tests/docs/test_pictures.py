@@ -12,6 +12,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan
 
+from tests.bounds import HANGS
+
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 
 
@@ -19,7 +21,7 @@ PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 def fresh(qemu_img: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of runs that are made now."""
     folder = tmp_path_factory.mktemp("pictures")
-    subprocess.run([sys.executable, PICTURES / "make.py", folder], check=True, timeout=250)
+    subprocess.run([sys.executable, PICTURES / "make.py", folder], check=True, timeout=HANGS)
     return folder
 
 

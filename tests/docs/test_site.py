@@ -10,6 +10,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
+from tests.bounds import HANGS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
          "-d", folder / "doctrees", ROOT / "docs", folder / "html"],
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert_that((done.returncode, done.stderr), Equals((0, "")))
     return folder / "html"

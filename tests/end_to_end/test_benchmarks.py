@@ -16,6 +16,7 @@ from testtools.matchers import Contains, Equals, GreaterThan, HasLength, LessTha
 from benchmarks import table
 from benchmarks.bench import MIB, Bench
 from benchmarks.contest import Contender, Goal, Result, Row, Run, hold
+from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def test_a_sample_fills_the_table_in_the_docs(nginx: Nginx, tmp_path: Path) -> N
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     options = ["--pairs", "1", "--scale", "0.001", "--folder", tmp_path, "--write", page]
     program = [sys.executable, "-m", "benchmarks", "--rows", "import,http,file", *options]
-    subprocess.run(program, cwd=ROOT, check=True, capture_output=True, timeout=200)
+    subprocess.run(program, cwd=ROOT, check=True, capture_output=True, timeout=HANGS)
     lines = page.read_text().splitlines()
     assert_that([lines[0], lines[-1]], Equals(["before", "after"]))
     assert_that(lines, Not(Contains("old")))

@@ -18,6 +18,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan
 
+from tests.bounds import HANGS
 from tests.faults.campaigns import CAMPAIGNS
 from tests.faults.disk import Disk, Loss
 from tests.faults.tally import KINDS
@@ -73,7 +74,7 @@ def test_no_promise_is_broken_at_any_point_of_a_sample(campaign: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", "--campaign", campaign, "--sample", str(sample),
          "--jobs", "1"],
-        check=False, timeout=280, capture_output=True, text=True, cwd=_ROOT,
+        check=False, timeout=HANGS, capture_output=True, text=True, cwd=_ROOT,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout + done.stderr[-5000:])
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {campaign} |"))

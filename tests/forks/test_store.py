@@ -18,6 +18,7 @@ from testtools.matchers import Contains, Equals
 
 import imagebroker
 from imagebroker.exceptions import BackendError, ImageNotFound
+from tests.bounds import HANGS
 
 _ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,7 @@ def broker(make_broker: Callable[..., imagebroker.Broker], tmp_path: Path) -> im
 def test_no_child_hangs_that_is_forked_while_others_are_inside_sqlite(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.forks.hammer", str(tmp_path), "200"],
-        check=False, timeout=280, capture_output=True, text=True, cwd=_ROOT,
+        check=False, timeout=HANGS, capture_output=True, text=True, cwd=_ROOT,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stderr[-3000:])
     wanted = {"hung": 0, "failed": 0, "failures": [], "left": ["first"]}

@@ -11,6 +11,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
+from tests.bounds import HANGS
 from tests.forks.program import DESTS, REFUSED, WAYS
 
 _ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def test_the_parent_gets_its_image_whatever_a_child_does(tmp_path: Path, dest: s
     """It is forked in a callback, and ends with all that an interpreter does at its end."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.forks.program", str(tmp_path), dest],
-        check=False, timeout=240, capture_output=True, text=True, cwd=_ROOT,
+        check=False, timeout=HANGS, capture_output=True, text=True, cwd=_ROOT,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout + done.stderr[-3000:])
     found = [json.loads(line) for line in done.stdout.splitlines()]

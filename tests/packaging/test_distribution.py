@@ -17,6 +17,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, MatchesAll
 
+from tests.bounds import HANGS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,7 +46,7 @@ def build(sources: Path, folder: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", copy],
         env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
-        check=False, capture_output=True, text=True, timeout=240,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout[-2000:] + done.stderr[-2000:])
     return folder / "dist"
@@ -78,7 +80,7 @@ def test_the_source_distribution_has_all_that_version_control_has(sources: Path)
         subprocess.run([*git, *command], cwd=sources, check=True)
     done = subprocess.run(
         [sys.executable, "-m", "check_manifest", "--no-build-isolation", sources],
-        check=False, capture_output=True, text=True, timeout=240,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout + done.stderr)
 
@@ -178,7 +180,7 @@ def test_the_types_hold_for_the_code_of_a_consumer(
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir",
          installed.parents[1] / "cache", "--python-executable", installed, program],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     if told is not None:
         assert_that(done.returncode, Equals(1))

@@ -17,6 +17,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, HasLength
 
+from tests.bounds import HANGS
 from tests.servers.fixtures import require
 from tests.servers.images import random_file
 from tests.servers.tcp import Fault, TcpProxy
@@ -43,7 +44,7 @@ class Site:
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, env=self.environment,
-            capture_output=True, text=True, timeout=280, check=False,
+            capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert_that(done.returncode, Equals(status), done.stdout + done.stderr)
         return done

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-#: Loaded at first use: `import imagebroker` alone costs no more than its errors.
+#: Loaded at first use: `import imagebroker` alone only imports the errors.
 _LAZY = {
     "BackendHost": "imagebroker.backends.backend",
     "BackendInfo": "imagebroker.registry",

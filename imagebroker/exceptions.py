@@ -3,36 +3,36 @@
 ::
 
     ImageBrokerError
-     ├─ InvalidImageRef          the identifier (or a checksum) is malformed
-     ├─ ConfigError              an option is missing, unknown or wrong
-     ├─ SchemeNotEnabled         the scheme is known or not, but this deployment does not enable it
-     ├─ BackendLoadError         the plugin of an enabled scheme cannot be used
+     ├─ InvalidImageRef          the identifier, a checksum or an argument is malformed
+     ├─ ConfigError              an option is missing, unknown or invalid
+     ├─ SchemeNotEnabled         the scheme is not enabled, or unknown
+     ├─ BackendLoadError         the plugin of an enabled scheme cannot be loaded
      ├─ PolicyViolation          refused: address, port, path, redirect, host key
-     │   └─ TooLarge             more bytes than promised or allowed
-     ├─ UnsupportedOperation     this backend has no such verb
+     │   └─ TooLarge             more bytes than announced or allowed
+     ├─ UnsupportedOperation     the backend does not support this verb
      ├─ ImageNotFound
-     │   └─ Gone                 it was there, and was deleted
+     │   └─ Gone                 the image was deleted
      ├─ NotAuthorized
-     ├─ Conflict                 another state than the caller assumed
+     ├─ Conflict                 the image is in another state than the caller assumed
      ├─ QuotaExceeded
-     ├─ ImageChanged             the bytes are no longer those that were asked for
+     ├─ ImageChanged             the image changed during the transfer
      ├─ TransferError            the bytes did not arrive, or could not be sent
-     │   ├─ TransferTimeout      a limit on time ran out
-     │   ├─ RangeIgnored         the peer cannot begin in the middle; start over
-     │   ├─ UnconfirmedEnd       only a digest can say whether the end is the end
-     │   ├─ MalformedAnswer      a server said what no such server should say
+     │   ├─ TransferTimeout      a time limit was exceeded
+     │   ├─ RangeIgnored         the server does not support ranges; start over
+     │   ├─ UnconfirmedEnd       only a digest can prove that the data is complete
+     │   ├─ MalformedAnswer      invalid response of a server
      │   ├─ UploadFailed         create or update with data failed; says what is left of it
-     │   ├─ OutOfMemory          a MemoryError, too
-     │   └─ Cancelled            the caller's own `cancel` or `close`
-     ├─ BackendError             the service answered, and it is in trouble
+     │   ├─ OutOfMemory          also a MemoryError
+     │   └─ Cancelled            by the caller's `cancel` or `close`
+     ├─ BackendError             the service reported an error of its own
      │   └─ NotReady             the image is queued, saving or importing
-     ├─ VerificationError        what arrived is not what was asked for; never retried
+     ├─ VerificationError        the bytes are not what was asked for; never retried
      │   ├─ ChecksumMismatch
-     │   ├─ ChecksumMissing      one is required, and nobody offers one
-     │   ├─ SignatureError       the signature is bad, missing, or by nobody who is trusted
-     │   ├─ CompressionError     what was to be unpacked is damaged, cut off, or no such data
+     │   ├─ ChecksumMissing      a checksum is required, but none is known
+     │   ├─ SignatureError       the signature is invalid, missing, or not trusted
+     │   ├─ CompressionError     the compressed data is damaged, truncated, or not compressed
      │   └─ FormatError          the content is not an acceptable disk image
-     └─ DestinationError         the bytes cannot be put where they belong (`.errno`)
+     └─ DestinationError         the destination cannot be written (`.errno`)
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from imagebroker.redaction import redact
 
 
 class ImageBrokerError(Exception):
-    """Base of all errors. The text is redacted: it may be logged as it is.
+    """Base class of all errors. The text is redacted, and safe to log.
 
     Keyword arguments other than `hint`, `retryable` and `retry_after` become attributes
     (`error.ref`, `error.scheme`, ...).
     """
 
-    #: What documentation and scripts call this kind of error; it stays as it is.
+    #: The name of this kind of error in documentation and scripts. Stable.
     id: ClassVar[str] = "error"
-    #: True if the same call may succeed later without anybody changing anything.
+    #: True if the same call may succeed later.
     retryable: bool = False
-    #: What to do about it, one sentence; empty if nobody can say.
+    #: What to do about it, in one sentence; empty if unknown.
     hint: str = ""
-    #: The option that decides, as `name` or `[section] name`; empty if none does.
+    #: The option that the error depends on, as `name` or `[section] name`; empty if there is none.
     option: str = ""
-    #: Where that option stands: file and line, or the file in which it is not set. Empty where no
-    #: option decides, and where there is no config file.
+    #: File and line of that option, or the file to set it in. Empty without such an option, and
+    #: without a config file.
     where: str = ""
-    #: Seconds after which a peer asked to be tried again.
+    #: Seconds after which the server asked to be tried again.
     retry_after: float | None = None
-    #: Bytes that stay in a part file, with which the next call for the same image goes on.
+    #: Bytes kept in a part file, which the next call for the same image resumes.
     bytes_kept: int | None = None
     #: Bytes that a caller's file object had received before the error.
     bytes_written: int | None = None
@@ -88,14 +88,14 @@ class ImageBrokerError(Exception):
             setattr(self, name, redact(value) if isinstance(value, str) else value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException would call the class with args alone and lose the hint.
+        # BaseException's version would call the class with `args` only, and lose the hint.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 def _rebuild(
     kind: type[ImageBrokerError], args: tuple[Any, ...], state: dict[str, Any]
 ) -> ImageBrokerError:
-    # Not `kind.__new__`, which is MemoryError's where a class is one of those too.
+    # Not `kind.__new__`: for OutOfMemory, that is MemoryError's.
     error: ImageBrokerError = Exception.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -103,25 +103,25 @@ def _rebuild(
 
 
 class InvalidImageRef(ImageBrokerError):
-    """An identifier, a checksum or an argument of a call is malformed."""
+    """An identifier, a checksum or an argument is malformed."""
 
     id = "invalid-image-ref"
 
 
 class ConfigError(ImageBrokerError):
-    """The configuration cannot be used as it is."""
+    """The configuration is invalid."""
 
     id = "config-error"
 
 
 class SchemeNotEnabled(ImageBrokerError):
-    """This deployment does not enable the scheme that the identifier asks for."""
+    """The scheme of the identifier is not enabled in this deployment."""
 
     id = "scheme-not-enabled"
 
 
 class BackendLoadError(ImageBrokerError):
-    """A plugin is enabled but cannot be used; the text names its distribution."""
+    """An enabled plugin cannot be loaded; the text names its distribution."""
 
     id = "backend-load-error"
 
@@ -133,19 +133,19 @@ class PolicyViolation(ImageBrokerError):
 
 
 class TooLarge(PolicyViolation):
-    """More bytes than the record promised or the policy allows."""
+    """More bytes than the record says or the policy allows."""
 
     id = "too-large"
 
 
 class UnsupportedOperation(ImageBrokerError):
-    """The backend has no such verb; nothing was changed."""
+    """The backend does not support this verb; nothing was changed."""
 
     id = "unsupported-operation"
 
 
 class ImageNotFound(ImageBrokerError):
-    """No such image, or none that this caller may see."""
+    """There is no such image, or the caller is not allowed to see it."""
 
     id = "image-not-found"
 
@@ -157,65 +157,65 @@ class Gone(ImageNotFound):
 
 
 class NotAuthorized(ImageBrokerError):
-    """The credentials are missing, wrong or not sufficient."""
+    """The credentials are missing, wrong or insufficient."""
 
     id = "not-authorized"
 
 
 class Conflict(ImageBrokerError):
-    """The image is in another state than the call assumes."""
+    """The image is in another state than the call requires."""
 
     id = "conflict"
 
 
 class QuotaExceeded(ImageBrokerError):
-    """The service refuses to store more."""
+    """A quota of the service is exceeded."""
 
     id = "quota-exceeded"
 
 
 class ImageChanged(ImageBrokerError):
-    """Other bytes than those the transfer began with; a new call gets the new image."""
+    """The image changed during the transfer; a new call gets the new image."""
 
     id = "image-changed"
     retryable = True
 
 
 class TransferError(ImageBrokerError):
-    """The bytes did not arrive complete."""
+    """The bytes did not arrive completely."""
 
     id = "transfer-error"
     retryable = True
 
 
 class TransferTimeout(TransferError):
-    """A limit on time (connect, stall, minimum rate, deadline) ran out."""
+    """A time limit was exceeded: connect, stall, minimum rate or deadline."""
 
     id = "transfer-timeout"
 
 
 class RangeIgnored(TransferError):
-    """The peer answered a request for the middle with something else."""
+    """The server answered a range request with other data."""
 
     id = "range-ignored"
 
 
 class UnconfirmedEnd(TransferError):
-    """The bytes ended in a way that anybody on the way could bring about: a digest has to say
-    whether they are complete."""
+    """The connection ended in a way that an attacker, or a crash, could also cause: only a digest
+    can prove that the data is complete."""
 
     id = "unconfirmed-end"
-    hint = "pass --checksum: where it holds, such an end is good enough"
+    hint = "pass the image's checksum: it proves whether the data is complete"
 
 
 class MalformedAnswer(TransferError):
-    """A server said something that makes no sense: a wrong type, a number beyond all bounds."""
+    """A server sent an invalid response: a wrong type, an absurdly large number."""
 
     id = "malformed-answer"
 
 
 class UploadFailed(TransferError):
-    """The data was not stored. `.image_id` is set if a record could not be removed."""
+    """The data was not stored. `.image_id` is set if its record could not be removed."""
 
     id = "upload-failed"
     retryable = False
@@ -223,27 +223,27 @@ class UploadFailed(TransferError):
 
 
 class OutOfMemory(TransferError, MemoryError):
-    """The process has no memory left; also a `MemoryError`, for who expects that."""
+    """The process is out of memory. Also a `MemoryError`, for callers that expect one."""
 
     id = "out-of-memory"
 
 
 class Cancelled(TransferError):
-    """The caller ended the transfer."""
+    """The caller cancelled the transfer."""
 
     id = "cancelled"
     retryable = False
 
 
 class BackendError(ImageBrokerError):
-    """The service behind the backend reported trouble of its own."""
+    """The service behind the backend reported an error of its own."""
 
     id = "backend-error"
     retryable = True
 
 
 class NotReady(BackendError):
-    """The record exists, its data does not yet."""
+    """The image has a record, but no data yet."""
 
     id = "not-ready"
 
@@ -261,19 +261,19 @@ class ChecksumMismatch(VerificationError):
 
 
 class ChecksumMissing(VerificationError):
-    """A checksum is required here, and neither caller nor record has a strong one."""
+    """A checksum is required, but neither the caller nor the record has a strong one."""
 
     id = "checksum-missing"
 
 
 class SignatureError(VerificationError):
-    """The signature is not of these bytes, or there is none that could be verified."""
+    """The signature does not match these bytes, or there is none that can be verified."""
 
     id = "signature-error"
 
 
 class CompressionError(VerificationError):
-    """The data is not what it is to be unpacked as, or does not come to its proper end."""
+    """The data is not compressed as expected, damaged, or truncated."""
 
     id = "compression-error"
 
@@ -285,17 +285,17 @@ class FormatError(VerificationError):
 
 
 class DestinationError(ImageBrokerError):
-    """The destination cannot take the bytes."""
+    """The destination cannot be written."""
 
     id = "destination-error"
-    #: The operating system's error number, if it was the one that refused.
+    #: The error number, if the operating system reported the error.
     errno: int | None = None
-    #: What is at the destination, where no file can take its place: "directory", "FIFO", ...
+    #: What is at the destination, if a file cannot replace it: "directory", "FIFO", ...
     found: str = ""
 
     @classmethod
     def wrap(cls, error: OSError, what: str, *, hint: str | None = None) -> DestinationError:
-        """An OSError that arose while `what` (a phrase: "cannot write /x") was done."""
+        """The error for an OSError; `what` is a phrase that says what failed: "cannot write /x"."""
         return cls(
             f"{what}: {error.strerror or error}",
             hint=_REMEDIES.get(error.errno or 0, "") if hint is None else hint,
@@ -304,24 +304,24 @@ class DestinationError(ImageBrokerError):
         )
 
 
-#: Reasons that go away by themselves.
+#: Errors that are temporary.
 _PASSING = frozenset({_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM, _errno.ENOBUFS})
-#: What helps against the usual reasons for which an operating system refuses to store.
+#: What to do about the usual errors of a write.
 _REMEDIES = {
     _errno.ENOSPC: "free some space on that file system, or choose another destination",
-    _errno.EDQUOT: "the disk quota is used up: free some space or choose another destination",
-    _errno.EFBIG: "the file size limit (ulimit -f, or the file system's) is too small",
-    _errno.EACCES: "choose a directory that this user may write to",
-    _errno.EPERM: "the file system refuses it (immutable file or mount option)",
-    _errno.EROFS: "the file system is mounted read-only",
+    _errno.EDQUOT: "free some of the disk quota, or choose another destination",
+    _errno.EFBIG: "raise the file size limit (ulimit -f), or choose another file system",
+    _errno.EACCES: "choose a directory that this user can write to",
+    _errno.EPERM: "check the file and its directory for the immutable flag: lsattr",
+    _errno.EROFS: "choose another destination, or remount the file system read-write",
     _errno.ENOENT: "create the parent directory first",
-    _errno.ENOTDIR: "a component of the path is not a directory",
+    _errno.ENOTDIR: "check the path: a component of it is not a directory",
     _errno.ENAMETOOLONG: "choose a shorter name",
-    _errno.EIO: "the device reports errors: check its health",
-    _errno.EMFILE: "raise the limit on open files of this process, as with: ulimit -n 4096",
+    _errno.EIO: "check the health of the disk: dmesg",
+    _errno.EMFILE: "raise the limit on open files: ulimit -n 4096",
     _errno.ENFILE: "raise the host's limit on open files: sysctl fs.file-max",
     _errno.ENOMEM: "free some memory, or raise the limit: ulimit -v",
-    _errno.EPIPE: "the reader at the other end of the pipe went away",
+    _errno.EPIPE: "check the program that reads from the pipe: it has closed its end",
 }
 
 __all__ = sorted(

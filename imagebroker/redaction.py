@@ -1,4 +1,4 @@
-"""What may be shown of text that came from outside: one line, bounded, without secrets."""
+"""Makes text from outside safe to show: one line, bounded, without secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-#: Longest text that is shown of anything (characters).
+#: Maximum length of shown text (characters).
 LIMIT = 1024
 
 _USERINFO = re.compile(r"//[^/\s@:]{0,256}:[^/\s@]{0,1024}@")
@@ -25,20 +25,20 @@ _SECRET = re.compile(
 _TOKEN = re.compile(r"\bgAAAA[A-Za-z0-9_=-]{8,}")
 
 
-#: Shorter than this, a text is found by chance, and to hide it would tell more than it hides.
+#: Shorter secrets are not hidden: they occur by chance, and hiding them would reveal them.
 _SHORTEST = 8
-#: So many are remembered of one backend instance.
+#: Maximum number of secrets of one backend instance.
 _MOST = 256
 
 
 class Secrets:
-    """What one backend instance must not show in any form, word for word: peers repeat things."""
+    """Secrets of one backend instance, to be hidden wherever they occur: servers echo requests."""
 
     def __init__(self) -> None:
         self._texts: OrderedDict[str, None] = OrderedDict()
 
     def add(self, *texts: str | None) -> None:
-        """Hide these from now on; the oldest are forgotten where there are very many."""
+        """Hide these from now on; the oldest are forgotten if there are too many."""
         for text in texts:
             if text and len(text) >= _SHORTEST and text not in self._texts:
                 self._texts[text] = None
@@ -46,20 +46,20 @@ class Secrets:
             self._texts.popitem(last=False)
 
     def hide(self, text: str) -> str:
-        # The longest first: one may be a part of another.
+        # The longest first: one may be part of another.
         for each in sorted(self._texts.copy(), key=len, reverse=True):
             text = text.replace(each, "***")
         return text
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """Meanwhile `redact` and short excerpts by `printable` do not show them."""
+        """Within the block, `redact` and `printable` (for short excerpts) hide them."""
         before = _SECRETS.get()
         _SECRETS.set(self)
         try:
             yield
         finally:
-            # Not `reset`: a generator may be closed in another context than it began in.
+            # Not `reset`: a generator may be closed in another context than it was started in.
             _SECRETS.set(before)
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ def _hidden(text: str) -> str:
 def printable(text: str, limit: int = LIMIT) -> str:
     """`text` on one line: control characters escaped, cut to `limit` characters."""
     if limit < LIMIT:
-        text = _hidden(text[: 4 * LIMIT])  # before it is cut: half a secret is one, too
+        text = _hidden(text[: 4 * LIMIT])  # before cutting: half a secret is still one
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():
@@ -86,9 +86,9 @@ def printable(text: str, limit: int = LIMIT) -> str:
 
 
 def redact(text: object, limit: int = LIMIT) -> str:
-    """`text` as it may be logged: `printable`, and without passwords, tokens and URL queries.
+    """`text`, safe to log: `printable`, and without passwords, tokens and URL queries.
 
-    Queries go as a whole, because presigned URLs keep their signature there.
+    Queries are removed completely, because they contain the signature of a presigned URL.
     """
     shown = printable(_hidden(str(text)[: 4 * max(limit, LIMIT)])[: 4 * limit], 4 * limit)
     if "//" in shown:
@@ -100,7 +100,7 @@ def redact(text: object, limit: int = LIMIT) -> str:
 
 
 def shown_fields(record: object) -> str:
-    """The `repr` of a dataclass: what is known of it, redacted."""
+    """The `repr` of a dataclass: the fields that are not None, redacted."""
     values = ((name, getattr(record, name)) for name in getattr(record, "__dataclass_fields__", ()))
     known = (f"{name}={_value(value)}" for name, value in values if value is not None)
     return f"{type(record).__name__}({', '.join(known)})"
@@ -111,7 +111,7 @@ def _value(value: object) -> str:
 
 
 def redact_causes(error: BaseException) -> None:
-    """Redact the texts of what `error` was caused by: whoever logs it, logs its causes."""
+    """Redact the texts of the causes of `error`, which are logged with it."""
     seen: set[int] = set()
     cause = error.__cause__ or error.__context__
     while cause is not None and id(cause) not in seen:
@@ -119,14 +119,14 @@ def redact_causes(error: BaseException) -> None:
         if any(isinstance(each, str) and redact(each) != each for each in cause.args):
             cause.args = tuple(redact(a) if isinstance(a, str) else a for a in cause.args)
             if isinstance(cause, OSError) and isinstance(cause.strerror, str):
-                cause.strerror = redact(cause.strerror)  # which is what it shows of its arguments
+                cause.strerror = redact(cause.strerror)  # str() shows it instead of `args`
         cause = cause.__cause__ or cause.__context__
 
 
 def shown_error(error: BaseException) -> str:
-    """An exception of others in one line: its class, and its text if it has one that can be had."""
+    """A foreign exception on one line: its class, and its text if it has one."""
     try:
         text = str(error)
     except Exception:
-        text = "(its text cannot be had)"
+        text = "(str() failed)"
     return redact(f"{type(error).__name__}: {text}" if text else type(error).__name__)

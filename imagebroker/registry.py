@@ -1,8 +1,8 @@
-"""Scheme to backend: finds the plugins, loads the enabled ones when they are first needed.
+"""From a scheme to its backend: finds plugins, and loads the enabled ones when they are needed.
 
-Entry points are read by `imagebroker.backends.entry_points` rather than from stevedore's cache,
-which misses an edit for two minutes and cannot say which distribution a plugin comes from;
-stevedore's managers then load the one that is asked for, so that nothing else is imported.
+Entry points are read by `imagebroker.backends.entry_points`, not from stevedore's cache, which is
+up to two minutes old and does not know the distribution of a plugin. stevedore then loads the one
+plugin that is needed, so that no other is imported.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from imagebroker.system.forks import never_finalize, tell_in_child
 LOG = logging.getLogger(__name__)
 
 ENTRY_POINTS = "imagebroker.backends"
-#: Seconds after which an import that is still running is worth a line in the log.
+#: Seconds after which an import that is still running is logged.
 SLOW_IMPORT = 5.0
 
 
@@ -55,9 +55,9 @@ class BackendInfo:
     distribution: str | None
     version: str | None
     enabled: bool
-    #: The verbs it has; None if it is not enabled (its class is then not even imported).
+    #: The verbs it supports; None if it is not enabled (its class is then not imported).
     capabilities: tuple[str, ...] | None
-    #: Why it cannot be used, and what to do; None if it can.
+    #: Why it cannot be used, and what to do about it; None if it can be used.
     problem: str | None = None
     remedy: str | None = None
 
@@ -66,13 +66,13 @@ class Registry:
     """The backends of one broker."""
 
     def __init__(self, settings: Settings, slow_import: float = SLOW_IMPORT) -> None:
-        """`slow_import`: seconds after which an import is worth a line in the log."""
+        """`slow_import`: seconds after which an import that is still running is logged."""
         self._settings = settings
         self._slow_import = slow_import
-        there = installed()
-        self._found = _by_scheme(there.group(ENTRY_POINTS))
-        #: Distributions that cannot be read; what they provide may be missing.
-        self.damaged: tuple[Damage, ...] = there.damaged
+        entry_points = installed()
+        self._found = _by_scheme(entry_points.group(ENTRY_POINTS))
+        #: Distributions whose metadata cannot be read; their plugins may be missing.
+        self.damaged: tuple[Damage, ...] = entry_points.damaged
         enabled = settings.core.enabled_schemes
         if settings.personal and not enabled:
             enabled = sorted(self._found)
@@ -82,14 +82,14 @@ class Registry:
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.RLock()
         tell_in_child(self)
-        #: Calls and readers that use it.
+        #: The number of calls and readers that use it.
         self._users = 0
         self._retired = False
 
     def check_schemes(self) -> None:
-        """Refuse a configuration that no plugin, or more than one, could serve.
+        """Check that each enabled scheme has exactly one plugin.
 
-        :raises ConfigError: names the scheme, and the distributions where there are two.
+        :raises ConfigError: names the scheme, and the distributions if there are several.
         """
         for scheme in self.enabled:
             problem = self._scheme_problem(scheme)
@@ -100,8 +100,8 @@ class Registry:
         points = self._found.get(scheme, ())
         if not points:
             return ConfigError(
-                f"enabled_schemes names {scheme!r}, and no installed distribution provides it",
-                hint=f"{_unprovided(scheme, self._found)}; installed are: {_list(self._found)}",
+                f"enabled_schemes has {scheme!r}, which no installed distribution provides",
+                hint=f"{_unprovided(scheme, self._found)}; installed schemes: {_list(self._found)}",
                 option="enabled_schemes",
                 scheme=scheme,
             )
@@ -110,14 +110,15 @@ class Registry:
             return ConfigError(
                 f"{_origin(points[0])} provides the scheme {scheme!r} {len(points)} times: "
                 f"{' and '.join(sorted(point.value for point in points))}",
-                hint=f"pip install --force-reinstall {_distribution(points[0])}, or remove it",
+                hint=f"reinstall it: pip install --force-reinstall {_distribution(points[0])}",
                 option="enabled_schemes",
                 scheme=scheme,
             )
         if len(points) > 1:
             return ConfigError(
-                f"the scheme {scheme!r} is provided by {' and '.join(map(_origin, points))}",
-                hint=f"keep one: pip uninstall {_distribution(points[-1])} (or "
+                f"more than one distribution provides the scheme {scheme!r}: "
+                f"{' and '.join(map(_origin, points))}",
+                hint=f"uninstall all but one: pip uninstall {_distribution(points[-1])} (or "
                 f"{_distribution(points[0])})",
                 option="enabled_schemes",
                 scheme=scheme,
@@ -125,14 +126,14 @@ class Registry:
         return None
 
     def check_enabled(self, scheme: str) -> None:
-        """:raises SchemeNotEnabled: with the schemes that are."""
+        """:raises SchemeNotEnabled: names the schemes that are."""
         if scheme in self.enabled:
             return
-        enabled = f"enabled are: {_list(self.enabled)}"
+        enabled = f"enabled schemes: {_list(self.enabled)}"
         near = _near(scheme, self.enabled)
         if scheme in self._found:
             line = ", ".join((*self.enabled, scheme))
-            hint = f"add it in [{GROUP}]: enabled_schemes = {line}"
+            hint = f"add it to [{GROUP}]: enabled_schemes = {line}"
         elif near:
             hint = f"did you mean {near}? {enabled}"
         else:
@@ -144,11 +145,11 @@ class Registry:
         )  # fmt: skip
 
     def sections(self) -> list[Section]:
-        """The sections whose backend is enabled, also through another scheme of its class."""
+        """The sections whose backend is enabled, maybe through another scheme of its class."""
         return [s for s in self._settings.sections() if self._scheme_of(s.name) is not None]
 
     def _scheme_of(self, name: str) -> str | None:
-        """An enabled scheme that the backend called `name` serves, found without an import."""
+        """An enabled scheme of the backend `name`, found without importing it."""
         if name in self.enabled:
             return name
         values = {point.value for point in self._found.get(name, ())}
@@ -158,14 +159,16 @@ class Registry:
         return None
 
     def declaration(self, scheme: str) -> Declaration:
-        """The class behind an enabled scheme, imported at the first call.
+        """The declaration of an enabled scheme's plugin, which is imported at the first call.
 
-        :raises SchemeNotEnabled, BackendLoadError, ConfigError: as named.
+        :raises SchemeNotEnabled: the scheme is not enabled.
+        :raises ConfigError: no plugin, or more than one, provides it.
+        :raises BackendLoadError: the plugin cannot be used.
         """
         self.check_enabled(scheme)
         with self._lock:
             lock = self._locks[scheme]
-        with lock:  # per scheme: an import that takes a minute holds up nobody else
+        with lock:  # per scheme: a slow import does not block other schemes
             if scheme not in self._declared:
                 problem = self._scheme_problem(scheme)
                 if problem is not None:
@@ -176,10 +179,10 @@ class Registry:
             return self._declared[scheme]
 
     def backend(self, section: Section) -> Boundary:
-        """The backend of an instance, made at the first call.
+        """The backend of an instance, created at the first call.
 
-        :raises SchemeNotEnabled: not enabled, or the instance is not configured.
-        :raises BackendLoadError, ConfigError: it is, and cannot be used.
+        :raises SchemeNotEnabled: it is not enabled, or the instance is not configured.
+        :raises BackendLoadError, ConfigError: it cannot be used.
         """
         scheme = self._scheme_of(section.name)
         if scheme is None:
@@ -189,7 +192,7 @@ class Registry:
         section = Section(declared.name, section.instance)
         if section.instance is not None and section not in self._settings.sections():
             raise SchemeNotEnabled(
-                f"no instance {section.title!r} is configured",
+                f"the instance {section.title!r} is not configured",
                 hint=self._instances_hint(section),
                 scheme=scheme,
             )
@@ -206,7 +209,7 @@ class Registry:
         return (
             (f"did you mean {near}? " if near else "")
             + f"add a section [{section.group}]"
-            + (f"; configured are: {_list(there)}" if there else "")
+            + (f"; configured instances: {_list(there)}" if there else "")
         )
 
     def _make(self, declared: Declaration, section: Section, scheme: str) -> Boundary:
@@ -233,7 +236,7 @@ class Registry:
         return sorted({name for point in one_each if (name := distribution_name(point))})
 
     def describe(self) -> list[BackendInfo]:
-        """Every scheme that is installed or enabled. Enabled plugins are loaded to find out."""
+        """All installed or enabled schemes. Enabled plugins are loaded for this."""
         return [self._describe(scheme) for scheme in sorted({*self._found, *self.enabled})]
 
     def _describe(self, scheme: str) -> BackendInfo:
@@ -257,7 +260,7 @@ class Registry:
         )  # fmt: skip
 
     def hold(self) -> bool:
-        """Somebody uses it from now on, until `let_go`; False if it is about to be closed."""
+        """Count a user of this registry, until `let_go`; False if it is about to be closed."""
         with self._lock:
             if self._retired and not self._users:
                 return False
@@ -266,14 +269,14 @@ class Registry:
 
     def let_go(self) -> None:
         with self._lock:
-            self._users = max(self._users - 1, 0)  # in a child process it began at 0
+            self._users = max(self._users - 1, 0)  # a forked child starts at 0
             unused = self._retired and not self._users
         if unused:
-            # Not here: the garbage collector may be who calls.
+            # Not in this thread: the garbage collector may be calling.
             threading.Thread(target=self.close, name="imagebroker-close", daemon=True).start()
 
     def retire(self) -> None:
-        """Nobody new will use it: close it when its last user has let go."""
+        """Accept no new users, and close it after the last `let_go`."""
         with self._lock:
             self._retired = True
             unused = not self._users
@@ -281,15 +284,15 @@ class Registry:
             self.close()
 
     def close(self) -> None:
-        """Close every backend that was made."""
+        """Close all backends that were created."""
         with self._lock:
             backends, self._backends = list(self._backends.values()), {}
         for backend in backends:
             backend.close()
 
     def in_child(self) -> None:
-        """Backends are made again, with connections of their own. The parent's are not even closed
-        here: on a connection that both processes have, that would say goodbye in its name."""
+        """Forget the backends, so that new ones with connections of their own are created. The
+        parent's are not closed: that would end its sessions on the connections both share."""
         for backend in self._backends.values():
             never_finalize(backend)
         self._backends = {}
@@ -298,7 +301,7 @@ class Registry:
 
 
 def find_entry_points() -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
-    """The installed plugins by scheme; more than one where distributions disagree."""
+    """The installed plugins by scheme; several if distributions provide the same scheme."""
     return _by_scheme(installed().group(ENTRY_POINTS))
 
 
@@ -326,7 +329,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    """The name that was probably meant; empty if none is near."""
+    """The most similar name; empty if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)), "")
 
 
@@ -335,8 +338,8 @@ def _unprovided(scheme: str, found: Iterable[str]) -> str:
     if near := _near(scheme, found):
         return f"did you mean {near}?"
     return (
-        f"install the distribution that brings {scheme!r}, or write one: "
-        f"`imagebroker backend new {scheme}` makes a complete one to begin with"
+        f"install a distribution that provides {scheme!r}, or write your own: "
+        f"imagebroker backend new {scheme}"
     )
 
 
@@ -345,11 +348,11 @@ def _load(
     found: dict[str, tuple[importlib.metadata.EntryPoint, ...]],
     slow: float = SLOW_IMPORT,
 ) -> Declaration:
-    """Import one plugin and look at what came.
+    """Import one plugin, and check its class.
 
-    :raises BackendLoadError: the import fails, or it is no backend of this API.
+    :raises BackendLoadError: the import failed, or it is not a backend of a supported API version.
     """
-    # Only now: stevedore's cache module costs start-up that a mere `--version` should not pay.
+    # Imported here: stevedore's cache module would slow down `imagebroker --version`.
     from stevedore.named import NamedExtensionManager
 
     class OnePlugin(NamedExtensionManager):  # type: ignore[type-arg]
@@ -357,13 +360,13 @@ def _load(
             return [point]
 
     if point.pattern.match(point.value) is None:
-        raise _unloadable(point, "is no module and attribute")
+        raise _unloadable(point, "is not of the form module:attribute")
     failures: list[BaseException] = []
     imported = threading.Event()
 
     def watch() -> None:
         if not imported.wait(slow):
-            LOG.warning("importing the plugin %s (%s) takes long", point.name, point.value)
+            LOG.warning("importing the plugin %s (%s) is slow", point.name, point.value)
 
     watching = started(watch, "imagebroker-import")
     try:
@@ -375,7 +378,7 @@ def _load(
         )
     except (KeyboardInterrupt, MemoryError):
         raise
-    except BaseException as error:  # stevedore lets assertions, SystemExit and the like through
+    except BaseException as error:  # stevedore does not catch SystemExit and the like
         failures.append(error)
     finally:
         imported.set()
@@ -407,7 +410,7 @@ def _unloadable(
 
 
 def _missing_extra(point: importlib.metadata.EntryPoint, error: BaseException) -> str:
-    """The command that installs what the import of a plugin misses, if its metadata says so."""
+    """The command that installs the module a plugin could not import, if its metadata names it."""
     if not isinstance(error, ModuleNotFoundError) or not error.name or point.dist is None:
         return ""
     missing = error.name.partition(".")[0].lower().replace("-", "_")
@@ -419,7 +422,7 @@ def _missing_extra(point: importlib.metadata.EntryPoint, error: BaseException) -
         if extra:
             return f"pip install '{point.dist.name}[{extra[1]}]'"
         return f"pip install '{wanted[0]}'"
-    return f"install the distribution that has the module {error.name!r}"
+    return f"install the distribution that provides the module {error.name!r}"
 
 
 def _declaration(
@@ -433,12 +436,14 @@ def _declaration(
         raise _unloadable(point, str(error)) from error.__cause__
     name = declared.name
     if name != point.name and not any(p.value == point.value for p in found.get(name, ())):
-        raise _unloadable(point, f"calls itself {name!r}, a name that is not its own")
+        raise _unloadable(
+            point, f"has the name {name!r}, but its distribution does not provide that scheme"
+        )
     return declared
 
 
 def installed_backends() -> Iterator[Declaration]:
-    """Every installed plugin that can be imported, each once."""
+    """All installed plugins that can be imported, each once."""
     found, seen = find_entry_points(), set()
     for scheme in sorted(found):
         try:
@@ -452,7 +457,7 @@ def installed_backends() -> Iterator[Declaration]:
 
 
 def list_opts() -> Iterator[tuple[Any, Sequence[Any]]]:
-    """Every option of the core and of all installed plugins, for oslo.config's generator."""
+    """All options of the core and of the installed plugins, for oslo.config's generator."""
     yield GROUP, CORE_OPTIONS
     for backend in installed_backends():
         yield (

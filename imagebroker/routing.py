@@ -1,4 +1,4 @@
-"""From an identifier to the backend that it belongs to, without any network."""
+"""From an identifier to the backend that handles it, without using the network."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resolution:
-    """Which backend an identifier belongs to, and why."""
+    """Which backend handles an identifier, and why."""
 
-    #: As the backend gets it.
+    #: As it is passed to the backend.
     ref: ImageRef
     #: `NAME` or `NAME:INSTANCE`.
     backend: str
@@ -36,20 +36,20 @@ class Resolution:
 
 
 class Routes:
-    """The ways from refs to backends, for one call."""
+    """Finds the backend of a ref, for one call."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
-        #: The backend that the call is about.
+        #: The backend of the call's own ref.
         self.asked: Boundary | None = None
 
     def find(self, id_or_uri: str | ImageRef) -> tuple[ImageRef, Boundary]:
-        """The ref as its backend gets it, and the backend."""
+        """The ref as it is passed to its backend, and the backend."""
         ref, backend, _ = self.resolved(id_or_uri)
         return ref, backend
 
     def aside(self, url: str) -> tuple[ImageRef, Boundary]:
-        """As `find`; the call stays about the backend that it is about."""
+        """As `find`, for another ref than the call's own: `asked` stays as it is."""
         asked = self.asked
         try:
             return self.find(url)
@@ -57,7 +57,7 @@ class Routes:
             self.asked = asked
 
     def resolved(self, id_or_uri: str | ImageRef) -> tuple[ImageRef, Boundary, str]:
-        """The same, and why. Checked in this order: grammar, enabled, form, policy."""
+        """As `find`, and why. Checked in this order: grammar, enabled, form, policy."""
         ref = parse(id_or_uri)
         section, rest, reason = self._section(ref)
         self.asked = backend = self._backend(section, default=ref.scheme is None)
@@ -73,10 +73,10 @@ class Routes:
         return ref, backend, reason
 
     def _section(self, ref: ImageRef) -> tuple[Section, str | None, str]:
-        """The instance that `ref` belongs to, what follows its endpoint, and why."""
+        """The instance that handles `ref`, the rest of the ref after its endpoint, and why."""
         if ref.scheme is None:
             default = self._settings.core.default_backend
-            return self._default(), None, f"a bare id goes to default_backend = {default}"
+            return self._default(), None, f"a plain id belongs to default_backend = {default}"
         if ref.id is not None:
             self._registry.check_enabled(ref.scheme)
             return Section(ref.scheme, ref.instance), None, "the ref names it"
@@ -90,14 +90,14 @@ class Routes:
             return best[1], best[2], f"it is below endpoint {best[0]} of [{best[1].group}]"
         if looks_like_image_url(ref):
             raise PolicyViolation(
-                f"{ref} is the URL of an image in a service that is not configured",
-                hint="set endpoint of a glance backend to that service, or use the image's id",
+                f"{ref} is an image URL of a Glance service that is not configured",
+                hint="set endpoint of a glance backend to the service, or use the image's id",
             )
         self._registry.check_enabled(ref.scheme)
         return Section(ref.scheme, None), None, f"its scheme is {ref.scheme}"
 
     def _endpoints(self, section: Section, ref: ImageRef) -> list[str]:
-        """The prefixes of an instance; what is wrong with another backend's is its own matter."""
+        """The prefixes of an instance; invalid ones of another backend are only logged."""
         try:
             return self._settings.endpoints(section)
         except ConfigError as error:
@@ -110,13 +110,13 @@ class Routes:
         return parse_backend(self._settings.core.default_backend)
 
     def named(self, title: str | None) -> Boundary:
-        """The backend that `backend=` names; None stands for `default_backend`."""
+        """The backend that `backend=` names; None: `default_backend`."""
         section = self._default() if title is None else parse_backend(title)
         self.asked = self._backend(section, default=title is None)
         return self.asked
 
     def _backend(self, section: Section, *, default: bool) -> Boundary:
-        """`default`: nobody named it but `default_backend`."""
+        """`default`: whether it was `default_backend`, not the caller, that named it."""
         try:
             return self._registry.backend(section)
         except SchemeNotEnabled as error:
@@ -124,6 +124,6 @@ class Routes:
                 raise
             raise SchemeNotEnabled(
                 f"default_backend is {section.title!r}, and {error}",
-                hint=f"set default_backend to an enabled one, or name one; else {error.hint}",
+                hint=f"set default_backend to an enabled backend, or {error.hint}",
                 option="default_backend",
             ) from error

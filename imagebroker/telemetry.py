@@ -1,8 +1,8 @@
-"""What an operator sees of a broker: metrics (prometheus-client) and spans (OpenTelemetry).
+"""Metrics (prometheus-client) and spans (OpenTelemetry) of a broker.
 
-Each only where its library is installed and the deployer has not turned it off (`metrics`,
-`tracing`); otherwise neither is imported. Nothing of a ref, a record or a context goes into a
-metric: labels are verbs, backends and classes of errors.
+Each only if its library is installed and the option (`metrics`, `tracing`) is not turned off;
+otherwise it is not imported. Labels are verbs, backends and error classes: metrics contain nothing
+from refs, records or contexts.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
-#: Upper bounds of the histogram's buckets (seconds): from a record to a large image.
+#: Upper bounds of the histogram's buckets (seconds), from a record to a large image.
 _BUCKETS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200)
 
 
 class Call:
-    """One call of a verb, from its begin to its `end`."""
+    """One call of a verb, until its `end`."""
 
     def __init__(self, ends: list[Callable[[Call, BaseException | None], None]]) -> None:
-        #: What is to be told when it has ended.
+        #: Functions to call at the end.
         self.ends = ends
-        #: Bytes of the image that were moved.
+        #: Bytes of image data that were transferred.
         self.bytes = 0
-        #: Attempts that failed.
+        #: Failed attempts.
         self.retries = 0
 
     def end(self, error: BaseException | None = None) -> None:
-        """Record it, once. `error`: what it ended with."""
+        """Record it, once. `error`: the exception that ended it."""
         ends, self.ends = self.ends, []
         for record in ends:
             record(self, error)
@@ -52,7 +52,7 @@ class Telemetry:
         self._metrics, self._tracing = metrics, tracing
 
     def begin(self, verb: str, backend: str) -> Call:
-        """A call of `verb` at a backend (`NAME:INSTANCE`) begins; any thread may end it."""
+        """Begin a call of `verb` at a backend (`NAME:INSTANCE`); any thread can end it."""
         ends = []
         if self._metrics and (metrics := _metrics()) is not None:
             ends.append(metrics.begin(verb, backend))
@@ -62,7 +62,7 @@ class Telemetry:
 
     @contextmanager
     def call(self, verb: str, backend: str) -> Iterator[Call]:
-        """The same for a block; what it raises is recorded, and its span is the current one."""
+        """The same for a block; its exceptions are recorded, and its span is the current one."""
         call = Call([])
         current: AbstractContextManager[Any] = nullcontext()
         if self._metrics and (metrics := _metrics()) is not None:
@@ -80,8 +80,7 @@ class Telemetry:
             call.end()
 
     def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """What `start()` answers with; the call ends with the last of it, or with the caller's
-        interest in more."""
+        """What `start()` yields; the call ends with the iterator, or when the caller closes it."""
         call = self.begin(verb, backend)
         try:
             found = start()
@@ -137,7 +136,7 @@ class _Metrics:
         return end
 
     def _of(self, verb: str, backend: str, outcome: str) -> tuple[Any, ...]:
-        """The metrics with these labels, kept: to look them up costs more than to count."""
+        """The metrics with these labels, cached: looking them up takes longer than counting."""
         key = verb, backend, outcome
         if key not in self._kept:
             self._kept[key] = (
@@ -151,7 +150,7 @@ class _Metrics:
 
 
 class _Spans:
-    """Spans of this process, through whatever tracer provider the service has set."""
+    """Spans of this process, through the tracer provider that the service has set."""
 
     def __init__(self) -> None:
         from opentelemetry import trace
@@ -187,14 +186,14 @@ _lock = threading.Lock()
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()  # another thread of the parent may have had it
+    _lock = threading.Lock()  # another thread of the parent may have held it
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _once(make: Callable[[], T], what: str) -> Callable[[], T | None]:
-    """`make()`, once in this process; None where its library is not installed, or fails."""
+    """`make()`, once per process; None if its library is not installed, or fails."""
 
     @functools.cache
     def made() -> T | None:
@@ -202,12 +201,12 @@ def _once(make: Callable[[], T], what: str) -> Callable[[], T | None]:
             return make()
         except ImportError:
             return None
-        except Exception as error:  # of a library that looks through every distribution, say
+        except Exception as error:  # for example, a damaged distribution breaks its plugin lookup
             LOG.warning("%s cannot be used: %s", what, shown_error(error))
             return None
 
     def get() -> T | None:
-        with _lock:  # the cache alone would let two threads make it twice
+        with _lock:  # functools.cache alone would let two threads call it twice
             return made()
 
     return get

@@ -1,13 +1,13 @@
 """The contract between the core and a backend plugin.
 
 A plugin answers one question: *which bytes are these, and where do they come from?* It opens an
-image (`ImageBackend.open`) and hands out its bytes (`ImageSource.read`). Everything else about a
-download belongs to the core, which writes, verifies, retries, resumes, limits and reports; a plugin
-that does any of these itself takes them away from the user.
+image (`ImageBackend.open`) and reads its bytes (`ImageSource.read`). Everything else about a
+download is done by the core: writing, verification, retries, resuming, limits, progress. A plugin
+must not do any of these itself, because then they would work differently for its users.
 
-What is not here, on purpose: destinations (a plugin never learns where bytes go), retries (raise,
-and the core decides), progress, checksums of downloads, locks. The clauses are numbered in
-``docs/contract.md``, each with the test that holds it.
+Deliberately not here: destinations (a plugin never knows where the bytes go), retries (raise, and
+the core decides), progress, checksums of downloads, locks. The clauses of the contract are numbered
+in ``docs/contract.md``.
 
 A complete read-only backend::
 
@@ -59,39 +59,39 @@ if TYPE_CHECKING:
     from oslo_config import cfg
     from oslo_context.context import RequestContext
 
-    #: Who asks: the caller's request context, or None for the service's own identity.
+    #: The caller's request context, or None for the service's own identity.
     Context = RequestContext | None
 else:
-    Context = object  # importing oslo.context would cost every start; only type checkers look
+    Context = object  # only for type checkers: importing oslo.context would slow down every start
 
 #: The newest version of this contract. Every version ever published is supported.
 API_VERSION = 1
 
-#: What `read` yields: anything with the buffer protocol, never modified after it was yielded.
+#: What `read` yields: an object with the buffer protocol, never modified after it was yielded.
 Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how much a backend may take; the deployer's values."""
+    """Time and size limits of a backend, as configured by the deployer."""
 
-    #: Seconds until a connection must stand.
+    #: Seconds within which a connection must be established.
     connect_timeout: float = 10.0
-    #: Seconds without a byte after which a peer counts as gone.
+    #: Seconds without a byte after which a connection is dropped.
     stall_timeout: float = 30.0
-    #: Redirects that are followed.
+    #: Maximum number of redirects to follow.
     redirects: int = MAX_REDIRECTS
-    #: Bytes of any answer that is not image data.
+    #: Maximum size of a response that is not image data, in bytes.
     max_answer: int = 8 * 1024 * 1024
     #: A good size of one chunk, in bytes.
     chunk_size: int = 1024 * 1024
-    #: How long a list may become: the core ends it there. A plugin that has to read all of it
-    #: before it can yield the first image heeds them itself.
+    #: Limits of a list, enforced by the core. A plugin that must read the whole list before it can
+    #: yield the first image enforces them itself (`BackendHost.bounded`).
     lists: ListLimits = field(default_factory=ListLimits)
 
 
 class Options(Mapping[str, Any]):
-    """The values of one backend instance's options when it was made; `options.name` works too."""
+    """The option values of one backend instance when it was created; also as `options.name`."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = MappingProxyType(dict(values))
@@ -105,7 +105,7 @@ class Options(Mapping[str, Any]):
         try:
             return self._values[name]
         except KeyError:
-            raise AttributeError(f"no option {name}") from None
+            raise AttributeError(f"there is no option {name}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -119,7 +119,7 @@ class Options(Mapping[str, Any]):
 
 @dataclass
 class BackendHost:
-    """What a backend gets from the core: its options, and the guarded ways to the outside."""
+    """What a backend gets from the core: its options, and checked access to network and files."""
 
     #: The backend's name.
     name: str
@@ -128,26 +128,26 @@ class BackendHost:
     #: None for the instance of `[backend:<name>]`.
     instance: str | None = None
     limits: Limits = field(default_factory=Limits)
-    #: True where a person runs the command without a config file: their own keys, known hosts and
-    #: clouds may be used, and any path be read.
+    #: True if a person runs the command without a config file: the backend can use their own keys,
+    #: known hosts and clouds, and read any path.
     personal: bool = False
     policy: Policy = field(default_factory=Policy, repr=False)
-    #: What no error and no message of this instance may show.
+    #: Secrets that no error and no message of this instance must show.
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     _sockets: Sockets = field(default_factory=Sockets, repr=False)
     _process: Process = field(default_factory=Process, repr=False)
     _proxies: Proxies | None = field(default=None, repr=False)
 
     def conceal(self, *texts: str | None) -> None:
-        """Show these in no error of this instance: a token, say, which a server may repeat.
+        """Hide these in all errors of this instance: for example a token that a server may echo.
 
-        The values of options that are `secret`, the caller's token and the query of a ref are
-        concealed already.
+        The values of `secret` options, the caller's token and the query of a ref are hidden
+        already.
         """
         self.secrets.add(*texts)
 
     def ref(self, image_id: str) -> str:
-        """The ref of an id in this instance: what belongs into `Image.ref`."""
+        """The ref of an id in this instance, for `Image.ref`."""
         return ":".join(filter(None, (self.name, self.instance, image_id)))
 
     def connect(
@@ -155,13 +155,13 @@ class BackendHost:
     ) -> socket.socket:
         """A TCP connection to an address of `host` that the policy allows.
 
-        :param prefer: the address to try first, if the name still leads to it.
-        :param timeout: seconds, `limits.connect_timeout` by default; the socket then waits for
-            `limits.stall_timeout` in each later call.
+        :param prefer: the address to try first, if the name still resolves to it.
+        :param timeout: seconds, by default `limits.connect_timeout`; the socket's timeout is then
+            `limits.stall_timeout`.
         :raises PolicyViolation: the address or port is refused; nothing was sent.
-        :raises TransferError: nobody answers there, or nobody waits for this call any more.
-        :raises Cancelled: this is a child of the process that the instance belongs to. Its
-            connections are dead in every child.
+        :raises TransferError: the connection failed, or the core has given up on this call.
+        :raises Cancelled: this is a child of the process that owns the instance, whose connections
+            cannot be used in a child.
         """
         self._process.check(f"this {self.name} backend")
         self._sockets.check()
@@ -175,10 +175,10 @@ class BackendHost:
 
     @property
     def proxies(self) -> Proxies:
-        """What says which proxy a request takes: `proxy`, or the environment of a person who runs
-        the command without a config file.
+        """The proxy configuration: the option `proxy`, or, if a person runs the command without a
+        config file, the environment.
 
-        :raises ConfigError: `proxy` cannot be used.
+        :raises ConfigError: `proxy` is invalid.
         """
         if self._proxies is None:
             configured = self.options.get("proxy")
@@ -193,16 +193,16 @@ class BackendHost:
             except ValueError as error:
                 title = ":".join(filter(None, ("backend", self.name, self.instance)))
                 raise ConfigError(
-                    f"[{title}] proxy: {error}", hint="write http://host:port"
+                    f"[{title}] proxy: {error}", hint="write it as http://host:port"
                 ) from None
         return self._proxies
 
     def proxy(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The HTTP proxy for requests to a server; None: it is asked directly.
+        """The HTTP proxy for requests to a server; None to connect directly.
 
-        Its `authorization` is for the proxy alone.
+        Send its `authorization` only to the proxy.
 
-        :raises ConfigError: a variable names one that cannot be used.
+        :raises ConfigError: a variable has an invalid proxy.
         """
         found = self.proxies.find(scheme, host, port)
         if found is not None:
@@ -220,10 +220,10 @@ class BackendHost:
         *,
         prefer: str | None = None,
     ) -> socket.socket:
-        """`connect` for a request to a web server: to it, or to the proxy that `proxy` gave.
+        """As `connect`, for a request to a web server: to it, or to the proxy of `proxy`.
 
-        :param prefer: the address to try first, if the name still leads to it.
-        :raises PolicyViolation, TransferError: as `connect`; they say that it was about the proxy.
+        :param prefer: the address to try first, if the name still resolves to it.
+        :raises PolicyViolation, TransferError: as `connect`; their text names the proxy, if any.
         """
         via = proxy or Proxy(host, port, "")
         try:
@@ -236,7 +236,7 @@ class BackendHost:
             raise
 
     def _unused_proxy(self, scheme: str, host: str, port: int) -> str:
-        """What to do where only a proxy that nobody reads leads to a server."""
+        """The hint if a connection failed and the environment has a proxy that is not used."""
         if self.personal or self.options.get("proxy"):
             return ""
         try:
@@ -247,30 +247,31 @@ class BackendHost:
             return ""
         title = ":".join(filter(None, ("backend", self.name, self.instance)))
         return (
-            f"{found.named_by} names a proxy, which is not used where there is a config file; "
-            f"if it is needed, write into [{title}]: proxy = {found.site}"
+            f"if the proxy of {found.named_by} is needed, add it to [{title}]: "
+            f"proxy = {found.site} (with a config file, the environment is not used)"
         )
 
     def open_beneath(self, root: str | os.PathLike[str], path: str | bytes) -> int:
-        """A descriptor of the regular file `path` below `root`, following no link.
+        """A descriptor of the regular file `path` below `root`; links are not followed.
 
-        :raises PolicyViolation, ImageNotFound, NotAuthorized: as the names say.
+        :raises PolicyViolation: the path has a link or a `..` segment, or is not a regular file.
+        :raises ImageNotFound, NotAuthorized: it does not exist, or cannot be read.
         """
         return open_beneath(root, path)
 
     def redirect(self, old: str, new: str) -> str:
-        """The absolute URL to ask next, when `old` answered with `Location: new`.
+        """The absolute URL to request next, if `old` answered with `Location: new`.
 
-        Credentials go along only if scheme, host and port stay the same; counting up to
-        `limits.redirects` is the caller's.
+        Send credentials again only if scheme, host and port are the same, and follow at most
+        `limits.redirects` redirects.
 
-        :raises PolicyViolation: it leads somewhere forbidden or less safe.
+        :raises PolicyViolation: the target is forbidden, or less safe.
         """
         return redirected(old, new, self.policy)
 
     def bounded(self, images: Iterable[Image]) -> Iterator[Image]:
-        """`images`, as long as they keep to `limits.lists`: for a plugin that has to collect them
-        before it can yield the first. What is yielded, the core counts itself.
+        """`images`, within `limits.lists`: for a plugin that must collect all of them before it can
+        yield the first. The core itself limits what is yielded.
 
         :raises TooLarge, TransferTimeout: there are too many, or they take too long.
         """
@@ -279,75 +280,75 @@ class BackendHost:
         )
 
     def abort(self, thread: int) -> None:
-        """Shut down what `thread` has connected, so that a call that hangs there ends."""
+        """Shut down the connections of `thread`, so that a call that hangs in it ends."""
         if self._process.is_current:
             self._sockets.abort(thread)
 
     def cut_off(self, thread: int) -> None:
-        """Nobody waits for `thread` any more: the same, and it connects nothing more."""
+        """Shut down the connections of `thread`, and refuse new ones: its call is given up."""
         if self._process.is_current:
             self._sockets.cut_off(thread)
 
     def release(self, thread: int) -> None:
-        """`thread` has ended: the next one with its number is another."""
+        """Forget `thread`, which has ended: its id may be used again."""
         self._sockets.release(thread)
 
 
 class ImageBackend(abc.ABC):
-    """One place where images live. One instance serves all threads of the process.
+    """A place where images are stored. One instance serves all threads of the process.
 
-    `context` is the caller's `oslo_context.context.RequestContext`, or None for the identity that
-    the service is configured with. Errors are those of `imagebroker.exceptions`; any other
-    exception is taken for a bug of the plugin and reported with its name.
+    `context` is the caller's `oslo_context.context.RequestContext`, or None for the configured
+    identity of the service. Raise errors of `imagebroker.exceptions`; any other exception counts as
+    a bug in the plugin, and is reported with its name.
     """
 
-    #: The version of this contract that the plugin was written for: a number, no constant.
+    #: The version of this contract that the plugin was written for: a literal number.
     api_version: ClassVar[int]
-    #: Its options stand in `[backend:<name>]`; schemes of one name share class and instance.
+    #: Its options are in `[backend:<name>]`; schemes of one name share class and instance.
     name: ClassVar[str]
-    #: Which parts its refs have.
+    #: The parts that its refs have.
     ref_form: ClassVar[RefForm]
-    #: oslo.config options beside the core's own (`endpoint`, `allowed_networks`, ...).
+    #: oslo.config options in addition to the core's own (`endpoint`, `allowed_networks`, ...).
     options: ClassVar[Sequence[cfg.Opt]] = ()
-    #: The default of the option of this name: whether a download must be covered by a strong
-    #: checksum (True where every good record has one).
+    #: The default of the option of this name: whether a download requires a strong checksum (True
+    #: if normally every record has one).
     require_checksum: ClassVar[bool] = False
-    #: None: the checksums of its records were taken when the images were stored. Else what they are
-    #: ("the server's ..."): they come with the bytes from whoever sends them, so they must hold and
-    #: prove the transfer, and satisfy no `require_checksum`.
+    #: None: the checksums in its records were computed when the images were stored. Otherwise a
+    #: description ("the server's ..."): they come from the same server as the data. They are
+    #: verified, which proves the transfer, but do not satisfy `require_checksum`.
     served_checksums: ClassVar[str | None] = None
-    #: True: servers of this kind may answer with a web page or another text where there is no image
-    #: (a login, an error). What is text is then refused unless a digest proves that it is wanted.
+    #: True: its servers may answer with a web page or other text instead of an image (a login, an
+    #: error). Text is then refused unless a digest proves that it is wanted.
     serves_pages: ClassVar[bool] = False
 
     def __init__(self, host: BackendHost) -> None:
-        """Keep `host`; check options; no I/O.
+        """Store `host`, and check the options; without I/O.
 
-        :raises ConfigError: an option cannot be used.
+        :raises ConfigError: an option is invalid.
         """
         self.host = host
 
     @abc.abstractmethod
     def open(self, context: Context, ref: ImageRef) -> ImageSource:
-        """Find the image and settle what its source can do. May start the request for byte 0.
+        """Find the image, and determine what its source can do. May start the request for byte 0.
 
-        :raises ImageNotFound, NotAuthorized, NotReady, PolicyViolation, TransferError: as named.
+        :raises ImageNotFound, NotAuthorized, NotReady, PolicyViolation, TransferError: as usual.
         """
 
     def open_at(self, context: Context, ref: ImageRef, start: int) -> ImageSource:
-        """As `open`, for a caller who will probably read from `start` on: not from byte 0.
+        """As `open`, for a caller that will probably read from `start` on, not from byte 0.
 
-        To be overridden where `open` starts a request, whose beginning would be sent in vain.
+        Override it if `open` starts a request: its first bytes would be sent for nothing.
         """
         return self.open(context, ref)
 
     def probe(self, context: Context, ref: ImageRef) -> Image:
-        """What `open` would settle as the image, for a caller that may read the bytes, without
-        having them sent.
+        """The image that `open` would return, if the caller is allowed to read the data; without
+        transferring it.
 
-        Asked where the bytes are on this host already, or on their way to it for somebody else. A
-        caller that could open the image but not read it must be refused here. Derived: the image
-        of an opened source of which one byte, or the first chunk, was read.
+        Called if the data is on this host already, or is being downloaded for another caller. A
+        caller that could open the image but not read it must be refused here. Default: open the
+        source, and read one byte, or the first chunk.
 
         :raises: what `open` or the first `read` would raise.
         """
@@ -367,7 +368,7 @@ class ImageBackend(abc.ABC):
         include_locations: bool = False,
         show_deleted: bool = False,
     ) -> Image:
-        """The record. Derived: that of an opened source."""
+        """The record. Default: that of an opened source."""
         source = self.open(context, ref)
         try:
             return source.image
@@ -375,16 +376,17 @@ class ImageBackend(abc.ABC):
             source.close()
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
-        """The images that match, page by page as they are asked for."""
+        """The images that match, fetched page by page as they are needed."""
         raise self._unsupported("list images")
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
-        """A new record from the fields that are set in `image`, and its bytes, or neither.
+        """Create a record from the fields set in `image`, and store its data: both, or neither.
 
-        `image.id` is chosen by the caller or None. The returned record is the stored one.
+        `image.id` is chosen by the caller, or None. Returns the stored record.
 
         :raises Conflict: the id exists.
-        :raises UploadFailed: the data could not be stored; no record is left (or `.image_id` says).
+        :raises UploadFailed: the data could not be stored; no record is left, or its id is in
+            `.image_id`.
         """
         raise self._unsupported("create images")
 
@@ -396,89 +398,90 @@ class ImageBackend(abc.ABC):
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
-        """Change fields (None removes), own properties, and data where none was stored yet."""
+        """Change fields (None removes one), custom properties, and data if there is none yet."""
         raise self._unsupported("update images")
 
     def delete(self, context: Context, ref: ImageRef) -> None:
-        """Remove the record; a download that runs may finish.
+        """Remove the record; a download that is already running can finish.
 
-        :raises ImageNotFound, NotAuthorized, Conflict, PolicyViolation: in use, protected.
+        :raises ImageNotFound, NotAuthorized: as usual.
+        :raises Conflict, PolicyViolation: it is in use, or protected.
         """
         raise self._unsupported("delete images")
 
     def import_image(
         self, context: Context, ref: ImageRef, *, url: str | None, stores: Sequence[str]
     ) -> Iterator[int]:
-        """Let the service fetch the data itself: of a queued image from `url`, or, without one, of
+        """Have the service fetch the data itself: of a queued image from `url`, or, without one, of
         an active image into more of its own `stores`.
 
-        Yields how many bytes it has so far, at least once a second; ends when it has all of them.
+        Yields the number of bytes it has so far, at least once a second; ends when it has all.
 
-        :raises Conflict: the image is not in the state for that.
-        :raises UploadFailed: the service gave up.
+        :raises Conflict: the image has the wrong status.
+        :raises UploadFailed: the import failed.
         """
-        raise self._unsupported("let its service fetch images")
+        raise self._unsupported("have its service fetch images")
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
-        """Remove what is left of deleted images and of uploads that nobody goes on with.
+        """Remove leftovers of deleted images and of abandoned uploads.
 
-        :param older_than: seconds; what is younger and might still be of use stays.
-        :param dry_run: only say what would go.
+        :param older_than: seconds; anything younger may still be in use and stays.
+        :param dry_run: only list what would be removed.
         """
-        raise self._unsupported("clear up after images")
+        raise self._unsupported("purge images")
 
-    def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case
-        """Let go of connections; called once, when no call is under way."""
+    def close(self) -> None:  # noqa: B027 - most backends have nothing to close
+        """Close connections; called once, when no call is running."""
 
     def _unsupported(self, what: str) -> UnsupportedOperation:
         return UnsupportedOperation(
             f"the {self.name} backend cannot {what}",
-            hint="`imagebroker backends` shows what each backend can do",
+            hint="see what each backend supports with: imagebroker backends",
         )
 
 
 class ImageSource(abc.ABC):
-    """One opened image that hands out its bytes.
+    """One opened image, whose bytes can be read.
 
-    Settled by `open` and not changed afterwards, except that `seekable` may be lost.
+    Set by `open` and not changed afterwards, except that `seekable` may become False.
     """
 
-    #: What the backend claims about the bytes; the core checks it.
+    #: What the backend claims about the bytes; the core verifies it.
     image: Image
     #: True if `read(start)` works for any start.
     seekable: bool = False
-    #: True where `seekable` is a hope: the peer has neither said nor shown that it can begin in the
-    #: middle. It may become False.
+    #: True if `seekable` is only an assumption: the server has not yet shown that it supports
+    #: ranges. It may become False.
     may_refuse_ranges: bool = False
-    #: So many iterators of `read` may live at once, each in a thread of its own.
+    #: The number of `read` iterators that can be open at once, each in a thread of its own.
     parallel_reads: int = 1
     #: A file on this host with exactly these bytes: the core may copy it instead of calling `read`.
     local_path: Path | None = None
-    #: How the peer says that the bytes are encoded, though it was asked for them as they are, and
-    #: their name does not explain it (`foreign_coding`). They are handed out as they arrive; the
-    #: core takes them where a digest covers them or the caller unpacks them.
+    #: The Content-Encoding of the bytes, if the server encoded them although it was asked not to,
+    #: and their name does not explain it (`foreign_coding`). They are yielded as received; the core
+    #: accepts them if a digest covers them or the caller decompresses them.
     coding: str = ""
 
     @abc.abstractmethod
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
-        """Exactly the bytes from `start` to `stop` (the end by default), or raise.
+        """Yield exactly the bytes from `start` to `stop` (default: the end), or raise.
 
-        Yield what has arrived at least once a second: the core watches the rate. A request after
-        the first is conditional on `image.version`.
+        Yield what has arrived at least once a second: the core measures the rate. Make every
+        request after the first conditional on `image.version`.
 
-        :raises ImageChanged: the bytes are no longer those of `image.version`.
-        :raises RangeIgnored: before the first chunk: this peer cannot start in the middle.
-        :raises UnconfirmedEnd: they stop where the end may be, and anybody may have cut them.
-        :raises TransferError: the bytes stop before the end.
+        :raises ImageChanged: the data is no longer that of `image.version`.
+        :raises RangeIgnored: before the first chunk: the server does not support ranges.
+        :raises UnconfirmedEnd: the data ended where it may be complete, or may have been cut off.
+        :raises TransferError: the data ended too early.
         """
 
     def ignore_version(self) -> None:  # noqa: B027 - a capability, which most sources lack
-        """From now on `read` takes an answer of any version, if the size is the same.
+        """From now on, accept a response of any version in `read`, if the size is the same.
 
-        To be overridden where `image.version` is only the word of one server, and others behind
-        the same name may give the same bytes another. The core calls it where it will compare a
-        digest of the whole; no request is made.
+        Override it if `image.version` is specific to one server, and others behind the same name
+        may have another one for the same data. The core calls it if it verifies a digest of the
+        whole; no request is made.
         """
 
-    def close(self) -> None:  # noqa: B027 - nothing to let go of is the usual case
-        """Let go; idempotent, from any thread, also while a `read` waits (which then ends)."""
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to close
+        """Close it; idempotent, from any thread, even while a `read` waits (which then ends)."""

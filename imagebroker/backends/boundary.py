@@ -1,8 +1,8 @@
-"""The only file that calls plugin code.
+"""The only module that calls plugin code.
 
-It checks arguments before and answers after every call, turns foreign exceptions into ours and
-names the plugin in them, and bounds the time: a call or a `read` runs in a thread of its own, so
-that a plugin that never returns costs a thread, not the caller.
+It checks the arguments before every call and the results after it, translates foreign exceptions
+and names the plugin in them, and limits the time: a call or a `read` runs in a thread of its own,
+so that a plugin that never returns blocks a thread, not the caller.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Bytes that a `read` may be ahead of its consumer; one chunk may be larger.
+#: Bytes that a `read` can be ahead of its consumer; a single chunk may be larger.
 READ_AHEAD = 4 * 1024 * 1024
-#: The same for each of several reads at once.
+#: The same for each of several parallel reads.
 SHARED_READ_AHEAD = 512 * 1024
-#: Seconds between two looks at whether a call is still waited for.
+#: Seconds between two checks whether to go on waiting for a call.
 _MOMENT = 0.1
-#: Seconds that a thread gets to end after its source was closed.
+#: Seconds that a thread has to end after its source was closed.
 GRACE = 2.0
 
 
@@ -76,11 +76,11 @@ class Boundary:
         locate: Callable[[ImageBrokerError], None] = lambda error: None,
         grace: float = GRACE,
     ) -> None:
-        """`origin`: the distribution and its version, for messages; `locate` completes errors.
+        """`origin`: the distribution and its version, for messages; `locate` sets `error.where`.
 
-        `grace`: seconds that a thread gets to end after its source was closed.
+        `grace`: seconds that a thread has to end after its source was closed.
 
-        :raises BackendLoadError: the constructor fails.
+        :raises BackendLoadError: the constructor of the plugin failed.
         :raises ConfigError: the plugin refuses an option.
         """
         self._process = Process()
@@ -91,7 +91,7 @@ class Boundary:
         self._grace = grace
         self.title = ":".join(filter(None, (host.name, host.instance)))
         limits = host.limits
-        #: Seconds for a call that answers without image data.
+        #: Seconds for a call that returns no image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
         _conceal_options(declared, host)
         try:
@@ -103,17 +103,17 @@ class Boundary:
             raise
         except (KeyboardInterrupt, MemoryError):
             raise
-        except BaseException as error:  # SystemExit too: a plugin does not end a service
+        except BaseException as error:  # even SystemExit: a plugin must not end a service
             raise BackendLoadError(
-                f"the {self.title} backend of {origin} cannot be made: {shown_error(error)}",
-                hint="this is a bug of the plugin: report it to its authors",
+                f"the {self.title} backend of {origin} cannot be created: {shown_error(error)}",
+                hint="this is a bug in the plugin: report it to its authors",
                 scheme=host.name,
             ) from error
-        # Of its own kind, whatever it says of itself.
+        # `type`, not `isinstance`, which a plugin can fool.
         if not issubclass(type(self._plugin), declared.cls):
             made = type(self._plugin).__name__
             raise BackendLoadError(
-                f"the class of the {self.title} backend of {origin} makes a {made}"
+                f"the class of the {self.title} backend of {origin} creates a {made}"
             )
 
     def open(
@@ -125,9 +125,9 @@ class Boundary:
         waiting: Callable[[], Any] | None = None,
         start: int = 0,
     ) -> OpenedSource:
-        """The source of an image, which will probably be read from `start` on.
+        """Open an image that will probably be read from `start` on.
 
-        `waiting` is called every moment until it is there; what it raises ends the call.
+        `waiting` is called repeatedly until it is open; an exception of it ends the call.
 
         :raises TransferTimeout: it took longer than `timeout` seconds.
         """
@@ -147,7 +147,7 @@ class Boundary:
         if not issubclass(type(source), ImageSource):
             raise self._bug(f"open returned {type(source).__name__}, not an ImageSource")
         try:
-            with self.translated("open"):  # any look at the source may run the plugin's code
+            with self.translated("open"):  # attributes of the source may run the plugin's code
                 return self._opened(source, context)
         except BaseException:
             _close_quietly(source)
@@ -172,7 +172,7 @@ class Boundary:
         timeout: float | None = None,
         waiting: Callable[[], Any] | None = None,
     ) -> Image:
-        """The image that this caller may read."""
+        """The image, if this caller is allowed to read it."""
         self._begin(context, ref)
         answer = self._call(
             "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
@@ -196,10 +196,10 @@ class Boundary:
         call: Callable[[], Iterator[Any]],
         limit: int | None = None,
     ) -> Iterator[Image]:
-        """The images that `call()` answers with, within the limits for lists.
+        """The images that `call()` yields, within the limits of a list.
 
-        Called now: what is wrong with its arguments is said at once. Nothing more is read before
-        it is asked for.
+        It is called now, so that invalid arguments are reported at once. Images are read only as
+        they are needed.
         """
         self._begin(context)
         steps = self._steps(verb, context, call)
@@ -220,7 +220,7 @@ class Boundary:
     def _next_image(self, verb: str, steps: Steps[Any], budget: Budget) -> Image | None:
         """None at the end of the list.
 
-        :raises TransferTimeout, TooLarge: the list does not keep to its limits.
+        :raises TransferTimeout, TooLarge: the list exceeds its limits.
         """
         with self.translated(verb):
             while True:
@@ -239,11 +239,11 @@ class Boundary:
                     return image
 
     def _is_sound(self, image: Image) -> bool:
-        """Whether a record can be used; one that cannot costs itself, not the list."""
+        """Whether a record is valid; an invalid one is skipped, and does not end the list."""
         try:
             self._check_image(image)
         except BackendError as error:
-            LOG.warning("%s is left out of the list: %s", redact(image.ref, 200), error)
+            LOG.warning("skipping %s in the list: %s", redact(image.ref, 200), error)
             return False
         return True
 
@@ -293,7 +293,7 @@ class Boundary:
         stores: Sequence[str],
         waiting: Callable[[], Any] | None = None,
     ) -> Iterator[int]:
-        """How many bytes the service has, until it has all; see `open` for `waiting`."""
+        """The number of bytes that the service has, until it has all; `waiting` as in `open`."""
         self._begin(context, ref)
         steps = self._steps(
             "import_image",
@@ -303,7 +303,7 @@ class Boundary:
         return self._counts(steps, waiting)
 
     def _counts(self, steps: Steps[Any], waiting: Callable[[], Any] | None) -> Iterator[int]:
-        begun = False  # until then an end of the waiting would leave open whether it is
+        begun = False  # before that, an interrupt would leave unknown whether the import began
         with closing(steps):
             while True:
                 try:
@@ -343,10 +343,9 @@ class Boundary:
             LOG.error("closing the %s backend failed: %s", self.title, shown_error(error))
 
     def _begin(self, context: Context, ref: ImageRef | None = None) -> None:
-        """Before every call: whose backend it is, and what it brings along and must not be shown,
-        whoever repeats it.
+        """Before every call: check the process, and hide the secrets of the call in messages.
 
-        :raises Cancelled: it is the one of the process that this one was forked from.
+        :raises Cancelled: this process was forked from the one that owns the backend.
         """
         self._check_mine()
         self.host.conceal(getattr(context, "auth_token", None))
@@ -363,28 +362,28 @@ class Boundary:
     def _check_image(self, image: Image) -> None:
         size = image.size
         if size is not None and (not isinstance(size, int) or not 0 <= size <= MOST):
-            shown = "a number beyond all bounds" if isinstance(size, int) else f"{size!r:.80}"
+            shown = "too large" if isinstance(size, int) else f"{size!r:.80}"
             shown = "negative" if isinstance(size, int) and size < 0 else shown
             raise self._bug(f"the size of {image.ref} is {shown}, not a number of bytes")
         if not isinstance(image.ref, str) or not isinstance(image.checksums, Mapping):
-            raise self._bug("its record has no ref, or checksums that are no mapping")
+            raise self._bug("its record has no ref, or checksums that are not a mapping")
 
     def _silent(self, verb: str, seconds: float) -> TransferTimeout:
         return TransferTimeout(
-            f"the {self.title} backend did not answer {verb} in {seconds:.0f} s",
-            hint="check the server and the network; stall_timeout sets the limit",
+            f"the {self.title} backend did not answer {verb} within {seconds:.0f} s",
+            hint="check the server and the network, or raise stall_timeout",
         )
 
     def _bug(self, what: str) -> BackendError:
         return BackendError(
             f"the {self.title} backend of {self.origin}: {what}",
-            hint="this is a bug of the plugin: report it to its authors",
+            hint="this is a bug in the plugin: report it to its authors",
             retryable=False,
         )
 
     @contextmanager
     def translated(self, verb: str) -> Iterator[None]:
-        """Foreign exceptions become ours; interrupts and MemoryError pass."""
+        """Translate foreign exceptions; KeyboardInterrupt and MemoryError are passed on."""
         with self.host.secrets.hidden():
             try:
                 with said(memory=False), self._turned_into_ours(verb):
@@ -416,7 +415,7 @@ class Boundary:
         late: Callable[[T], None] = lambda answer: None,
         waiting: Callable[[], Any] | None = None,
     ) -> T:
-        """`call()` in a thread, for at most `timeout` seconds; a late answer goes to `late`."""
+        """Run `call()` in a thread, for at most `timeout` seconds; `late` gets a late result."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
         surroundings = Surroundings(context, self.host.secrets)
         running = _Call(lambda: surroundings.run(call), self.host.release, late)
@@ -425,7 +424,7 @@ class Boundary:
             with self.translated(verb):
                 running.start()
             finished = running.wait(max(seconds, 0.0), waiting)
-        except BaseException:  # an interrupt of the caller: whatever comes later is let go
+        except BaseException:  # the caller was interrupted: a later result is discarded
             if not self._process.is_current:
                 raise
             if not running.abandon(self.host) and running.succeeded:
@@ -439,7 +438,7 @@ class Boundary:
     def _send(
         self, verb: str, context: Context, data: ImageData | None, call: Callable[[], T]
     ) -> T:
-        """`call()` in a thread, for as long as it takes, while this one reads `data` for it."""
+        """Run `call()` in a thread, for as long as it takes, while this one reads `data` for it."""
         surroundings = Surroundings(context, self.host.secrets)
         handover = Handover() if data is None else data.handed_over()
         running = _Call(lambda: surroundings.run(call), self.host.release, ended=handover.wake)
@@ -455,10 +454,10 @@ class Boundary:
         return answer
 
     def _interrupt(self, running: _Call, handover: Handover, error: BaseException) -> None:
-        """Let the plugin undo what it began: it gets `error` instead of its next chunk."""
+        """Let the plugin clean up: it gets `error` instead of the next chunk."""
         handover.fail(error)
         if running.has_begun and not running.wait(GRACE):
-            self.host.abort(running.thread)  # it waits for its peer
+            self.host.abort(running.thread)  # it waits for its server
             running.wait(self.answer_timeout)
 
     def _answer_of(self, verb: str, running: _Call) -> Any:
@@ -470,7 +469,7 @@ class Boundary:
 
 
 class Surroundings:
-    """What a thread of ours takes over from its caller's, for the logs and spans of a plugin."""
+    """What a thread inherits from its caller's thread, for the logs and spans of a plugin."""
 
     def __init__(self, context: Context = None, secrets: Secrets | None = None) -> None:
         self._context = context
@@ -478,10 +477,10 @@ class Surroundings:
         self._variables = contextvars.copy_context()
 
     def run(self, call: Callable[[], T]) -> T:
-        """`call()` under the caller's context variables, and with its request's id in oslo.log."""
+        """Run `call()` with the caller's context variables, and its request id in oslo.log."""
         store = getattr(self._context, "update_store", None)
         if store is not None:
-            store()  # for this thread, which oslo.log asks
+            store()  # oslo.log reads it per thread
         return self._variables.run(self._concealing, call)
 
     def _concealing(self, call: Callable[[], T]) -> T:
@@ -490,10 +489,10 @@ class Surroundings:
 
 
 class _Call:
-    """One call under way. Either its answer is taken, or it is abandoned; never both.
+    """One running call. Either its result is taken, or it is abandoned; never both.
 
-    On `_thread` rather than `threading.Thread`, whose `start` waits until the thread runs: that
-    would double what a short call costs.
+    It uses `_thread`, not `threading.Thread`, whose `start` waits until the thread runs: that would
+    double the cost of a short call.
     """
 
     def __init__(
@@ -503,8 +502,8 @@ class _Call:
         late: Callable[[Any], None] = lambda answer: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """`release` is called at the end of the thread, with its id; `late` gets an answer that
-        came too late; `ended` is called when there is one.
+        """`release` is called at the end of the thread, with its id; `late` gets a result that
+        comes too late; `ended` is called when there is a result.
         """
         self._function, self._release = call, release
         self._late, self._ended = late, ended
@@ -526,7 +525,7 @@ class _Call:
         """Whether it ended in time."""
         ends = monotonic() + seconds
         while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
-            self._process.check("the call")  # a child has no thread that would answer
+            self._process.check("the call")  # in a child, the thread does not exist
             seconds = ends - monotonic()
             if seconds <= 0:
                 return False
@@ -540,14 +539,14 @@ class _Call:
         return self._begun
 
     def has_finished(self) -> bool:
-        """:raises TransferError: it never will."""
+        """:raises TransferError: it never will: its thread did not start."""
         if not self.finished:
             self._check_begun()
         return self.finished
 
     def _check_begun(self) -> None:
         if not self._begun and monotonic() > self._begins:
-            raise no_thread()  # it died at once, for want of memory
+            raise no_thread()  # it died at once, for lack of memory
 
     def _run(self) -> None:
         self._begun = True
@@ -567,17 +566,17 @@ class _Call:
             self._ended()
 
     def abandon(self, host: BackendHost) -> bool:
-        """Give up waiting. False if the answer came in the meantime and must be taken."""
+        """Give up waiting. False if the result has come in the meantime, and must be taken."""
         with self._lock:
             if self.finished:
                 return False
             self._abandoned = True
-            host.cut_off(self.thread)  # before its end, after which its number may be another's
+            host.cut_off(self.thread)  # before its end: after that, its id may be reused
         return True
 
     @property
     def succeeded(self) -> bool:
-        """Whether there is an answer."""
+        """Whether there is a result."""
         return self.finished and self._error is None
 
     def answer(self) -> Any:
@@ -586,7 +585,7 @@ class _Call:
             try:
                 raise error
             finally:
-                del error  # the traceback would keep this frame, and so the error, alive
+                del error  # breaks the reference cycle between the traceback and this frame
         return self._answer
 
 
@@ -604,14 +603,15 @@ def _conceal_options(declared: Declaration, host: BackendHost) -> None:
         value = host.options.get(option.dest) if option.secret else None
         if isinstance(value, str):
             user = host.options.get("username") or ""
-            # As Basic authentication (RFC 7617) has a password.
+            # The password as in Basic authentication (RFC 7617).
             host.conceal(value, base64.b64encode(f"{user}:{value}".encode()).decode())
 
 
 class OpenedSource:
-    """An `ImageSource`, guarded.
+    """An `ImageSource` of a plugin, with its calls checked.
 
-    In a child it is neither read on nor closed, and not even finalized: it is the parent's.
+    It belongs to the process that opened it: a forked child neither reads nor closes it, and does
+    not finalize it either.
     """
 
     def __init__(
@@ -650,20 +650,20 @@ class OpenedSource:
 
     @property
     def ignores_version(self) -> bool:
-        """Whether its version is only that of one server, and it can do without."""
+        """Whether its version is specific to one server, and it can read without checking it."""
         return type(self._source).ignore_version is not ImageSource.ignore_version
 
     def ignore_version(self) -> None:
-        """Take answers of any version from now on."""
+        """Accept responses of any version from now on."""
         with self._translated("ignore_version"):
             self._source.ignore_version()
 
     def read(
         self, start: int = 0, stop: int | None = None, changed: Condition | None = None
     ) -> Flow:
-        """The bytes from `start` to `stop` on their way, read ahead in a thread.
+        """Read the bytes from `start` to `stop` ahead, in a thread.
 
-        `changed` is notified when something arrives, so that several flows can be waited for.
+        `changed` is notified when data arrives, so that a caller can wait for several flows.
         """
         self._process.check(f"the source of {redact(self.image.ref)}")
         self._flows = [flow for flow in self._flows if flow.is_alive()]
@@ -675,7 +675,7 @@ class OpenedSource:
         return flow
 
     def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
-        """What `read` yields, counted: exactly the bytes that were asked for, or an error."""
+        """What `read` yields, checked: exactly the requested number of bytes, or an error."""
         end = self.image.size if stop is None else stop
         position = start
         with self._translated("read"):
@@ -683,22 +683,22 @@ class OpenedSource:
                 if not isinstance(chunk, (bytes, bytearray, memoryview)):
                     raise TypeError(f"read yielded {type(chunk).__name__}, not bytes")
                 if isinstance(chunk, memoryview):
-                    chunk = chunk.cast("B")  # so that its length counts bytes
+                    chunk = chunk.cast("B")  # so that len() is the number of bytes
                 position += len(chunk)
                 if end is not None and position > end:
                     raise TooLarge(
-                        f"{self.image.ref}: more bytes arrive than the {end} that were promised",
-                        hint="the record or the server is wrong: the image was not stored",
+                        f"{self.image.ref}: more data arrived than the expected {end} bytes",
+                        hint="check the size in the image's record; nothing was stored",
                     )
                 yield chunk
         if end is not None and position != end:
             raise TransferError(
-                f"{self.image.ref}: the bytes end at {position} of {end}",
-                hint="the connection was cut or the stored image is damaged; try again",
+                f"{self.image.ref}: the data ended after {position} of {end} bytes",
+                hint="try again; if it ends there again, the stored image is damaged",
             )
 
     def close(self) -> None:
-        """End everything; never raises. A thread that does not end is logged and left behind."""
+        """Close the source and all reads; never raises. Threads that hang are logged and left."""
         if self._closed or not self._process.is_current:
             return
         self._closed = True
@@ -708,19 +708,19 @@ class OpenedSource:
         try:
             start(closing)
             closing.join(self._grace)
-        except TransferError:  # no further thread can be started
+        except TransferError:  # no more threads can be started
             _close_quietly(self._source)
         for flow in self._flows:
             flow.join(self._grace)
         stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
         if stuck:
             LOG.warning(
-                "%s: the source does not end after close: %s", redact(self.image.ref), stuck
+                "%s: still running after the source was closed: %s", redact(self.image.ref), stuck
             )
 
 
 class Flow(Thread):
-    """One `read` under way: a thread reads ahead, `take` hands over what has arrived."""
+    """One running `read`: a thread reads ahead, and `take` returns what has arrived."""
 
     def __init__(
         self,
@@ -741,7 +741,7 @@ class Flow(Thread):
         self._error: BaseException | None = None
         try:
             start(self)
-        except TransferError as error:  # said where its bytes are taken, as what it raises is
+        except TransferError as error:  # raised by `take`, like errors of the read itself
             self._error, self._ended, self._stopped = error, True, True
 
     def run(self) -> None:
@@ -759,7 +759,7 @@ class Flow(Thread):
                     self._ready.append(chunk)
                     self.held += size
                     self._changed.notify_all()
-                    # Before the next chunk is made: it would be in memory too.
+                    # Wait before the next chunk is read: it needs memory, too.
                     while self.held >= self._ahead and not self._stopped:
                         self._changed.wait()
                 del chunk
@@ -773,7 +773,7 @@ class Flow(Thread):
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will be handed over than an end or an error."""
+        """Whether only the end, or an error, is left to take."""
         return self._ended and not self._ready
 
     @property
@@ -782,9 +782,9 @@ class Flow(Thread):
         return bool(self._ready) or self._ended
 
     def take(self, timeout: float) -> list[Buffer] | None:
-        """What has arrived, an empty list if nothing did in `timeout` seconds, None at the end.
+        """What has arrived; an empty list if nothing did within `timeout` seconds; None at the end.
 
-        :raises: what the source raised, after the bytes that came before it.
+        :raises: what the source raised, after the data before it.
         """
         ends = monotonic() + timeout
         with self._changed:
@@ -804,7 +804,7 @@ class Flow(Thread):
         return None
 
     def stop(self) -> None:
-        """Let the thread end at its next chunk; nothing more is taken."""
+        """Make the thread end at its next chunk, and discard what was not taken."""
         with self._changed:
             self._stopped = True
             self._ready.clear()

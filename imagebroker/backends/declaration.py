@@ -1,7 +1,7 @@
-"""What a plugin's class says of itself, read once, when the plugin is loaded.
+"""The declarations in a plugin's class, read once, when the plugin is loaded.
 
-Any look at a foreign class may run foreign code (properties, descriptors, metaclasses), so this is
-the only place that looks; everybody else uses the values.
+Reading an attribute of a plugin's class may run its code (properties, descriptors, metaclasses), so
+this is the only place that does; all others use these values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VERBS = ("get", "get_all", "create", "update", "delete", "import_image", "purge
 
 
 class Misdeclared(Exception):
-    """The class is no usable backend; the text goes on where the plugin's name ends."""
+    """The class is not a usable backend; the text follows the name of the plugin."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Declaration:
     require_checksum: bool
     served_checksums: str | None
     serves_pages: bool
-    #: The verbs that it has: a method that its class overrides. All can download.
+    #: The verbs that it supports: the methods that its class overrides. All can download.
     capabilities: tuple[str, ...]
 
     @classmethod
     def of(cls, plugin: Any, taken: Iterable[cfg.Opt] = ()) -> Declaration:
         """`taken`: the options that every backend has already.
 
-        :raises Misdeclared: it is no class of a backend, or of another version of the contract.
+        :raises Misdeclared: it is not a backend class, or for another version of the contract.
         """
         try:
             return cls._of(plugin, list(taken))
         except (Misdeclared, KeyboardInterrupt, MemoryError):
             raise
         except BaseException as error:
-            raise Misdeclared(f"cannot be looked at: {shown_error(error)}") from error
+            raise Misdeclared(f"cannot be inspected: {shown_error(error)}") from error
 
     @classmethod
     def _of(cls, plugin: Any, taken: list[cfg.Opt]) -> Declaration:
@@ -65,7 +65,7 @@ class Declaration:
             raise Misdeclared("has no ref_form")
         name = getattr(plugin, "name", None)
         if not isinstance(name, str):
-            raise Misdeclared(f"calls itself {_shown(name)}, which is no name")
+            raise Misdeclared(f"has the name {_shown(name)}, which is not text")
         own = [v for v in _VERBS if getattr(plugin, v) is not getattr(ImageBackend, v)]
         served = plugin.served_checksums
         return cls(
@@ -77,16 +77,18 @@ class Declaration:
 
 def _check_version(version: Any) -> None:
     if isinstance(version, bool) or not isinstance(version, int):
-        raise Misdeclared(f"has the api_version {_shown(version)}; this core speaks {API_VERSION}")
+        raise Misdeclared(
+            f"has the api_version {_shown(version)}; this core supports {API_VERSION}"
+        )
     if not 1 <= version <= API_VERSION:
         raise Misdeclared(
-            f"was written for version {version} of the plugin API; this core speaks "
+            f"was written for version {version} of the plugin API; this core supports "
             f"1 to {API_VERSION}"
         )
 
 
 def _options(declared: Any, taken: list[cfg.Opt]) -> tuple[cfg.Opt, ...]:
-    """Those that can be registered together with what every backend has."""
+    """The plugin's options, checked to be registrable together with those of every backend."""
     from oslo_config import cfg
 
     if isinstance(declared, str) or not isinstance(declared, Iterable):
@@ -95,11 +97,11 @@ def _options(declared: Any, taken: list[cfg.Opt]) -> tuple[cfg.Opt, ...]:
     together = cfg.ConfigOpts()
     for option in [*taken, *declared]:
         if not isinstance(option, cfg.Opt):
-            raise Misdeclared(f"has {_shown(option)} among its options, which is none")
+            raise Misdeclared(f"has {_shown(option)} among its options, which is not an option")
         try:
             new = together.register_opt(option, group="backend")
         except cfg.DuplicateOptError:
-            why = "which the core has" if _has(taken, option) else "in two forms"
+            why = "which the core has already" if _has(taken, option) else "twice, and different"
             raise Misdeclared(f"has the option {option.dest!r} {why}") from None
         if new and not any(option is each for each in taken):
             found.append(option)

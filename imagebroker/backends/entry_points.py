@@ -1,9 +1,9 @@
-"""What the installed distributions declare, read so that a damaged one costs only itself.
+"""Reads the entry points of all distributions, such that a damaged one does not break the others.
 
-`importlib.metadata.entry_points` fails as a whole where a single file of any distribution cannot be
-parsed, and stevedore keeps its result in a file below `$XDG_CACHE_HOME`, which may belong to
-somebody else: what stands there is imported without a further look. Here every distribution is read
-by itself, and stevedore's managers, whoever uses them in this process, get the same answer.
+`importlib.metadata.entry_points` fails completely if one file of any distribution cannot be parsed,
+and stevedore caches its result in a file below `$XDG_CACHE_HOME`, which may belong to another user:
+what it names is imported unchecked. Here every distribution is read on its own, and stevedore's
+managers in this process use the same result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Damage:
-    """A distribution that cannot be read, or not completely."""
+    """A distribution whose metadata cannot be read, or only in part."""
 
-    #: Its name; of its folder where nothing else is known.
+    #: Its name, or that of its directory if the name is unknown.
     distribution: str
-    #: Its `dist-info` folder.
+    #: Its `dist-info` directory.
     path: str
     problem: str
     remedy: str
@@ -43,14 +43,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class Installed:
-    """The entry points of all distributions, and which distributions are damaged."""
+    """The entry points of all distributions, and the distributions that are damaged."""
 
     points: tuple[metadata.EntryPoint, ...]
     damaged: tuple[Damage, ...]
 
     def group(self, group: str) -> list[metadata.EntryPoint]:
-        """Those of one group, each once."""
-        # By the object and not by its name: to read a name is to parse all of a METADATA file.
+        """The entry points of one group, each once."""
+        # Compared by the object, not by its name: reading a name parses a whole METADATA file.
         found: dict[tuple[str, str, int], metadata.EntryPoint] = {}
         for point in self.points:
             if point.group == group:
@@ -59,7 +59,7 @@ class Installed:
 
 
 def installed() -> Installed:
-    """All entry points, as they are now. What is damaged is logged, once in a process."""
+    """All entry points, as they are now. Damaged distributions are logged, once per process."""
     uncache_stevedore()
     found = _read()
     _log(found.damaged)
@@ -67,12 +67,12 @@ def installed() -> Installed:
 
 
 def entry_points(group: str, name: str | None = None) -> list[metadata.EntryPoint]:
-    """The entry points of one group, or those of them that have this name."""
+    """The entry points of one group, or only those with this name."""
     return [p for p in installed().group(group) if name is None or p.name == name]
 
 
 def distributions() -> Iterator[tuple[str, metadata.Distribution]]:
-    """The installed distributions that have a name, the first of each name."""
+    """The installed distributions with a name; the first one of each name."""
     seen = set()
     for distribution in _found():
         name = _name(distribution)
@@ -82,23 +82,23 @@ def distributions() -> Iterator[tuple[str, metadata.Distribution]]:
 
 
 def distribution_name(point: metadata.EntryPoint) -> str | None:
-    """The distribution that a plugin comes from; None where nothing says it."""
+    """The distribution of a plugin; None if it is unknown."""
     if point.dist is None:
         return None
     return _written_name(point.dist) or _name(point.dist)
 
 
 def distribution_version(point: metadata.EntryPoint) -> str | None:
-    """The version of that distribution; None where its metadata does not say."""
+    """The version of that distribution; None if its metadata has none."""
     try:
         version: Any = point.dist.version if point.dist is not None else None
-    except Exception:  # as above: a number is all that is lost
+    except Exception:  # damaged metadata: only the version is lost
         return None
     return version if isinstance(version, str) else None
 
 
 def _written_name(distribution: metadata.Distribution) -> str | None:
-    """The name in its METADATA, which may not be text, be gone, or not be readable."""
+    """The name in its METADATA; None if that is missing, not readable, or not text."""
     try:
         name: Any = distribution.name
     except Exception:
@@ -107,16 +107,15 @@ def _written_name(distribution: metadata.Distribution) -> str | None:
 
 
 def normal(name: str) -> str:
-    """A distribution's name as pip compares it."""
+    """A distribution's name, normalized as by pip."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def uncache_stevedore() -> None:
-    """Have stevedore read entry points as `installed` does, and no file of its cache.
+    """Make stevedore read entry points as `installed` does, without its cache files.
 
-    For the whole process, as keystoneauth, castellan and oslo.config look up their plugins through
-    managers that nobody else can make for them. stevedore has no option for it: its `.disable` file
-    stops only what it writes.
+    For the whole process, because keystoneauth, castellan and oslo.config create stevedore managers
+    of their own. stevedore has no option for this: its `.disable` file only stops writing.
     """
     from stevedore import _cache
 
@@ -126,7 +125,7 @@ def uncache_stevedore() -> None:
 
 
 class _InMemory(dict[tuple[str, ...], Any]):
-    """What stevedore asks before it looks for a file: it has every answer, by `sys.path`."""
+    """stevedore's in-memory cache, by `sys.path`: it has an answer for every path."""
 
     def __contains__(self, path: object) -> bool:
         return True
@@ -148,7 +147,7 @@ def _read() -> Installed:
     for distribution in _found():
         name = _name(distribution)
         if name is not None and (key := normal(name)) in seen:
-            continue  # an older one further down the path
+            continue  # shadowed by one that is earlier in sys.path
         problem = _problem(distribution, name)
         if problem is None and name is not None:
             seen.add(key)
@@ -159,7 +158,7 @@ def _read() -> Installed:
         try:
             points += _declared(distribution)
         except Exception as error:
-            why = f"has an entry_points.txt that is left out: {shown_error(error)}"
+            why = f"has an entry_points.txt that is ignored: {shown_error(error)}"
             damaged.append(_damage(distribution, name, why))
     return Installed(tuple(points), tuple(damaged))
 
@@ -171,8 +170,8 @@ def _found() -> Iterator[metadata.Distribution]:
             yield next(finder)
         except StopIteration:
             return
-        except Exception as error:  # of a finder that somebody installed
-            LOG.warning("not all distributions can be found: %s", shown_error(error))
+        except Exception as error:  # of a custom finder
+            LOG.warning("some distributions cannot be found: %s", shown_error(error))
             return
 
 
@@ -181,43 +180,43 @@ def _declared(distribution: metadata.Distribution) -> list[metadata.EntryPoint]:
     found = list(distribution.entry_points)
     text = "" if found else distribution.read_text("entry_points.txt") or ""
     lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] not in "#;"]
-    if lines and not lines[0].startswith("["):  # zeros after a power loss, a byte order mark
+    if lines and not lines[0].startswith("["):  # zeros after a power loss, a BOM
         raise ValueError("it does not begin with a section")
     return found
 
 
 def _path(distribution: metadata.Distribution) -> Path | None:
-    """Its folder; None where it is none of a file system."""
+    """Its directory; None if it is not in a file system."""
     path = getattr(distribution, "_path", None)
     return path if isinstance(path, Path) else None
 
 
 def _name(distribution: metadata.Distribution) -> str | None:
-    """Its name, if it is one: pip leaves `~name-1.0.dist-info` behind when it is interrupted."""
+    """Its name, if valid: an interrupted pip leaves `~name-1.0.dist-info` behind."""
     path = _path(distribution)
     match = _FOLDER.match(path.name) if path is not None else None
     try:
         name: Any = match["name"] if match is not None else distribution.metadata["Name"]
-    except Exception:  # as in `distribution_version`
+    except Exception:  # damaged metadata
         return None
     return name if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
 def _problem(distribution: metadata.Distribution, name: str | None) -> str | None:
-    """What is wrong with the folder, as far as a look at its directory tells."""
+    """What is wrong with its directory, as far as can be told without parsing files."""
     path = _path(distribution)
     if name is None:
         return "has no usable name"
     if path is None:
         return None
     if not path.is_dir():
-        # distutils wrote an egg-info that is one file.
-        return None if path.suffix == ".egg-info" and path.is_file() else "is no directory"
+        # distutils created an egg-info that is a single file.
+        return None if path.suffix == ".egg-info" and path.is_file() else "is not a directory"
     if not os.access(path, os.R_OK | os.X_OK):
-        return "may not be read by this user"
+        return "cannot be read by this user"
     points = path / "entry_points.txt"
     if points.exists() and not os.access(points, os.R_OK):
-        return "has an entry_points.txt that this user may not read"
+        return "has an entry_points.txt that this user cannot read"
     if not any((path / each).exists() for each in ("METADATA", "PKG-INFO")):
         return "has no METADATA"
     return None
@@ -230,8 +229,9 @@ def _damage(distribution: metadata.Distribution, name: str | None, problem: str)
         name or (printable(path.name, 100) if path is not None else "without a name"),
         shown,
         problem,
-        f"pip install --force-reinstall {name}, or remove {shown}" if name is not None
-        else f"remove {shown}: an interrupted installation left it behind",
+        f"reinstall it: pip install --force-reinstall {name} (or remove {shown})"
+        if name is not None
+        else f"remove what an interrupted installation left behind: rm -r '{shown}'",
     )  # fmt: skip
 
 
@@ -244,12 +244,12 @@ def _log(damaged: tuple[Damage, ...]) -> None:
         new = [each for each in damaged if str(each) not in _logged]
         _logged.update(map(str, new))
     for each in new:
-        LOG.warning("%s; to mend it: %s", each, each.remedy)
+        LOG.warning("%s; %s", each, each.remedy)
 
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()  # another thread of the parent may have had it
+    _lock = threading.Lock()  # another thread of the parent may have held it
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

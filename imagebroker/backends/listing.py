@@ -1,4 +1,4 @@
-"""How long a list may become: what a backend yields is counted, and what is too much ends it."""
+"""Limits of a list: counts what a backend yields, and ends a list that is too long or too slow."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from imagebroker.redaction import redact
 
 LOG = logging.getLogger(__name__)
 
-#: Bytes of one record; a larger one is left out.
+#: Maximum size of one record in bytes; larger ones are skipped.
 MAX_RECORD = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ListLimits:
-    """What one list may take; the deployer's values."""
+    """Limits of one list, as configured by the deployer."""
 
-    #: Seconds that its backend may take, in all. What the caller does in between does not count.
+    #: Seconds that the backend may take in total. Time of the caller in between does not count.
     deadline: float = 600.0
-    #: Images.
+    #: Number of images.
     records: int = 100_000
-    #: Bytes of all records.
+    #: Size of all records, in bytes.
     size: int = 256 * 1024 * 1024
 
 
 class Budget:
-    """What is left for one list."""
+    """What one list may still use of its limits."""
 
     def __init__(self, title: str, limits: ListLimits, patience: float) -> None:
         """`title`: the backend; `patience`: seconds that it may take for one record."""
@@ -46,28 +46,28 @@ class Budget:
         return max(min(self._patience, self._limits.deadline - self._waited), 0.0)
 
     def waited(self, seconds: float) -> None:
-        """So long was waited for a record that came."""
+        """Count the seconds that a record took."""
         self._waited += seconds
 
     def late(self) -> ImageBrokerError:
         """The error for a record that did not come in time."""
         if self._limits.deadline - self._waited > self._patience:
             return TransferTimeout(
-                f"the {self._title} backend listed no further image in {self._patience:.3g} s, "
-                f"after {self._records}",
-                hint="check the server and the network; stall_timeout sets the limit",
+                f"the {self._title} backend listed {self._records} images, then nothing for "
+                f"{self._patience:.3g} s",
+                hint="check the server and the network, or raise stall_timeout",
             )
         return TransferTimeout(
-            f"the {self._title} backend did not end its list in {self._limits.deadline:.3g} s; "
-            f"{self._records} images came",
-            hint="ask for fewer images (--limit, filters), or raise list_deadline",
+            f"the {self._title} backend did not finish its list within "
+            f"{self._limits.deadline:.3g} s; it listed {self._records} images",
+            hint="list fewer images (--limit, filters), or raise list_deadline",
             retryable=False,
         )
 
     def takes(self, image: Image) -> bool:
-        """Count a record. False: it is too large to be listed.
+        """Count a record. False: it is too large, and to be skipped.
 
-        :raises TooLarge: it is one too many.
+        :raises TooLarge: the list is too long.
         """
         weight = weight_of(image)
         self._records += 1
@@ -75,26 +75,26 @@ class Budget:
         if self._records > self._limits.records:
             raise TooLarge(
                 f"the {self._title} backend lists more than {self._limits.records} images",
-                hint="ask for fewer images (--limit, filters), or raise list_max_records",
+                hint="list fewer images (--limit, filters), or raise list_max_records",
             )
         if self._size > self._limits.size:
             raise TooLarge(
                 f"the {self._title} backend lists more than {self._limits.size} bytes of records, "
                 f"in {self._records} images",
-                hint="ask for fewer images (--limit, filters), or raise list_max_size",
+                hint="list fewer images (--limit, filters), or raise list_max_size",
             )
         if weight > MAX_RECORD:
             LOG.warning(
-                "%s: a record of %d bytes is left out of the list; one may have %d",
+                "skipping %s in the list: its record has %d bytes, and %d are allowed",
                 redact(image.ref, 200), weight, MAX_RECORD,
             )  # fmt: skip
         return weight <= MAX_RECORD
 
 
 def bounded(images: Iterable[Image], title: str, limits: ListLimits) -> Iterator[Image]:
-    """`images`, as long as they keep to the limits.
+    """`images`, within the limits.
 
-    :raises TooLarge, TransferTimeout: they do not.
+    :raises TooLarge, TransferTimeout: a limit is exceeded.
     """
     budget = Budget(title, limits, limits.deadline)
     began = monotonic()
@@ -107,12 +107,12 @@ def bounded(images: Iterable[Image], title: str, limits: ListLimits) -> Iterator
         began = monotonic()
 
 
-#: What each value is counted as, beside its text.
+#: Bytes counted for each value, in addition to its text.
 _SMALL = 16
 
 
 def weight_of(image: Image) -> int:
-    """Bytes that a record takes, roughly: its texts, and something for each of its values."""
+    """The approximate size of a record in bytes: its texts, and an overhead for each value."""
     total = 0
     left: list[Any] = list(vars(image).values())
     while left:
@@ -135,5 +135,5 @@ def weight_of(image: Image) -> int:
             left += (value.url, value.metadata)
         total += _SMALL
         if total > 16 * MAX_RECORD:
-            break  # one that contains itself has no end
+            break  # a record that contains itself would have no end
     return total

@@ -1,4 +1,4 @@
-"""Which thread has connected what, so that a call that hangs, or never ends, can be cut off."""
+"""The sockets of each thread, so that the connections of a call that hangs can be shut down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagebroker.exceptions import TransferTimeout
 
 @dataclass(frozen=True)
 class _Connected:
-    """A socket by its descriptor, as TLS takes that out of the object; the inode proves it."""
+    """A socket, by its descriptor (TLS detaches the object); the inode identifies it."""
 
     fd: int
     inode: int
@@ -23,7 +23,7 @@ class _Connected:
         return _inode(self.fd) == self.inode
 
     def shut_down(self) -> None:
-        """End all waiting for it. Its owner still closes it."""
+        """End all waiting on it. Its owner still closes it."""
         try:
             twin = os.dup(self.fd)
         except OSError:
@@ -31,9 +31,9 @@ class _Connected:
         try:
             sock = socket.socket(fileno=twin)
         except OSError:
-            os.close(twin)  # the descriptor is another file's by now
+            os.close(twin)  # the descriptor belongs to another file by now
             return
-        with sock, suppress(OSError):  # the peer was faster
+        with sock, suppress(OSError):  # already disconnected
             if _inode(twin) == self.inode:
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -46,23 +46,23 @@ def _inode(fd: int) -> int:
 
 
 class Sockets:
-    """The sockets of one backend instance, by the thread that has connected them.
+    """The sockets of one backend instance, by the thread that connected them.
 
-    Without a lock: a child process would inherit it as it is. A socket is noted before its thread
-    is looked up among the unwanted, and a thread is unwanted before its sockets are.
+    It has no lock, which a forked child would inherit locked. Instead, a socket is recorded before
+    its thread is checked, and a thread is marked as cut off before its sockets are shut down.
     """
 
     def __init__(self) -> None:
         self._of: dict[int, list[_Connected]] = {}
-        self._unwanted: set[int] = set()
+        self._cut_off: set[int] = set()
 
     def check(self) -> None:
-        """:raises TransferTimeout: nobody waits for this thread any more."""
-        if threading.get_ident() in self._unwanted:
-            raise TransferTimeout("nobody waits for this call any more", retryable=False)
+        """:raises TransferTimeout: the call of this thread was given up."""
+        if threading.get_ident() in self._cut_off:
+            raise TransferTimeout("this call was given up: it took too long", retryable=False)
 
     def add(self, sock: socket.socket) -> None:
-        """`sock` is this thread's. :raises TransferTimeout: nobody waits for it any more."""
+        """Record a socket of this thread. :raises TransferTimeout: its call was given up."""
         if len(self._of) > _MANY:
             self._forget_closed()
         connected = _Connected(sock.fileno(), os.fstat(sock.fileno()).st_ino)
@@ -76,26 +76,26 @@ class Sockets:
             raise
 
     def _forget_closed(self) -> None:
-        """Of threads that nobody has released, because they are not ours."""
+        """Forget threads that were not released, because they are the plugin's own."""
         for thread, connected in list(self._of.items()):
             if not any(each.is_open for each in connected):
                 self._of.pop(thread, None)
 
     def abort(self, thread: int) -> None:
-        """Shut down what `thread` has connected."""
+        """Shut down the connections of `thread`."""
         for each in self._of.get(thread, ()):
             each.shut_down()
 
     def cut_off(self, thread: int) -> None:
-        """The same, and let it connect nothing more."""
-        self._unwanted.add(thread)
+        """Shut down the connections of `thread`, and refuse new ones."""
+        self._cut_off.add(thread)
         self.abort(thread)
 
     def release(self, thread: int) -> None:
-        """The thread ends; another one may get its number."""
+        """Forget a thread that ends; its id may be reused."""
         self._of.pop(thread, None)
-        self._unwanted.discard(thread)
+        self._cut_off.discard(thread)
 
 
-#: Threads with sockets, from which on it is worth looking for those that have ended.
+#: The number of threads above which those without open sockets are forgotten.
 _MANY = 256

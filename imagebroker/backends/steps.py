@@ -1,4 +1,4 @@
-"""An iterator of somebody else's in a thread of its own, waited for a step at a time."""
+"""Runs an iterator of a plugin in a thread of its own, one step at a time, with timeouts."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from imagebroker.system.forks import Process
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between two looks at whether a step is still waited for.
+#: Seconds between two checks whether to go on waiting for a step.
 _MOMENT = 0.1
-#: Seconds that the iterator gets to close.
+#: Seconds that the iterator has to close.
 _GRACE = 2.0
 
 
 class Late(Exception):
-    """A step took too long. There is no further one."""
+    """A step took too long. There are no more steps."""
 
 
 class Steps(Generic[T]):
-    """Steps of an iterator, none of which is waited for without end.
+    """The steps of an iterator, each with a timeout.
 
-    All of them run in one thread, which rests in between: nothing is read before it is asked for.
-    The thread ends with the iterator, with `close`, or when nobody has this object any more.
+    All run in one thread, which sleeps in between: nothing is read before it is needed. The thread
+    ends with the iterator, with `close`, or when this object is garbage-collected.
     """
 
     def __init__(
@@ -39,29 +39,29 @@ class Steps(Generic[T]):
         cut_off: Callable[[int], None],
         release: Callable[[int], None],
     ) -> None:
-        """`make` and all steps run within `run`; nothing has run yet.
+        """`make` and all steps run within `run`; nothing runs yet.
 
-        :param cut_off: called with the id of a thread that is waited for no longer.
+        :param cut_off: called with the id of a thread whose step is given up.
         :param release: called in that thread at its end, with its id.
         """
         self._work: _Work[T] = _Work(make, run, cut_off, release)
         weakref.finalize(self, self._work.stop).atexit = False
 
     def start(self) -> None:
-        """Begin to make the iterator; `wait` and `take` are then about that."""
+        """Start to create the iterator, as the first step for `wait` and `take`."""
         self._work.start()
 
     def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> None:
-        """Until the next step is done; `waiting` is called every moment, and may raise.
+        """Wait until the next step is done; `waiting` is called repeatedly, and may raise.
 
-        :raises Late: it is not, after so many seconds.
+        :raises Late: it took too long.
         """
         self._work.step(seconds, waiting)
 
     def take(self) -> T:
-        """What the step has come to.
+        """The result of the step.
 
-        :raises StopIteration: there are no more; and what the iterator raises.
+        :raises StopIteration: there are no more; or what the iterator raised.
         """
         answer: T = self._work.take()
         return answer
@@ -83,7 +83,7 @@ class _Work(Generic[T]):
         release: Callable[[int], None],
     ) -> None:
         self._make, self._run, self._cut_off, self._release = make, run, cut_off, release
-        # Reentrant: the garbage collector may call `stop` anywhere.
+        # Reentrant: the garbage collector may call `stop` at any point.
         self._lock = threading.RLock()
         self._wanted, self._ready, self._ended = (_thread.allocate_lock() for _ in range(3))
         self._busy = self._stopped = self._late = False
@@ -123,19 +123,19 @@ class _Work(Generic[T]):
             try:
                 raise error
             finally:
-                del error  # the traceback would keep this frame, and so the error, alive
+                del error  # breaks the reference cycle between the traceback and this frame
         return answer
 
     def _wait(self, ends: float, waiting: Callable[[], Any] | None) -> None:
         while not self._ready.acquire(timeout=max(min(ends - monotonic(), _MOMENT), 0.0)):
-            self._process.check("this list")  # a child has no thread that would answer
+            self._process.check("this list")  # in a child, the thread does not exist
             if monotonic() >= ends and self._give_up():
                 raise Late
             if waiting is not None:
                 waiting()
 
     def _give_up(self) -> bool:
-        """End a step that nobody waits for any longer; False if its answer is there."""
+        """Give up a step; False if its result has come in the meantime."""
         with self._lock:
             if not self._busy:
                 return False
@@ -144,9 +144,9 @@ class _Work(Generic[T]):
             return True
 
     def stop(self) -> None:
-        """Have the thread end: now if it rests, else as soon as it can; from any thread."""
+        """End the thread: now if it sleeps, else as soon as possible; can be called anywhere."""
         if not self._process.is_current:
-            return  # the thread is the parent's
+            return  # the thread belongs to the parent
         with self._lock:
             if not self._give_up() and not self._stopped:
                 self._stopped = True
@@ -154,13 +154,13 @@ class _Work(Generic[T]):
                     self._wanted.release()
 
     def wait(self) -> None:
-        """A moment, for the iterator to close; not for one that is stuck."""
+        """Wait a moment for the iterator to close, unless it is stuck."""
         if self._late or not self._thread or not self._process.is_current:
             return
         if self._ended.acquire(timeout=_GRACE):
             self._ended.release()
         else:
-            LOG.warning("an iterator of a backend does not end after it was closed")
+            LOG.warning("an iterator of a backend is still running after it was closed")
 
     def _live(self) -> None:
         try:

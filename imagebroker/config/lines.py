@@ -1,4 +1,4 @@
-"""On which lines of the config files things are written; oslo.config does not say."""
+"""The line of each section and option in the config files, which oslo.config does not record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SECTION = re.compile(r"\[(.+)\]")
-#: A name at the beginning of a line. One that begins with blanks belongs to the value above it.
+#: A name at the beginning of a line. An indented line continues the value above it.
 _OPTION = re.compile(r"([^\s=:#;\[][^=:]*?)\s*[=:]")
 
 
@@ -24,7 +24,7 @@ class Line:
 
 
 class Lines:
-    """The sections and options of some files; of several places the last one, as it wins."""
+    """The lines of sections and options in some files; of duplicates the last one, which wins."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._places: dict[tuple[str, str], Line] = {}
@@ -32,7 +32,7 @@ class Lines:
             try:
                 text = file.read_text(encoding="utf-8", errors="replace")
             except OSError:
-                continue  # it is only looked at to give better messages
+                continue  # lines only improve messages
             self._scan(file, text)
 
     def _scan(self, file: Path, text: str) -> None:
@@ -45,7 +45,7 @@ class Lines:
                 self._places[section, _dest(match[1])] = Line(file, number)
 
     def find(self, section: str, option: str = "") -> Line | None:
-        """The line of an option, or of its section's title; None if it is not written."""
+        """The line of an option, or of the title of a section; None if it is in no file."""
         return self._places.get((section.lower(), _dest(option)))
 
 

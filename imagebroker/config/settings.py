@@ -1,7 +1,7 @@
-"""The deployer's options: what there is, and the values that a broker works with.
+"""The options of a deployment, and the values that a broker works with.
 
-Core options stand in `[imagebroker]`, a backend's in `[backend:<name>]`, those of a named instance
-in `[backend:<name>:<instance>]`, so that the file can also live inside a service's own.
+Core options are in `[imagebroker]`, a backend's in `[backend:<name>]`, those of a named instance in
+`[backend:<name>:<instance>]`, so that all of them can also be part of a service's config file.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from imagebroker.policy.proxies import Proxy
 from imagebroker.system.person import own_folder, own_home
 
 GROUP = "imagebroker"
-#: Beginning of the sections that belong to backends.
+#: How the sections of backends begin.
 PREFIX = "backend:"
-#: What `default_backend` and `backend=` may look like.
+#: The form of `default_backend` and `backend=`.
 BACKEND_NAME = re.compile(
     r"(?P<name>[a-z][a-z0-9+.-]{0,31})(?::(?P<instance>[A-Za-z0-9_][A-Za-z0-9_.-]*))?"
 )
@@ -49,7 +49,7 @@ class Size(types.ConfigType):
     def __call__(self, value: Any) -> int:
         match = re.fullmatch(r"(\d{1,18})\s*(?:([kmgt])(?:i?b)?|b)?", str(value).strip().lower())
         if match is None or int(match[1]) < 1:
-            raise ValueError(f"{value!r} is not a size: write bytes or a number with K, M, G or T")
+            raise ValueError(f"{value!r} is not a size: write bytes, or a number like 512M or 10G")
         return int(match[1]) * _UNITS[match[2] or ""]
 
     def __repr__(self) -> str:
@@ -65,9 +65,9 @@ class Size(types.ConfigType):
 
 
 def reloadable(options: Iterable[cfg.Opt]) -> list[cfg.Opt]:
-    """The same options, such that a service's `mutate_config_files` takes up their new values.
+    """The same options, marked so that a service's `mutate_config_files` updates their values.
 
-    A broker sees them after `reload`, and no sooner.
+    A broker uses the new values after `reload`, not before.
     """
     found = [copy.copy(option) for option in options]
     for option in found:
@@ -78,167 +78,170 @@ def reloadable(options: Iterable[cfg.Opt]) -> list[cfg.Opt]:
 CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.ListOpt(
         "enabled_schemes", default=[], sample_default=["file", "https", "glance"],
-        help="Schemes that refs may have. The plugin of any other scheme is not even imported. "
-        "Empty: nothing works."),
+        help="Schemes to allow in refs. Plugins of other schemes are not even imported. If empty, "
+        "every image is refused."),
     cfg.StrOpt(
         "default_backend", default="file",
-        help="NAME or NAME:INSTANCE of the backend that answers bare UUIDs, and calls that name "
-        "no backend."),
+        help="Backend (NAME or NAME:INSTANCE) for plain UUIDs, and for calls that name no "
+        "backend."),
     cfg.ListOpt(
         "direct_url_schemes", default=[],
-        help="Locations of an image with one of these schemes are read directly, before the "
-        "backend itself is asked; the image's strong checksum must hold for what they send."),
+        help="Read an image directly from its locations with one of these schemes, and fall back "
+        "to the backend itself. What they send must match the strong checksum of the image."),
     cfg.Opt(
         "max_size", type=Size(), default=16 << 40, sample_default="16T",
-        help="Largest image that is downloaded (bytes, or with K, M, G, T)."),
+        help="Refuse to download larger images (bytes, or with K, M, G, T)."),
     cfg.IntOpt(
         "max_compression_ratio", default=1000, min=1,
-        help="Where a call asks to unpack an image: times as many bytes as were received that may "
-        "come out, beyond a first GiB. max_size holds for them too."),
+        help="When an image is decompressed: refuse more than this many times the bytes received, "
+        "beyond the first GiB. max_size also applies to the decompressed image."),
     cfg.IntOpt(
         "deadline", default=86400, min=1,
-        help="Seconds after which a transfer is given up, however it fares."),
+        help="Seconds after which a transfer is aborted, even if bytes still arrive."),
     cfg.FloatOpt(
-        "connect_timeout", default=10.0, min=0.01, help="Seconds until a connection must stand."),
+        "connect_timeout", default=10.0, min=0.01,
+        help="Seconds within which a connection must be established."),
     cfg.FloatOpt(
         "stall_timeout", default=30.0, min=0.01,
-        help="Seconds without a byte after which a peer counts as gone."),
+        help="Seconds without a byte after which a connection is dropped and retried."),
     cfg.FloatOpt(
         "list_deadline", default=600.0, min=0.01,
-        help="Seconds that a backend may take for one list of images, in all. What its reader does "
-        "in between does not count."),
+        help="Seconds that a backend may take in total to list images. Time that the caller "
+        "spends between two images does not count."),
     cfg.IntOpt(
         "list_max_records", default=100000, min=1,
-        help="Images in one list. With more it ends in an error, after those."),
+        help="Maximum number of images in one list. A longer list ends in an error after these."),
     cfg.Opt(
         "list_max_size", type=Size(), default=256 << 20, sample_default="256M",
-        help="Bytes of all records in one list (or with K, M, G, T)."),
+        help="Maximum size of all records in one list (bytes, or with K, M, G, T)."),
     cfg.IntOpt(
         "min_rate", default=1024, min=0,
-        help="Bytes a second that must arrive on average over each stall_timeout; 0: any."),
+        help="Minimum bytes a second, on average over each stall_timeout; a slower connection is "
+        "dropped and retried. 0: no minimum."),
     cfg.Opt(
         "rate_limit", type=Size(),
-        help="Bytes a second that one transfer takes at most (or with K, M, G). Not set: as fast "
-        "as it goes."),
+        help="Maximum bytes a second for one transfer (or with K, M, G). Not set: no limit."),
     cfg.IntOpt(
         "retries", default=4, min=0,
-        help="Attempts after the first without progress, before a transfer is given up."),
+        help="Retries in a row without new bytes, after which a transfer fails."),
     cfg.FloatOpt(
         "retry_backoff", default=0.5, min=0.0,
-        help="Seconds before the first retry; doubled for each further one, up to 16 times that."),
+        help="Seconds to wait before the first retry; doubled for each further one, up to 16 "
+        "times this value."),
     cfg.BoolOpt(
         "keep_partial",
         default=False,
-        help="Leave a hidden part file and its journal beside the destination when a transfer "
-        "breaks or is interrupted and something proves that the rest will match; the next "
-        "download of the same image to the same place goes on with it. Swept after a day.",
+        help="When a transfer fails or is interrupted, keep a hidden part file and its journal "
+        "beside the destination, if a strong version or a required checksum can prove that the "
+        "rest will match. The next download of the same image to the same destination resumes "
+        "it. Removed after a day.",
     ),
     cfg.BoolOpt(
         "preallocate", default=False,
-        help="Set aside the whole size of an image on the disk before its first byte is written, "
-        "where the file system can (fallocate). The file then has no holes."),
+        help="Reserve disk space for the whole image before the first byte is written, if the "
+        "file system supports it (fallocate). The file is then not sparse."),
     cfg.BoolOpt(
         "share_downloads", default=True,
-        help="Let downloads of the same image into paths, at the same time, share one transfer: "
-        "one asks for the bytes, the others read what it has stored. Each caller is asked for "
-        "its right to read, and each verifies its own copy."),
+        help="Share one transfer between simultaneous downloads of the same image to files: one "
+        "fetches the data, the others read what it has stored. The backend must allow each caller "
+        "to read the image, and each caller verifies its own copy."),
     cfg.StrOpt(
         "state_dir",
-        help="Directory, on a local file system, in which the processes of one user find each "
-        "other's transfers. Its owner is that user, and nobody else may enter it (mode 0700); it "
-        "is made if it is missing. Unset, a service shares within each broker only; the command "
-        "uses $XDG_RUNTIME_DIR/imagebroker, or else $XDG_STATE_HOME/imagebroker."),
+        help="Directory through which the processes of one user share transfers, on a local file "
+        "system. It must belong to that user, with mode 0700, and is created if missing. Not set: "
+        "a service shares within each broker only; the command uses "
+        "$XDG_RUNTIME_DIR/imagebroker, or else $XDG_STATE_HOME/imagebroker."),
     cfg.StrOpt(
         "cache_dir",
-        help="Directory of a cache of verified images, by digest. Its owner is the user of the "
-        "service, and nobody else may enter it (mode 0700); it is made if it is missing. Unset: "
-        "nothing is cached."),
+        help="Directory of a cache of verified images. It must belong to the user of the service, "
+        "with mode 0700, and is created if missing. Not set: no cache."),
     cfg.Opt(
         "cache_size", type=Size(), default=20 << 30, sample_default="20G",
-        help="Bytes that the cache may hold (or with K, M, G, T). What was not used for the "
-        "longest time goes first, and never what is in use."),
+        help="Maximum size of the cache (bytes, or with K, M, G, T). The least recently used "
+        "images are removed first; images in use are never removed."),
     cfg.BoolOpt(
         "fsync", default=True,
-        help="Force an image and its directory entry to the disk before success is reported. "
-        "Without it a power loss may take the image back; it is never partial after kill -9."),
+        help="Flush an image and its directory entry to disk before reporting success. Without "
+        "it, a power loss can lose the image; kill -9 still never leaves a partial one."),
     cfg.BoolOpt(
         "direct_io", default=True,
-        help="Write images past the page cache, where that is known to pay (ext4, XFS): a transfer "
-        "takes less of the processor, and pushes nothing out of the cache that others use. Without "
-        "it an image is in the cache when it is stored, for whoever reads it next. Has no effect "
-        "without fsync."),
+        help="Write images with O_DIRECT, bypassing the page cache, on file systems where that "
+        "pays (ext4, XFS): it costs less CPU time and does not evict data that others use. Turn "
+        "it off if images are read right after the download. No effect without fsync."),
     cfg.BoolOpt(
         "allow_md5", default=False,
-        help="Let md5 and sha1 satisfy a required checksum. They prove nothing against attackers."),
+        help="Accept md5 and sha1 where a checksum is required. They do not protect against "
+        "attackers."),
     cfg.StrOpt(
         "checksum_keyring",
-        help="File of OpenPGP keys, as gpg --export writes it. A checksum that a call names by the "
-        "URL of a file is then believed only if the file has a signature by one of them; needs "
+        help="File with OpenPGP keys, as exported by gpg --export. A checksum file that a call "
+        "names by its URL is then accepted only with a signature by one of these keys. Needs "
         "imagebroker[openpgp]."),
     cfg.BoolOpt(
         "allow_unknown_size", default=False,
-        help="Accept images whose size nobody knows beforehand and that no checksum covers."),
+        help="Accept images with neither a known size nor a checksum."),
     cfg.BoolOpt(
         "allow_empty", default=False,
-        help="Accept images of 0 bytes though neither a record nor a checksum says so."),
+        help="Accept empty images even if neither a record nor a checksum says that they are "
+        "empty."),
     cfg.BoolOpt(
         "inspect_formats", default=True,
-        help="Look at the content of every image that is downloaded: it must be of the declared "
-        "disk format and of no other, and refer to no other file. Off, this is done only where "
-        "allowed_formats says what is allowed."),
+        help="Inspect the content of every image: it must have the declared disk format and no "
+        "other, and must not refer to other files. If off, only images that allowed_formats "
+        "restricts are inspected."),
     cfg.ListOpt(
         "allowed_formats", default=[],
-        help="Disk formats that may be downloaded (raw, qcow2, vmdk, vhd, vhdx, vdi, iso, luks), "
-        "whatever is declared. Empty: all of them."),
+        help="Disk formats to accept, whatever the record declares (raw, qcow2, vmdk, vhd, vhdx, "
+        "vdi, iso, luks). Empty: all of these."),
     cfg.Opt(
         "max_virtual_size", type=Size(), default=64 << 40, sample_default="64T",
-        help="Largest disk that an image may hold (bytes, or with K, M, G, T)."),
+        help="Refuse images with a larger virtual disk (bytes, or with K, M, G, T)."),
     cfg.BoolOpt(
         "verify_signatures", default=False,
-        help="Refuse every download whose image has no valid signature (the properties "
-        "img_signature...). Certificates are read from the key manager that [key_manager] names; "
-        "needs imagebroker[signature]."),
+        help="Refuse images without a valid signature (properties img_signature...). Certificates "
+        "are read from the key manager configured in [key_manager]. Needs "
+        "imagebroker[signature]."),
     cfg.ListOpt(
         "trusted_certificate_ids", default=[],
-        help="Ids, in the key manager, of the certificates that may sign images, where a call does "
-        "not name its own: issuers up to the self-signed root."),
+        help="Ids of trusted certificates in the key manager, for calls that name none: issuers "
+        "of signing certificates, up to the self-signed root."),
     cfg.BoolOpt(
         "enable_certificate_validation", default=True,
-        help="Refuse signatures whose certificate none of the trusted ones issued. Off, any "
-        "certificate in the key manager may sign, as long as a call names none to trust."),
+        help="Refuse a signature unless a trusted certificate issued its certificate. If off, any "
+        "certificate in the key manager can sign, unless the call names trusted ones."),
     cfg.BoolOpt(
         "metrics", default=True,
-        help="Count calls, bytes, seconds, retries and failures in prometheus-client's default "
-        "registry, where prometheus-client is installed."),
+        help="Count calls, bytes, seconds, retries and failures in the default registry of "
+        "prometheus-client, if it is installed."),
     cfg.BoolOpt(
         "tracing", default=True,
-        help="Record a span for each call, where OpenTelemetry's API is installed."),
+        help="Record a span for each call, if OpenTelemetry's API is installed."),
 ))  # fmt: skip
 
 
 def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
-    """Options that every backend has, because the core acts on them."""
+    """The options that every backend has: the core implements them."""
     return reloadable((
         cfg.ListOpt(
             "endpoint", default=[],
-            help="URI prefixes ending in / that belong to this instance; also the servers that it "
-            "speaks to, where the backend has servers."),
+            help="URI prefixes ending in / that belong to this instance. For a backend with "
+            "servers of its own, also the URLs of these servers."),
         cfg.ListOpt(
             "allowed_networks", default=[],
-            help="Networks (10.0.0.0/8) that may be connected to beyond the global addresses."),
+            help="Networks to allow in addition to global addresses, for example 10.0.0.0/8."),
         cfg.ListOpt(
             "allowed_ports", default=[], item_type=types.Integer(min=1, max=65535),
-            help="Ports that may be connected to beyond 80, 443, the scheme's own, and those from "
-            "1024 up that belong to no well-known service."),
+            help="Ports to allow in addition to 80, 443, the default port of the scheme, and "
+            "ports from 1024 up that no well-known service uses."),
         cfg.BoolOpt(
             "require_checksum", default=require_checksum,
-            help="Refuse a download for which neither the caller nor the record has a strong "
-            "checksum."),
+            help="Refuse to download an image if neither the caller nor the record has a strong "
+            "checksum for it."),
         cfg.StrOpt(
             "proxy", secret=True,
-            help="HTTP proxy to use: http://[user:password@]host:port, other characters than "
-            "letters and digits in the password as %XX. With a config file, none is taken from "
-            "the environment. Let nobody else read a file with a password in it."),
+            help="HTTP proxy, as http://[user:password@]host:port. Write characters of the "
+            "password other than letters and digits as %XX. If there is a config file, proxies "
+            "in the environment are ignored. Protect a file that contains a password."),
     ))  # fmt: skip
 
 
@@ -265,7 +268,9 @@ def parse_backend(title: str) -> Section:
     """
     match = BACKEND_NAME.fullmatch(title) if isinstance(title, str) else None
     if match is None:
-        raise InvalidImageRef(f"{title!r} names no backend", hint="write NAME or NAME:INSTANCE")
+        raise InvalidImageRef(
+            f"{title!r} is not the name of a backend", hint="write NAME or NAME:INSTANCE"
+        )
     return Section(match["name"], match["instance"])
 
 
@@ -280,14 +285,14 @@ class Settings:
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
     ) -> None:
-        """:raises ConfigError: a core option has a value that cannot be used."""
+        """:raises ConfigError: a core option has an invalid value."""
         self._conf = conf
         self.tuning = tuning
-        #: True where a person runs the command without a config file.
+        #: True if a person runs the command without a config file.
         self.personal = personal
-        #: Where state is kept if the configuration does not say.
+        #: Where state is kept if `state_dir` is not set.
         self.state_home = state_home
-        #: The file that these are the values of; None where a service hands in its own.
+        #: The file that was read; None if a service passes its own configuration object.
         self._file: str | None = None
         conf.register_opts(CORE_OPTIONS, group=GROUP)
         try:
@@ -304,20 +309,20 @@ class Settings:
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
     ) -> Settings:
-        """:raises ConfigError: the file is missing, not readable, or not in oslo.config's form."""
+        """:raises ConfigError: the file is missing, not readable, or not valid oslo.config."""
         settings = cls(_parse([os.fspath(path)]), state_home=state_home, tuning=tuning)
         settings._file = os.path.abspath(path)
         return settings
 
     @classmethod
     def for_person(cls) -> Settings:
-        """What holds without any config file: defaults, and trust in the person who types."""
+        """The settings without a config file: defaults, and trust in the user at the shell."""
         return cls(_parse([]), personal=True, state_home=own_state_home())
 
     def again(self) -> Settings:
-        """The same files read again, or what the service's own object has by now.
+        """The same files read again, or the current values of the service's own object.
 
-        :raises ConfigError: they cannot be used.
+        :raises ConfigError: they are invalid.
         """
         if self._file is not None:
             return Settings.from_file(self._file, state_home=self.state_home, tuning=self.tuning)
@@ -346,7 +351,7 @@ class Settings:
         return found
 
     def line(self, group: str, option: str = "") -> Line | None:
-        """Where an option is written, or the title of a section; None if it is not."""
+        """The line of an option, or of the title of a section; None if it is not in a file."""
         return self._lines.find(group, option)
 
     @cached_property
@@ -354,7 +359,7 @@ class Settings:
         return Lines(self.files)
 
     def where(self, group: str, option: str) -> str:
-        """File and line of an option, or the file in which it is not set; empty without any."""
+        """File and line of an option, or the file to set it in; empty without a config file."""
         if line := self.line(group, option):
             return f"{line}: [{group}] {option}".rstrip()
         if not self.files:
@@ -365,9 +370,9 @@ class Settings:
     def locate(
         self, error: ImageBrokerError, section: Section | None = None, names: Iterable[str] = ()
     ) -> None:
-        """Say in `error.where` where the option stands that decides.
+        """Set `error.where` to the file and line of the option that the error depends on.
 
-        `names`: the options of `section`, whose backend the error comes from.
+        `names`: the options of `section`, whose backend raised the error.
         """
         if error.where or self.personal:
             return
@@ -380,7 +385,7 @@ class Settings:
             error.where = self.where(group, option)
 
     def sections(self) -> list[Section]:
-        """The backends' sections that the configuration has, valid names only."""
+        """The sections of backends in the configuration, those with valid names."""
         found = []
         for group in self._conf.list_all_sections():
             match = BACKEND_NAME.fullmatch(group.removeprefix(PREFIX))
@@ -418,20 +423,21 @@ class Settings:
         """
         common = backend_options(strict)
         every = [*common, *reloadable(options)]
-        # The default of require_checksum differs between backends; endpoint was registered before.
+        # The default of require_checksum differs between backends; endpoint is registered already.
         self._conf.register_opts(every, group=cfg.OptGroup(section.group))
         return self._snapshot(section.group, every)
 
     def policy(self, section: Section, options: Options) -> Policy:
-        """What one instance may reach.
+        """The network policy of one instance.
 
-        :raises ConfigError: `allowed_networks` or a URL cannot be parsed.
+        :raises ConfigError: `allowed_networks` or a URL is invalid.
         """
         try:
             allowed = networks(options.allowed_networks)
         except ValueError as error:
             raise ConfigError(
-                f"[{section.group}] allowed_networks: {error}", hint="write networks as 10.0.0.0/8"
+                f"[{section.group}] allowed_networks: {error}",
+                hint="write networks like 10.0.0.0/8",
             ) from error
         named = [("endpoint", url) for url in self.endpoints(section)]
         named += [("auth_url", options["auth_url"])] if options.get("auth_url") else []
@@ -446,7 +452,7 @@ class Settings:
         )
 
     def is_set(self, group: str, option: str) -> bool:
-        """Whether somebody has set this option, whatever to; False: its value is the default."""
+        """Whether this option is set, even if to its default."""
         found = self._conf.get_location(option, group)
         defaults = (cfg.Locations.opt_default, cfg.Locations.set_default)
         return found is not None and found.location not in defaults
@@ -456,10 +462,10 @@ class Settings:
 
 
 def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, str]:
-    """Section and option that an error is about; `groups` has the section of each option.
+    """The section and option that an error depends on; `groups` has the section of each option.
 
-    An error says so itself, or its text begins with them, or its hint names the option that is to
-    be changed.
+    They are in `error.option`, or at the beginning of its text, or its hint names the option to
+    change.
     """
     for text in (f"{error.option}:", str(error)):
         if match := _PLACE.match(text):
@@ -473,16 +479,16 @@ def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, 
     return "", ""
 
 
-#: `[section] option`, as messages begin.
+#: `[section] option`, at the beginning of a message.
 _PLACE = re.compile(
     rf"\[(?P<group>{GROUP}|{PREFIX}[^\]\s]+)\](?:\W{{1,2}}(?P<option>[a-z][a-z0-9_]*)(?P<colon>:?))?"
 )
 
 
 def own_state_home() -> Path | None:
-    """Where the state of the person who runs this process belongs; None if nowhere.
+    """The directory for state of the user who runs this process; None if there is none.
 
-    A directory of somebody else (of the person who called sudo) is none.
+    A directory of another user is not used: under sudo, these variables may name one.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     state, home = own_folder("XDG_STATE_HOME", ".local/state"), own_home()
@@ -510,33 +516,34 @@ def _proxy_address(section: Section, text: str) -> tuple[str, int]:
         proxy = Proxy.parse(text, "option proxy")
     except ValueError as error:
         raise ConfigError(
-            f"[{section.group}] proxy: {error}", hint="write http://host:port"
+            f"[{section.group}] proxy: {error}", hint="write it as http://host:port"
         ) from None
     return proxy.host, proxy.port
 
 
 def _parse(files: list[str]) -> cfg.ConfigOpts:
-    """A ConfigOpts of these files alone: no environment driver, no default locations."""
-    uncache_stevedore()  # where `config_source` has oslo.config look for drivers
+    """A ConfigOpts of these files only: no environment variables, no default locations."""
+    uncache_stevedore()  # oslo.config uses it to look for `config_source` drivers
     conf = cfg.ConfigOpts()
     try:
         conf([], project=GROUP, default_config_files=files, default_config_dirs=[], use_env=False)
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(
-            f"no config file {', '.join(error.config_files)}",
-            hint=f"`imagebroker config sample > {files[-1]}` writes one to begin with",
+            f"the config file {', '.join(error.config_files)} does not exist",
+            hint=f"create one with: imagebroker config sample > {files[-1]}",
             where=", ".join(error.config_files),
         ) from error
     except (cfg.Error, ValueError, OSError) as error:
         raise ConfigError(
             f"the config file {', '.join(files)} cannot be read: {error}",
-            hint="it has lines `option = value` below lines `[section]`, and this user may read it",
+            hint="make sure that this user can read it, and that it has the form: [section], then "
+            "lines option = value",
             where=_place_of(error) or ", ".join(files),
         ) from error
     return conf
 
 
 def _place_of(error: Exception) -> str:
-    """FILE:LINE where oslo.config says where it stopped understanding."""
+    """FILE:LINE of a syntax error, from the text of oslo.config's error."""
     match = re.search(r"at (\S+:\d+)", str(error))
     return match[1] if match else ""

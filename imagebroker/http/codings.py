@@ -1,20 +1,20 @@
-"""What a `Content-Encoding` says about stored bytes.
+"""Interprets `Content-Encoding` for data that is stored as received.
 
-Servers describe the file with it (a `.gz` with `gzip`, as Apache's AddEncoding does), write into it
-what is no coding at all, or really encode on the way, though `identity` was asked for. Nothing is
-ever decoded because of it: the question is only whether the bytes, as they are sent, are the image.
+Servers use it to describe the file (`gzip` for a `.gz`, as Apache's AddEncoding does), set it to
+something that is not a coding, or really encode the data, although `identity` was requested.
+Nothing is ever decoded because of it: it only matters whether the received bytes are the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: What says nothing about the bytes: names of no coding, how an upload was sent, character sets.
+#: Values without a meaning for the bytes: no coding, how an upload was sent, character sets.
 _NEUTRAL = frozenset({
     "identity", "none", "null", "raw", "plain", "binary", "8bit", "7bit", "aws-chunked",
     "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1",
 })  # fmt: skip
-#: What a file is called that is stored in a coding.
+#: Extensions of files that are stored in a coding.
 _ENDINGS = {
     "gzip": (".gz", ".gzip", ".tgz"),
     "compress": (".z",),
@@ -29,10 +29,10 @@ _ENDINGS = {
 
 
 def foreign_coding(values: Iterable[str], names: Iterable[str]) -> str:
-    """What neither the name of the image explains nor is no coding; empty if nothing is left.
+    """The codings that the name of the image does not explain; empty if there are none.
 
     :param values: the values of the header.
-    :param names: what the image is called, by whoever asks for it and by whoever sends it.
+    :param names: the names of the image, in the ref and as given by the server.
     """
     elements = (element.strip(" \t").lower() for value in values for element in value.split(","))
     found = [each for each in elements if each and each not in _NEUTRAL and "/" not in each]

@@ -34,7 +34,7 @@ STRONG = ("sha512", "sha256", "sha384", "sha3_512", "sha3_256", "blake2b")
 
 @dataclass(frozen=True)
 class Location:
-    """Another ref for the same bytes; `metadata` is the server's word, believed in nothing."""
+    """Another ref for the same bytes; `metadata` comes from the server and is not trusted."""
 
     url: str
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -47,24 +47,24 @@ class Location:
 class Image:
     """What is known about an image. Unknown is None, never 0 or an empty string."""
 
-    #: A string that the same broker accepts anywhere.
+    #: A string that the same broker accepts as a ref.
     ref: str
-    #: None where a backend has no ids.
+    #: None if the backend has no ids.
     id: str | None = None
     name: str | None = None
     status: str | None = None
     visibility: str | None = None
     #: The project that owns it.
     owner: str | None = None
-    #: True: not in lists unless asked for.
+    #: True: lists show it only on request.
     hidden: bool | None = None
     protected: bool | None = None
     #: Projects that a `shared` image is shared with.
     members: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = None
-    #: Bytes as stored and downloaded.
+    #: Size of the data, as stored and downloaded, in bytes.
     size: int | None = None
-    #: Bytes of the disk that a guest sees.
+    #: Size of the disk that a guest sees, in bytes.
     virtual_size: int | None = None
     disk_format: str | None = None
     container_format: str | None = None
@@ -72,21 +72,21 @@ class Image:
     min_disk: int | None = None
     #: MiB.
     min_ram: int | None = None
-    #: Algorithm (hashlib's name) to lower-case hex digest of the stored bytes.
+    #: Algorithm (hashlib's name) to lower-case hex digest of the data.
     checksums: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    #: Aware datetimes.
+    #: Timezone-aware.
     created_at: datetime | None = None
     updated_at: datetime | None = None
     deleted_at: datetime | None = None
     properties: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     locations: tuple[Location, ...] | None = None
-    #: Changes whenever the bytes do (a strong ETag, a digest); None if nothing does.
+    #: Changes whenever the data does (a strong ETag, a digest); None if there is no such value.
     version: str | None = None
-    #: The service's own stores that have the bytes, by name.
+    #: Names of the service's stores that have the data.
     stores: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
-        return shown_fields(self)  # the query of a presigned URL belongs into no log
+        return shown_fields(self)  # redacted: the query of a presigned URL must not be logged
 
     @property
     def deleted(self) -> bool:
@@ -94,7 +94,7 @@ class Image:
 
     @property
     def strong_checksum(self) -> tuple[str, str] | None:
-        """`(algorithm, digest)` of the best digest that proves content, or None."""
+        """`(algorithm, digest)` of the best strong digest, or None."""
         for algorithm in STRONG:
             if self.checksums.get(algorithm):
                 return algorithm, self.checksums[algorithm]
@@ -102,7 +102,7 @@ class Image:
 
 
 def visible(image: Image, *, is_admin: bool, project: str | None) -> bool:
-    """Who may see what, in one place: admins all, others what is public, theirs, or shared."""
+    """Whether a caller can see an image: admins all, others public, own and shared ones."""
     if is_admin or image.visibility in ("public", "community"):
         return True
     if project is None:
@@ -114,21 +114,21 @@ def visible(image: Image, *, is_admin: bool, project: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """Which images `get_all` is to list, and how."""
+    """Which images `get_all` lists, and in which order."""
 
     #: `Image` field names, `property-<name>`, `changes-since`, `size_min`, `size_max`, `tag`.
     filters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     #: Id of the last image already seen.
     marker: str | None = None
-    #: At most so many images in all.
+    #: Maximum number of images in total.
     limit: int | None = None
-    #: At most so many images in one request.
+    #: Maximum number of images per request.
     page_size: int | None = None
     sort_key: str = "created_at"
     sort_dir: str = "desc"
 
 
-#: What `create` and `update` may set, with the type each value must have.
+#: The fields that `create` and `update` can set, with the types of their values.
 SETTABLE: Mapping[str, tuple[type, ...]] = MappingProxyType({
     "id": (str,),
     "name": (str,),
@@ -151,19 +151,19 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def checked_info(image_info: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `image_info` with sequences as tuples; the caller's mapping stays as it is.
+    """A copy of `image_info`, with sequences as tuples.
 
     :raises InvalidImageRef: a key is not a field that can be set, or a value has the wrong type.
     """
     if not isinstance(image_info, Mapping):
-        raise InvalidImageRef(f"image_info is a mapping, not {type(image_info).__name__}")
+        raise InvalidImageRef(f"image_info must be a mapping, not {type(image_info).__name__}")
     checked: dict[str, Any] = {}
     for key, value in image_info.items():
         kinds = SETTABLE.get(key) if isinstance(key, str) else None
         if kinds is None:
             raise InvalidImageRef(
                 f"image_info: {key!r} cannot be set",
-                hint=f"fields are {', '.join(SETTABLE)}; own names go under 'properties'",
+                hint=f"set one of {', '.join(SETTABLE)}; put custom names in 'properties'",
             )
         checked[key] = _checked(key, value, kinds)
     return checked
@@ -178,13 +178,14 @@ def _checked(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
         raise InvalidImageRef(f"image_info: {key} cannot be negative")
     if key == "visibility" and value not in VISIBILITIES:
         raise InvalidImageRef(
-            f"image_info: visibility {value!r} is unknown", hint=f"one of {', '.join(VISIBILITIES)}"
+            f"image_info: unknown visibility {value!r}",
+            hint=f"use one of {', '.join(VISIBILITIES)}",
         )
     if key == "id" and not _UUID.fullmatch(str(value)):
         raise InvalidImageRef(f"image_info: id {value!r} is not a UUID")
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) and name for name in value):
-            raise InvalidImageRef(f"image_info: names in {key} are text")
+            raise InvalidImageRef(f"image_info: names in {key} must be text, and not empty")
         return dict(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return tuple(_strings(key, value))
@@ -194,24 +195,24 @@ def _checked(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
 def _strings(key: str, values: Iterable[Any]) -> Iterator[Any]:
     for value in values if isinstance(values, (list, tuple)) else sorted(values):
         if key != "locations" and not isinstance(value, str):
-            raise InvalidImageRef(f"image_info: {key} holds {type(value).__name__}, not text")
+            raise InvalidImageRef(f"image_info: {key} contains {type(value).__name__}, not text")
         yield value
 
 
-#: Names of the fields, in the order in which they are shown.
+#: The names of the fields, in the order in which they are shown.
 FIELDS = tuple(f.name for f in fields(Image))
 
 
 def given(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields for a new record: what is None is not set."""
+    """The fields of a new record, without those that are None."""
     return {name: value for name, value in info.items() if value is not None}
 
 
-#: What a copy keeps of the original's record.
+#: The fields of a record that a copy keeps.
 _COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
 
 
 def copied_fields(image: Image) -> dict[str, Any]:
-    """What a copy of `image` begins with."""
+    """The fields of the record of a copy of `image`."""
     found = {name: getattr(image, name) for name in _COPIED}
     return given(found) | ({"properties": dict(image.properties)} if image.id else {})

@@ -1,8 +1,8 @@
-"""Reading from an object of the caller's, whatever kind it is, until its bytes have really ended.
+"""Reads any kind of object that a caller passes, until its data has really ended.
 
-An object that has nothing *yet* says so in many ways: `read` returns None (a raw file or a socket's
-file in non-blocking mode), raises `BlockingIOError` or TLS's "want read", or an iterator yields
-None. None of these is the end: only an empty answer of `read` is.
+An object without data *yet* shows it in many ways: `read` returns None (a raw file or socket in
+non-blocking mode), raises `BlockingIOError` or TLS's "want read", or an iterator yields None. None
+of these is the end of the data: only an empty result of `read` is.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from imagebroker.system.readiness import Waiting, is_not_ready
 
 
 class Wrong(Exception):
-    """The object returns something that is not bytes."""
+    """The object returned something other than bytes."""
 
 
 def can_be_read(source: object) -> bool:
-    """Whether it has `read`, or `readinto` at least."""
+    """Whether it has `read`, or at least `readinto`."""
     return callable(getattr(source, "read", None)) or callable(getattr(source, "readinto", None))
 
 
 def chunks_of_file(source: Any, size: int, patience: float) -> Iterator[bytes]:
-    """What a file object has from its position on, at most `size` bytes at a time.
+    """The data of a file object from its position on, at most `size` bytes at a time.
 
-    :param patience: seconds that it may have nothing without being at its end.
-    :raises Stalled, Wrong: as named. Whatever else the object raises passes.
+    :param patience: seconds to wait for more data.
+    :raises Stalled: no data for so long.
+    :raises Wrong: it returned something other than bytes. Its own exceptions are passed on.
     """
     read = _reading(source, size)
     waiting = Waiting(source, patience)
@@ -48,10 +49,10 @@ def chunks_of_file(source: Any, size: int, patience: float) -> Iterator[bytes]:
 
 
 def chunks_of_iterable(source: Iterable[Any], size: int, patience: float) -> Iterator[bytes]:
-    """What an iterable yields, at most `size` bytes at a time. Only its own end is the end."""
+    """The data of an iterable, at most `size` bytes at a time. Empty items do not end it."""
     waiting = Waiting(source, patience)
     for found in source:
-        if found is None:  # iter(pipe.read, b"") of a pipe that has nothing yet
+        if found is None:  # iter(pipe.read, b"") on a non-blocking pipe
             waiting.wait()
             continue
         waiting.over()
@@ -77,7 +78,7 @@ def _reading(source: Any, size: int) -> Callable[[], Any]:
 def _bytes(found: Any, who: str) -> memoryview:
     """`found` as bytes.
 
-    :raises Wrong: it is something else, text for example.
+    :raises Wrong: it is something else, such as text.
     """
     try:
         view = memoryview(found)

@@ -1,8 +1,7 @@
-"""What a peer says, turned into values. Nonsense is the peer's fault, and an error that says so.
+"""Validates what a server sends. An invalid value is an error that blames the server.
 
-Every value of a server passes through here (or is refused by a grammar of its protocol) before
-anything is computed with it: no number without bounds, no time beyond the calendar, no document
-without bounds, no field of another type than it has to be.
+Every value from a server is checked here (or by the grammar of its protocol) before it is used:
+types, the range of numbers and times, the size and depth of documents.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from imagebroker.redaction import printable
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: The largest number of bytes, or of anything else, that makes sense.
+#: The largest number that is accepted, of bytes or anything else.
 MOST = 2**63 - 1
-#: The longest time (seconds) after which a peer may want to be asked again.
-_LONGEST_WISH = 86400.0
-#: Lists and objects in one document: each costs 20 times the bytes that it takes on the wire.
+#: The longest Retry-After that is respected (seconds).
+_LONGEST_RETRY_AFTER = 86400.0
+#: Lists and objects in one document: each takes 20 times as much memory as on the wire.
 _MOST_CONTAINERS = 100_000
-#: Lists and objects within one another.
+#: Nesting of lists and objects.
 _DEEPEST = 64
-#: Records that cannot be read, of one list, before all of it counts as nonsense.
-_MOST_UNREADABLE = 1000
+#: Invalid records in one list, before the whole list is refused.
+_MOST_INVALID = 1000
 
 
-def malformed(who: str, what: str, hint: str = "see the server's log and version") -> NoReturn:
-    """:raises MalformedAnswer: `who` (the server) said `what`, which no such server should say."""
-    raise MalformedAnswer(f"{who}: the answer makes no sense: {printable(what, 200)}", hint=hint)
+def malformed(who: str, what: str, hint: str = "check the server's log and version") -> NoReturn:
+    """:raises MalformedAnswer: `who` (the server) sent an invalid response; `what` is wrong."""
+    raise MalformedAnswer(f"{who}: invalid response: {printable(what, 200)}", hint=hint)
 
 
 def number(value: Any, name: str, who: str) -> int | None:
-    """A number from 0; None where there is none.
+    """A number, 0 or more, or None.
 
-    :raises MalformedAnswer: it is anything else, or beyond all bounds.
+    :raises MalformedAnswer: it is something else, or too large.
     """
     if value is None:
         return None
@@ -49,7 +48,7 @@ def number(value: Any, name: str, who: str) -> int | None:
     if value < 0:
         malformed(who, f"{name} is negative")
     if value > MOST:
-        malformed(who, f"{name} is a number of {value.bit_length()} bits")
+        malformed(who, f"{name} is too large: a number of {value.bit_length()} bits")
     return int(value)
 
 
@@ -68,18 +67,18 @@ def flag(value: Any, name: str, who: str) -> bool | None:
 
 
 def texts(value: Any, name: str, who: str) -> tuple[str, ...] | None:
-    """:raises MalformedAnswer: it is no list of text."""
+    """:raises MalformedAnswer: it is not a list of text."""
     if value is None:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
-        malformed(who, f"{name} is no list of text")
+        malformed(who, f"{name} is not a list of text")
     return tuple(value)
 
 
 def moment(value: Any) -> datetime | None:
     """ISO 8601, or seconds since 1970, as a time in UTC.
 
-    None for what no calendar has: clocks and their spelling are nothing to fail for.
+    None for anything else: an invalid time is not worth an error.
     """
     try:
         if isinstance(value, str):
@@ -96,12 +95,12 @@ def moment(value: Any) -> datetime | None:
 
 
 def seconds_until(value: str | None) -> float | None:
-    """What Retry-After asks for, at most a day; None where it says nothing that makes sense."""
+    """The seconds that Retry-After asks for, at most a day; None if it is missing or invalid."""
     value = (value or "").strip()
     if not re.fullmatch(r"[ -~]{1,64}", value):
         return None
     if re.fullmatch(r"[0-9]{1,10}", value):
-        return min(float(value), _LONGEST_WISH)
+        return min(float(value), _LONGEST_RETRY_AFTER)
     from email.utils import parsedate_to_datetime
 
     try:
@@ -110,20 +109,19 @@ def seconds_until(value: str | None) -> float | None:
         return None
     if until is None:
         return None
-    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _LONGEST_WISH)
+    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER)
 
 
 def document(body: bytes, kind: type[T], who: str) -> T:
     """The JSON document in `body`, a dict or a list.
 
-    :raises MalformedAnswer: it is anything else, or uses what sane servers do not: duplicate keys,
-        NaN, deep nesting.
+    :raises MalformedAnswer: it is something else, or has duplicate keys, NaN or deep nesting.
     """
     import json
 
     try:
         if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
-            raise ValueError("too many lists and objects")
+            raise ValueError("it has too many lists and objects")
         parsed = json.loads(
             body.decode("utf-8"),
             object_pairs_hook=_no_duplicates,
@@ -144,18 +142,18 @@ def document(body: bytes, kind: type[T], who: str) -> T:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("it has a duplicate key")
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:
     found = float(text)
     if found - found != 0.0:
-        raise ValueError("a number is too large")
+        raise ValueError("it has a number that is too large")
     return found
 
 
@@ -170,7 +168,7 @@ def _check_depth(parsed: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"lists and objects within one another, more than {_DEEPEST} deep")
+    raise ValueError(f"its lists and objects are nested more than {_DEEPEST} deep")
 
 
 #: The fields of a record by the type of their values.
@@ -191,9 +189,9 @@ _READERS: Mapping[str, Callable[[Any, str, str], Any]] = {
 
 
 def image(who: str, ref: str, **fields: Any) -> Image:
-    """The record that a peer's values make; times may be ISO 8601 or seconds since 1970.
+    """The record made from a server's values; times are ISO 8601 or seconds since 1970.
 
-    :raises MalformedAnswer: a value has the wrong type, or makes no sense.
+    :raises MalformedAnswer: a value has the wrong type or is invalid.
     """
     values = {}
     for name, value in fields.items():
@@ -201,39 +199,39 @@ def image(who: str, ref: str, **fields: Any) -> Image:
             value = _READERS[name](value, name, who)
         elif name in ("checksums", "properties"):
             if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
-                malformed(who, f"{name} is no object")
+                malformed(who, f"{name} is not an object")
         elif value is not None and not all(isinstance(each, Location) for each in value):
-            malformed(who, f"{name} holds something other than locations")
+            malformed(who, f"{name} contains something other than locations")
         values[name] = value
     return Image(ref=ref, **values)
 
 
 class Reader:
-    """Makes images of what a peer lists. A record that cannot be read costs itself."""
+    """Makes images from the records in a server's list. An invalid record is skipped and logged."""
 
     def __init__(self, make: Callable[[Any], Image], name: Callable[[Any], str]) -> None:
-        """`name`: what a record calls itself, for the log."""
+        """`name`: gives the name of a record, for the log."""
         self._make, self._name = make, name
-        self._read = self._unreadable = 0
+        self._read = self._invalid = 0
         self._last: MalformedAnswer | None = None
 
     def read(self, records: Iterable[Any]) -> Iterator[Image]:
-        """:raises MalformedAnswer: too many records of this list cannot be read."""
+        """:raises MalformedAnswer: too many records of this list are invalid."""
         for record in records:
             try:
                 found = self._make(record)
             except MalformedAnswer as error:
-                self._unreadable += 1
+                self._invalid += 1
                 self._last = error
-                if self._unreadable > _MOST_UNREADABLE:
+                if self._invalid > _MOST_INVALID:
                     raise
-                shown = printable(self._name(record), 100) or "a record without id"
-                LOG.warning("%s is left out of the list: %s", shown, error)
+                shown = printable(self._name(record), 100) or "a record without an id"
+                LOG.warning("skipping %s in the list: %s", shown, error)
             else:
                 self._read += 1
                 yield found
 
     def check(self) -> None:
-        """At the end of a list. :raises MalformedAnswer: nothing in it could be read."""
+        """Call it at the end of a list. :raises MalformedAnswer: all of its records are invalid."""
         if self._last is not None and not self._read:
             raise self._last

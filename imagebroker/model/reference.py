@@ -1,12 +1,12 @@
-"""The one parser of image identifiers: strict, run once, rejects rather than repairs.
+"""The only parser of image identifiers: strict, and never repairs anything.
 
 ::
 
     REF = UUID | NAME[:INSTANCE]:UUID | NAME://[user@]host[:port]/path[?query]
     each with an optional pin: #sha256=<64 hex> or #sha512=<128 hex>
 
-`parse` knows the general grammar only. Which parts the refs of one backend have is its
-`RefForm`, held by `check_form` once the backend is known.
+`parse` checks the general grammar only. The parts that the refs of a backend have are its
+`RefForm`, which `check_form` checks once the backend is known.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from urllib.parse import unquote_to_bytes
 from imagebroker.exceptions import InvalidImageRef, PolicyViolation
 from imagebroker.redaction import redact
 
-#: Longest identifier that is looked at (characters). Presigned URLs stay below 4 KiB.
+#: Maximum length of an identifier (characters). Presigned URLs are shorter than 4 KiB.
 MAX_LENGTH = 8192
 
-#: Hex digits of the digests that a pin may name.
+#: The algorithms of a pin, and their number of hex digits.
 PIN_DIGITS = {"sha256": 64, "sha512": 128}
 
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -48,10 +48,10 @@ _IMAGE_URL = re.compile(rf"(?P<id>{_UUID})(?:/file)?")
 
 @dataclass(frozen=True)
 class RefForm:
-    """Which parts the refs of a backend have; the core refuses all others.
+    """The parts that the refs of a backend have; the core refuses others.
 
-    `id`: refs are `NAME:UUID`. `host`, `path`: URIs have one (and must). `user`, `port`,
-    `query`: URIs may have one. A backend may have ids, URIs, or both.
+    `id`: refs are `NAME:UUID`. `host`, `path`: URIs must have one. `user`, `port`, `query`: URIs
+    can have one. A backend can have ids, URIs, or both.
     """
 
     id: bool = False
@@ -60,22 +60,22 @@ class RefForm:
     port: bool = False
     path: bool = False
     query: bool = False
-    #: The path is for the peer to interpret and is sent as written (http). Otherwise it names
-    #: one file: it may not end in `/`, and NUL is refused in every spelling.
+    #: The server interprets the path, and it is sent as written (http). Otherwise the path names
+    #: one file: it must not end in `/`, and NUL is refused in every spelling.
     opaque_path: bool = False
-    #: Further bytes that the decoded path may not hold.
+    #: Other bytes that the decoded path must not contain.
     forbidden: bytes = b""
-    #: Where an image's id stands below an `endpoint` (`v2/images/`): such URLs are refs too.
+    #: The path between an `endpoint` and the id of an image (`v2/images/`): such URLs are refs too.
     id_path: str | None = None
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A parsed identifier. `str(ref)` is shown to people: it hides the query."""
+    """A parsed identifier. `str(ref)` is for people, and hides the query."""
 
-    #: The identifier as it was given, without its pin.
+    #: The identifier as written, without its pin.
     text: str
-    #: The scheme, which is the first word; None for a bare id.
+    #: The scheme, which is the first word; None for a plain id.
     scheme: str | None = None
     instance: str | None = None
     id: str | None = None
@@ -86,7 +86,7 @@ class ImageRef:
     #: Percent-encoded, as written.
     path: str | None = None
     query: str | None = None
-    #: `(algorithm, hex digest)` that the bytes must have.
+    #: `(algorithm, hex digest)` that the data must have.
     pin: tuple[str, str] | None = None
 
     @property
@@ -95,14 +95,14 @@ class ImageRef:
         return unquote_to_bytes(self.path or "")
 
     def with_ending(self, ending: str) -> ImageRef:
-        """The ref of the file beside this one that has a further ending; without a pin."""
+        """The ref of the file with this name plus `ending`; without a pin."""
         bare, sign, query = self.text.partition("?")
         path = None if self.path is None else self.path + ending
         return replace(self, text=f"{bare}{ending}{sign}{query}", path=path, pin=None)
 
     @property
     def file_name(self) -> bytes:
-        """The last segment of the path, decoded, or the id: what a copy would be called."""
+        """The last segment of the path, decoded, or the id."""
         return self.path_bytes.rsplit(b"/", 1)[-1] if self.path else (self.id or "").encode()
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class ImageRef:
 
 
 def parse(identifier: object) -> ImageRef:
-    """The ref that `identifier` spells.
+    """Parse an identifier.
 
     :raises InvalidImageRef: it is not in the grammar above.
     """
@@ -121,12 +121,12 @@ def parse(identifier: object) -> ImageRef:
         return identifier
     if not isinstance(identifier, str):
         raise InvalidImageRef(
-            f"an image identifier is text, not {type(identifier).__name__}", hint=_FORMS
+            f"an image identifier must be text, not {type(identifier).__name__}", hint=_FORMS
         )
     if not identifier or len(identifier) > MAX_LENGTH:
         raise InvalidImageRef(
-            f"the image identifier {redact(identifier, 64)!r} has {len(identifier)} characters, "
-            f"not 1 to {MAX_LENGTH}",
+            f"the image identifier {redact(identifier, 64)!r} has {len(identifier)} characters "
+            f"(allowed: 1 to {MAX_LENGTH})",
             hint=_FORMS,
         )
     text, _, fragment = identifier.partition("#")
@@ -144,11 +144,11 @@ _FORMS = "write a UUID, NAME:UUID, http(s)://host/path, file:///path or scp://ho
 
 
 def _hint(text: str) -> str:
-    """The likeliest slip, for the person who typed it."""
+    """What to do about the most likely mistake."""
     if text.startswith(("/", "./", "~")):
-        return "a local file is written file:///absolute/path"
+        return "write a local file as file:///absolute/path"
     if re.match(r"[A-Z][A-Za-z0-9+.-]*:", text):
-        return "schemes are written in lower case"
+        return "write the scheme in lower case"
     if "://" in text and re.search(r"[^!-~]", text):
         return "percent-encode spaces, control characters and characters outside ASCII"
     return _FORMS
@@ -159,8 +159,8 @@ def _parse_pin(identifier: str, fragment: str) -> tuple[str, str]:
     digits = PIN_DIGITS.get(algorithm)
     if digits is None or not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", digest):
         raise InvalidImageRef(
-            f"{redact(identifier, 200)!r} ends in a fragment that is not a pin",
-            hint="the one fragment allowed is #sha256=<64 hex digits> or #sha512=<128 hex digits>",
+            f"{redact(identifier, 200)!r} has an invalid fragment",
+            hint="write a pin as #sha256=<64 hex digits> or #sha512=<128 hex digits>, or remove it",
         )
     return algorithm, digest.lower()
 
@@ -169,7 +169,7 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
     ref = ImageRef(text, match["name"], path=match["path"], query=match["query"], pin=pin)
     authority = match["authority"]
     if not authority and ref.path is None:
-        raise InvalidImageRef(f"{redact(text, 200)!r} names no image", hint=_FORMS)
+        raise InvalidImageRef(f"{redact(text, 200)!r} does not name an image", hint=_FORMS)
     if not authority:
         return ref
     if re.fullmatch(_UUID, authority) and ref.path is None and ref.query is None:
@@ -177,8 +177,8 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
         return replace(ref, text=f"{ref.scheme}:{authority}", id=authority)
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        hint = "write user names without passwords, hosts as names or addresses, ports as 1..65535"
-        raise InvalidImageRef(f"{redact(text, 200)!r} has no valid host", hint=hint)
+        hint = "write it as [user@]host[:port], without a password"
+        raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid host", hint=hint)
     return ImageRef(
         text,
         ref.scheme,
@@ -193,14 +193,14 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
 
 def _host(text: str, host: str) -> str:
     if host.startswith("["):
-        import ipaddress  # only here: it costs 5 ms of start-up
+        import ipaddress  # here, because it takes 5 ms of start-up time
 
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise InvalidImageRef(f"{redact(text, 200)!r} has no valid IPv6 address") from None
+            raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid IPv6 address") from None
     if not _HOST_NAME.fullmatch(host):
-        raise InvalidImageRef(f"{redact(text, 200)!r} has no valid host name")
+        raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid host name")
     return host.lower()
 
 
@@ -213,14 +213,14 @@ def _port(text: str, port: str | None) -> int | None:
 
 
 def check_form(ref: ImageRef, form: RefForm) -> None:
-    """Hold `ref` to the form of its backend.
+    """Check that `ref` has the form of its backend's refs.
 
     :raises InvalidImageRef: a part is missing or not allowed.
     :raises PolicyViolation: the path has empty, `.` or `..` segments (in any spelling).
     """
     if ref.id is not None:
         if not form.id:
-            raise InvalidImageRef(f"{ref} is an id, and {ref.scheme} refs have none")
+            raise InvalidImageRef(f"{ref} is an id, but {ref.scheme} refs are URLs")
         return
     if not form.path and not form.host:
         raise InvalidImageRef(f"{ref} is not an id", hint=f"write {ref.scheme}:UUID")
@@ -229,7 +229,7 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
             raise InvalidImageRef(f"{ref} has no {part}")
     for part in ("user", "host", "port", "path", "query"):
         if getattr(ref, part) is not None and not getattr(form, part):
-            raise InvalidImageRef(f"{ref} has a {part}, and {ref.scheme} refs have none")
+            raise InvalidImageRef(f"{ref} has a {part}, which {ref.scheme} refs do not have")
     if form.path:
         _check_path(ref, form)
 
@@ -238,22 +238,22 @@ def _check_path(ref: ImageRef, form: RefForm) -> None:
     path = ref.path_bytes
     if not form.opaque_path:
         if path.startswith(b"//") or path == b"/":
-            raise InvalidImageRef(f"{ref} has no absolute path of a file")
+            raise InvalidImageRef(f"{ref} does not have the absolute path of a file")
         for byte in b"\0" + form.forbidden:
             if byte in path:
-                raise InvalidImageRef(f"{ref}: the path holds the byte 0x{byte:02x}")
+                raise InvalidImageRef(f"{ref}: the path contains the byte 0x{byte:02x}")
     segments = path.split(b"/")[1:]
     if b"." in segments or b".." in segments or (not form.opaque_path and b"" in segments):
         raise PolicyViolation(
             f"{ref}: the path has empty, '.' or '..' segments",
-            hint="write the path in its shortest form",
+            hint="write the path without them",
         )
 
 
 def below(ref: ImageRef, prefix: str) -> str | None:
-    """What follows `prefix` (a URI that ends in `/`) in `ref`, or None.
+    """The rest of `ref` after `prefix` (a URI that ends in `/`), or None.
 
-    Only the path is compared as text; scheme, host and port are compared as parsed.
+    The paths are compared as text; scheme, host and port as parsed.
     """
     base = parse(prefix)
     if ref.scheme != base.scheme or ref.host != base.host or ref.path is None:
@@ -264,7 +264,7 @@ def below(ref: ImageRef, prefix: str) -> str | None:
     return ref.path[len(root) :] if ref.path.startswith(root) else None
 
 
-#: What a scheme's port is when none is written (RFC 9110, RFC 4253).
+#: The default ports of schemes (RFC 9110, RFC 4253).
 DEFAULT_PORTS = {"http": 80, "https": 443, "scp": 22, "sftp": 22, "ftp": 21}
 
 
@@ -273,7 +273,7 @@ def _effective_port(ref: ImageRef) -> int | None:
 
 
 def id_below(rest: str, form: RefForm) -> str | None:
-    """The id in `rest` (what follows an endpoint), where the backend's form has one."""
+    """The id in `rest` (the part after an endpoint), if the backend's form has one there."""
     if form.id_path is None or not rest.startswith(form.id_path):
         return None
     match = _IMAGE_URL.fullmatch(rest[len(form.id_path) :])

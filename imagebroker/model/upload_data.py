@@ -1,4 +1,4 @@
-"""What `create` and `update` receive: an image's bytes on their way to a backend."""
+"""The data that `create` and `update` upload to a backend."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from imagebroker.model import inputs
 from imagebroker.system.handover import Handover
 from imagebroker.system.readiness import Stalled
 
-#: Bytes in one chunk. 64 KiB pass every WSGI server; hashing them costs no more than larger ones.
+#: Bytes in one chunk. 64 KiB work with every WSGI server, and larger chunks hash no faster.
 CHUNK = 64 * 1024
 
 
 class ContentCheck(Protocol):
-    """What judges the bytes of one iteration, by an exception."""
+    """Checks the bytes of one iteration; raises if they are not acceptable."""
 
     def feed(self, chunk: bytes, /) -> None: ...
 
@@ -26,23 +26,22 @@ class ContentCheck(Protocol):
 
 
 class ImageData:
-    """The bytes to store: iterate it to send them, once, or again where `rewindable`.
+    """The data to store: iterate over it to send it, once, or again if it is `rewindable`.
 
-    Every iteration counts and hashes what it hands out. If the caller's source raises, or has
-    more or fewer bytes than `size`, the iteration raises `UploadFailed` (kept in `failure`, so
-    that a library in between cannot lose it). A source that has nothing yet, as a non-blocking
-    pipe, is waited for. What is not acceptable as an image raises `VerificationError`, before the
-    last byte is handed out. No bytes at all are an image only where `size` is given as 0.
-    Closing a file that was opened here: `close`.
+    Every iteration counts and hashes what it yields. If the caller's source raises, or has more or
+    fewer bytes than `size`, the iteration raises `UploadFailed` (also kept in `failure`, so that a
+    library in between cannot lose it). A source without data yet, such as a non-blocking pipe, is
+    waited for. Data that is not an acceptable image raises `VerificationError` before the last byte
+    is yielded. Empty data is accepted only if `size` is given as 0. Call `close` at the end.
     """
 
-    #: Bytes in all, None if nobody knows.
+    #: Total number of bytes; None if unknown.
     size: int | None
     #: True if a second iteration yields the same bytes from the beginning.
     rewindable: bool
-    #: True: should the data not be stored, its caller wants the record kept, queued and empty.
+    #: True: if the upload fails, the caller wants to keep the record, queued and empty.
     keep_record: bool = False
-    #: Makes the check for so many bytes (None: unknown); None: nobody looks at them.
+    #: Makes the check for data of a size (None: unknown); None: the data is not checked.
     checked_by: Callable[[int | None], ContentCheck] | None = None
 
     def __init__(
@@ -50,13 +49,13 @@ class ImageData:
     ) -> None:
         """`source`: bytes, a path-like, an object with `read`, or an iterable of bytes.
 
-        :param stall_timeout: seconds that the source may have nothing without being at its end.
-        :raises InvalidImageRef: it is none of these, or `size` is not the size that it has.
+        :param stall_timeout: seconds to wait for more data from the source.
+        :raises InvalidImageRef: it is none of these, or `size` is not its size.
         :raises UploadFailed: it is empty, and `size` is not 0.
         """
         self._patience = stall_timeout
         self.failure: UploadFailed | VerificationError | None = None
-        #: Bytes handed out by the current or last iteration.
+        #: Bytes yielded by the current or last iteration.
         self.sent = 0
         self._algorithms = ["sha256"]
         self._hashers: dict[str, Any] = {}
@@ -69,21 +68,23 @@ class ImageData:
         found = self._adopt(source)
         if size is not None and found is not None and size != found:
             self.close()
-            raise InvalidImageRef(f"the size is given as {size} bytes, and the data has {found}")
+            raise InvalidImageRef(f"the size is given as {size} bytes, but the data has {found}")
         self.size = found if size is None else size
-        #: Whether no bytes at all may be stored: somebody has to say so.
+        #: Whether the caller wants an empty image.
         self._may_be_empty = size == 0
         if found == 0 and size is None:
             self._look_for_bytes()
 
     def _adopt(self, source: Any) -> int | None:
-        """Take hold of the caller's source; its size if it shows."""
+        """Store the caller's source; returns its size if that can be seen."""
         if isinstance(source, (bytes, bytearray, memoryview)):
             self._file, self._owned = io.BytesIO(source), True
             return self._measure()
         if isinstance(source, (str, os.PathLike)):
             if isinstance(source, str):
-                raise InvalidImageRef("data is text", hint="pass bytes, or pathlib.Path for a file")
+                raise InvalidImageRef(
+                    "data is text, not bytes", hint="pass bytes, or a pathlib.Path for a file"
+                )
             try:
                 self._file, self._owned = open(source, "rb"), True  # noqa: SIM115 - close() does
             except OSError as error:
@@ -93,35 +94,37 @@ class ImageData:
             return self._measure()
         if inputs.can_be_read(source):
             if isinstance(source, io.TextIOBase):
-                raise InvalidImageRef("the data's file is open in text mode", hint="open it 'rb'")
+                raise InvalidImageRef(
+                    "the file with the data is open in text mode", hint="open it with mode 'rb'"
+                )
             self._file = source
             return self._measure()
         if isinstance(source, Iterable):
             self._chunks, self.rewindable = source, False
             return None
         raise InvalidImageRef(
-            f"data is {type(source).__name__}",
+            f"data cannot be {type(source).__name__}",
             hint="pass bytes, a path, a binary file object or an iterator of bytes",
         )
 
     def _measure(self) -> int | None:
-        """The bytes from the file's present position to its end, where it can tell."""
+        """The bytes from the file's current position to its end; None if it cannot seek."""
         try:
             self._start = self._file.tell()
-            self._file.seek(0, os.SEEK_END)  # may return None where the object is only like a file
+            self._file.seek(0, os.SEEK_END)  # returns None in some file-like objects
             end: int = self._file.tell()
             self._file.seek(self._start)
         except (AttributeError, TypeError, NotImplementedError, OSError, ValueError):
-            # TypeError: handles of oslo.vmware have a `seek` with one argument, which does nothing.
+            # TypeError: oslo.vmware's handles have a `seek` with one argument that does nothing.
             self._start, self.rewindable = 0, False
             return None
         self.rewindable = True
         return end - self._start
 
     def _look_for_bytes(self) -> None:
-        """A file that says it has 0 bytes may have some: the kernel's own do (/proc, /sys).
+        """Read from a file whose size is 0: files in /proc and /sys have data nevertheless.
 
-        :raises UploadFailed: there are none.
+        :raises UploadFailed: it is empty.
         """
         try:
             first = next(inputs.chunks_of_file(self._file, 1, self._patience), b"")
@@ -135,24 +138,24 @@ class ImageData:
         self.size = None
 
     def hash_with(self, *algorithms: str) -> None:
-        """Compute these digests too (hashlib's names); call it before iterating."""
+        """Also compute these digests (hashlib's names); call it before iterating."""
         self._algorithms.extend(name for name in algorithms if name not in self._algorithms)
 
     @property
     def complete(self) -> bool:
-        """Whether an iteration came to its end."""
+        """Whether an iteration was completed."""
         return self._ended
 
     @property
     def checksums(self) -> dict[str, str]:
-        """Algorithm to hex digest of what the last iteration handed out."""
+        """Algorithm to hex digest of what the last iteration yielded."""
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunks from the beginning.
 
-        :raises UploadFailed: the source failed, or it was begun before and cannot be rewound.
-        :raises VerificationError: the bytes are no acceptable image.
+        :raises UploadFailed: the source failed, or this is a second iteration and it cannot seek.
+        :raises VerificationError: the data is not an acceptable image.
         """
         if self._started and not self.rewindable:
             raise self._fail("the data cannot be sent again: its source cannot be rewound")
@@ -182,11 +185,11 @@ class ImageData:
             raise self._fail(*_EMPTY)
         if self.size is not None and self.sent != self.size:
             more = "more" if self.sent > self.size else f"only {self.sent}"
-            raise self._fail(f"the data was to have {self.size} bytes, and its source has {more}")
+            raise self._fail(f"the data should have {self.size} bytes, but its source has {more}")
         self._ended = True
 
     def _checked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same, the last chunk only once the check has passed."""
+        """The same chunks; the last one only after the check has passed."""
         if self.checked_by is None:
             yield from chunks
             return
@@ -202,7 +205,7 @@ class ImageData:
             yield held
 
     def handed_over(self) -> Handover:
-        """From now on what is iterated is read by the thread that serves this."""
+        """From now on, the source is read in the thread that serves the returned handover."""
         self._handover = Handover(_AHEAD if self.rewindable else 0)
         return self._handover
 
@@ -217,11 +220,13 @@ class ImageData:
         return inputs.chunks_of_file(self._file, CHUNK, self._patience)
 
     def _failed(self, error: Exception) -> UploadFailed:
-        """What the caller's source failed with, as our error."""
+        """An error for what the caller's source raised."""
         text = f"the source of the data failed: {str(error) or type(error).__name__}"
         if isinstance(error, (Stalled, TimeoutError)):
             return self._fail(
-                text, "see why nothing more comes; stall_timeout sets the limit", retryable=True
+                text,
+                "check why the source has no more data, or raise stall_timeout",
+                retryable=True,
             )
         return self._fail(text)
 
@@ -230,12 +235,12 @@ class ImageData:
         return self.failure
 
     def close(self) -> None:
-        """Close what was opened here; a caller's own file object stays open."""
+        """Close a file that was opened here; the caller's own file object stays open."""
         if self._owned and self._file is not None:
             self._file.close()
 
 
-#: Bytes of a file that are read while a plugin sends those before them.
+#: Bytes of a file that are read ahead while a plugin sends those before them.
 _AHEAD = 1024 * 1024
-#: Text and hint of the error for data without a byte.
-_EMPTY = ("the data is empty", "give --size 0 (size=0) if the image is to be empty")
+#: Text and hint of the error for empty data.
+_EMPTY = ("the data is empty", "to store an empty image, pass the size 0: --size 0")

@@ -1,4 +1,4 @@
-"""All that a backend plugin may import of imagebroker. See docs/writing-a-backend.md."""
+"""Everything that a backend plugin can import from imagebroker. See docs/writing-a-backend.md."""
 
 from __future__ import annotations
 

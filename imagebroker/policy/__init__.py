@@ -1,1 +1,1 @@
-"""What may be reached: addresses, redirects, proxies."""
+"""What a backend may connect to and open: addresses, redirects, proxies, paths."""

@@ -1,7 +1,7 @@
-"""What a backend may reach: addresses, ports, redirects and paths, decided in one place.
+"""What a backend may connect to and open: addresses, ports, redirects and paths, in one place.
 
-Names are resolved here, every answer is tested, and the connection goes to an address that was
-tested, so that a second DNS answer has no say.
+Names are resolved here, each address is checked, and the connection is made to an address that was
+checked, so that a second DNS answer cannot change it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from imagebroker.redaction import redact
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: Services that speak on ports above 1023 and must never be spoken to by accident.
+#: Ports above 1023 of services that must never be contacted by accident.
 KNOWN_SERVICES = frozenset({
     1433, 1521, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 4369, 5432, 5671, 5672, 5900, 6000,
     6379, 6380, 8500, 9042, 9200, 9300, 10250, 10255, 11211, 15672, 25672, 26379, 27017, 27018,
 })  # fmt: skip
 
-# IANA special-purpose registries, read the strict way: `ipaddress.is_global` alone lets NAT64,
-# 6to4, multicast and IPv4-compatible addresses through (CVE-2024-4032 and neighbours).
+# IANA special-purpose registries, read strictly: `ipaddress.is_global` alone accepts NAT64, 6to4,
+# multicast and IPv4-compatible addresses (CVE-2024-4032 and similar).
 _IPV4_REFUSED = [ipaddress.IPv4Network(n) for n in (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
     "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
@@ -59,7 +59,7 @@ _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.|\Z)){4}(?<!\.)"
 
 
 def is_global(address: Address) -> bool:
-    """Whether `address` belongs to the public Internet, unwrapped where IPv6 carries IPv4."""
+    """Whether `address` belongs to the public Internet; an IPv4-mapped one counts as IPv4."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_global(address.ipv4_mapped)
@@ -69,21 +69,21 @@ def is_global(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Policy:
-    """What one backend instance may reach."""
+    """What one backend instance may connect to."""
 
-    #: Networks beyond the global addresses.
+    #: Networks in addition to global addresses.
     allowed_networks: tuple[Network, ...] = ()
-    #: Ports beyond 80, 443 and those above 1023 that are no `KNOWN_SERVICES`.
+    #: Ports in addition to 80, 443 and those above 1023 that are not in `KNOWN_SERVICES`.
     allowed_ports: frozenset[int] = frozenset()
-    #: `(host, port)` that configuration names itself: allowed as they are.
+    #: `(host, port)` of URLs in the configuration: always allowed.
     configured: frozenset[tuple[str, int]] = frozenset()
     #: A person at a shell is trusted with every address and port.
     trusting: bool = False
 
     def check_ref(self, ref: ImageRef) -> None:
-        """Refuse what can be refused without the network.
+        """Refuse what can be refused without using the network.
 
-        :raises PolicyViolation: an odd spelling of an address, a forbidden address or port.
+        :raises PolicyViolation: an unusual spelling of an address, a forbidden address or port.
         """
         if ref.host is None:
             return
@@ -97,13 +97,13 @@ class Policy:
             self.check_address(ref.host, literal)
 
     def check_port(self, host: str, port: int, own: int | None = None) -> None:
-        """`own` is the port that the scheme is registered for: always fine."""
+        """`own` is the default port of the scheme, which is always allowed."""
         if self.trusting or port in self.allowed_ports or port in (80, 443, own):
             return
         if port < 1024 or port in KNOWN_SERVICES:
             raise PolicyViolation(
                 f"port {port} of {host} is not allowed",
-                hint="if it really serves images, write into the backend's section: "
+                hint="if images are served there, add this to the section of the backend: "
                 f"allowed_ports = {port}",
                 option="allowed_ports",
                 host=host,
@@ -119,8 +119,10 @@ class Policy:
         if any(plain in network for network in self.allowed_networks):
             return
         raise PolicyViolation(
-            f"{host} is at {plain}, which is not a global address",
-            hint="if it is to be reached, write into the backend's section: "
+            f"{host} is not a global address"
+            if host in (str(plain), str(address))
+            else f"{host} resolves to {plain}, which is not a global address",
+            hint="to allow it, add this to the section of the backend: "
             f"allowed_networks = {plain} (or its network)",
             option="allowed_networks",
             host=host,
@@ -133,7 +135,7 @@ class Policy:
     def _literal(self, host: str) -> Address | None:
         """The address that `host` spells, None for a name.
 
-        :raises PolicyViolation: a spelling that only some resolvers take for an address, or the
+        :raises PolicyViolation: a spelling that only some resolvers accept as an address, or the
             name of a metadata service.
         """
         if ":" in host:
@@ -143,8 +145,8 @@ class Policy:
         last = host.rstrip(".").rsplit(".", 1)[-1]
         if last.isdigit() or re.fullmatch(r"0[xX][0-9a-fA-F]*", last):
             raise PolicyViolation(
-                f"{host} is an odd spelling of an address",
-                hint="write IPv4 addresses as four decimal numbers",
+                f"{host} is an ambiguous spelling of an address",
+                hint="write IPv4 addresses as four decimal numbers, like 192.0.2.1",
                 host=host,
             )
         if host.rstrip(".") in _METADATA_NAMES and not self.trusting:
@@ -160,13 +162,13 @@ class Policy:
         own: int | None = None,
         prefer: str | None = None,
     ) -> socket.socket:
-        """A connected TCP socket to an address of `host` that this policy allows.
+        """A TCP socket connected to an address of `host` that this policy allows.
 
-        `timeout` bounds all attempts together, in seconds; it stays set on the socket. Where
-        `prefer` is among the addresses, it is tried first.
+        `timeout` limits all attempts together, in seconds, and stays set on the socket. The address
+        `prefer` is tried first, if `host` has it.
 
         :raises PolicyViolation: no address of `host` is allowed. Nothing was sent.
-        :raises TransferError: refused, unreachable, no such name.
+        :raises TransferError: connection refused, unreachable, or no such name.
         """
         host = host.lower().strip("[]")
         exempt = self._exempt(host, port)
@@ -199,7 +201,7 @@ def _resolve(host: str, port: int, literal: Address | None) -> Sequence[tuple]: 
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
         raise TransferError(
-            f"the name {host} cannot be resolved: {error}", hint="check the host name", host=host
+            f"cannot resolve the host name {host}: {error}", hint="check the host name", host=host
         ) from error
 
 
@@ -213,7 +215,7 @@ def _dial(
         sock.settimeout(timeout)
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that vanished without a word is found even where nobody is reading.
+        # Detects a peer that disappeared even while nothing is read from it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     except BaseException:
         sock.close()
@@ -224,31 +226,31 @@ def _dial(
 def _unreachable(host: str, port: int, cause: OSError | None) -> TransferError:
     if isinstance(cause, TimeoutError):
         error: TransferError = TransferTimeout(
-            f"{host} port {port} did not answer in time",
-            hint="check that the host is up and that no firewall drops the connection",
+            f"cannot connect to {host} port {port}: timed out",
+            hint="check that the host is up, and that no firewall drops the connection",
             host=host, port=port,
         )  # fmt: skip
     else:
         why = (cause.strerror or str(cause)) if cause else "no address"
         error = TransferError(
             f"cannot connect to {host} port {port}: {why}",
-            hint="check that the server runs and listens there",
+            hint="check that the server is running and listens on that port",
             host=host, port=port,
         )  # fmt: skip
     error.__cause__ = cause
     return error
 
 
-#: Redirects that are followed at most.
+#: Maximum number of redirects to follow.
 MAX_REDIRECTS = 5
 _LESS_SAFE = {("https", "http")}
 
 
 def redirected(old: str, new: str, policy: Policy) -> str:
-    """The absolute URL to follow when `old` answered with `Location: new`.
+    """The absolute URL to follow if `old` answered with `Location: new`.
 
-    :raises PolicyViolation: another kind of scheme, https to http, a forbidden address or port,
-        or a location that is not in the grammar of refs.
+    :raises PolicyViolation: a scheme other than http(s), https to http, a forbidden address or
+        port, or a location that is not a valid ref.
     """
     try:
         before, after = parse(old), parse(resolved(old, new))
@@ -256,7 +258,7 @@ def redirected(old: str, new: str, policy: Policy) -> str:
         why = "which is not a valid URL" if isinstance(error, InvalidImageRef) else str(error)
         raise PolicyViolation(
             f"{redact(old, 200)} redirects to {redact(new, 200)!r}: {why}",
-            hint="ask the owner of the server to correct its redirect",
+            hint="report the broken redirect to the operator of the server",
         ) from error
     web = {"http", "https"}
     if after.scheme != before.scheme and not {before.scheme, after.scheme} <= web:
@@ -264,16 +266,16 @@ def redirected(old: str, new: str, policy: Policy) -> str:
     if (before.scheme, after.scheme) in _LESS_SAFE:
         raise PolicyViolation(f"{before} redirects from https to http: {after}")
     if after.user is not None or after.host is None:
-        raise PolicyViolation(f"{before} redirects to {after}, which has a user or no host")
+        raise PolicyViolation(f"{before} redirects to {after}, which has a user name or no host")
     policy.check_ref(after)
     return after.text
 
 
 def open_beneath(root: str | os.PathLike[str] | int, path: str | bytes) -> int:
-    """A read-only descriptor of the regular file `path` below `root`, reached through no link.
+    """A read-only descriptor of the regular file `path` below `root`; links are not followed.
 
-    `root` is a directory's path (the operator's: it may be a link) or descriptor; `path` is
-    relative to it. The caller closes the descriptor.
+    `root` is the path of a directory (chosen by the operator: it may be a link) or its descriptor;
+    `path` is relative to it. The caller closes the descriptor.
 
     :raises PolicyViolation: `..`, an empty segment, a symbolic link, or not a regular file.
     :raises ImageNotFound: no such file.
@@ -296,7 +298,7 @@ def open_beneath(root: str | os.PathLike[str] | int, path: str | bytes) -> int:
             following = _step(current, segment, last=index == len(segments) - 1, shown=shown)
             os.close(current)
             current = following
-        # The descriptor is that of a regular file and of no link: this re-opens just that inode.
+        # The descriptor is that of a regular file, not of a link: this re-opens the same inode.
         return os.open(f"/proc/self/fd/{current}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _unopened(shown, error) from error
@@ -305,7 +307,7 @@ def open_beneath(root: str | os.PathLike[str] | int, path: str | bytes) -> int:
 
 
 def _step(directory: int, segment: bytes, *, last: bool, shown: str) -> int:
-    """Descend one segment. O_PATH opens nothing yet: no device notices, no FIFO blocks."""
+    """Descend one segment. With O_PATH, devices are not really opened, and FIFOs do not block."""
     fd = os.open(segment, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) if last else stat.S_ISDIR(mode):
@@ -327,7 +329,7 @@ def _unopened(shown: str, error: OSError) -> ImageBrokerError:
         return PolicyViolation(f"{shown!r} cannot be opened: {error.strerror}")
     return TransferError(
         f"{shown!r} cannot be opened: {error.strerror}",
-        hint="this host, its disk or file system is in trouble",
+        hint="check the disk and the file system of this host: dmesg",
         retryable=error.errno in (errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN),
     )
 
@@ -338,5 +340,5 @@ def networks(values: Sequence[str]) -> tuple[Network, ...]:
 
 
 def resolved_directory(path: str | os.PathLike[str]) -> Path:
-    """A directory that the operator named, its own links resolved once."""
+    """A directory from the configuration, with its links resolved once."""
     return Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""Which requests go through an HTTP proxy: what the option or a person's environment says."""
+"""Which requests go through an HTTP proxy: from the option `proxy` or the user's environment."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _URL = re.compile(
 class Proxy:
     """One HTTP proxy."""
 
-    #: In lower case, an IPv6 address without its brackets.
+    #: In lower case; an IPv6 address without brackets.
     host: str
     port: int
-    #: What said so: `option proxy`, or a variable.
+    #: Where it is configured: `option proxy`, or the name of a variable.
     named_by: str
-    #: For it alone, never for a server behind it.
+    #: Only for the proxy, never for a server behind it.
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, text: str, named_by: str) -> Proxy:
-        """`[http://][user[:password]@]host[:port]`; user and password with percent-escapes.
+        """Parse `[http://][user[:password]@]host[:port]`; user and password are percent-encoded.
 
-        :raises ValueError: it is something else. The text of the error shows nothing of it.
+        :raises ValueError: it is not of this form. The text of the error does not quote it.
         """
         match = _URL.fullmatch(text)
         if match is None or (match["scheme"] or "http").lower() != "http":
-            raise ValueError("it is not http://[user:password@]host:port")
+            raise ValueError("not of the form http://[user:password@]host:port")
         port = int(match["port"] or 80)
         username, password = unquote(match["user"] or ""), unquote(match["password"] or "")
         if not 0 < port < 65536 or ":" in username:
-            raise ValueError("its port or its user name is not valid")
+            raise ValueError("invalid port or user name")
         host = match["host"].strip("[]").lower()
         return cls(host, port, named_by, username, password)
 
@@ -53,7 +53,7 @@ class Proxy:
 
     @property
     def authorization(self) -> str | None:
-        """What a `Proxy-Authorization` header says; None without a user name."""
+        """The value of the `Proxy-Authorization` header; None without a user name."""
         if not self.username:
             return None
         pair = f"{self.username}:{self.password}"
@@ -61,22 +61,24 @@ class Proxy:
 
     @property
     def credentials_hint(self) -> str:
-        """What to do where it does not let us through."""
+        """What to do if the proxy refuses a request."""
         if self.username:
-            return f"check the user name and the password in {self.named_by}"
-        return f"it wants a password: write http://USER:PASSWORD@HOST:PORT into {self.named_by}"
+            return f"check the user name and password in {self.named_by}"
+        return (
+            f"the proxy requires a password: set {self.named_by} to http://USER:PASSWORD@HOST:PORT"
+        )
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """How messages refer to it."""
         return f"the proxy {self.site} ({self.named_by})"
 
 
 def named(proxy: Proxy, error: ImageBrokerError) -> ImageBrokerError:
-    """`error` of connecting to a proxy, saying so."""
+    """`error`, raised while connecting to a proxy, with the proxy named in its text."""
     hint = error.hint
     if isinstance(error, TransferError):
-        hint = f"check {proxy.named_by}: is that the proxy, and does it run?"
+        hint = f"check that {proxy.named_by} is correct, and that the proxy is running"
     return type(error)(
         f"{proxy.title}: {error}", hint=hint, retryable=error.retryable, option=error.option
     )
@@ -89,25 +91,25 @@ class Proxies:
         self._everything = everything
 
     def find(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for requests to a server; None: it is asked directly.
+        """The proxy for requests to a server; None to connect directly.
 
-        :raises ConfigError: what names it cannot be used.
+        :raises ConfigError: the setting that names the proxy is invalid.
         """
         return self._everything
 
     @classmethod
     def configured(cls, text: str) -> Proxies:
-        """:raises ValueError: as `Proxy.parse`, and without `http://`."""
+        """:raises ValueError: as `Proxy.parse`, or `http://` is missing."""
         if not text.lower().startswith("http://"):
-            raise ValueError("it is not http://[user:password@]host:port")
+            raise ValueError("not of the form http://[user:password@]host:port")
         return cls(Proxy.parse(text, "option proxy"))
 
 
 class PersonalProxies(Proxies):
-    """As curl, wget and pip read it: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.
+    """Read as by curl, wget and pip: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.
 
-    Lower case goes before upper case; `HTTP_PROXY` is not read, because a web server's CGI programs
-    have it from whoever asks.
+    Lower case takes precedence over upper case. `HTTP_PROXY` is not read: in a CGI program, the
+    client sets it (a `Proxy:` header).
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -122,7 +124,7 @@ class PersonalProxies(Proxies):
             return Proxy.parse(self._environ[name].strip(), name)
         except ValueError as error:
             raise ConfigError(
-                f"the proxy that {name} names cannot be used: {error}",
+                f"invalid proxy in {name}: {error}",
                 hint=f"set {scheme}_proxy to an http:// proxy, or add {host} to no_proxy",
             ) from None
 
@@ -131,7 +133,7 @@ class PersonalProxies(Proxies):
 
 
 def variable(scheme: str, environ: Mapping[str, str]) -> str | None:
-    """The variable that names a proxy for `scheme`; None if none does. An empty one says: none."""
+    """The variable that sets the proxy for `scheme`; None if none does, or it is empty."""
     own = [f"{scheme}_proxy", *([] if scheme == "http" else [f"{scheme.upper()}_PROXY"])]
     for names in (own, ["all_proxy", "ALL_PROXY"]):
         for name in names:
@@ -141,7 +143,7 @@ def variable(scheme: str, environ: Mapping[str, str]) -> str | None:
 
 
 def excepted(host: str, port: int, text: str) -> bool:
-    """Whether `no_proxy` has a server: a name and all below it, an address, a network, `*`."""
+    """Whether `no_proxy` covers a server: by a domain, an address, a network, or `*`."""
     host = host.lower().strip("[]").rstrip(".")
     return any(_covers(entry.lower(), host, port) for entry in re.split(r"[,\s]+", text) if entry)
 
@@ -170,7 +172,7 @@ def _split_port(entry: str) -> tuple[str, str]:
 
 def _address(text: str) -> object | None:
     if ":" not in text and not text.replace(".", "").isdigit():
-        return None  # a name; to find that out with ipaddress takes 5 ms of start-up
+        return None  # a name; importing ipaddress to find out takes 5 ms of start-up time
     import ipaddress
 
     try:

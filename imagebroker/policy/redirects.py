@@ -1,6 +1,6 @@
-"""Where a `Location` leads: resolved as RFC 3986 says, and repaired where everybody does.
+"""The target of a `Location` header: resolved as in RFC 3986, and repaired as common clients do.
 
-What may be followed is not decided here (`imagebroker.policy.addresses.addresses`).
+Whether a redirect may be followed is decided in `imagebroker.policy.addresses`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ _REFERENCE = re.compile(
     r"(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-#: What may not stand in a path or query as it is, a percent sign without two digits included.
+#: What must be escaped in a path or query, including a percent sign without two digits.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]|%(?![0-9A-Fa-f]{2})")
 
 
 def resolved(base: str, location: str) -> str:
-    """The URI that `location` means in an answer of `base`, without a fragment (RFC 3986, 5.2).
+    """The URI for `location` in a response of `base`, without a fragment (RFC 3986, 5.2).
 
-    Characters that must be escaped, and are not, are escaped, as RFC 9110 (10.2.2) foresees and
-    browsers, curl and wget do: blanks, quotes, brackets, bytes beyond ASCII. Only in the path and
-    the query: the host is taken as it is written.
+    Characters in the path and query that should have been escaped are escaped here: blanks, quotes,
+    brackets, bytes beyond ASCII. RFC 9110 (10.2.2) foresees that, and browsers, curl and wget do
+    it. The host is not changed.
 
-    :param location: as it came, each byte a character (latin-1).
-    :raises ValueError: it has characters that programs read in different ways.
+    :param location: as received, each byte a character (latin-1).
+    :raises ValueError: it has characters that clients interpret in different ways.
     """
     location = location.strip(" ")
     if found := _CONTROL.search(location):
@@ -34,11 +34,11 @@ def resolved(base: str, location: str) -> str:
         raise ValueError("it is not a URI")
     scheme, authority = theirs["scheme"], theirs["authority"]
     if "\\" in (authority or "") + theirs["path"]:
-        raise ValueError("it has a backslash, which some take for a slash")
+        raise ValueError("it has a backslash, which some clients treat as a slash")
     path, query = theirs["path"], theirs["query"]
     if scheme is None and authority is None:
         if ":" in path.partition("/")[0]:
-            raise ValueError("it begins with something like a scheme")
+            raise ValueError("it is relative, and begins with something like a scheme")
         if not path:
             path, query = ours["path"], query if query is not None else ours["query"]
         elif not path.startswith("/"):
@@ -47,7 +47,7 @@ def resolved(base: str, location: str) -> str:
         scheme = ours["scheme"]
         authority = ours["authority"] if authority is None else authority
     if authority is None:
-        raise ValueError("it has a scheme and no host")
+        raise ValueError("it has a scheme but no host")
     path = _without_dots(path)
     return f"{scheme.lower()}://{_plain_port(authority)}{_escaped(path)}{_escaped(query or '')}"
 
@@ -69,7 +69,7 @@ def _without_dots(path: str) -> str:
 
 
 def _plain_port(authority: str) -> str:
-    """Without an empty port or leading zeros, which are valid and mean nothing."""
+    """Without an empty port or leading zeros, which are valid but have no meaning."""
     host, colon, port = authority.rpartition(":")
     if not colon or not re.fullmatch("[0-9]*", port):
         return authority

@@ -1,7 +1,7 @@
-"""A limit of the process or the host that was reached: said as what it is, with the remedy.
+"""Errors for exhausted resources of the process or host: descriptors, threads, memory.
 
-No descriptor, no thread, no memory: that has nothing to do with the image, the peer or the
-configuration, and goes away by itself. So it is always retryable, wherever it arises.
+They have nothing to do with the image, the server or the configuration, and are temporary: so they
+are always retryable, wherever they occur.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from imagebroker.exceptions import (
 from imagebroker.redaction import shown_error
 from imagebroker.system.forks import Thread
 
-#: What was reached, and what to do, by error number.
+#: What was exhausted, and what to do, by error number.
 _LIMITS = {
     errno.EMFILE: (
-        "this process has as many files and connections open as it may",
-        "raise its limit on open files, as with: ulimit -n 4096",
+        "too many open files and connections in this process",
+        "raise the limit on open files: ulimit -n 4096",
     ),
     errno.ENFILE: (
-        "this host has as many files open as it may",
-        "raise the host's limit: sysctl fs.file-max",
+        "too many open files on this host",
+        "raise the host's limit on open files: sysctl fs.file-max",
     ),
-    errno.ENOMEM: ("no memory is left", "free some memory, or raise the limit: ulimit -v"),
-    errno.ENOBUFS: ("no memory is left for connections", "free some memory"),
+    errno.ENOMEM: ("out of memory", "free some memory, or raise the limit: ulimit -v"),
+    errno.ENOBUFS: ("out of memory for connections", "free some memory"),
 }
 _NO_THREAD = (
-    "no further thread can be started",
-    "raise the limit on processes and threads, as with: ulimit -u 4096",
+    "cannot start another thread",
+    "raise the limit on processes and threads: ulimit -u 4096",
 )
-#: Errors whose kind is right already: they only have to say that trying again helps.
+#: Errors of the right class already, which only need to become retryable.
 _FITTING = (TransferError, BackendError, DestinationError)
-#: So many causes of causes are looked at.
+#: How deep causes of causes are searched.
 _DEPTH = 16
 
 
 def limit_of(error: BaseException) -> tuple[str, str] | None:
-    """What was exhausted, and the remedy, if that is why `error` was raised; else None."""
+    """What was exhausted, and the remedy, if `error` was raised because of that; else None."""
     each: BaseException | None = error
     for _ in range(_DEPTH):
         if each is None:
             return None
         if isinstance(each, MemoryError):
             return _LIMITS[errno.ENOMEM]
-        number = getattr(each, "errno", None)  # ours may have one, too
+        number = getattr(each, "errno", None)  # our own errors may have one, too
         if number in _LIMITS and isinstance(each, (OSError, ImageBrokerError)):
             return _LIMITS[number]
         if isinstance(each, RuntimeError) and "can't start new thread" in str(each):
@@ -61,15 +61,15 @@ def limit_of(error: BaseException) -> tuple[str, str] | None:
 
 
 def as_ours(error: BaseException) -> ImageBrokerError | None:
-    """The error to raise in place of `error` if a limit was reached, which may be `error` itself.
+    """The error to raise instead of `error` if a resource is exhausted; may be `error` itself.
 
-    None: something else happened.
+    None: `error` has another reason.
     """
     if isinstance(error, MemoryError):
         if isinstance(error, ImageBrokerError):
             return error
         return OutOfMemory(
-            "no memory is left in this process",
+            "out of memory in this process",
             hint="free some memory, or raise the limit: ulimit -v",
         )
     limit = limit_of(error)
@@ -84,9 +84,10 @@ def as_ours(error: BaseException) -> ImageBrokerError | None:
 
 @contextmanager
 def said(*, memory: bool = True) -> Iterator[None]:
-    """What ends the block because a limit was reached becomes an error of ours.
+    """Turn exceptions of the block that mean an exhausted resource into errors of ours.
 
-    `memory`: also a `MemoryError`; no attempt is repeated after one, so it passes further in.
+    `memory`: whether to turn a `MemoryError`, too. Inside a transfer it is passed on: nothing is
+    retried after one.
     """
     try:
         yield
@@ -98,7 +99,7 @@ def said(*, memory: bool = True) -> Iterator[None]:
 
 
 def start(thread: Thread) -> None:
-    """:raises TransferError: there can be no further thread."""
+    """Start a thread. :raises TransferError: no more threads can be started."""
     with said():
         thread.start()
     if thread.never_began:
@@ -106,12 +107,12 @@ def start(thread: Thread) -> None:
 
 
 def no_thread() -> TransferError:
-    """What is raised where a thread was started and did not begin."""
-    return TransferError("no memory is left for a thread", hint=_LIMITS[errno.ENOMEM][1])
+    """The error for a thread that was started but never ran."""
+    return TransferError("out of memory for a thread", hint=_LIMITS[errno.ENOMEM][1])
 
 
 def started(target: Callable[[], object], name: str) -> Thread | None:
-    """A thread that only makes things faster; None if there can be none: do it without."""
+    """Start a thread that only makes things faster; None if that fails: do without it."""
     thread = Thread(target=target, name=name)
     try:
         start(thread)

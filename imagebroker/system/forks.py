@@ -1,13 +1,13 @@
-"""A child process that is forked undoes nothing of its parent's, and holds nothing of it.
+"""Makes a forked child harmless to its parent: it cleans up nothing, and holds nothing open.
 
-A fork copies every object, and with it every `finally`, `__exit__` and `close`. In the child they
-would remove the parent's files, let go of its locks and shut its connections down. Therefore:
+A fork copies every object, and with it every `finally`, `__exit__` and `close`. In the child these
+would remove the parent's files, release its locks and shut down its connections. Therefore:
 
-- Whatever undoes something outside of the memory asks a `Process` first whether it is its own.
-- Descriptors that were given to `withhold` are dead in a child. Its copy of a lock or a connection
-  can neither be used nor let go of there, and does not keep it alive.
-- A child has one thread. `Condition` and `Thread` never wait there for those that are gone.
-- What another's code would undo when it is finalized (`never_finalize`) is not finalized.
+- Code that undoes something outside of memory first asks a `Process` whether it is the same one.
+- Descriptors passed to `withhold` are dead in a child. Its copy of a lock or a connection can be
+  neither used nor released there, and does not keep it open.
+- A child has one thread. `Condition` and `Thread` never wait there for threads that do not exist.
+- Objects of other code that clean up in their finalizer are not finalized (`never_finalize`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any, Protocol
 
 from imagebroker.exceptions import Cancelled
 
-#: Seconds between two looks at whether this process is still the one that began to wait.
+#: Seconds between two checks whether this process is still the one that began to wait.
 _MOMENT = 0.25
-#: Seconds within which a thread has begun, however busy the host is.
+#: Seconds within which a thread starts to run, even on a busy host.
 PATIENCE = 10.0
-#: Sockets that are remembered before those that are gone are looked for.
+#: The number of remembered sockets above which closed ones are forgotten.
 _MANY = 256
 
 
 class Process:
-    """The process in which it was made."""
+    """The process in which this object was created."""
 
     __slots__ = ("_forks", "_pid")
 
@@ -40,34 +40,35 @@ class Process:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is that process, and no child of it."""
-        # A pid alone does not tell: in a namespace of its own a child may have the same.
+        """Whether this is still that process, not a child."""
+        # The pid is not enough: in a pid namespace of its own, a child may have the same one.
         return self._pid == os.getpid() and self._forks == _state.forks
 
     def check(self, what: str) -> None:
-        """:raises Cancelled: this is a child of the process that `what` belongs to."""
+        """:raises Cancelled: this is a child of the process that owns `what`."""
         if not self.is_current:
             raise Cancelled(
-                f"{what} belongs to process {self._pid}, and this is its child {os.getpid()}",
-                hint="begin anew in the child, or end the child with os._exit()",
+                f"{what} belongs to process {self._pid}, but this is its child {os.getpid()}",
+                hint="start a new call in the child, or end the child with os._exit()",
             )
 
 
 class Inherited(Protocol):
-    """What has something to do in a child, before anything else runs there."""
+    """Something that must act in a forked child before anything else does."""
 
     def in_child(self) -> None: ...
 
 
 class _State:
-    """What this process knows about itself."""
+    """The state of this process."""
 
     def __init__(self) -> None:
-        #: How many forks lie between this process and the first one.
+        #: The number of forks between this process and the first one.
         self.forks = 0
-        #: Descriptors that no child may use, and which files they are.
+        #: Descriptors that children must not use, with the device and inode of their files.
         self.files: dict[int, tuple[int, int]] = {}
-        #: The inodes of such sockets: wrapped in TLS or duplicated, they have other descriptors.
+        #: Inodes of sockets that children must not use: TLS wrappers and duplicates have other
+        #: descriptors.
         self.sockets: set[int] = set()
         self.many = _MANY
         self.inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
@@ -77,11 +78,11 @@ _state = _State()
 
 
 def withhold(fd: int) -> int:
-    """Let no child use this descriptor; close it with `release`."""
+    """Make a descriptor unusable in children; close it with `release`."""
     try:
         found = os.fstat(fd)
     except OSError:
-        return fd  # a file system in trouble: whoever uses it will see
+        return fd  # a failing file system: using the descriptor will show it
     _state.files[fd] = found.st_dev, found.st_ino
     return fd
 
@@ -93,7 +94,7 @@ def release(fd: int) -> None:
 
 
 def withhold_socket(sock: socket.socket) -> None:
-    """Let no child use this socket, whatever is wrapped around it."""
+    """Make a socket unusable in children, even if it is wrapped in TLS later."""
     sockets = _state.sockets
     sockets.add(os.fstat(sock.fileno()).st_ino)
     if len(sockets) > _state.many:
@@ -102,32 +103,32 @@ def withhold_socket(sock: socket.socket) -> None:
 
 
 def _open_sockets() -> dict[int, int]:
-    """Descriptor to inode of every socket that is open."""
+    """Descriptor to inode of every open socket."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             status = os.fstat(int(name))
         except OSError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
         if stat.S_ISSOCK(status.st_mode):
             found[int(name)] = status.st_ino
     return found
 
 
 def tell_in_child(each: Inherited) -> None:
-    """Call `each.in_child()` in every child that is forked while it lives."""
+    """Call `each.in_child()` in every child that is forked while `each` exists."""
     _state.inherited.add(each)
 
 
 def never_finalize(each: object) -> None:
-    """Keep an object for ever, also when the interpreter ends."""
+    """Keep an object forever, even when the interpreter exits."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
 def _before_fork() -> None:
-    # In the child it could not be imported while another thread was importing.
+    # Imported before the fork: in the child, the import lock may be held by a thread that is gone.
     if _state.inherited:
         import ctypes  # noqa: F401
 
@@ -144,9 +145,9 @@ def _after_fork_in_child() -> None:
 
 
 def _kill_descriptors() -> None:
-    """Put what cannot do anything in the place of everything that is withheld.
+    """Replace every withheld descriptor with a useless one.
 
-    Not closed: whoever still has the number would close, or use, what gets it next.
+    They are not closed: code that still has the number could then use, or close, another file.
     """
     fds = [fd for fd, which in _state.files.items() if _is_file(fd, which)]
     if _state.sockets:
@@ -168,9 +169,9 @@ def _is_file(fd: int, which: tuple[int, int]) -> bool:
 
 
 class Condition(threading.Condition):
-    """One that a child can use, whoever had it when the process was forked.
+    """A condition that a forked child can use, even if another thread held it at the fork.
 
-    `wait` may return early; whoever waits looks again.
+    `wait` may return early: check again what is waited for.
     """
 
     def __init__(self) -> None:
@@ -180,22 +181,22 @@ class Condition(threading.Condition):
         tell_in_child(self)
 
     def in_child(self) -> None:
-        if self._mine.acquire(blocking=False):  # it was free, or this thread's
+        if self._mine.acquire(blocking=False):  # it was free, or held by this thread
             self._mine.release()
             return
         self._mine = threading.RLock()
         super().__init__(self._mine)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """:raises Cancelled: this is a child: whoever would notify is not here."""
-        self._process.check("what is waited for")
+        """:raises Cancelled: this is a child, in which no thread will notify."""
+        self._process.check("this call")
         notified = super().wait(_MOMENT if timeout is None else timeout)
-        self._process.check("what is waited for")
+        self._process.check("this call")
         return notified
 
 
 class Thread(threading.Thread):
-    """A daemon that nobody waits for in a child, where it does not exist."""
+    """A daemon thread; `join` returns in a forked child, where the thread does not exist."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(daemon=True, **arguments)
@@ -203,12 +204,12 @@ class Thread(threading.Thread):
 
     @property
     def never_began(self) -> bool:
-        """Whether it was started and died at once: it had no memory to begin with."""
+        """Whether it was started but died at once, for lack of memory."""
         return self._started.in_vain
 
     def join(self, timeout: float | None = None) -> None:
         if self.ident is None:
-            return  # there can be no further thread: it did not begin
+            return  # it could not be started
         if timeout is not None:
             super().join(timeout)
             return
@@ -218,9 +219,10 @@ class Thread(threading.Thread):
 
 
 class _Started(threading.Event):
-    """`Thread.start` waits for it, also where a signal's handler has forked in between.
+    """The event that `Thread.start` waits for.
 
-    And where the thread died in silence, for want of memory.
+    The wait also ends if a signal handler has forked in between, or if the thread died for lack of
+    memory.
     """
 
     in_vain = False

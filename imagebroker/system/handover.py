@@ -1,8 +1,8 @@
-"""Bytes that one thread reads and another one takes: the caller's data on its way to a plugin.
+"""Hands over chunks from one thread to another: the caller's data on its way to a plugin.
 
-The caller's own code (an iterator, a file object, the handler of a signal) runs in the caller's
-thread, the plugin in another. What that code does to its thread, it does not do to the plugin: a
-child that it forks has no plugin that would clean up after the parent's upload.
+The caller's own code (an iterator, a file object, a signal handler) runs in the caller's thread,
+the plugin in another. If that code forks, the child therefore has no plugin that could clean up
+after the parent's upload.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from imagebroker.system.forks import Condition, Process
 
 
 class _Round:
-    """The data once, from its beginning."""
+    """One pass through the data, from its beginning."""
 
     def __init__(self, begin: Callable[[], Iterator[bytes]]) -> None:
         self._begin = begin
         self._chunks: Iterator[bytes] | None = None
-        #: What was read and not taken, and how many bytes that are.
+        #: Chunks that were read but not yet taken, and their total size.
         self.ready: deque[bytes] = deque()
         self.held = 0
         self.ended = False
         self.error: BaseException | None = None
-        #: Whether a chunk is waited for.
+        #: Whether the other thread waits for a chunk.
         self.wanted = False
 
     def next(self) -> bytes | None:
@@ -34,7 +34,7 @@ class _Round:
         return next(self._chunks, None)
 
     def is_due(self, ahead: int) -> bool:
-        """Whether the next chunk is to be read now."""
+        """Whether to read the next chunk now."""
         return not self.ended and (self.held < ahead or (self.wanted and not self.ready))
 
     def add(self, chunk: bytes | None, error: BaseException | None) -> None:
@@ -46,24 +46,21 @@ class _Round:
 
 
 class Handover:
-    """`serve` in the thread that may read, `taken` in the one that needs the bytes."""
+    """Call `serve` in the thread that reads, and iterate over `taken` in the one that consumes."""
 
     def __init__(self, ahead: int = 0) -> None:
-        """`ahead`: bytes that are read before anybody asks for them. 0 for a source that may have
-        to wait itself: it would keep the caller waiting though the plugin has failed already.
+        """`ahead`: bytes to read ahead. 0 for a source that may block: otherwise the caller could
+        be kept waiting for it although the plugin has failed already.
         """
         self._ahead = ahead
         self._process = Process()
         self._changed = Condition()
         self._round: _Round | None = None
-        #: Why nothing more will come.
+        #: The error that ended it.
         self._failed: BaseException | None = None
 
     def taken(self, begin: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
-        """What `begin()` yields, where the other thread calls it.
-
-        :raises: what it raises.
-        """
+        """What `begin()` yields (or raises) in the other thread."""
         this = _Round(begin)
         while (chunk := self._take(this)) is not None:
             yield chunk
@@ -89,13 +86,13 @@ class Handover:
             try:
                 raise error
             finally:
-                del error  # its traceback would keep this frame, and so the error, alive
+                del error  # breaks the reference cycle between the traceback and this frame
         return None
 
     def serve(self, done: Callable[[], bool]) -> None:
-        """Read what is taken until `done()`; whoever makes it true calls `wake`.
+        """Read for `taken` until `done()`; call `wake` when that becomes true.
 
-        :raises Cancelled: the code that was read from has forked, and this is the child.
+        :raises Cancelled: the caller's code has forked, and this is the child.
         """
         while (this := self._next(done)) is not None:
             try:
@@ -115,7 +112,7 @@ class Handover:
                 self._changed.notify_all()
 
     def _next(self, done: Callable[[], bool]) -> _Round | None:
-        """What to read from; None once it is done."""
+        """The pass to read from; None once it is done."""
         with self._changed:
             while not done():
                 this = self._round
@@ -129,7 +126,7 @@ class Handover:
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Whoever takes gets `error` from now on."""
+        """Raise `error` in `taken` from now on."""
         with self._changed:
             self._failed = error
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A directory that belongs to this user alone: what lies in it was put there by nobody else."""
+"""Directories that only this user can write to: nobody else can have put files there."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from pathlib import Path
 
 from imagebroker.exceptions import ConfigError
 
-#: What a directory of ours is made with, and those above it that are missing.
+#: The mode with which directories are created, including missing parents.
 _MODE = 0o700
 
 
 def open_owned(path: Path, option: str, *, readable: bool = False, make: bool = True) -> int:
-    """A descriptor of the directory at `path`, which is made (0700) if it is not there.
+    """A descriptor of the directory at `path`, which is created (0700) if it is missing.
 
-    So are those above it, whatever the umask is.
+    Missing parents are created, too, whatever the umask is.
 
-    :param readable: it may be a link of this user's or root's, and others may look into it, as
-        they may where a package made it; nobody else may write to it.
-    :param make: False: it has to be there.
-    :raises ConfigError: it is a link or no directory, somebody else's, or open to others.
-    :raises OSError: it cannot be made or opened.
+    :param readable: others may read it, as in a directory that a package created, but not write
+        to it; and it may be a link that this user or root owns.
+    :param make: False: do not create it.
+    :raises ConfigError: it is a link, not a directory, owned by another user, or open to others.
+    :raises OSError: it cannot be created or opened.
     """
     if not path.is_absolute():
         raise ConfigError(
-            f"{option}: {os.fspath(path)!r} is not an absolute path", hint="write one"
+            f"{option}: {os.fspath(path)!r} is not an absolute path",
+            hint="write a path that begins with /",
         )
     if readable:
         path = _followed(path, option)
     if make:
         make_private(path)
-    # Both before and after: somebody else's may not be to be opened, and may take its place.
+    # Checked before, since another user's may not be readable, and after: it may be replaced.
     _check(os.stat(path, follow_symlinks=False), path, option, readable)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -43,9 +44,9 @@ def open_owned(path: Path, option: str, *, readable: bool = False, make: bool = 
 
 
 def make_private(path: Path) -> None:
-    """Make a directory, and those above it that are missing, for this user alone.
+    """Create a directory, and missing parents, for this user only; it may exist already.
 
-    :raises OSError: that cannot be done; that it is there already is no error.
+    :raises OSError: it cannot be created.
     """
     missing = [each for each in path.parents if not os.path.lexists(each)]
     for each in (*reversed(missing), path):
@@ -54,39 +55,39 @@ def make_private(path: Path) -> None:
         except FileExistsError:
             continue
         if os.stat(each, follow_symlinks=False).st_mode & _MODE != _MODE:
-            os.chmod(each, _MODE)  # the umask took more than what is for others
+            os.chmod(each, _MODE)  # the umask removed permissions of this user
 
 
 def _followed(path: Path, option: str) -> Path:
-    """Where a link leads that nobody else can have planted."""
+    """The target of a link, if it is one that no other user can have planted."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:
-        return path  # not there: said, or made, by who asked
+        return path  # missing: the caller reports or creates it
     if not stat.S_ISLNK(found.st_mode):
         return path
     if found.st_uid not in (os.geteuid(), 0):
-        raise _refused(path, option, f"is a link of the user with id {found.st_uid}", True)
+        raise _refused(path, option, f"is a link owned by the user id {found.st_uid}", True)
     return Path(os.path.realpath(path))
 
 
 def _check(found: os.stat_result, path: Path, option: str, readable: bool) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
-        raise _refused(path, option, "is a link or no directory", readable)
+        raise _refused(path, option, "is not a directory, or a link to one", readable)
     if found.st_uid != os.geteuid():
-        raise _refused(path, option, f"belongs to the user with id {found.st_uid}", readable)
+        raise _refused(path, option, f"is owned by the user id {found.st_uid}", readable)
     if readable and mode & 0o022:
-        raise _refused(path, option, f"may be written to by others (mode {mode:04o})", readable)
+        raise _refused(path, option, f"is writable by other users (mode {mode:04o})", readable)
     if not readable and mode & 0o077:
-        raise _refused(path, option, f"is open to others (mode {mode:04o})", readable)
+        raise _refused(path, option, f"is open to other users (mode {mode:04o})", readable)
 
 
 def _refused(path: Path, option: str, why: str, readable: bool) -> ConfigError:
     return ConfigError(
         f"{option}: {os.fspath(path)!r} {why}",
-        hint="name a directory of this user's own that nobody else may write to, or one that is "
-        "not there yet: it is made" if readable else
-        "name a directory of this user's own, with the mode 0700, or one that is not there "
-        "yet: it is made",
+        hint="name a directory that belongs to this user and that no other user can write to, or "
+        "one that does not exist yet" if readable else
+        "name a directory that belongs to this user and has mode 0700, or one that does not exist "
+        "yet",
     )  # fmt: skip

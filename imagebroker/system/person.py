@@ -1,7 +1,7 @@
-"""The person who runs this process: their home and their name, where they have any.
+"""The home directory and the login name of the user who runs this process, if there are any.
 
-A process without HOME whose user is in no user database (`docker run --user 12345`, some batch
-systems) has neither; what a library makes of it differs (`~`, RuntimeError, KeyError, OSError).
+A process without HOME whose user is not in the user database (`docker run --user 12345`, some batch
+systems) has neither, and libraries react in different ways (`~`, RuntimeError, KeyError, OSError).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def own_home() -> str | None:
-    """The home, an absolute path; None if HOME is empty or no path, and the user is unknown."""
+    """The home directory, an absolute path; None if HOME is not one, or the user is unknown."""
     home = os.environ.get("HOME")
     if home is None:
         try:
@@ -24,9 +24,9 @@ def own_home() -> str | None:
 
 
 def own_folder(variable: str, below: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """A folder of the XDG Base Directory Specification: of the variable, or `below` the home.
+    """A directory of the XDG Base Directory Specification: `variable`, or `below` the home.
 
-    A relative one is to be ignored, says the specification.
+    The specification says to ignore a relative path.
     """
     named = environ.get(variable, "")
     if named.startswith("/"):
@@ -36,7 +36,7 @@ def own_folder(variable: str, below: str, environ: Mapping[str, str] = os.enviro
 
 
 def own_login() -> str | None:
-    """The login name: of the user database, as ssh takes it, or else of the environment."""
+    """The login name: from the user database, as in ssh, or else from the environment."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -1,4 +1,4 @@
-"""Certificates of image signatures: fetched from the key manager, and trusted or not."""
+"""Certificates of image signatures: fetches them from the key manager, and checks their trust."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Certificates that a call or the configuration may trust, as in Nova.
+#: Maximum number of trusted certificates, as in Nova.
 MOST = 50
 #: An id ends up in the path of a request to the key manager.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
-#: Seconds between two looks at what the caller wants meanwhile.
+#: Seconds between two calls of `waiting`.
 _MOMENT = 0.1
 
 
@@ -44,7 +44,7 @@ def is_certificate_id(name: object) -> bool:
 
 
 class KeyManager:
-    """Castellan's key manager of a configuration, asked in a thread so that every wait ends."""
+    """Castellan's key manager, called in a thread so that every wait ends."""
 
     def __init__(
         self,
@@ -54,21 +54,21 @@ class KeyManager:
         timeout: float,
         waiting: Callable[[], Any],
     ) -> None:
-        """`timeout`: seconds for all answers. `waiting` is called meanwhile, and may raise."""
+        """`timeout`: seconds for all requests. `waiting` is called meanwhile, and may raise."""
         self._conf, self._context = conf, context
         self._timeout, self._waiting = timeout, waiting
         self._ends = monotonic() + timeout
 
     def certificates(self, names: Iterable[str]) -> dict[str, Certificate]:
-        """Those that there are, by id.
+        """The certificates with these ids; missing ones are left out.
 
         :raises TransferError: the key manager is down or slow. :raises NotAuthorized: it refuses.
-        :raises SignatureError: something else than a certificate is stored under an id.
+        :raises SignatureError: an id belongs to something other than a certificate.
         """
         api = self._ask("cannot be reached", self._api)
         found = {}
         for name in dict.fromkeys(names):
-            what_failed = f"did not hand out the certificate {name}"
+            what_failed = f"did not return the certificate {name}"
             certificate = self._ask(what_failed, partial(self._certificate, api, name))
             if certificate is not None:
                 found[name] = certificate
@@ -87,7 +87,7 @@ class KeyManager:
                 f"the key manager cannot be used: {type(error).__name__}: {error}",
                 hint="correct [key_manager] in the configuration of the service",
             ) from error
-        # Not in the `except`: the cause may have a part of a password.
+        # Outside of the `except`: the cause may contain part of a password.
         raise ConfigError(
             f"the key manager cannot be used: {why}",
             hint="correct [key_manager] in the configuration of the service; write $$ for a $",
@@ -110,7 +110,7 @@ class KeyManager:
         def run() -> None:
             try:
                 outcome.put((True, call()))
-            except BaseException as error:  # SystemExit too: somebody waits for an answer
+            except BaseException as error:  # even SystemExit: the caller waits for the outcome
                 outcome.put((False, error))
 
         start(Thread(target=run, name="imagebroker-certificate"))
@@ -127,7 +127,7 @@ class KeyManager:
             raise _translated(what_failed, answer) from answer
         raise TransferTimeout(
             f"the key manager {what_failed} within {self._timeout:.3g} s",
-            hint="look at the key manager that [key_manager] names",
+            hint="check the key manager configured in [key_manager]",
         )
 
 
@@ -135,16 +135,16 @@ def _translated(what_failed: str, error: BaseException) -> ImageBrokerError:
     if _is_refusal(error):
         return NotAuthorized(
             f"the key manager {what_failed}: {error}",
-            hint="pass the context of a user who may read the certificates",
+            hint="pass the context of a user who is allowed to read the certificates",
         )
     return TransferError(
         f"the key manager {what_failed}: {type(error).__name__}: {error}",
-        hint="look at the key manager that [key_manager] names",
+        hint="check the key manager configured in [key_manager]",
     )
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Castellan wraps what its drivers raise: the reason is further down."""
+    """Castellan wraps the exceptions of its drivers: the reason is in a cause."""
     from castellan.common.exception import Forbidden, InsufficientCredentialDataError
 
     while error is not None:
@@ -162,17 +162,17 @@ def _loaded(name: str, stored: Any) -> Certificate:
         if stored.format != "X.509":
             raise ValueError("another kind of object")
         return load_der_x509_certificate(stored.get_encoded())
-    except Exception as error:  # the text may quote what is stored, and that may be a secret
+    except Exception as error:  # without its text, which may quote a stored secret
         raise SignatureError(
-            f"what the key manager has as {name} is no certificate ({type(error).__name__})",
+            f"the object {name} in the key manager is not a certificate ({type(error).__name__})",
             hint="correct img_signature_certificate_uuid, or the ids of the trusted certificates",
         ) from None
 
 
 def check_trusted(name: str, certificate: Certificate, trusted: Mapping[str, Certificate]) -> None:
-    """The certificate leads to a self-signed one among those that are trusted.
+    """Check the chain from a certificate to a trusted self-signed one.
 
-    :raises SignatureError: it does not, or one on the way is expired or may not sign others.
+    :raises SignatureError: there is no chain, or a certificate in it is expired or not a CA.
     """
     from cursive.certificate_utils import CertificateVerificationContext
     from cursive.exception import SignatureVerificationError
@@ -187,12 +187,12 @@ def check_trusted(name: str, certificate: Certificate, trusted: Mapping[str, Cer
     except SignatureError:
         raise
     except Exception as error:
-        # Certificates are made by strangers: whatever they break, they are not trusted.
+        # Certificates come from outside: one that breaks the library is not trusted.
         raise _not_trusted(name, f"it cannot be validated ({type(error).__name__})") from error
 
 
 def _check_that_it_ends(certificate: Certificate, trusted: Iterable[Certificate]) -> None:
-    """cursive goes from issuer to issuer, and round for ever where they sign one another."""
+    """Refuse cycles: cursive would follow issuers that sign each other forever."""
     from cursive import certificate_utils as cursive
 
     usable = [
@@ -206,8 +206,8 @@ def _check_that_it_ends(certificate: Certificate, trusted: Iterable[Certificate]
             return
         if issuer in chain:
             raise SignatureError(
-                "the trusted certificates sign one another in a circle",
-                hint="trust one of them and what it signed",
+                "the trusted certificates issued each other, in a cycle",
+                hint="trust only one of them",
             )
         chain.append(issuer)
 
@@ -215,6 +215,6 @@ def _check_that_it_ends(certificate: Certificate, trusted: Iterable[Certificate]
 def _not_trusted(name: str, why: str) -> SignatureError:
     return SignatureError(
         f"the signing certificate {name} is not trusted: {why.rstrip('.')}",
-        hint="name the certificates from the one that issued it up to the self-signed root in "
-        "trusted_certs or trusted_certificate_ids",
+        hint="list all issuers, up to the self-signed root, in trusted_certs or "
+        "trusted_certificate_ids",
     )

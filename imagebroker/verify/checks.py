@@ -1,4 +1,4 @@
-"""All checks of one image: what must hold as a value, and running it over the stored bytes."""
+"""All checks of one image: the requirements as a value, and the checks that run over the bytes."""
 
 from __future__ import annotations
 
@@ -24,45 +24,44 @@ from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy
 from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature
 
-#: Containers that wrap a disk: the bytes are not of the format that the record declares.
+#: Container formats that wrap a disk: the data does not have the declared disk format.
 _WRAPPERS = frozenset({"ova", "docker", "compressed"})
 
 
 @dataclass(frozen=True)
 class Required:
-    """What must hold for the bytes of one image. Each attempt begins with `start`."""
+    """What the bytes of one image must satisfy. Each attempt begins with `start`."""
 
     ref: str
     checksums: tuple[Checksum, ...] = ()
     signature: Signature | None = None
-    #: None: nobody looks at the content.
+    #: None: the content is not inspected.
     formats: FormatPolicy | None = None
-    #: The `disk_format` that the content must have; None: any that is allowed.
+    #: The `disk_format` that the content must have; None: any allowed one.
     declared: str | None = None
-    #: Whoever sends the bytes may send a web page or another text in their place.
+    #: The server may send a web page or other text instead of the image.
     may_be_page: bool = False
-    #: The caller or a record has said which bytes they are: if that is text, then it is wanted.
+    #: The caller or a record has a digest of the bytes: if they are text, text is wanted.
     wanted: bool = False
 
     @property
     def covers_all(self) -> bool:
-        """Whether something proves the bytes as a whole: a cut or a splice would be found."""
+        """Whether a check covers all bytes: truncation and mixed versions would be detected."""
         return bool(self.checksums) or self.signature is not None
 
     @property
     def proves_all(self) -> bool:
-        """Whether it would be found too if somebody meant to deceive: bytes of several places may
-        be put together."""
+        """Whether that also detects an attack: then bytes of several sources can be combined."""
         return self.signature is not None or any(c.algorithm in STRONG for c in self.checksums)
 
     def start(self, size: int | None) -> Checks:
-        """Checks for `size` bytes (None: unknown), fed with nothing yet."""
+        """New checks for `size` bytes (None: unknown)."""
         return Checks(self, size)
 
     def inspected(self, fd: int, size: int) -> dict[str, Any]:
-        """What is known about a whole file from its decisive bytes alone.
+        """The evidence about a complete file, from only the bytes that decide about its format.
 
-        :raises FormatError: it is no acceptable image. :raises OSError: it cannot be read.
+        :raises FormatError: it is not an acceptable image. :raises OSError: it cannot be read.
         """
         with self.named():
             if self.may_be_page and not self.wanted:
@@ -72,29 +71,29 @@ class Required:
             return inspect_file(fd, size, self.formats, self.declared)
 
     def without_formats(self) -> Required:
-        """The same, for what `inspected` has seen already."""
+        """The same for content that `inspected` has checked already."""
         return replace(self, formats=None, may_be_page=False)
 
     def check_declared(self) -> None:
-        """:raises FormatError: no content could be what is declared, and acceptable."""
+        """:raises FormatError: the declared format is never acceptable."""
         if self.formats is not None:
             with self.named():
                 self.formats.check_declared(self.declared)
 
     def named(self) -> AbstractContextManager[None]:
-        """Whoever judges the content does not know whose it is, nor who may do without."""
+        """Adds the ref, and `--no-check-format`, to errors of the format checks."""
         return named(self.ref, self.formats)
 
 
 def format_policy(
     core: Options, allowed: Sequence[str] | None, *, optional: bool = False
 ) -> FormatPolicy | None:
-    """What the content may be; None where nobody is to look.
+    """The policy for the content; None: do not inspect it.
 
-    `core`: the options in `[imagebroker]`; `allowed`: formats that a call allows instead;
-    `optional`: whether the call could do without.
+    `core`: the options in `[imagebroker]`; `allowed`: formats that the call allows instead;
+    `optional`: whether the caller can turn the check off.
 
-    :raises ConfigError, InvalidImageRef: a format is none that could be verified.
+    :raises ConfigError, InvalidImageRef: a format is not one that can be verified.
     """
     configured = tuple(core.allowed_formats)
     _check_names(configured, ConfigError, "[imagebroker] allowed_formats")
@@ -111,23 +110,23 @@ def _check_names(names: Sequence[object], kind: type[ImageBrokerError], where: s
     for name in names:
         if not isinstance(name, str) or name not in VERIFIABLE:
             raise kind(
-                f"{where}: {redact(name, 40)!r} is no format that can be verified",
-                hint=f"name some of {', '.join(sorted(VERIFIABLE))}",
+                f"{where}: {redact(name, 40)!r} is not a format that can be verified",
+                hint=f"use one or more of {', '.join(sorted(VERIFIABLE))}",
             )
 
 
 def declared_format(image: Image) -> str | None:
-    """What the bytes of an image have to be, according to its record."""
+    """The format that the data of an image must have, according to its record."""
     if image.container_format in _WRAPPERS:
-        return "raw"  # an archive: were it an image by itself, somebody lied
+        return "raw"  # an archive: it must not be a disk image itself
     return image.disk_format
 
 
 class ContentCheck:
-    """What the content of one attempt is: feed it what is stored, in order."""
+    """The content checks of one attempt: feed it the stored bytes, in order."""
 
     def __init__(self, required: Required, size: int | None) -> None:
-        """:raises FormatError: nothing that is declared like this would be acceptable."""
+        """:raises FormatError: the declared format is never acceptable."""
         self._required = required
         self._page = PageCheck() if required.may_be_page else None
         self._format: FormatCheck | None = None
@@ -136,7 +135,7 @@ class ContentCheck:
                 self._format = FormatCheck(required.formats, required.declared, size)
 
     def feed(self, chunk: Buffer) -> None:
-        """:raises FormatError: the bytes so far are enough to refuse the content."""
+        """:raises FormatError: the bytes so far show that the content is not acceptable."""
         with self._required.named():
             if self._page is not None:
                 self._page.feed(chunk)
@@ -150,17 +149,17 @@ class ContentCheck:
 
     @property
     def unsettled(self) -> bool:
-        """Whether the next bytes may show that none of them belong to an image."""
+        """Whether the next bytes may show that this is a web page, not an image."""
         page = self._page
         return page is not None and not page.decided and not self._required.wanted
 
     @property
     def page(self) -> str | None:
-        """What was sent in place of an image, if it looks so."""
+        """What the server probably sent instead of an image, if anything."""
         return None if self._page is None else self._page.found
 
     def evidence(self) -> dict[str, Any]:
-        """After the last byte. :raises FormatError: it is no acceptable image."""
+        """Call it after the last byte. :raises FormatError: it is not an acceptable image."""
         with self._required.named():
             if self._page is not None:
                 self._page.end()
@@ -171,9 +170,9 @@ class ContentCheck:
 def upload_check(
     image: Image, formats: FormatPolicy | None
 ) -> Callable[[int | None], ContentCheck] | None:
-    """What judges the data that is to be stored as `image`, as a download of it would be judged.
+    """Checks for data to be stored as `image`: the same as in a download of it.
 
-    :raises FormatError: no data could be what is declared.
+    :raises FormatError: the declared format is never acceptable.
     """
     if formats is None:
         return None
@@ -183,7 +182,7 @@ def upload_check(
 
 
 class Checks:
-    """The checks of one attempt: feed it what is stored, in order; `evidence` passes judgement."""
+    """All checks of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
     def __init__(self, required: Required, size: int | None) -> None:
         self._required = required
@@ -192,7 +191,7 @@ class Checks:
         self._checksums = Checksums(required.checksums)
 
     def feed(self, chunk: Buffer) -> None:
-        """:raises FormatError: the bytes so far are enough to refuse the content."""
+        """:raises FormatError: the bytes so far show that the content is not acceptable."""
         self._content.feed(chunk)
         if self._signature is not None:
             self._signature.feed(chunk)
@@ -200,24 +199,24 @@ class Checks:
 
     @property
     def unsettled(self) -> bool:
-        """Whether the next bytes may show that none of them belong to an image."""
+        """Whether the next bytes may show that this is a web page, not an image."""
         return self._content.unsettled
 
     def snapshot(self) -> tuple[int, dict[str, str]] | None:
-        """How many bytes were hashed a moment ago, and their digests; None if nobody asked."""
+        """The number of bytes hashed recently, and their digests; None at the first call."""
         return self._checksums.snapshot()
 
     def prefix(self) -> dict[str, str]:
-        """Digests of what was fed until now; feeding may go on."""
+        """Digests of everything fed so far; feeding can continue."""
         return self._checksums.prefix()
 
     def evidence(self) -> dict[str, Any]:
-        """What was computed, and against what it was checked. To be asked for once.
+        """What was computed, and what it was checked against. Call it once.
 
-        :raises VerificationError: a checksum, the signature or the format is not as it must be.
+        :raises VerificationError: a checksum, the signature or the format is wrong.
         """
         evidence = self._content.evidence()
-        # Before the checksums: where both are wrong, no other location may be tried.
+        # Before the checksums: after a bad signature, no other location must be tried.
         if self._signature is not None:
             evidence |= self._signature.evidence()
         evidence |= self._checked_digests()
@@ -241,12 +240,12 @@ class Checks:
 
 @contextmanager
 def named(subject: str, policy: FormatPolicy | None) -> Iterator[None]:
-    """Errors say what they are about, and how to do without the check where the caller may."""
+    """Add the subject to the text of a FormatError, and to its hint how to turn the check off."""
     try:
         yield
     except FormatError as error:
         said = vars(error).copy()
         if policy is not None and policy.optional:
-            hints = error.hint, "if that is what you want: --no-check-format"
+            hints = error.hint, "to accept it anyway, pass --no-check-format"
             said["hint"] = "; ".join(filter(None, hints))
         raise FormatError(f"{subject}: {error}", **said) from error

@@ -1,4 +1,4 @@
-"""Checksums: which are required of a transfer, and computing them behind the writes."""
+"""Checksums: which ones a transfer must match, and computing them in the background."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.behind import Behind
+from imagebroker.verify.background_hasher import BackgroundHasher
 
-#: Algorithms that prove content, with the hex digits of their digests.
+#: Strong algorithms, with the number of hex digits of their digests.
 STRONG = {
     "sha512": 128, "sha256": 64, "sha384": 96, "sha3_512": 128, "sha3_256": 64, "blake2b": 128,
 }  # fmt: skip
-#: Algorithms that prove nothing against an attacker (CVE-2015-8234).
+#: Algorithms that do not protect against an attacker (CVE-2015-8234).
 WEAK = {"md5": 32, "sha1": 40}
-#: What is computed where nothing is required.
+#: Computed if no checksum is required.
 DEFAULT = "sha256"
 
 
@@ -35,14 +35,14 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 
 def is_url(checksum: object) -> bool:
-    """Whether a caller's `checksum` is the URL of such a file, and no digest."""
+    """Whether a caller's `checksum` is the URL of a checksum file, not a digest."""
     match = _URL.match(checksum) if isinstance(checksum, str) else None
     return match is not None and match[1] not in (*STRONG, *WEAK)
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """A digest that the stored bytes must have, and who demands it."""
+    """A digest that the stored bytes must have, and where it comes from."""
 
     algorithm: str
     digest: str
@@ -53,10 +53,10 @@ class Checksum:
 
 
 def parse_checksum(text: object, *, allow_weak: bool = False) -> Checksum:
-    """The caller's `"sha256:<hex>"`.
+    """Parse the caller's `"sha256:<hex>"`.
 
     :raises InvalidImageRef: malformed, or an unknown algorithm.
-    :raises PolicyViolation: md5 or sha1, where the deployment does not allow it.
+    :raises PolicyViolation: md5 or sha1, which the deployment does not allow.
     """
     match = (
         re.fullmatch(r"([a-z0-9_]{1,16}):([0-9a-fA-F]{1,256})", text)
@@ -67,12 +67,13 @@ def parse_checksum(text: object, *, allow_weak: bool = False) -> Checksum:
     if match is None or digits != len(match[2]):
         raise InvalidImageRef(
             f"{redact(text, 160)!r} is not a checksum",
-            hint=f"write ALGORITHM:HEX with one of {', '.join(STRONG)}, such as sha256:<64 digits>",
+            hint="write it as ALGORITHM:HEX, such as sha256:<64 hex digits>; algorithms: "
+            f"{', '.join(STRONG)}",
         )
     if match[1] in WEAK and not allow_weak:
         raise PolicyViolation(
-            f"the checksum is {match[1]}, which proves nothing",
-            hint="pass sha256 or sha512, or set allow_md5 in [imagebroker]",
+            f"the checksum is {match[1]}, which can be forged",
+            hint="pass a sha256 or sha512 checksum, or set allow_md5 in [imagebroker]",
         )
     return Checksum(match[1], match[2].lower(), "the caller")
 
@@ -85,12 +86,12 @@ def required_checksums(
     allow_weak: bool,
     served: str | None = None,
 ) -> tuple[Checksum, ...]:
-    """All that must hold: what the caller and the ref demand, and what the record promises.
+    """All checksums to verify: those of the caller and the ref, and that of the record.
 
-    `served`: what the record's checksums are, where they come with the bytes from whoever sends
-    them. They must hold, and satisfy no requirement.
+    `served`: a description of the record's checksums, if they come from the same server as the
+    data. They are verified, but do not satisfy `require`.
 
-    :raises ChecksumMissing: `require`, and there is nothing strong.
+    :raises ChecksumMissing: `require`, but there is no strong checksum.
     :raises VerificationError: the record's digest is malformed or of an unknown algorithm.
     """
     found = list(demanded)
@@ -103,8 +104,8 @@ def required_checksums(
         weak = "" if record is None else f" but {record.algorithm if served is None else served}"
         raise ChecksumMissing(
             f"{image.ref} has no checksum{weak}, and this backend requires one",
-            hint="give the digest with --checksum, or take the image without one: "
-            "--no-require-checksum, or require_checksum = false where the config file requires it",
+            hint="pass the checksum with --checksum, or accept the image without one: "
+            "--no-require-checksum, or require_checksum = false in the config file",
         )
     for checksum in found:
         _new(checksum.algorithm)  # an algorithm that this host lacks must fail before any byte
@@ -112,16 +113,16 @@ def required_checksums(
 
 
 def _of_record(image: Image, *, strict: bool) -> Checksum | None:
-    """The record's best digest: a strong one before md5, whatever md5 says."""
+    """The record's best digest: a strong one takes precedence over md5."""
     named = {name: value for name, value in image.checksums.items() if name not in WEAK}
     for algorithm in STRONG:
         if algorithm in named:
             return _checked(image, algorithm, named[algorithm])
     if named and strict:
         raise VerificationError(
-            f"the record of {image.ref} has a checksum of the unknown kind "
+            f"the record of {image.ref} has a checksum of the unknown algorithm "
             f"{redact(next(iter(named)), 40)!r}",
-            hint="correct the record, or give the digest with --checksum",
+            hint="correct the record, or pass the checksum with --checksum",
         )
     for algorithm in WEAK:
         if image.checksums.get(algorithm):
@@ -151,20 +152,20 @@ def _new(algorithm: str) -> Any:
 
 
 class Digests:
-    """Computes digests of bytes fed in order, behind the writes.
+    """Computes digests in the background, of bytes that are fed in order.
 
-    Fed chunks must not be modified afterwards.
+    Chunks must not be modified after they were fed.
     """
 
     def __init__(self, algorithms: Sequence[str]) -> None:
         self._hashers = {name: _new(name) for name in dict.fromkeys(algorithms)}
-        self._behind = Behind(self._update)
+        self._hasher = BackgroundHasher(self._update)
         self._hashed = 0
         self._snapshot_wanted = False
         self._snapshot: tuple[int, dict[str, str]] | None = None
 
     def feed(self, chunk: Buffer) -> None:
-        self._behind.feed(chunk)
+        self._hasher.feed(chunk)
 
     def _update(self, chunk: Buffer) -> None:
         for hasher in self._hashers.values():
@@ -178,23 +179,23 @@ class Digests:
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
     def snapshot(self) -> tuple[int, dict[str, str]] | None:
-        """Bytes hashed when this was last asked, and their digests; never waits for the thread."""
+        """The number of bytes hashed at the last call, and their digests; never waits."""
         taken, self._snapshot = self._snapshot, None
         self._snapshot_wanted = True
         return taken
 
     def values(self) -> dict[str, str]:
-        """Algorithm to hex digest of all that was fed so far."""
-        self._behind.wait()
+        """Algorithm to hex digest of everything fed so far."""
+        self._hasher.wait()
         return self._hexdigests()
 
     def close(self) -> None:
-        """End the thread; what is still waiting is not hashed."""
-        self._behind.close()
+        """End the thread; chunks that still wait are not hashed."""
+        self._hasher.close()
 
 
 class Checksums:
-    """The checks of one attempt: feed it what is stored, in order; `evidence` passes judgement."""
+    """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
     def __init__(self, required: Sequence[Checksum]) -> None:
         self._required = tuple(required)
@@ -204,15 +205,15 @@ class Checksums:
         self._digests.feed(chunk)
 
     def snapshot(self) -> tuple[int, dict[str, str]] | None:
-        """How many bytes were hashed a moment ago, and their digests; None if nobody asked."""
+        """The number of bytes hashed recently, and their digests; None at the first call."""
         return self._digests.snapshot()
 
     def prefix(self) -> dict[str, str]:
-        """Digests of what was fed until now; feeding may go on."""
+        """Digests of everything fed so far; feeding can continue."""
         return self._digests.values()
 
     def evidence(self, ref: str) -> dict[str, Any]:
-        """What was computed, and against what it was checked.
+        """What was computed, and what it was checked against.
 
         :raises ChecksumMismatch: a required digest differs.
         """
@@ -221,8 +222,8 @@ class Checksums:
             got = computed[checksum.algorithm]
             if not hmac.compare_digest(got, checksum.digest):
                 raise ChecksumMismatch(
-                    f"{ref}: the {checksum} is {checksum.digest}, and the bytes have {got}",
-                    hint="the image is damaged, or not the one that was meant; nothing was stored",
+                    f"{ref}: the {checksum} is {checksum.digest}, but the data has {got}",
+                    hint="check that this is the right checksum for this image; nothing was stored",
                     algorithm=checksum.algorithm,
                     expected=checksum.digest,
                     computed=got,

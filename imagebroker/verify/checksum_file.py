@@ -1,4 +1,4 @@
-"""Checksum files: which of their entries is the image's."""
+"""Checksum files: finds the entry of an image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, WEAK, Checksum
 from imagebroker.verify.checksum_lines import Entry, entries
 
-#: Bytes of the largest checksum file that is read.
+#: Maximum size of a checksum file.
 LARGEST = 1024 * 1024
-#: Seconds in which it has to be there.
+#: Seconds within which it must be downloaded.
 PATIENCE = 60.0
-#: Names that an error lists.
+#: Maximum number of names listed in an error.
 _SHOWN = 4
 
-#: What `sha256sum < FILE` writes in place of a name.
+#: The name that `sha256sum < FILE` writes.
 _STANDARD_INPUT = b"-"
 _NAME_BEGINS = frozenset(b" \t\"'`/\\|,;:([=*>")
 _NAME_ENDS = frozenset(b" \t\"'`|,;:)]=<\r")
@@ -37,18 +37,18 @@ def find_checksum(
     file: ImageRef | None = None,
     also_called: Sequence[bytes] = (),
 ) -> Checksum:
-    """The strongest digest that a checksum file has for the image.
+    """The strongest digest in a checksum file for the image.
 
-    The entry is found by the ref's path, then by the names in its query, then by `also_called`.
-    A digest without a name, and the one entry of a file that is called after the image
-    (`disk.img.sha256`), are the image's whatever they are called.
+    The entry is found by the ref's path, then by the names in its query, then by `also_called`. A
+    digest without a name belongs to the image, and so does the only entry of a file that is named
+    after the image (`disk.img.sha256`).
 
-    :param origin: what messages and the evidence call the file.
+    :param origin: the name of the file in messages and in the evidence.
     :param file: the ref of the checksum file.
-    :param also_called: what the server calls the image, such as behind a redirect.
+    :param also_called: other names of the image on the server, such as after a redirect.
     :raises NotListed: it has no digest for the image.
-    :raises VerificationError: it has several that differ, or only of kinds that are not supported.
-    :raises PolicyViolation: it has md5 or sha1 alone, and the deployment does not allow that.
+    :raises VerificationError: it has several different ones, or only unsupported algorithms.
+    :raises PolicyViolation: it has only md5 or sha1, which the deployment does not allow.
     """
     called = [ref.file_name, *_names_in_query(ref), *also_called]
     file_name = b"" if file is None else file.file_name
@@ -59,7 +59,8 @@ def find_checksum(
         listed = _listed(all_entries)
         raise NotListed(
             f"{origin} has no digest for {shown!r}{listed}",
-            hint="check that this is the checksum file for the image, and lists it under that name",
+            hint="check that this is the right checksum file, and that it lists the image under "
+            "that name",
         )
     return _strongest(chosen, shown, origin + as_named, allow_weak=allow_weak)
 
@@ -73,25 +74,25 @@ def _strongest(chosen: list[Entry], shown: str, origin: str, *, allow_weak: bool
         if len(digests) > 1:
             raise VerificationError(
                 f"{origin} has {len(digests)} different {algorithm} digests for {shown!r}",
-                hint="pass the right digest itself: --checksum sha256:DIGITS",
+                hint="pass the right digest: --checksum sha256:HEX",
             )
         if digests and algorithm in WEAK and not allow_weak:
             raise PolicyViolation(
                 f"{origin} has only {algorithm} for {shown!r}, which can be forged",
-                hint="use a file of sha256 or sha512, or set allow_md5 in [imagebroker]",
+                hint="use a sha256 or sha512 file, or set allow_md5 in [imagebroker]",
             )
         if digests:
             return Checksum(algorithm, digests.pop(), origin)
     raise VerificationError(
         f"{origin} has only {' and '.join(sorted(found))} for {shown!r}, which is not supported",
-        hint="use a file of sha256, sha512 or blake2b digests",
+        hint="use a sha256, sha512 or blake2b file",
     )
 
 
 def _chosen(
     found: list[Entry], ref: ImageRef, called: list[bytes], file_name: bytes
 ) -> tuple[list[Entry], str]:
-    """The image's entries, and what the evidence adds where they have another name than the ref."""
+    """The image's entries, and a note for the evidence if their name differs from the ref's."""
     named = [e for e in found if e.name not in (None, _STANDARD_INPUT) and not e.is_text]
     if exact := _closest(named, ref):
         return exact, ""
@@ -111,7 +112,7 @@ def _chosen(
 
 
 def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
-    """Those whose path the ref's ends with: the longest of them, spelled as it is if one is."""
+    """The entries whose name is a suffix of the ref's path: the longest, best spelled exactly."""
     path = b"/" + (ref.path_bytes.lstrip(b"/") or ref.file_name)
     exact = [
         ((len(name), -number), entry)
@@ -124,9 +125,8 @@ def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
 
 
 def _spelled(entry: Entry) -> Iterator[bytes]:
-    """A name as it stands there; without the blanks at its end; as Windows means it; behind a size.
-
-    Debian's Release files put the size between the digest and the name.
+    """The possible readings of a name: as written; without trailing blanks; with Windows'
+    backslashes; after a size, which Debian's Release files put between the digest and the name.
     """
     name = entry.name or b""
     yield _relative(name)
@@ -146,7 +146,7 @@ def _relative(name: bytes) -> bytes:
 
 
 def _mentions(text: bytes, name: bytes) -> bool:
-    """Whether a line has the name in it, and not only as a part of another."""
+    """Whether a line contains the name, not just as part of a longer one."""
     at = text.find(name) if name else -1
     while at >= 0:
         end = at + len(name)
@@ -158,14 +158,14 @@ def _mentions(text: bytes, name: bytes) -> bool:
 
 
 def _names_in_query(ref: ImageRef) -> list[bytes]:
-    """What may be a file's name in `download.php?file=images/disk.img`."""
+    """Possible file names in a query: `download.php?file=images/disk.img`."""
     values = [each.partition("=")[2] or each for each in (ref.query or "").split("&")]
     names = [unquote_to_bytes(value).rpartition(b"/")[2] for value in values]
     return [name for name in names if b"." in name]
 
 
 def _without_image(file_name: bytes, called: list[bytes]) -> bytes:
-    """The checksum file's name without the image's, whose words say nothing about the digests."""
+    """The name of the checksum file without that of the image, to find the algorithm in it."""
     for name in called:
         if name and file_name.startswith(name):
             return file_name[len(name) :]
@@ -173,7 +173,7 @@ def _without_image(file_name: bytes, called: list[bytes]) -> bytes:
 
 
 def _is_called_after(file_name: bytes, image: bytes) -> bool:
-    """Whether a checksum file is that of one image: `disk.img.sha256` or `disk.sha256`."""
+    """Whether a checksum file is named after the image: `disk.img.sha256` or `disk.sha256`."""
     stem = file_name.rpartition(b".")[0]
     return bool(stem) and (image == stem or image.startswith(stem + b"."))
 

@@ -1,4 +1,4 @@
-"""The lines of a checksum file, in the forms that publishers and their tools write."""
+"""Parses the lines of checksum files, in all formats that publishers and their tools write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from imagebroker.exceptions import VerificationError
 from imagebroker.verify.checksum import STRONG, WEAK
 
-#: How algorithms are written in lines, headings and file names; the first that matches counts.
+#: How algorithms are spelled in lines, headings and file names; the first match counts.
 #: `B2SUMS` and `.b2` are coreutils' b2sum, `b3sums` is BLAKE3's own tool.
 _SPELLINGS = {
     "sha3_512": r"sha3[-_ ]?512", "sha3-384": r"sha3[-_ ]?384", "sha3_256": r"sha3[-_ ]?256",
@@ -20,13 +20,13 @@ _SPELLINGS = {
     "streebog": r"streebog|gost", "sm3": r"sm3", "skein": r"skein",
     "ripemd160": r"rmd160|ripemd160",
 }  # fmt: skip
-#: Digits of digests that nothing here computes: they must not be taken for something else.
+#: Hex digits of unsupported digests, which must not be mistaken for supported ones.
 _UNSUPPORTED = {
     "sha3-384": {96}, "sha512/256": {64}, "blake2s": {64}, "blake2b": {32, 40, 64, 96},
     "blake3": {64}, "whirlpool": {128}, "streebog": {64, 128}, "sm3": {64}, "skein": {64, 128},
     "ripemd160": {40},
 }  # fmt: skip
-#: What digits alone mean, where nothing else says what they are.
+#: The algorithm by the number of hex digits, if nothing else names it.
 _BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 
 _WORD = re.compile(
@@ -37,7 +37,7 @@ _WORD = re.compile(
 )
 _NAMES = tuple(_SPELLINGS)
 _HEX = rb"[0-9a-fA-F]{32,128}"
-#: `DIGEST  NAME` of coreutils; a leading backslash says that the name is escaped.
+#: `DIGEST  NAME` of coreutils; after a leading backslash, the name is escaped.
 _COREUTILS = re.compile(rb"[ \t]*(\\?)(" + _HEX + rb")(?: [ *]|[ \t]+)(.+)")
 #: `SHA256 (NAME) = DIGEST` of BSD, OpenSSL and `sha256sum --tag`.
 _BSD = re.compile(rb"[ \t]*(\\?)([A-Za-z0-9/_-]{3,16}) ?\((.+)\) ?= ?([0-9a-zA-Z]*)[ \t]*")
@@ -46,48 +46,48 @@ _LABELLED = re.compile(rb"[ \t]*([A-Za-z0-9/_-]{3,16})[ \t:=]+(" + _HEX + rb")[ 
 #: Gentoo's Manifest: `DIST NAME SIZE BLAKE2B DIGEST SHA512 DIGEST`.
 _MANIFEST = re.compile(rb"[A-Z]{3,8} (\S+) \d{1,20}((?: [A-Z0-9_]{3,16} " + _HEX + rb")+)[ \t]*")
 _MANIFEST_DIGEST = re.compile(rb"([A-Z0-9_]{3,16}) (" + _HEX + rb")")
-#: certutil of Windows 7 puts a blank between the bytes.
+#: certutil of Windows 7 writes blanks between the bytes.
 _PAIRS = re.compile(rb"[ \t]*[0-9a-fA-F]{2}(?: [0-9a-fA-F]{2}){15,63}[ \t]*")
 _DIGEST = re.compile(rb"(?<![0-9A-Za-z])" + _HEX + rb"(?![0-9A-Za-z])")
 #: `Path : C:\images\disk.img` of `Get-FileHash | Format-List`, below its digest.
 _PATH_BELOW = re.compile(rb"[ \t]*(?:path|file|filename|name)[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
-#: What may stand beside a digest without being a file's name.
+#: Words beside a digest that are not a file name.
 _LABEL = re.compile(rb"(?:\b(?:hash|checksum|digest|sum|value|hex|file)s?\b|[^A-Za-z0-9])+", re.I)
 _PGP = re.compile(rb"-----[A-Z ]+-----|Hash: .*")
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
-#: In place of a name with an escape that coreutils does not write: no file is called that.
+#: Replaces a name with an escape that coreutils does not write; no file has this name.
 _UNREADABLE = b""
-#: Bytes of the longest line in which a name is looked for.
+#: Maximum length of a line in which a name is searched.
 _LONGEST = 8192
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One digest, and what the file says that it is of."""
+    """One digest, and the name of the file that it belongs to."""
 
-    #: One of ours, or the field's name of one that nothing here computes ("blake3").
+    #: hashlib's name, or the usual one of an unsupported algorithm ("blake3").
     algorithm: str
     #: In lower case.
     digest: str
-    #: The path as it stands there; None: no name, the file is of one image.
+    #: The path as written; None: without a name, in a file for one image.
     name: bytes | None
-    #: `name` is a text in which the file's name stands somewhere.
+    #: `name` is a text that contains the file's name somewhere.
     is_text: bool = False
 
 
 def entries(text: bytes, file_name: bytes, origin: str) -> list[Entry]:
-    """What the lines say; comments, signatures and lines of other kinds are passed over.
+    """The entries of a checksum file; comments, signatures and other lines are skipped.
 
-    `file_name` is that of the checksum file, without the image's own name in it: `B2SUMS`, `.b2`.
+    `file_name` is the name of the checksum file, without that of the image: `B2SUMS`, `.b2`.
 
-    :raises VerificationError: a line names its algorithm, and has not that one's number of digits.
+    :raises VerificationError: a line names an algorithm, but has the wrong number of digits.
     """
     return list(_Lines(_said(file_name), origin).read(plain_text(text)))
 
 
 def plain_text(text: bytes) -> bytes:
-    """As UTF-8: PowerShell and Notepad write UTF-16, with or without a byte order mark."""
+    """The text as UTF-8: PowerShell and Notepad write UTF-16, with or without a BOM."""
     if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return text.decode("utf-16", "replace").encode()
     head = text[:64]
@@ -99,22 +99,22 @@ def plain_text(text: bytes) -> bytes:
 
 
 def _said(text: bytes) -> str | None:
-    """The one algorithm that a text names; None where it names none, or several."""
+    """The algorithm that a text names; None if it names none, or several."""
     found = {_NAMES[int(match.lastgroup[1:])] for match in _WORD.finditer(text) if match.lastgroup}
     return found.pop() if len(found) == 1 else None
 
 
 class _Lines:
-    """Reads the lines in order: a heading holds for the digests below it."""
+    """Reads the lines in order: a heading applies to the digests below it."""
 
     def __init__(self, by_name: str | None, origin: str) -> None:
         self._by_name, self._origin = by_name, origin
         self._heading: str | None = None
-        #: The line above, where it ends in a colon: certutil puts the name there.
+        #: The line above, if it ends in a colon: certutil writes the name there.
         self._above: bytes | None = None
 
     def read(self, text: bytes) -> Iterator[Entry]:
-        nameless: Entry | None = None  # a path may stand below it
+        nameless: Entry | None = None  # a path may follow in the next line
         for raw in text.split(b"\n"):
             line = raw.removesuffix(b"\r")
             if not line.strip() or _PGP.fullmatch(line):
@@ -150,7 +150,7 @@ class _Lines:
             yield from self._other(line, above)
 
     def _other(self, line: bytes, above: bytes | None) -> Iterator[Entry]:
-        """A digest alone or among other words, or a heading."""
+        """A digest, alone or among other words, or a heading."""
         if _PAIRS.fullmatch(line):
             line = line.replace(b" ", b"")
         digests = _DIGEST.findall(line) if len(line) <= _LONGEST else []
@@ -177,7 +177,7 @@ class _Lines:
             yield Entry(algorithm, digest.decode().lower(), name, is_text)
 
     def _algorithm(self, said: str | None, digits: int) -> str | None:
-        """What the line says, else the heading, else the file's name, else the number of digits."""
+        """From the line, else the heading, else the file's name, else the number of digits."""
         for each in filter(None, (said, self._heading, self._by_name)):
             if {**STRONG, **WEAK}.get(each) == digits:
                 return each
@@ -185,14 +185,14 @@ class _Lines:
                 return f"blake2b of {4 * digits} bits" if each == "blake2b" else each
             if each == said:
                 raise VerificationError(
-                    f"{self._origin}: a line for {each} does not have its number of hex digits",
-                    hint="the file is damaged, or was cut off",
+                    f"{self._origin}: a line for {each} has the wrong number of hex digits",
+                    hint="download the checksum file again: it is damaged or truncated",
                 )
         return _BY_DIGITS.get(digits)
 
 
 def _unescaped(name: bytes) -> bytes:
-    """A name behind a backslash line, as coreutils writes what has line ends or backslashes."""
+    """A name in a line that begins with a backslash, in which coreutils escapes line feeds."""
     if any(match[1] not in _ESCAPED for match in _ESCAPE.finditer(name)):
         return _UNREADABLE
     return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], name)

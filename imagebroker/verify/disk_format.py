@@ -1,7 +1,7 @@
-"""The disk format: what the stored bytes are, and whether a host may open them.
+"""Detects the disk format of the stored bytes, and whether it is safe to open them on a host.
 
-`FormatPolicy` is the value, a `FormatCheck` belongs to one attempt. The judgement itself is in
-`formats/`; here is how bytes get there.
+`FormatPolicy` is the requirement, `FormatCheck` the check of one attempt. The formats themselves
+are in `formats/`; this module feeds them with bytes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from imagebroker.verify.formats.spans import HEAD, LONGEST, TAIL, Piece, Span
 
 __all__ = ["PLAIN", "VERIFIABLE", "FormatCheck", "FormatPolicy", "inspect_file", "inspect_spans"]
 
-#: Bytes after which what is too old for the tail is dropped.
+#: Bytes after which the beginning of the tail buffer is dropped.
 _TAIL_SLACK = 16 * TAIL
 
 
 class _Inspection:
-    """One conversation with the readers; whatever goes wrong in them is a `FormatError`."""
+    """Runs the reader of a format; every exception in it becomes a `FormatError`."""
 
     def __init__(self, policy: FormatPolicy, declared: str | None, size: int | None) -> None:
         policy.check_declared(declared)
@@ -32,14 +32,14 @@ class _Inspection:
         self._size = size
         self._position = 0
         self._failed: FormatError | None = None
-        #: What the reader came to; None: it has not, or it failed.
+        #: The result of the reader; None: it is still running, or failed.
         self.verdict: Verdict | None = None
-        #: What the reader wants next; None: the end.
+        #: The bytes that the reader wants next; None: the end.
         self.wanted: Span | None = None
         self._advance(None)
 
     def answer(self, piece: Piece) -> None:
-        """Give the reader what it wants. :raises FormatError: the content is not acceptable."""
+        """Send the reader the bytes it wants. :raises FormatError: not acceptable."""
         span = self.wanted
         if span is not None:
             self._position = max(self._position, span.stop)
@@ -48,14 +48,14 @@ class _Inspection:
         self._advance(piece)
 
     def evidence(self) -> dict[str, Any]:
-        """After the last answer."""
+        """Call it after the last answer."""
         self.check()
         if self.verdict is None:
             raise FormatError("the content was not inspected to its end")
         return vars(self.verdict).copy()
 
     def check(self) -> None:
-        """:raises FormatError: it was raised before."""
+        """:raises FormatError: the same as before, if one was raised."""
         if self._failed is not None:
             raise self._failed
 
@@ -68,7 +68,7 @@ class _Inspection:
             self._fail(error)
             raise
         except Exception as error:
-            # Headers are made by strangers: an oversight of ours must not become a way in.
+            # Headers come from outside: a bug in a reader must not let an image pass.
             raise self._fail(_unreadable(error)) from error
         else:
             self._check_wanted()
@@ -83,9 +83,9 @@ class _Inspection:
         if backwards or span.stop - span.start > LONGEST:
             raise self._fail(
                 FormatError(
-                    f"a header refers to bytes {span.start} to {span.stop}, where nothing of the "
-                    "kind belongs",
-                    hint="the image is damaged; convert it with qemu-img where you trust it",
+                    f"a header refers to bytes {span.start} to {span.stop}, which is not valid "
+                    "in this format",
+                    hint="the image is damaged; if you trust it, convert it with qemu-img",
                 )
             )
 
@@ -96,27 +96,27 @@ class _Inspection:
 
 
 class FormatCheck:
-    """The check of one attempt: feed it what is stored, in order; `evidence` passes judgement.
+    """The check of one attempt: feed it the stored bytes, in order, then call `evidence`.
 
-    Memory is bounded (some 200 KiB) whatever the headers claim, and so is the time: after the
-    bytes that decide, feeding only keeps the last few KiB.
+    It needs at most some 200 KiB of memory, whatever the headers say, and hardly any time: after
+    the bytes that decide, it only keeps the last few KiB.
     """
 
     def __init__(self, policy: FormatPolicy, declared: str | None, size: int | None) -> None:
-        """`declared`: the record's `disk_format`; `size`: the bytes to come, None if unknown.
+        """`declared`: the record's `disk_format`; `size`: the total number of bytes, if known.
 
-        :raises FormatError: nothing that is declared like this would be acceptable.
+        :raises FormatError: the declared format is never acceptable.
         """
         self._inspection = _Inspection(policy, declared, size)
         self._fed = 0
         self._head = bytearray()
         self._tail = bytearray()
         self._got = bytearray()
-        #: No byte before this one can decide anything.
+        #: Bytes before this position are not needed.
         self._idle_until = 0
 
     def feed(self, chunk: Buffer) -> None:
-        """:raises FormatError: as soon as the byte has come that decides it."""
+        """:raises FormatError: as soon as the bytes show that it is not acceptable."""
         start, self._fed = self._fed, self._fed + len(chunk)
         if len(chunk) >= TAIL:
             self._tail[:] = memoryview(chunk)[-TAIL:]
@@ -128,7 +128,7 @@ class FormatCheck:
             self._look(start, chunk)
 
     def _look(self, start: int, chunk: Buffer) -> None:
-        """Give the reader what it waits for, if it has come."""
+        """Send the reader the bytes it waits for, once they are complete."""
         self._idle_until = 0
         self._inspection.check()
         if start < HEAD:
@@ -139,7 +139,7 @@ class FormatCheck:
             self._idle_until = sys.maxsize if span is None else span.start
 
     def _collect(self, span: Span, start: int, chunk: Buffer) -> bool:
-        """Add what there is of the span; True if that is all of it."""
+        """Add the available bytes of the span; True if it is complete."""
         if not self._got:
             self._got += self._head[span.start : span.stop]
         next_at = span.start + len(self._got)
@@ -156,9 +156,9 @@ class FormatCheck:
         self._inspection.answer(piece)
 
     def evidence(self) -> dict[str, Any]:
-        """After the last byte: `disk_format` and `virtual_size`.
+        """`disk_format` and `virtual_size`; call it after the last byte.
 
-        A plain disk is `raw`, whatever partition table it has. :raises FormatError: refused.
+        A plain disk is `raw`, with any partition table. :raises FormatError: not acceptable.
         """
         self._inspection.check()
         while self._inspection.verdict is None:
@@ -172,9 +172,9 @@ class FormatCheck:
 def inspect_file(
     fd: int, size: int, policy: FormatPolicy, declared: str | None = None
 ) -> dict[str, Any]:
-    """What `FormatCheck` would say of the `size` bytes of a file; reads only the decisive ones.
+    """As `FormatCheck`, for a file of `size` bytes, of which only the necessary ones are read.
 
-    :raises FormatError: refused. :raises OSError: the file cannot be read.
+    :raises FormatError: not acceptable. :raises OSError: the file cannot be read.
     """
     return inspect_spans(lambda start, stop: _read(fd, start, stop), size, policy, declared)
 
@@ -182,11 +182,9 @@ def inspect_file(
 def inspect_spans(
     read: Callable[[int, int], bytes], size: int, policy: FormatPolicy, declared: str | None = None
 ) -> dict[str, Any]:
-    """What `FormatCheck` would say of `size` bytes of which `read(start, stop)` returns any part.
+    """As `FormatCheck`, for `size` bytes of which `read(start, stop)` returns any part.
 
-    The beginning is read once, however often it is looked at.
-
-    :raises FormatError: refused.
+    :raises FormatError: not acceptable.
     """
     inspection = _Inspection(policy, declared, size)
     head = read(0, min(HEAD, size))
@@ -204,20 +202,20 @@ def _read(fd: int, start: int, stop: int) -> bytes:
     while start + len(found) < stop:
         chunk = os.pread(fd, stop - start - len(found), start + len(found))
         if not chunk:
-            raise _cut_off(Span(start, stop))  # it shrank since its size was looked at
+            raise _cut_off(Span(start, stop))  # it was truncated in the meantime
         found += chunk
     return bytes(found)
 
 
 def _cut_off(span: Span) -> FormatError:
     return FormatError(
-        f"the content ends before byte {span.stop}, where its headers refer to",
-        hint="the image is cut off or damaged",
+        f"the content ends before byte {span.stop}, which its headers refer to",
+        hint="get the image again: it is truncated or damaged",
     )
 
 
 def _unreadable(error: Exception) -> FormatError:
     return FormatError(
-        f"the headers make no sense ({type(error).__name__})",
-        hint="the image is damaged; convert it with qemu-img where you trust it",
+        f"the headers are invalid ({type(error).__name__})",
+        hint="the image is damaged; if you trust it, convert it with qemu-img",
     )

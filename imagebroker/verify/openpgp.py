@@ -1,4 +1,4 @@
-"""OpenPGP signatures of checksum files, by the keys that the deployer trusts."""
+"""Verifies OpenPGP signatures of checksum files, by keys that the deployer trusts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imagebroker.backends.backend import Options
 from imagebroker.exceptions import ConfigError, SignatureError
 from imagebroker.redaction import redact
 
-#: Endings that files with detached signatures have beside the name of what they sign.
+#: File name extensions of detached signatures.
 ENDINGS = (".gpg", ".sign", ".asc", ".sig")
 
 _CLEARSIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
@@ -18,14 +18,14 @@ _CLEARSIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
 
 @dataclass(frozen=True)
 class Keyring:
-    """The keys that may sign checksum files."""
+    """The keys that can sign checksum files."""
 
     path: str
     _keys: list[Any] = field(repr=False)
 
     @classmethod
     def configured(cls, core: Options) -> Keyring | None:
-        """That of `checksum_keyring` in `[imagebroker]`; None if signatures are not asked for.
+        """The keyring of `checksum_keyring` in `[imagebroker]`; None if that is not set.
 
         :raises ConfigError: it cannot be read, or has no keys; pysequoia is not installed.
         """
@@ -50,20 +50,22 @@ class Keyring:
             ) from error
         except Exception as error:
             raise ConfigError(
-                f"{where} is no OpenPGP keyring: {_said(error)}",
-                hint="export the keys with gpg --export KEY > FILE",
+                f"{where} is not an OpenPGP keyring: {_first_line(error)}",
+                hint="export the keys with: gpg --export KEY > FILE",
             ) from error
         if not keys:
-            raise ConfigError(f"{where} has no keys in it", hint="gpg --export KEY > FILE")
+            raise ConfigError(
+                f"{where} has no keys", hint="export the keys with: gpg --export KEY > FILE"
+            )
         return cls(path, keys)
 
     def verified(
         self, data: bytes, beside: Callable[[str], bytes | None], title: str
     ) -> tuple[bytes, str]:
-        """The text that is signed, and the fingerprint of the key that signed it.
+        """The signed text, and the fingerprint of the key that signed it.
 
-        It is signed in itself, or the signature is in a file beside it: `beside` fetches the one
-        with an ending of `ENDINGS`, None if there is none.
+        The file is clearsigned, or its signature is in a file beside it: `beside` fetches the file
+        with an extension of `ENDINGS`, and returns None if there is none.
 
         :raises SignatureError: it has no signature by one of the keys.
         """
@@ -78,8 +80,9 @@ class Keyring:
             if signatures := _signatures(found):
                 return data, self._detached(data, signatures, title)
         raise SignatureError(
-            f"{title} is not signed, and checksum_keyring asks for that",
-            hint=f"publish its signature beside it, with one of the endings {', '.join(ENDINGS)}",
+            f"{title} is not signed, but checksum_keyring requires a signature",
+            hint=f"publish a signature beside it, as a file with the extension "
+            f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
         )
 
     def _clearsigned(self, data: bytes, title: str) -> tuple[bytes, str]:
@@ -89,11 +92,11 @@ class Keyring:
             result = pysequoia.verify(bytes=data, store=self._all)
         except Exception as error:
             raise self._bad(title, error) from error
-        # What stands outside of the signed part is not in it.
+        # Only the signed part: text outside of it is not included.
         return result.bytes or b"", self._signer(title, result)
 
     def _detached(self, data: bytes, signatures: list[Any], title: str) -> str:
-        """One good signature is enough: others may be by keys that nobody here knows."""
+        """One valid signature is enough: others may be by unknown keys."""
         import pysequoia
 
         failure: Exception | None = None
@@ -117,10 +120,11 @@ class Keyring:
         raise self._bad(title, None)
 
     def _bad(self, title: str, error: Exception | None) -> SignatureError:
-        why = "" if error is None else f": {_said(error)}"
+        why = "" if error is None else f": {_first_line(error)}"
         return SignatureError(
             f"{title} has no valid signature by a key in {self.path!r}{why}",
-            hint="somebody changed the file, or its key is missing from the keyring or has expired",
+            hint="check whether the file was changed, and whether the keyring has the publisher's "
+            "current key",
         )
 
 
@@ -129,21 +133,21 @@ def _is_clearsigned(data: bytes) -> bool:
 
 
 def _signatures(data: bytes) -> list[Any]:
-    """Those in a file that may as well be something else."""
+    """The signatures in a file; none if it is something else."""
     import pysequoia
     from pysequoia.packet import PacketPile, Tag
 
     try:
         packets = [packet for packet in PacketPile.from_bytes(data) if packet.tag == Tag.Signature]
         return [pysequoia.Sig.from_bytes(bytes(packet)) for packet in packets[:_MOST]]
-    except Exception:  # its only way to say so
+    except Exception:  # the library has no other way to say so
         return []
 
 
-#: Signatures in one file that are looked at.
+#: Maximum number of signatures to try in one file.
 _MOST = 16
 
 
-def _said(error: Exception) -> str:
-    """What the library says, without the frames below it."""
+def _first_line(error: Exception) -> str:
+    """The text of a library's error, without the stack trace in it."""
     return redact(str(error).strip().split("\n", 1)[0], 160)

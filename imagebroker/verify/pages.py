@@ -1,4 +1,4 @@
-"""Whether a web server sends text, a login page or an error say, in place of an image."""
+"""Detects a web page or other text that a server sends instead of an image (a login, an error)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["ENOUGH", "PageCheck", "check_no_page", "hint_about"]
 
 
 class PageCheck:
-    """The check of one attempt: feed it what arrives, in order; it needs the first bytes only."""
+    """The check of one attempt: feed it the bytes, in order; it needs only the first ones."""
 
     def __init__(self) -> None:
         self._begin = bytearray()
-        #: Whether more bytes make no difference.
+        #: Whether the result is final.
         self.decided = False
-        #: What arrives in place of an image.
+        #: What arrives instead of an image, if anything.
         self.found: str | None = None
 
     def feed(self, chunk: Buffer) -> None:
@@ -26,7 +26,7 @@ class PageCheck:
         self._judge(whole=False)
 
     def end(self) -> None:
-        """There are no more bytes."""
+        """Call it after the last byte."""
         if not self.decided:
             self._judge(whole=True)
 
@@ -35,15 +35,15 @@ class PageCheck:
         self.decided = whole or self.found is not None or len(self._begin) == ENOUGH
 
     def check(self) -> None:
-        """:raises FormatError: it is known by now that this is no image."""
+        """:raises FormatError: the bytes so far are not an image."""
         if self.found is not None:
             raise _no_image(self.found)
 
 
 def check_no_page(begin: bytes, *, whole: bool) -> None:
-    """The same for bytes that are there already.
+    """The same for the beginning of a file.
 
-    :raises FormatError: they are the beginning of a text.
+    :raises FormatError: it is text.
     """
     found = kind_of(begin[:ENOUGH], whole=whole)
     if found is not None:
@@ -53,8 +53,8 @@ def check_no_page(begin: bytes, *, whole: bool) -> None:
 def hint_about(found: str) -> str:
     """What to do about it."""
     if found == PAGE:
-        return "open the URL in a browser: it may be a login page, or lead to the image"
-    return "look at what the server says: curl -L URL"
+        return "open the URL in a browser: it may be a login page, or link to the image"
+    return "see what the server sent: curl -L URL"
 
 
 def _no_image(found: str) -> FormatError:

@@ -1,4 +1,4 @@
-"""Image signatures as Nova knows them: which one must hold, and verifying it behind the writes."""
+"""Image signatures as in Nova: which one is required, and verifying it in the background."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagebroker.backends.backend import Buffer, Limits, Options
 from imagebroker.exceptions import ConfigError, InvalidImageRef, SignatureError
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.behind import Behind
+from imagebroker.verify.background_hasher import BackgroundHasher
 from imagebroker.verify.certificate import (
     MOST,
     KeyManager,
@@ -31,28 +31,28 @@ SIGNATURE, HASH_METHOD, KEY_TYPE, CERTIFICATE = PROPERTIES = (
     "img_signature", "img_signature_hash_method", "img_signature_key_type",
     "img_signature_certificate_uuid",
 )  # fmt: skip
-#: Methods that cursive knows and that are too weak to prove content.
+#: Hash methods of cursive that are too weak.
 _WEAK = frozenset({"SHA-224"})
 
 
 @dataclass(frozen=True)
 class SignaturePolicy:
-    """What this deployment demands of signatures."""
+    """Which signatures this deployment requires."""
 
-    #: Of every image, also where the caller names no certificates.
+    #: Require one of every image, even if the caller names no certificates.
     verify_signatures: bool = False
-    #: Ids of the certificates that are trusted where the caller names none.
+    #: Ids of the certificates to trust if the caller names none.
     trusted_certificate_ids: tuple[str, ...] = ()
-    #: Refuse a signature by a certificate that none of those vouch for.
+    #: Refuse a signing certificate that none of them issued.
     enable_certificate_validation: bool = True
-    #: Seconds in which the key manager has to hand out all certificates.
+    #: Seconds within which the key manager must return all certificates.
     timeout: float = 160.0
 
     @classmethod
     def configured(cls, core: Options, limits: Limits) -> SignaturePolicy:
-        """That of the options in `[imagebroker]`.
+        """The policy of the options in `[imagebroker]`.
 
-        :raises ConfigError: trusted_certificate_ids are no ids of certificates.
+        :raises ConfigError: trusted_certificate_ids has something else than ids of certificates.
         """
         try:
             trusted = checked_certificates(core.trusted_certificate_ids)
@@ -71,15 +71,15 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature that the stored bytes must have, by a certificate that was looked at."""
+    """A signature that the stored bytes must have, by a certificate that was checked."""
 
     ref: str
     certificate_id: str
     #: `RSA-PSS with SHA-256`.
     method: str
-    #: A trusted certificate vouches for the one that signed.
+    #: Whether a trusted certificate issued the one that signed.
     validated: bool
-    #: Makes a verifier of cursive; one belongs to one attempt.
+    #: Makes a verifier of cursive, for one attempt.
     new_verifier: Callable[[], Any] = field(repr=False)
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Signature:
 
 
 def checked_certificates(trusted_certs: Sequence[str] | None) -> tuple[str, ...] | None:
-    """A caller's `trusted_certs`, before any I/O.
+    """Check a caller's `trusted_certs`, without I/O.
 
     :raises InvalidImageRef: they are not ids of certificates, or too many.
     """
@@ -99,18 +99,18 @@ def checked_certificates(trusted_certs: Sequence[str] | None) -> tuple[str, ...]
         return None
     if isinstance(trusted_certs, (str, bytes)) or not isinstance(trusted_certs, Sequence):
         raise InvalidImageRef(
-            f"trusted_certs is {type(trusted_certs).__name__}, not a list of ids of certificates"
+            f"trusted_certs must be a list of certificate ids, not {type(trusted_certs).__name__}"
         )
     names = tuple(trusted_certs)
     for name in names:
         if not is_certificate_id(name):
             raise InvalidImageRef(
-                f"trusted_certs: {redact(name, 80)!r} is not the id of a certificate",
-                hint="pass ids as the key manager has them, such as UUIDs",
+                f"trusted_certs: {redact(name, 80)!r} is not a certificate id",
+                hint="pass ids from the key manager, usually UUIDs",
             )
     if len(names) > MOST:
         raise InvalidImageRef(
-            f"trusted_certs: {len(names)} certificates, and at most {MOST} are allowed"
+            f"trusted_certs has {len(names)} certificates; at most {MOST} are allowed"
         )
     return names
 
@@ -123,14 +123,14 @@ def required_signature(
     image: Image,
     waiting: Callable[[], Any] = lambda: None,
 ) -> Signature | None:
-    """The signature that must hold for the bytes of `image`; None if nobody asks for one.
+    """The signature that the bytes of `image` must have; None if none is required.
 
-    All that can be judged without the bytes is judged here. `trusted_certs` ask for a signature,
-    and the certificate that made it must be one of theirs or issued by one; an empty list stands
-    for those of the policy. `waiting` is called while the key manager is asked, and may raise.
+    Everything that does not need the bytes is checked here. `trusted_certs` require a signature by
+    one of these certificates, or by one that they issued; an empty list means those of the policy.
+    `waiting` is called while waiting for the key manager, and may raise.
 
-    :raises SignatureError: the image has no signature that could be verified, or its certificate
-        is not trusted.
+    :raises SignatureError: the image has no signature that can be verified, or its certificate is
+        not trusted.
     :raises TransferError: the key manager is down or slow. :raises NotAuthorized: it refuses.
     """
     if trusted_certs is None and not policy.verify_signatures:
@@ -141,8 +141,8 @@ def required_signature(
     trusted = tuple(trusted_certs or policy.trusted_certificate_ids) if validate else ()
     if validate and not trusted:
         raise SignatureError(
-            f"{image.ref}: no certificate is trusted, so nobody's signature can be",
-            hint="pass trusted_certs, or set trusted_certificate_ids in [imagebroker]",
+            f"{image.ref}: cannot verify its signature, because no certificate is trusted",
+            hint="pass trusted certificates, or set trusted_certificate_ids in [imagebroker]",
         )
     signer_id = values[CERTIFICATE]
     key_manager = KeyManager(conf, context, timeout=policy.timeout, waiting=waiting)
@@ -157,18 +157,18 @@ def required_signature(
         check_trusted(signer_id, signer, {id: found[id] for id in trusted if id in found})
     description = f"{values[KEY_TYPE]} with {values[HASH_METHOD]}"
     signature = Signature(image.ref, signer_id, description, validate, partial(make, signer))
-    signature.start().close()  # a key that does not fit must fail before any byte
+    signature.start().close()  # fails now, before any byte, if the key does not match
     return signature
 
 
 def _properties(image: Image) -> dict[str, str]:
-    """The four properties. :raises SignatureError: one is missing or makes no sense."""
+    """The four properties. :raises SignatureError: one is missing or invalid."""
     values = {name: image.properties.get(name) for name in PROPERTIES}
     missing = [name for name, value in values.items() if value in (None, "")]
     if missing:
         none = len(missing) == len(values)
         raise SignatureError(
-            f"{image.ref} has no signature, and one is required" if none
+            f"{image.ref} has no signature, but one is required" if none
             else f"the signature of {image.ref} lacks {', '.join(missing)}",
             hint=f"sign the image, and set {', '.join(PROPERTIES)} in its record",
         )  # fmt: skip
@@ -179,7 +179,7 @@ def _properties(image: Image) -> dict[str, str]:
 
 
 def _verifier_of(image: Image, values: Mapping[str, str]) -> Callable[[Certificate], Any]:
-    """What makes a verifier for a certificate.
+    """A function that makes a verifier from a certificate.
 
     :raises SignatureError: the method is unknown or weak, or cursive is not installed.
     """
@@ -194,13 +194,13 @@ def _verifier_of(image: Image, values: Mapping[str, str]) -> Callable[[Certifica
     kinds = sorted(cursive.SignatureKeyType.REGISTERED_TYPES)
     for name, known in ((HASH_METHOD, methods), (KEY_TYPE, kinds)):
         if values[name] not in known:
-            raise _unusable(image, name, values[name], f"it has to be one of {', '.join(known)}")
+            raise _unusable(image, name, values[name], f"set it to one of {', '.join(known)}")
     try:
         signature = b64decode("".join(values[SIGNATURE].split()), validate=True)
     except ValueError:
         signature = b""
     if not signature:
-        raise _unusable(image, SIGNATURE, values[SIGNATURE], "it has to be base64")
+        raise _unusable(image, SIGNATURE, values[SIGNATURE], "set it to the signature in base64")
     method = cursive.get_hash_method(values[HASH_METHOD])
     kind = cursive.SignatureKeyType.lookup(values[KEY_TYPE])
 
@@ -210,7 +210,9 @@ def _verifier_of(image: Image, values: Mapping[str, str]) -> Callable[[Certifica
         if not isinstance(key, kind.public_key_type) or (
             curve is not None and kind.name != f"ECC_{curve.name.upper()}"
         ):
-            raise _unusable(image, KEY_TYPE, kind.name, "the certificate has a key of another kind")
+            raise _unusable(
+                image, KEY_TYPE, kind.name, "set it to the type of the certificate's key"
+            )
         return kind.create_verifier(signature, method, key)
 
     return make
@@ -218,45 +220,45 @@ def _verifier_of(image: Image, values: Mapping[str, str]) -> Callable[[Certifica
 
 def _unusable(image: Image, name: str, value: object, why: str = "") -> SignatureError:
     return SignatureError(
-        f"{image.ref}: {name} is {redact(value, 80)!r}, which cannot be verified",
+        f"{image.ref}: {name} is {redact(value, 80)!r}, which is not valid",
         hint=why or "correct the record of the image",
     )
 
 
 class SignatureCheck:
-    """The check of one attempt: feed it what is stored, in order; `evidence` passes judgement."""
+    """The check of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
     def __init__(self, signature: Signature) -> None:
-        """:raises SignatureError: the key of the certificate does not fit."""
+        """:raises SignatureError: the certificate's key does not match the key type."""
         self._signature = signature
         self._verifier = signature.new_verifier()
-        self._behind = Behind(self._verifier.update)
+        self._hasher = BackgroundHasher(self._verifier.update)
 
     def feed(self, chunk: Buffer) -> None:
         with self._judged():
-            self._behind.feed(chunk)
+            self._hasher.feed(chunk)
 
     def evidence(self) -> dict[str, Any]:
-        """What was verified. To be asked for once.
+        """What was verified. Call it once.
 
-        :raises SignatureError: the signature is not one of these bytes.
+        :raises SignatureError: the signature does not match these bytes.
         """
         with self._judged():
-            self._behind.wait()
+            self._hasher.wait()
             self._verifier.verify()
         return {"signature": str(self._signature)}
 
     @contextmanager
     def _judged(self) -> Iterator[None]:
-        """Whatever the library raises, the bytes are not verified."""
+        """Any exception of the library means that the signature is not valid."""
         try:
             yield
         except Exception as error:
             raise SignatureError(
-                f"{self._signature.ref}: the bytes do not have the signature that the certificate "
-                f"{self._signature.certificate_id} is said to have made ({type(error).__name__})",
-                hint="the image is damaged, or not the one that was signed; do not use it",
+                f"{self._signature.ref}: the data does not match its signature by the certificate "
+                f"{self._signature.certificate_id} ({type(error).__name__})",
+                hint="do not use this image: it is damaged, or not the one that was signed",
             ) from error
 
     def close(self) -> None:
-        self._behind.close()
+        self._hasher.close()

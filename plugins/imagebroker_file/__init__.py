@@ -1,8 +1,8 @@
 """The file backend: `file:///path` below allowed directories, and the embedded store of images.
 
-Two things share the name. URIs read files where they lie and never change them; ids are images of
-a store that this backend keeps by itself, bits in a directory and records in SQLite. The store
-must be on a local file system: neither SQLite nor locks can be relied on over NFS.
+The two share the name. URIs are files of this host, which are only read; ids are images in a store
+that this backend manages, with data in a directory and records in SQLite. The store must be on a
+local file system: neither SQLite nor locks are reliable over NFS.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Context = RequestContext | None
 
-#: Where a service's store is, unless it says.
+#: The default store of a service.
 STORE_DIR = "/var/lib/imagebroker"
 
 OPTIONS = [
@@ -44,35 +44,34 @@ OPTIONS = [
         "store_dir",
         sample_default=STORE_DIR,
         help="""
-Directory of the embedded store, on a local file system. It is made, for this user only, when the
-first image is created; one that is there must be this user's, and nobody else may write to it.
-Several processes and instances may share it. Where a person runs the command without a config file,
-the default is $XDG_DATA_HOME/imagebroker, and if that is not set either
-~/.local/share/imagebroker.
+Directory of the embedded store, on a local file system. It is created, for this user only, with the
+first image; an existing one must belong to this user, and no other user must be able to write to
+it. Several processes and instances can share it. If a person runs the command without a config
+file, the default is $XDG_DATA_HOME/imagebroker, or else ~/.local/share/imagebroker.
 """,
     ),
     cfg.ListOpt(
         "allowed_paths",
         default=[],
         help="""
-Directories below which file: refs may read. A directory given here may be a symbolic link; below
-it no link is followed. Only regular files are read, and never those of an image store. Empty:
-file: refs are refused (a person without a config file may read any path).
+Directories from which file: refs can read. The directory itself may be a symbolic link; below it,
+links are not followed. Only regular files are read, never those of an image store. If empty, file:
+refs with a path are refused (without a config file, a person can read any path).
 """,
     ),
     cfg.BoolOpt(
         "fsync",
         default=True,
         help="""
-Wait until created, changed and deleted images would survive a power loss. Off, they still survive
-the death of any process.
+Flush created, changed and deleted images to disk, so that they survive a power loss. If off, they
+still survive the crash of any process.
 """,
     ),
 ]
 
 
 class FileBackend(ImageBackend):
-    """Files of this host, and images in a store of its own."""
+    """Files of this host, and images in an embedded store."""
 
     api_version = 1
     name = "file"
@@ -80,7 +79,7 @@ class FileBackend(ImageBackend):
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
 
     def __init__(self, host: BackendHost) -> None:
-        """:raises ConfigError: a directory is not given as an absolute path."""
+        """:raises ConfigError: a directory is not an absolute path."""
         super().__init__(host)
         allowed = [_absolute(host, "allowed_paths", path) for path in host.options.allowed_paths]
         self._paths = Paths(host, allowed)
@@ -95,11 +94,11 @@ class FileBackend(ImageBackend):
 
     @property
     def _store(self) -> Store:
-        """:raises ConfigError: there is no place where a person's store could be."""
+        """:raises ConfigError: the user has no home directory for a store."""
         if self._known_store is None:
             raise ConfigError(
-                f"nothing says where the image store of the user with id {os.geteuid()} is: HOME "
-                "and XDG_DATA_HOME are not set",
+                f"no directory for the image store of the user id {os.geteuid()}: neither HOME nor "
+                "XDG_DATA_HOME is set",
                 hint="set HOME or XDG_DATA_HOME",
             )
         return self._known_store
@@ -117,7 +116,7 @@ class FileBackend(ImageBackend):
         include_locations: bool = False,
         show_deleted: bool = False,
     ) -> Image:
-        """The record. It has no locations: this backend keeps none."""
+        """The record. Its locations are always empty."""
         if ref.id is None:
             image = super().get(context, ref)
         else:
@@ -128,7 +127,7 @@ class FileBackend(ImageBackend):
         return self._store.get_all(context, query)
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
-        """A new image of the store. The data is hashed on its way, whole or not there at all.
+        """Create an image in the store. Its data is stored completely, or not at all.
 
         :raises QuotaExceeded: the store's file system is full.
         """
@@ -142,14 +141,14 @@ class FileBackend(ImageBackend):
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
-        """Fields and data change together or not at all."""
+        """Change fields and data, both or neither."""
         return self._store.update(context, self._own_id(ref, "update"), changes, data, purge_props)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._store.delete(context, self._own_id(ref, "delete"))
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
-        """Of the store; files that refs name by path are never removed."""
+        """Purge the store; files outside of it are never removed."""
         return self._store.purge(context, older_than, dry_run)
 
     def close(self) -> None:
@@ -159,14 +158,14 @@ class FileBackend(ImageBackend):
     def _own_id(self, ref: ImageRef, verb: str) -> str:
         if ref.id is None:
             raise UnsupportedOperation(
-                f"cannot {verb} {ref}: files that refs name by path are only read",
+                f"cannot {verb} {ref}: refs with a path are read-only",
                 hint=f"{verb} the file itself, or create an image from it and use its id",
             )
         return ref.id.lower()
 
 
 def _default_store_dir(host: BackendHost) -> str | None:
-    """None where a person has no home, as some batch systems and containers start processes."""
+    """None if the user has no home directory, as in some batch systems and containers."""
     if not host.personal:
         return STORE_DIR
     folder = own_folder("XDG_DATA_HOME", ".local/share")
@@ -181,6 +180,6 @@ def _absolute(host: BackendHost, option: str, path: str) -> str:
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise ConfigError(
             f"[{_group(host)}] {option}: {path!r} is not an absolute path without '..'",
-            hint=f"write {option} as a path that begins with /",
+            hint=f"set {option} to a path that begins with / and has no '..'",
         )
     return "/" + os.path.normpath(path).lstrip("/")

@@ -1,4 +1,4 @@
-"""The files of a store: bytes that arrive, stored bytes, and what killed processes left."""
+"""The data files of a store: uploads, stored images, and leftovers of killed processes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LOG = logging.getLogger(__name__)
 #: Blocks of this many zeros become holes.
 BLOCK = 64 * 1024
 _ZEROS = bytes(BLOCK)
-#: How to look at what others may have put there.
+#: How to open a file that may be anything.
 _LOOK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Bits:
-    """One directory for stored bits, named by image id, and one for those that arrive."""
+    """A directory for stored data, with files named by image id, and one for uploads."""
 
     def __init__(self, directory: Path, option: str, *, fsync: bool) -> None:
-        """`option`: which one names the directory, for messages."""
+        """`option`: the option that names the directory, for messages."""
         self.directory = directory
         self._option = option
         self.incoming = directory / "incoming"
@@ -35,18 +35,18 @@ class Bits:
         self._fsync = fsync
 
     def make(self) -> None:
-        """Make the directories, for this user only.
+        """Create the directories, for this user only.
 
-        :raises ConfigError: what is there may be written to by others.
+        :raises ConfigError: other users can write to an existing directory.
         """
-        with translated(f"the image store {self.directory} cannot be made"):
+        with translated(f"cannot create the image store {self.directory}"):
             os.close(open_owned(self.directory, self._option, readable=True))
             for directory in (self.incoming, self._images):
                 make_private(directory)
 
     def check(self) -> None:
-        """:raises ConfigError: others may write to the store: what lies there decides nothing."""
-        with translated(f"the image store {self.directory} cannot be used"):
+        """:raises ConfigError: other users can write to the store: its files cannot be trusted."""
+        with translated(f"cannot use the image store {self.directory}"):
             os.close(open_owned(self.directory, self._option, readable=True, make=False))
 
     def sync(self) -> None:
@@ -55,8 +55,8 @@ class Bits:
 
     @contextmanager
     def receive(self) -> Iterator[Upload]:
-        """A place for bytes that arrive; at the end it is gone, unless it was published."""
-        with translated(f"the image store {self.directory} cannot take data"):
+        """A file for an upload; it is removed at the end, unless it was published."""
+        with translated(f"cannot write to the image store {self.directory}"):
             upload = self._new_upload()
         try:
             yield upload
@@ -79,8 +79,8 @@ class Bits:
         try:
             return not _removed(path)
         except OSError as error:
-            # No reason to refuse an upload; what nobody can look at is left alone.
-            LOG.warning("cannot tell whether %s is still in use: %s", path, error.strerror)
+            # Not a reason to refuse an upload: the file is left alone.
+            LOG.warning("cannot check whether %s is still in use: %s", path, error.strerror)
             return True
 
     def is_locked(self, token: str) -> bool:
@@ -97,31 +97,31 @@ class Bits:
             os.close(fd)
 
     def sweep(self) -> None:
-        """Remove what processes left in `incoming` that are no more."""
-        with translated(f"{self.incoming} cannot be swept"):
+        """Remove the files in `incoming` whose process has ended."""
+        with translated(f"cannot clean up {self.incoming}"):
             for name in os.listdir(self.incoming):
                 self.is_live(name)
 
     def publish(self, upload: Upload, image_id: str) -> None:
-        """Give complete bytes their final name. The caller is alone in the store's database."""
-        with translated(f"the data of image {image_id} cannot be stored"):
+        """Give a complete upload its final name; within a write transaction of the database."""
+        with translated(f"cannot store the data of image {image_id}"):
             os.rename(upload.path, self._images / image_id)
             upload.published = True
             self._sync_directory(self._images)
 
     def open(self, image_id: str) -> int:
-        """A descriptor of stored bits. :raises FileNotFoundError: there are none."""
+        """A descriptor of stored data. :raises FileNotFoundError: there is none."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(self._images / image_id, flags)
 
     def remove(self, image_id: str) -> None:
-        """Remove stored bits, if there are any; who has them open reads on to the end."""
-        with translated(f"the data of image {image_id} cannot be removed"):
+        """Remove stored data, if there is any; open descriptors can still read it."""
+        with translated(f"cannot remove the data of image {image_id}"):
             try:
                 os.unlink(self._images / image_id)
             except FileNotFoundError:
                 return
-            # The record forgets them next: if they came back after a power loss, they would stay.
+            # The record forgets the file next: after a power loss it would reappear, and stay.
             self._sync_directory(self._images)
 
     def _sync_directory(self, directory: Path) -> None:
@@ -141,7 +141,7 @@ class Bits:
 
 
 class Upload:
-    """A file that bytes go into, locked for as long as a process works on it."""
+    """The file of an upload, locked as long as its process works on it."""
 
     def __init__(self, bits: Bits, path: Path, fd: int) -> None:
         self.path = path
@@ -153,21 +153,21 @@ class Upload:
 
     @property
     def token(self) -> str:
-        """What the record calls it."""
+        """Its name in the record."""
         return self.path.name
 
     def lock(self) -> bool:
-        """Whether the file is this process's alone, and still there."""
+        """Whether this process alone has the file, and it still exists."""
         return _locked(self._fd) and os.fstat(self._fd).st_nlink > 0
 
     def store(self, data: ImageData) -> int:
-        """Write all of `data`; its size.
+        """Write all of `data`; returns its size.
 
-        :raises UploadFailed: the source of the data failed, or had another size than it said.
-        :raises QuotaExceeded, BackendError: the store cannot take it.
+        :raises UploadFailed: the source of the data failed, or had another size than announced.
+        :raises QuotaExceeded, BackendError: the store cannot be written.
         """
         position = 0
-        with translated(f"the image store {self._bits.directory} cannot take the data"):
+        with translated(f"cannot write the data to the image store {self._bits.directory}"):
             for chunk in data:
                 if chunk != _ZEROS:
                     _write(self._fd, chunk, position)
@@ -176,12 +176,12 @@ class Upload:
         return position
 
     def close(self) -> None:
-        """Let go, and remove the file where it was not published."""
+        """Close the file, and remove it if it was not published."""
         try:
             if not self.published and self._process.is_current:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            LOG.warning("%s stays until the next sweep: %s", self.path, error.strerror)
+            LOG.warning("cannot remove %s yet: %s", self.path, error.strerror)
         finally:
             forks.release(self._fd)
 
@@ -195,7 +195,7 @@ def _write(fd: int, chunk: bytes, position: int) -> None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove the file of an upload whose process is no more; whether it is gone."""
+    """Remove the file of an upload whose process has ended; returns whether it is gone."""
     try:
         fd = os.open(path, _LOOK)
     except FileNotFoundError:
@@ -210,7 +210,7 @@ def _removed(path: Path) -> bool:
 
 
 def _locked(fd: int) -> bool:
-    """Take the lock, which ends with the process; False if somebody else has it."""
+    """Take the lock, which ends with the process; False if another process has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -219,10 +219,10 @@ def _locked(fd: int) -> bool:
 
 
 def check_regular(fd: int, size: int | None) -> str | None:
-    """What is wrong with stored bits that should have `size` bytes; None if nothing is."""
+    """What is wrong with stored data that should have `size` bytes; None if nothing is."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        return "are no regular file"
+        return "is not a regular file"
     if status.st_size != size:
-        return f"have {status.st_size} bytes on disk, and the record says {size}"
+        return f"has {status.st_size} bytes on disk, but {size} in its record"
     return None

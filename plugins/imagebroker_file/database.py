@@ -16,13 +16,13 @@ from imagebroker_file.errors import is_busy, translated, translated_sql
 from imagebroker_file.gate import GATE
 from imagebroker_file.schema import migrate
 
-#: The database's name. A directory that has such a file is a store: no `file:` ref reaches below.
+#: The name of the database. A directory with such a file is a store: `file:` refs cannot read it.
 MARKER = "imagebroker-store.sqlite3"
-#: Connections that are kept for the next call.
+#: Maximum number of idle connections.
 KEPT = 4
 #: Seconds that SQLite itself waits for another process.
 _MOMENT = 0.02
-#: The first and the longest pause (seconds) before other writers are looked at again.
+#: The first and the longest pause (seconds) before the next attempt while others write.
 _SHORTEST, _LONGEST = 0.001, 0.05
 #: Device and inode of a database.
 Identity = tuple[int, int]
@@ -31,8 +31,8 @@ Identity = tuple[int, int]
 class Database:
     """Connections to one file, each used by one call at a time.
 
-    Every connection knows which file it was opened on: a store that was removed and made again is
-    never written to through the old one. No connection crosses a fork, see `gate`.
+    Every connection remembers its file: a store that was removed and created again is not written
+    to through the old connections. No connection is used after a fork, see `gate`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Database:
     ) -> None:
         """`timeout`: seconds to wait for other writers. `durable`: a commit survives power loss.
 
-        `check` raises where the file's directory must not be used; asked before it is opened.
+        `check` raises if the file's directory must not be used; called before it is opened.
         """
         self.path = path
         self._check = check
@@ -48,19 +48,19 @@ class Database:
         self._durable = durable
         self._idle: list[tuple[Identity, sqlite3.Connection]] = []
         self._used: dict[int, tuple[Identity, sqlite3.Connection]] = {}
-        #: Files on which the parent process was working in the very thread that forked.
+        #: Files with a transaction of the parent process in the thread that forked.
         self._lost: set[Identity] = set()
         self._closed = False
         GATE.admit(self)
 
     def exists(self) -> bool:
-        """Whether there is a store at all."""
+        """Whether there is a store."""
         return os.path.exists(self.path)
 
     def make(self, scratch: Path) -> None:
-        """Make the database, complete or not at all; `scratch` is a directory beside it.
+        """Create the database, completely or not at all; `scratch` is a directory beside it.
 
-        Another process may do the same at this moment: the first wins, and both go on with its.
+        If another process does the same at this moment, the first one wins, and both use it.
         """
         temporary = scratch / f"{uuid.uuid4().hex}.sqlite3"
         try:
@@ -79,24 +79,24 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view. :raises FileNotFoundError: there is no store."""
-        # The first look decides which view it is, and may have to wait: so it is taken here.
+        # The first read decides which view it is, and may have to wait: so it is done here.
         with self._transaction("BEGIN", "SELECT count(*) FROM sqlite_master") as db:
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, alone in the store from its begin: kept as a whole, or not at all.
+        """One write transaction, committed completely or not at all.
 
         :raises FileNotFoundError: there is no store.
         """
-        # IMMEDIATE: a transaction that reads first could find, when it comes to write, that
-        # another one was faster, and no waiting helps then.
+        # IMMEDIATE: a transaction that reads first and writes later can fail because of another
+        # writer, and then waiting does not help.
         with self._transaction("BEGIN IMMEDIATE") as db:
             yield db
 
     @contextmanager
     def _transaction(self, *begin: str) -> Iterator[sqlite3.Connection]:
-        """Waits for other writers out here: one who waits inside would keep forks waiting."""
+        """Waits for other writers outside of the gate: otherwise forks would have to wait, too."""
         ends, pause = monotonic() + self._timeout, _SHORTEST
         while True:
             with translated_sql(self.path), GATE.inside():
@@ -109,7 +109,7 @@ class Database:
             pause = min(2 * pause, _LONGEST)
 
     def _begun(self, begin: Sequence[str], *, patiently: bool) -> sqlite3.Connection | None:
-        """A connection with a transaction; None if others are at it and there is time left."""
+        """A connection with a transaction; None if others write and there is time left."""
         db: sqlite3.Connection | None = None
         try:
             db = self._take()
@@ -125,13 +125,13 @@ class Database:
 
     @contextmanager
     def _ended(self, db: sqlite3.Connection) -> Iterator[None]:
-        """Commit at the end of the block, or undo."""
+        """Commit at the end of the block, or roll back."""
         process = forks.Process()
         try:
             yield
             db.execute("COMMIT")
         except BaseException as error:
-            if process.is_current:  # and no child that was forked in the middle
+            if process.is_current:  # not in a child that was forked in the block
                 if isinstance(error, sqlite3.Error):
                     self._drop(db)  # which rolls back
                 else:
@@ -144,15 +144,15 @@ class Database:
         identity = self._identity()
         if self._closed:
             raise BackendError(
-                "the image store was closed",
-                hint="use the broker before it is closed",
+                "the image store is closed",
+                hint="use the broker before closing it",
                 retryable=False,
             )
         if identity in self._lost:
             raise BackendError(
-                f"the image store {self.path} cannot be used in this process: it was forked within "
-                "a transaction of the same thread",
-                hint="fork where no call to the store is under way",
+                f"the image store {self.path} cannot be used in this process, which was forked "
+                "during a transaction of the same thread",
+                hint="fork while no call to the store is running",
                 retryable=False,
             )
         while (idle := self._pop()) is not None:
@@ -167,7 +167,7 @@ class Database:
         try:
             return self._idle.pop()
         except IndexError:
-            return None  # another thread was faster
+            return None  # another thread took it
 
     def _opened(self, identity: Identity) -> sqlite3.Connection:
         self._check()
@@ -206,10 +206,10 @@ class Database:
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(
-            f"file:{quote(os.fsencode(path))}?mode=rw",  # never makes one
+            f"file:{quote(os.fsencode(path))}?mode=rw",  # never creates one
             uri=True,
             timeout=_MOMENT,
-            isolation_level=None,  # BEGIN is ours
+            isolation_level=None,  # BEGIN is explicit
             check_same_thread=False,  # one thread at a time, but not always the same one
         )
         db.row_factory = sqlite3.Row
@@ -224,15 +224,15 @@ class Database:
             self.close_idle()
 
     def close_idle(self) -> None:
-        """Close what is not in use; from inside the gate."""
+        """Close idle connections; call it inside the gate."""
         while (idle := self._pop()) is not None:
             idle[1].close()
 
     def in_child(self) -> None:
-        """Forget what is the parent's, without closing it.
+        """Forget the parent's connections, without closing them.
 
-        SQLite takes a second connection to the same file for one that shares the first one's
-        locks, which the child does not have: such a file cannot be used there.
+        SQLite assumes that a second connection to the same file shares the locks of the first one,
+        which the child does not have: so such a file cannot be used in the child.
         """
         for identity, db in [*self._used.values(), *self._idle]:
             forks.never_finalize(db)

@@ -1,4 +1,4 @@
-"""The operating system's and SQLite's errors as ours: one table each."""
+"""Translates errors of the operating system and of SQLite."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from imagebroker.plugin import BackendError, ImageBrokerError, NotAuthorized, Qu
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """OSErrors of the store's files; `what` begins the text."""
+    """Translate OSErrors of the store's files; the text begins with `what`."""
     try:
         yield
     except OSError as error:
         raise _from_os(error, f"{what}: {error.strerror or error}") from error
 
 
-#: What SQLite says where it cannot map memory that its processes share.
+#: SQLite's error codes if it cannot map shared memory.
 _NO_MEMORY = (sqlite3.SQLITE_IOERR_NOMEM, sqlite3.SQLITE_IOERR_SHMMAP)
 
 
 def _no_descriptor_is_left() -> bool:
-    """Whether nothing can be opened at all: SQLite does not say why it could not."""
+    """Whether no file can be opened at all: SQLite does not report the reason."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -36,11 +36,11 @@ def _no_descriptor_is_left() -> bool:
 
 def _from_os(error: OSError, text: str) -> ImageBrokerError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        # As with an image service: it is the store that is full, no destination of the caller's.
+        # As in an image service: the store is full, not a destination of the caller.
         hint = "free some space on the store's file system, or delete images"
         return QuotaExceeded(text, hint=hint, errno=error.errno)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "let store_dir name a directory that this user may write to"
+        hint = "set store_dir to a directory that this user can write to"
         return NotAuthorized(text, hint=hint, errno=error.errno)
     return BackendError(
         text, hint="check store_dir and its file system", errno=error.errno, retryable=False
@@ -49,7 +49,7 @@ def _from_os(error: OSError, text: str) -> ImageBrokerError:
 
 @contextmanager
 def translated_sql(path: Path) -> Iterator[None]:
-    """SQLite's errors, by primary result code."""
+    """Translate SQLite's errors, by primary result code."""
     try:
         yield
     except sqlite3.Error as error:
@@ -57,7 +57,7 @@ def translated_sql(path: Path) -> Iterator[None]:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether other connections are at it."""
+    """Whether other connections use the database."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -71,11 +71,11 @@ def _from_sqlite(error: sqlite3.Error, text: str) -> ImageBrokerError:
     if code == sqlite3.SQLITE_FULL:
         return QuotaExceeded(text, hint="free some space on its file system, or delete images")
     if is_busy(error):
-        return BackendError(text, hint="other processes write to it without end; try again later")
+        return BackendError(text, hint="other processes keep it busy: try again later")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        hint = "run as the user that the store belongs to; also reading needs write access"
+        hint = "run as the user who owns the store; even reading needs write access"
         return NotAuthorized(text, hint=hint)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        hint = "restore the database from a backup; the data beside it is named by image ids"
+        hint = "restore the database from a backup; the data files beside it have the image ids"
         return BackendError(text, hint=hint, retryable=False)
     return BackendError(text, hint="check the disk and its file system", retryable=False)

@@ -1,4 +1,4 @@
-"""The filters of a list: names and values checked, and made into conditions."""
+"""The filters of a list: checks their names and values, and translates them to SQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATUSES = (
     "queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted",
     "pending_delete",
 )  # fmt: skip
-#: Fields that one can filter on and sort by.
+#: Fields for filters and for sorting.
 SCALARS = (*_TEXTS, *_NUMBERS, *FLAGS, *TIMES)
 _OTHERS = (
     "tag", "tags", "members", "properties", "property-<name>", "checksums", "changes-since",
@@ -45,7 +45,7 @@ class Lookup:
 
     @property
     def condition(self) -> Condition:
-        """It holds for the image at hand."""
+        """As a condition on an image."""
         return Condition(
             f"EXISTS (SELECT 1 FROM {self.table} AS found"  # noqa: S608 - our own names
             f" WHERE found.image = images.number AND {self.sql})",
@@ -54,9 +54,9 @@ class Lookup:
 
 
 class Filters:
-    """What `filters` of a query asks for.
+    """The `filters` of a query.
 
-    Status and visibility stand apart: they decide which index is walked.
+    Status and visibility are kept separately: they decide which index is used.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Filters:
     ) -> None:
         """`id_of`: the id in one of our refs.
 
-        :raises InvalidImageRef: a name or a value that makes no sense; nothing is ignored.
+        :raises InvalidImageRef: an unknown name or an invalid value; nothing is ignored.
         """
         self.statuses: tuple[str, ...] = (ACTIVE,)
         self.visibilities: tuple[str, ...] | None = None
         self.conditions: list[Condition] = []
         self.lookups: list[Lookup] = []
-        #: Whether one of the conditions has an index that leads to few images.
+        #: Whether one of the conditions has an index that selects few images.
         self.narrow = not {"id", "ref", "name", "owner"}.isdisjoint(filters)
         self._caller = caller
         self._id_of = id_of
@@ -108,13 +108,13 @@ class Filters:
             self.conditions.append(_bound(name, value))
         else:
             raise InvalidImageRef(
-                f"there is no filter {name!r}", hint=f"filters are {', '.join(SCALARS + _OTHERS)}"
+                f"unknown filter {name!r}", hint=f"use one of {', '.join(SCALARS + _OTHERS)}"
             )
 
     def _add_member(self, project: str) -> None:
         self.lookups.append(Lookup("members", "found.project = ?", (project,)))
         if not self._caller.is_admin and project != self._caller.project:
-            # With whom an image is shared is known to its owner alone.
+            # Only its owner can see with whom an image is shared.
             self.conditions.append(Condition("images.owner = ?", (self._caller.project,)))
 
 
@@ -163,7 +163,7 @@ def _known(name: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     for text in values:
         if text not in known:
             raise InvalidImageRef(
-                f"filter {name}: {text!r} is unknown", hint=f"one of {', '.join(known)}"
+                f"filter {name}: unknown value {text!r}", hint=f"use one of {', '.join(known)}"
             )
     return values
 
@@ -174,17 +174,17 @@ def _several(value: Any) -> Iterable[Any]:
 
 def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidImageRef(f"filter {name}: {value!r} is no mapping")
+        raise InvalidImageRef(f"filter {name}: {value!r} is not a mapping")
     return value
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidImageRef(f"filter {name}: {value!r} is no text")
+        raise InvalidImageRef(f"filter {name}: {value!r} is not text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidImageRef(f"filter {name}: {value!r} is no valid text") from None
+        raise InvalidImageRef(f"filter {name}: {value!r} is not valid text") from None
     return value
 
 
@@ -194,7 +194,7 @@ def _int(name: str, value: Any) -> int:
     except ValueError:
         number = None
     if number is None or isinstance(value, bool) or not 0 <= number <= MAX_INT:
-        raise InvalidImageRef(f"filter {name}: {value!r} is no number from 0 to {MAX_INT}")
+        raise InvalidImageRef(f"filter {name}: {value!r} is not a number from 0 to {MAX_INT}")
     return number
 
 
@@ -211,5 +211,5 @@ def _moment(name: str, value: Any) -> int:
         return from_time(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidImageRef(
-            f"filter {name}: {value!r} is no time", hint="write it as 2026-11-30T12:00:00Z"
+            f"filter {name}: {value!r} is not a time", hint="write it like 2026-11-30T12:00:00Z"
         ) from error

@@ -1,10 +1,10 @@
-"""SQLite and forks: no process is forked while one of its threads is inside SQLite.
+"""SQLite and forks: delays a fork while one of the process's threads is inside SQLite.
 
-SQLite has mutexes that are not of one connection: of the process, and of each file. A child that is
-forked while another thread has one never gets it; and a connection that it inherits makes SQLite
-believe that the child has the parent's locks. So whoever calls SQLite is inside the gate, a fork
-waits until nobody is, closes the connections that are not in use, and lets nobody in until it is
-over. A child begins with none.
+SQLite has mutexes per process and per file. A child that is forked while another thread holds one
+can never take it, and a connection that it inherits makes SQLite believe that the child has the
+parent's locks. So every call of SQLite happens inside this gate: a fork waits until the gate is
+empty, closes the idle connections, and keeps the gate closed until it is done. The child starts
+without connections.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Protocol, TypeVar
 from imagebroker.plugin import forks
 
 T = TypeVar("T")
-#: Seconds that a fork waits for transactions, which take milliseconds, before it goes on all the
-#: same: something is stuck then, and so might the fork be for ever.
+#: Seconds that a fork waits for transactions, which take milliseconds. After that something is
+#: stuck, and the fork goes on anyway.
 _PATIENCE = 30.0
 
 
 class Connections(Protocol):
-    """What has connections."""
+    """An object that has connections."""
 
     def close_idle(self) -> None: ...
 
@@ -34,7 +34,7 @@ class Connections(Protocol):
 
 
 class Gate:
-    """Threads of this process that are inside SQLite, and forks that wait for them."""
+    """The threads of this process that are inside SQLite, and the forks that wait for them."""
 
     def __init__(self) -> None:
         self._all: weakref.WeakSet[Connections] = weakref.WeakSet()
@@ -42,18 +42,18 @@ class Gate:
 
     def _begin(self) -> None:
         self._changed = threading.Condition()
-        #: How often each thread is inside.
+        #: How many times each thread is inside.
         self._inside: dict[int, int] = {}
         self._forking = 0
 
     def admit(self, connections: Connections) -> None:
-        """From now on a fork closes these."""
+        """Register connections that a fork must close."""
         with self._changed:
             self._all.add(connections)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The block may call SQLite, and shall not take long."""
+        """A block that can call SQLite; it should be short."""
         process, thread = forks.Process(), threading.get_ident()
         with self._changed:
             while self._forking and thread not in self._inside:
@@ -75,7 +75,7 @@ class Gate:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Before a fork. The thread that forks may be inside itself, in a signal's handler."""
+        """Called before a fork. The forking thread may be inside itself, in a signal handler."""
         ends, own = monotonic() + _PATIENCE, {threading.get_ident()}
         self._changed.acquire()
         self._forking += 1
@@ -86,13 +86,13 @@ class Gate:
                 each.close_idle()
 
     def open(self) -> None:
-        """After it, in the parent."""
+        """Called after a fork, in the parent."""
         self._forking -= 1
         self._changed.notify_all()
         self._changed.release()
 
     def open_in_child(self) -> None:
-        # Anew: a server that forks in C calls this alone, and perhaps while a thread is inside.
+        # Start over: a server that forks in C calls only this, maybe while a thread is inside.
         self._begin()
         for each in list(self._all):
             each.in_child()
@@ -103,10 +103,10 @@ os.register_at_fork(before=GATE.close, after_in_parent=GATE.open, after_in_child
 
 
 def aside(work: Callable[[], T]) -> T:
-    """`work()`, in a thread of its own if this is the main one.
+    """Run `work()`, in a thread of its own if this is the main thread.
 
-    Handlers of signals run in the main thread, wherever it is: one that forks there in the middle
-    of a transaction would leave the child a connection that it can neither use nor close.
+    Signal handlers run in the main thread, at any point: one that forks in the middle of a
+    transaction would leave the child with a connection that it can neither use nor close.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()

@@ -60,10 +60,10 @@ class Listing:
         self.key = "id" if query.sort_key == "ref" else query.sort_key
         if self.key not in SCALARS:
             raise InvalidImageRef(
-                f"sort_key {query.sort_key!r} is unknown", hint=f"one of {', '.join(SCALARS)}"
+                f"unknown sort_key {query.sort_key!r}", hint=f"use one of {', '.join(SCALARS)}"
             )
         if query.sort_dir not in ("asc", "desc"):
-            raise InvalidImageRef(f"sort_dir is 'asc' or 'desc', not {query.sort_dir!r}")
+            raise InvalidImageRef(f"sort_dir must be 'asc' or 'desc', not {query.sort_dir!r}")
         self._descending = query.sort_dir == "desc"
         self.limit = _count("limit", query.limit, None, 0)
         wanted = _count("page_size", query.page_size, PAGE_SIZE, 1)
@@ -204,5 +204,5 @@ def _count(name: str, value: Any, default: int | None, least: int) -> int | None
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidImageRef(f"{name} is a number from {least}, not {value!r}")
+        raise InvalidImageRef(f"{name} must be a number of {least} or more, not {value!r}")
     return value

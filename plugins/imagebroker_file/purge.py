@@ -1,4 +1,4 @@
-"""Clearing up a store when somebody asks for it: dead uploads, and what deleted images left."""
+"""`purge` for a store: removes dead uploads, and leftovers of deleted images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DELETED = """
 
 
 class Purge:
-    """One clearing up. Whether an upload is dead, its lock says: its age does not matter."""
+    """One purge. An upload is dead if nobody holds its lock: its age does not matter."""
 
     def __init__(self, records: Records, bits: Bits, uploads: Uploads) -> None:
         self._records = records
@@ -31,7 +31,7 @@ class Purge:
         self._uploads = uploads
 
     def run(self, older_than: float, dry_run: bool) -> Iterator[Image]:
-        """The records that go, as they were.
+        """The records that are removed.
 
         :param older_than: seconds since an image was deleted.
         """

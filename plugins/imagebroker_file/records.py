@@ -1,4 +1,4 @@
-"""The records of a store: transactions on them, and who may see and change which."""
+"""The records of a store: transactions on them, and who can see and change which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagebroker_file.rules import Caller
 
 
 class Records:
-    """Image records. Every method with `db` belongs into a transaction of the caller's."""
+    """Image records. Call methods with a `db` within a transaction."""
 
     def __init__(self, database: Database, directory: Path, ref_of: Callable[[str], str]) -> None:
         self.database = database
@@ -22,7 +22,7 @@ class Records:
         self._directory = directory
 
     def id_of(self, ref: str) -> str:
-        """The id in a ref of this store; what is none stays as it is, and is not found."""
+        """The id in a ref of this store; anything else is returned as it is, and not found."""
         return ref.removeprefix(self.ref_of("*")[:-1]).lower()
 
     def insert(self, image: Image, upload: str | None = None, undo: str | None = None) -> Image:
@@ -31,29 +31,29 @@ class Records:
         with self.database.writing() as db:
             if rows.is_taken(db, image_id):
                 raise Conflict(
-                    f"the image id {image_id} is taken",
-                    hint="ids are never used twice, also not those of deleted images: "
-                    "leave it out to get a new one",
+                    f"the image id {image_id} is already used",
+                    hint="choose another id, or omit it to get a new one; ids of deleted images "
+                    "are never used again",
                 )
             rows.insert(db, image, upload=upload, undo=undo)
             return self.load(db, image_id)
 
     def load(self, db: sqlite3.Connection, image_id: str) -> Image:
-        """The image, whoever asks."""
+        """The image, for any caller."""
         row = rows.find(db, image_id)
         if row is None:
             raise self.not_found(image_id)
         return rows.assemble(db, [row], self.ref_of)[0]
 
     def seen(self, db: sqlite3.Connection, caller: Caller, image_id: str) -> Image:
-        """The image, also a deleted one, if the caller may know of it."""
+        """The image, even a deleted one, if the caller can see it."""
         image = self.load(db, image_id)
         if not caller.sees(image):
             raise self.not_found(image_id)
         return image
 
     def owned(self, db: sqlite3.Connection, caller: Caller, image_id: str) -> Image:
-        """The image, if it is not deleted and the caller may change it."""
+        """The image, if it is not deleted and the caller can change it."""
         image = self.seen(db, caller, image_id)
         if image.deleted:
             raise self.gone(image)
@@ -65,7 +65,7 @@ class Records:
 
     @contextmanager
     def reading(self, image_id: str) -> Iterator[sqlite3.Connection]:
-        """One view of the store. :raises ImageNotFound: `image_id`, because there is no store."""
+        """A read transaction. :raises ImageNotFound: there is no store, so no `image_id`."""
         try:
             with self.database.reading() as db:
                 yield db
@@ -74,7 +74,7 @@ class Records:
 
     @contextmanager
     def writing(self, image_id: str) -> Iterator[sqlite3.Connection]:
-        """One transaction. :raises ImageNotFound: `image_id`, because there is no store."""
+        """A write transaction. :raises ImageNotFound: there is no store, so no `image_id`."""
         try:
             with self.database.writing() as db:
                 yield db
@@ -84,10 +84,14 @@ class Records:
     def not_found(self, image_id: str) -> ImageNotFound:
         ref = self.ref_of(image_id)
         if not self.database.exists():
-            hint = f"there is no image store in {self._directory} yet: the first create makes it"
+            hint = f"create an image first: there is no image store in {self._directory} yet"
             return ImageNotFound(f"{ref}: no such image", hint=hint)
-        return ImageNotFound(f"{ref}: no such image", hint="list shows the images there are")
+        return ImageNotFound(
+            f"{ref}: no such image", hint="list the existing images with: imagebroker list"
+        )
 
     def gone(self, image: Image) -> Gone:
         when = image.deleted_at.isoformat(timespec="seconds") if image.deleted_at else "some time"
-        return Gone(f"{image.ref} was deleted at {when}", hint="show_deleted shows what is left")
+        return Gone(
+            f"{image.ref} was deleted at {when}", hint="get its record with show_deleted=True"
+        )

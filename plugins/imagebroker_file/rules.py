@@ -1,4 +1,4 @@
-"""Who may do what to a record, and what a record must look like. No I/O."""
+"""The rules for records: who can do what, and which values are valid. No I/O."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 #: The largest number that a record can hold.
 MAX_INT = 2**63 - 1
 
-#: What each field becomes when it is removed. `protected` is not among them: an image does not
-#: lose its protection by an omission.
+#: The value of each field when it is removed. `protected` is not included: an image must not lose
+#: its protection by accident.
 _REMOVED: Mapping[str, Any] = {
     "name": None, "disk_format": None, "container_format": None, "owner": None,
     "visibility": "shared", "hidden": False, "min_disk": 0, "min_ram": 0,
@@ -38,7 +38,7 @@ _KINDS: Mapping[str, type] = {
     "name": str, "disk_format": str, "container_format": str, "owner": str, "visibility": str,
     "hidden": bool, "protected": bool, "min_disk": int, "min_ram": int,
 }  # fmt: skip
-#: A record of which nothing was said.
+#: The defaults of a new record.
 _NEW = Image(
     ref="", status="queued", visibility="shared", hidden=False, protected=False,
     container_format="bare", min_disk=0, min_ram=0, tags=(), members=(),
@@ -48,14 +48,14 @@ VISIBILITIES = ("public", "community", "shared", "private")
 
 @dataclass(frozen=True)
 class Caller:
-    """What the store believes about a caller: it takes the context's word, as Glance does."""
+    """What the store knows about a caller: it trusts the context, as Glance does."""
 
     is_admin: bool
     project: str | None
 
     @classmethod
     def of(cls, context: Context) -> Caller:
-        """None is the service itself: an admin that owns nothing."""
+        """None is the service itself: an admin without a project."""
         if context is None:
             return cls(is_admin=True, project=None)
         return cls(is_admin=bool(context.is_admin), project=context.project_id)
@@ -67,7 +67,7 @@ class Caller:
         return self.is_admin or (self.project is not None and self.project == image.owner)
 
     def shown(self, image: Image) -> Image:
-        """What of a record this caller sees: with whom it is shared is its owner's business."""
+        """The record as this caller sees it: only its owner sees with whom it is shared."""
         if self.may_change(image):
             return image
         mine = tuple(project for project in image.members or () if project == self.project)
@@ -79,19 +79,19 @@ def _now() -> datetime:
 
 
 def new_image(caller: Caller, image: Image, *, has_data: bool) -> Image:
-    """The record to store for what a caller wants to create.
+    """The record of a new image.
 
-    :raises InvalidImageRef, NotAuthorized, UnsupportedOperation: it cannot be.
+    :raises InvalidImageRef, NotAuthorized, UnsupportedOperation: a field is not allowed.
     """
     if image.locations:
         raise UnsupportedOperation(
-            "the file backend keeps no locations",
-            hint="create the image with data, or in a backend that has locations",
+            "the file backend does not support locations",
+            hint="create the image with data, or in a backend that supports locations",
         )
     if not has_data and (image.size or image.checksums):
         raise InvalidImageRef(
-            "size and checksums belong to data, and there is none",
-            hint="leave them out; they are computed when the data is stored",
+            "size and checksums are set, but there is no data",
+            hint="omit them: they are computed when the data is stored",
         )
     wanted = {
         name: getattr(image, name)
@@ -109,14 +109,14 @@ def changed_image(
 ) -> Image:
     """`image` after an update.
 
-    :raises InvalidImageRef: a field does not exist, cannot be changed, or not to this value.
-    :raises NotAuthorized, PolicyViolation: not by this caller; not at all.
+    :raises InvalidImageRef: a field does not exist, cannot be changed, or has an invalid value.
+    :raises NotAuthorized, PolicyViolation: this caller cannot do that; nobody can.
     """
     wanted: dict[str, Any] = {}
     for name, value in changes.items():
         if name == "protected" and value is None:
             raise PolicyViolation(
-                f"the protection of image {image.id} cannot be left out",
+                f"the field protected of image {image.id} cannot be removed",
                 hint="set protected to false",
             )
         wanted[name] = _REMOVED.get(name) if value is None else value
@@ -147,7 +147,7 @@ def deleted_image(image: Image) -> Image:
 
 
 def _later(image: Image) -> datetime:
-    """The time of a change: clocks jump, `updated_at` does not go back."""
+    """The time of a change: `updated_at` never goes back, even if the clock does."""
     earliest = (image.updated_at or _now()) + timedelta(microseconds=1)
     return max(_now(), earliest)
 
@@ -159,17 +159,15 @@ def _with(caller: Caller, image: Image, wanted: Mapping[str, Any]) -> Image:
 
 
 def _check_allowed(caller: Caller, image: Image, values: Mapping[str, Any]) -> None:
-    """Two fields are not for everybody, as in Glance's default policy."""
+    """Only admins can set two of the fields, as in Glance's default policy."""
     if caller.is_admin:
         return
     if values.get("visibility", image.visibility) == "public" != image.visibility:
         raise NotAuthorized(
-            "only an admin makes an image public", hint="use 'community', or ask an admin"
+            "only an admin can make an image public", hint="use 'community', or ask an admin"
         )
     if values.get("owner", image.owner) != image.owner:
-        raise NotAuthorized(
-            "only an admin gives an image another owner", hint="leave the owner out"
-        )
+        raise NotAuthorized("only an admin can set another owner", hint="omit the owner")
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -182,24 +180,24 @@ def _checked(name: str, value: Any) -> Any:
     if kind is None:
         raise InvalidImageRef(
             f"{name!r} cannot be set",
-            hint=f"fields are {', '.join((*_KINDS, 'tags', 'members', 'properties'))}",
+            hint=f"set one of {', '.join((*_KINDS, 'tags', 'members', 'properties'))}",
         )
     if value is None and _REMOVED.get(name, 0) is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InvalidImageRef(f"{name} cannot be {type(value).__name__}")
     if isinstance(value, int) and not 0 <= value <= MAX_INT:
-        raise InvalidImageRef(f"{name} is not in 0..{MAX_INT}")
+        raise InvalidImageRef(f"{name} is not between 0 and {MAX_INT}")
     if name == "visibility" and value not in VISIBILITIES:
         raise InvalidImageRef(
-            f"visibility {value!r} is unknown", hint=f"one of {', '.join(VISIBILITIES)}"
+            f"unknown visibility {value!r}", hint=f"use one of {', '.join(VISIBILITIES)}"
         )
     return _text(name, value) if kind is str else value
 
 
 def _properties(properties: Any) -> dict[str, Any]:
     if not isinstance(properties, Mapping):
-        raise InvalidImageRef(f"properties are a mapping, not {type(properties).__name__}")
+        raise InvalidImageRef(f"properties must be a mapping, not {type(properties).__name__}")
     kept = {}
     for name, value in properties.items():
         if not name or value is None:
@@ -208,7 +206,8 @@ def _properties(properties: Any) -> dict[str, Any]:
             kept[_text("property", name)] = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidImageRef(
-                f"property {name!r} cannot be stored: {error}", hint="values are text, or JSON"
+                f"property {name!r} cannot be stored: {error}",
+                hint="use text, or a value that JSON can represent",
             ) from error
         if isinstance(value, str):
             _text(f"property {name!r}", value)
@@ -217,18 +216,18 @@ def _properties(properties: Any) -> dict[str, Any]:
 
 def _texts(name: str, values: Any) -> Iterable[str]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidImageRef(f"{name} is a list of text, not {type(values).__name__}")
+        raise InvalidImageRef(f"{name} must be a list of text, not {type(values).__name__}")
     return [_text(name, value) for value in values]
 
 
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidImageRef(f"{what} is text, not {type(value).__name__}")
+        raise InvalidImageRef(f"{what} must be text, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidImageRef(
-            f"{what} {value!r} is no valid text", hint="it holds half of a surrogate pair"
+            f"{what} {value!r} is not valid text", hint="remove the lone surrogate from it"
         ) from None
     return value
 
@@ -239,4 +238,4 @@ def _check_uuid(image_id: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise InvalidImageRef(f"the id {image_id!r} is not a UUID", hint="leave it out to get one")
+        raise InvalidImageRef(f"the id {image_id!r} is not a UUID", hint="omit it to get a new one")

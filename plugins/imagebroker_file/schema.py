@@ -102,9 +102,9 @@ MIGRATIONS: tuple[Migration, ...] = (_make_tables, _add_retired)
 def migrate(
     db: sqlite3.Connection, *, new: bool = False, migrations: Sequence[Migration] = MIGRATIONS
 ) -> None:
-    """Bring a database to the newest version, in one transaction.
+    """Upgrade a database to the newest version, in one transaction.
 
-    :raises ConfigError: it is of a newer version than this code, or (unless `new`) no store.
+    :raises ConfigError: it is newer than this code, or (unless `new`) not a store.
     """
     if _steps(db, new, migrations):
         db.execute("BEGIN IMMEDIATE")
@@ -126,13 +126,14 @@ def _steps(
     version = _pragma(db, "user_version")
     if not new and _pragma(db, "application_id") != APPLICATION_ID:
         raise ConfigError(
-            "the database is not that of an image store",
-            hint="let store_dir name a directory of its own",
+            "this is not the database of an image store",
+            hint="set store_dir to a directory that nothing else uses",
         )
     if version > len(migrations):
         raise ConfigError(
-            f"the image store has version {version}, and this code knows {len(migrations)}",
-            hint="update imagebroker to the release that wrote the store",
+            f"the image store has version {version}; this imagebroker supports up to "
+            f"{len(migrations)}",
+            hint="upgrade imagebroker: pip install --upgrade imagebroker",
         )
     return migrations[version:]
 

@@ -1,4 +1,4 @@
-"""One opened file as a source: the descriptor that was checked is the one that is read."""
+"""An opened file as a source: the descriptor that was checked is the one that is read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CHUNK = 1024 * 1024
 
 
 class FileSource(ImageSource):
-    """The bytes behind a descriptor, which it owns from now on.
+    """The content of a descriptor, which it owns from now on.
 
-    A file that is removed or replaced by another is read on to its end. One that is written to in
-    the meantime is `ImageChanged`.
+    A file that is removed or replaced meanwhile is still read to its end. One that is modified
+    raises `ImageChanged`.
     """
 
     seekable = True
@@ -36,12 +36,12 @@ class FileSource(ImageSource):
     def __init__(self, fd: int, image: Image) -> None:
         self._state = FileState.of(fd)
         self.image = replace(image, size=self._state.size)
-        if self._state.size is None:  # made while it is read: in order, and once
+        if self._state.size is None:  # generated while it is read: in order, and only once
             self.seekable, self.parallel_reads = False, 1
         else:
-            # Not the path: a second look-up could find another file than the one that was checked.
+            # Not the path: it could name another file by now than the one that was checked.
             self.local_path = Path(f"/proc/self/fd/{fd}")
-        self._file = _Descriptor(fd)  # last: where this fails, the descriptor is still the caller's
+        self._file = _Descriptor(fd)  # last: until then, the caller owns the descriptor
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         """The bytes from `start` to `stop`.
@@ -75,12 +75,12 @@ class FileSource(ImageSource):
         if error.errno == errno.ESTALE:
             return ImageChanged(
                 f"{self.image.ref} was removed from its file server while it was read",
-                hint="replace files by renaming new ones",
+                hint="to replace a file, rename a new one over it",
             )
         if error.errno == errno.EBADF:
             return TransferError(
                 f"{self.image.ref} was closed while it was read",
-                hint="keep the source open until all bytes are read",
+                hint="close the source only after all bytes are read",
                 retryable=False,
             )
         return TransferError(
@@ -90,15 +90,14 @@ class FileSource(ImageSource):
         )
 
     def close(self) -> None:
-        """Close the file; a `read` that waits for the disk ends with its present chunk."""
+        """Close the file; a `read` that waits for the disk ends with its current chunk."""
         self._file.close()
 
 
 class _Descriptor:
-    """A file descriptor that is closed once, and by nobody while another thread reads from it.
+    """A file descriptor that is closed once, and never while another thread reads from it.
 
-    The kernel gives a closed number to the next file that is opened: a reader that came too late
-    would read from that one.
+    The kernel reuses the number of a closed descriptor: a late read would read another file.
     """
 
     def __init__(self, fd: int) -> None:

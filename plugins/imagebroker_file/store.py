@@ -1,9 +1,9 @@
-"""The embedded store: the verbs for images that have ids. Bits in files, records in SQLite.
+"""The embedded store: the verbs for images with ids. Data in files, records in SQLite.
 
-What a caller is told happened has happened, also after a crash: data is complete, on disk and
-under its final name before the transaction that makes its record active; a deleted record is
-committed before its bits go. What a killed process leaves is found again by its lock, which the
-kernel let go of, and removed by the next upload of anybody.
+Every change that is reported as done survives a crash: data is complete, on disk and under its
+final name before the transaction that makes its record active; a deletion is committed before the
+data is removed. Leftovers of a killed process are recognised by their lock, which the kernel has
+released, and removed by the next upload of any process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Store:
-    """One store. Any number of threads, processes and instances may use one directory."""
+    """One store. Any number of threads, processes and instances can use the same directory."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Store:
     ) -> None:
         """`timeout`: seconds to wait for other writers. `fsync`: survive power loss.
 
-        `option`: which one names the directory, for messages.
+        `option`: the option that names the directory, for messages.
         """
         self.directory = directory
         self._bits = Bits(directory, option, fsync=fsync)
@@ -90,19 +90,19 @@ class Store:
         return caller.shown(image)
 
     def open(self, context: Context, image_id: str) -> FileSource:
-        """The stored data. It stays readable to its end if the image is deleted meanwhile."""
+        """The stored data. It stays readable even if the image is deleted meanwhile."""
         image = self.get(context, image_id, show_deleted=False)
         if image.status != ACTIVE:
             raise NotReady(
                 f"{image.ref} is {image.status}: it has no data yet",
-                hint="store its data with update, or wait for the upload to end",
+                hint="wait for its upload to finish, or upload its data with update",
             )
         try:
             fd = self._bits.open(image_id)
         except FileNotFoundError:
-            # A delete may have come between; then it says so.
+            # It may have been deleted in the meantime; then this raises.
             self.get(context, image_id, show_deleted=False)
-            raise self._damaged(image, "are missing") from None
+            raise self._damaged(image, "is missing") from None
         except OSError as error:
             raise self._damaged(image, f"cannot be opened: {error.strerror}") from error
         try:
@@ -115,7 +115,7 @@ class Store:
             raise
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
-        """The images that match. Arguments are checked now, pages are read when they are needed."""
+        """The images that match. Arguments are checked now, pages are read as they are needed."""
         caller = Caller.of(context)
         listing = Listing(caller, query, self._records.id_of)
         return self._pages(caller, listing, self._place(caller, listing, query.marker))
@@ -128,7 +128,7 @@ class Store:
             return aside(partial(self._place_of, caller, listing, image_id))
         except ImageNotFound:
             raise InvalidImageRef(
-                f"the marker {marker!r} is no image", hint="give the id of the last image seen"
+                f"the marker {marker!r} is not an image", hint="pass the id of the last image seen"
             ) from None
 
     def _place_of(self, caller: Caller, listing: Listing, image_id: str) -> After | None:
@@ -161,10 +161,10 @@ class Store:
             return page, rows.assemble(db, page, self._records.ref_of)
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
-        """A new image: active with its data, queued without."""
+        """Create an image: active with data, queued without."""
         caller = Caller.of(context)
         if data is None and image.size == 0:
-            data = ImageData(b"", 0)  # who says 0 means an empty image, not one without data
+            data = ImageData(b"", 0)  # size 0 means an empty image, not one without data
         new = new_image(caller, image, has_data=data is not None)
         if data is None:
             self._prepare()
@@ -184,7 +184,7 @@ class Store:
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
-        """Change a record; give it data where it has none."""
+        """Change a record, or store its data if it has none."""
         caller = Caller.of(context)
         claims = Image(ref="", size=changes.get("size"), checksums=changes.get("checksums") or {})
         known = {"id"} if str(changes.get("id") or image_id).lower() == image_id else set()
@@ -205,59 +205,61 @@ class Store:
         with self._bits.receive() as upload:
             with self._records.writing(image_id) as db:
                 image = self._records.owned(db, caller, image_id)
-                change(image)  # raises before any data is sent, not after
+                change(image)  # an invalid change must fail before any data is sent
                 _check_queued(image)
                 rows.mark(db, image_id, status="saving", upload=upload.token, upload_undo="queued")
             return self._uploads.store(image, upload, data, claims, change)
 
     def delete(self, context: Context, image_id: str) -> None:
-        """Keep the record as a deleted one; remove the data."""
+        """Mark the record as deleted, and remove the data."""
         caller = Caller.of(context)
         with self._records.writing(image_id) as db:
             image = self._records.owned(db, caller, image_id)
             if image.protected:
                 raise PolicyViolation(
-                    f"{image.ref} is protected", hint="update it with protected false first"
+                    f"{image.ref} is protected",
+                    hint=f"remove its protection first: imagebroker update {image.ref} "
+                    "--no-protected",
                 )
             rows.write(db, deleted_image(image))
             rows.mark(db, image_id, upload=None, upload_undo=None, purge=1)
         try:
             self._uploads.purge(image_id)
         except ImageBrokerError as error:
-            # The record is deleted, as was asked; the next upload tries again.
-            LOG.warning("the data of the deleted image %s stays for now: %s", image_id, error)
+            # The record is deleted; the next upload tries again to remove the data.
+            LOG.warning("cannot remove the data of the deleted image %s yet: %s", image_id, error)
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
-        """Remove what dead uploads and deleted images left; the records as they were."""
+        """Remove leftovers of dead uploads and deleted images; yields their records."""
         if not Caller.of(context).is_admin:
             raise NotAuthorized(
-                "only an admin clears up the image store", hint="ask whoever runs the service"
+                "only an admin can purge the image store", hint="ask an admin of the service"
             )
         if not self._database.exists():
             return iter(())
         return Purge(self._records, self._bits, self._uploads).run(older_than, dry_run)
 
     def _prepare(self) -> None:
-        """Make the store where there is none, and clear up after killed processes."""
+        """Create the store if it does not exist, and clean up after killed processes."""
         self._bits.make()
         if not self._database.exists():
-            with translated(f"the image store {self.directory} cannot be made"):
+            with translated(f"cannot create the image store {self.directory}"):
                 self._database.make(self._bits.incoming)
                 self._bits.sync()
         self._uploads.sweep()
 
     def _damaged(self, image: Image, what: str) -> BackendError:
         return BackendError(
-            f"the data of {image.ref} in {self.directory}: its files {what}",
-            hint="restore the store's images directory from a backup, or delete the image",
+            f"the data of {image.ref} in {self.directory} {what}",
+            hint="restore the directory images of the store from a backup, or delete the image",
             retryable=False,
         )
 
 
 class _Seen:
-    """Keeps a list free of duplicates where an update can move an image behind the cursor.
+    """Keeps a list free of duplicates if an update can move an image behind the cursor.
 
-    16 bytes for each image shown; nothing where the order cannot change.
+    It takes 16 bytes for each image shown, and nothing if the order cannot change.
     """
 
     def __init__(self, *, needed: bool) -> None:
@@ -281,5 +283,6 @@ class _Seen:
 def _check_queued(image: Image) -> None:
     if image.status != "queued":
         raise Conflict(
-            f"{image.ref} is {image.status}: its data cannot be replaced", hint="create a new image"
+            f"{image.ref} is {image.status}: its data cannot be replaced",
+            hint="create a new image with the data",
         )

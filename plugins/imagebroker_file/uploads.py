@@ -1,4 +1,4 @@
-"""How data comes into a store: whole, or not at all, and what a killed process began is undone."""
+"""Uploads to a store: complete or not at all; those of killed processes are undone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UPLOADS = "SELECT id, upload, upload_undo FROM images WHERE upload IS NOT NULL"
 
 
 class Uploads:
-    """The uploads of one store. A record names its own, whose file is locked while it lives."""
+    """The uploads of one store. A record names its upload, whose file is locked while it runs."""
 
     def __init__(self, records: Records, bits: Bits) -> None:
         self._records = records
@@ -41,7 +41,7 @@ class Uploads:
         claims: Image,
         change: Callable[[Image], Image],
     ) -> Image:
-        """Take the data and make the record active, or undo all."""
+        """Store the data and make the record active, or undo everything."""
         image_id, process = str(image.id), forks.Process()
         try:
             data.hash_with(*claims.checksums)
@@ -51,8 +51,8 @@ class Uploads:
                 row = rows.find(db, image_id)
                 if row is None or row["upload"] != upload.token:
                     raise UploadFailed(
-                        f"image {image_id} was deleted while its data arrived",
-                        hint="create it again under another id",
+                        f"image {image_id} was deleted during its upload",
+                        hint="create it again, with another id",
                     )
                 stored = change(self._records.load(db, image_id))
                 rows.write(db, active_image(stored, size, data.checksums))
@@ -78,12 +78,12 @@ class Uploads:
                 if row is not None and row["upload"] == upload.token:
                     self._undo(db, row)
         except ImageBrokerError as trouble:
-            LOG.error("the unfinished image %s stays for now: %s", image_id, trouble)
+            LOG.error("cannot remove the unfinished image %s yet: %s", image_id, trouble)
             if isinstance(error, UploadFailed):
                 error.image_id = image_id
 
     def _undo(self, db: sqlite3.Connection, row: sqlite3.Row) -> None:
-        """Take back an upload that did not come to its end."""
+        """Undo an upload that was not completed."""
         self._bits.remove(row["id"])
         if row["upload_undo"] is None:
             rows.remove(db, row["id"])
@@ -91,14 +91,14 @@ class Uploads:
             rows.mark(db, row["id"], status=row["upload_undo"], upload=None, upload_undo=None)
 
     def sweep(self) -> None:
-        """Undo what processes began that are no more."""
+        """Undo uploads whose process has ended."""
         self._bits.sweep()
         with self._records.database.reading() as db:
             uploads = db.execute(_UPLOADS).fetchall()
             deleted = db.execute("SELECT id FROM images WHERE purge = 1").fetchall()
         if not all(self._bits.is_live(row["upload"]) for row in uploads):
             with self._records.database.writing() as db:
-                # Asked again: who is done by now has none, and alone in here nobody is half done.
+                # Read again, within a write transaction: uploads may have finished meanwhile.
                 for row in db.execute(_UPLOADS).fetchall():
                     if not self._bits.is_live(row["upload"]):
                         LOG.warning("removed the unfinished upload of image %s", row["id"])
@@ -114,30 +114,30 @@ class Uploads:
 
 
 def check_claims(claims: Image, data: ImageData) -> None:
-    """Refuse before the first byte what cannot come out right.
+    """Refuse contradictions before the first byte.
 
-    :raises InvalidImageRef, UploadFailed: as named.
+    :raises InvalidImageRef, UploadFailed: the size or a checksum cannot match.
     """
     if claims.size is not None and data.size is not None and claims.size != data.size:
         raise InvalidImageRef(
-            f"the size is given as {claims.size} bytes, and the data has {data.size}",
-            hint="leave the size out",
+            f"the size is given as {claims.size} bytes, but the data has {data.size}",
+            hint="omit the size",
         )
     if data.size == 0 and claims.size != 0:
         raise _empty()
     for algorithm in claims.checksums:
         if algorithm not in hashlib.algorithms_available or algorithm.startswith("shake"):
-            raise InvalidImageRef(f"the checksum algorithm {algorithm!r} is unknown")
+            raise InvalidImageRef(f"unknown checksum algorithm {algorithm!r}")
 
 
 def _check_stored(image_id: str, claims: Image, data: ImageData, size: int) -> None:
-    """:raises UploadFailed, VerificationError: what arrived is not what was announced."""
+    """:raises UploadFailed, VerificationError: the data is not what was announced."""
     if not data.complete:
-        raise UploadFailed(f"the data of image {image_id} ended early, at {size} bytes")
+        raise UploadFailed(f"the data of image {image_id} ended early, after {size} bytes")
     if claims.size is not None and claims.size != size:
         raise UploadFailed(
-            f"the data of image {image_id} has {size} bytes, and was given as {claims.size}",
-            hint="leave the size out, or correct it",
+            f"the data of image {image_id} has {size} bytes, not {claims.size} as given",
+            hint="correct the size, or omit it",
         )
     if size == 0 and claims.size != 0:
         raise _empty()
@@ -145,12 +145,12 @@ def _check_stored(image_id: str, claims: Image, data: ImageData, size: int) -> N
         if data.checksums[algorithm] != str(digest).lower():
             raise VerificationError(
                 f"the data of image {image_id} has the {algorithm} {data.checksums[algorithm]}, "
-                f"and {digest} was given",
-                hint="the data is damaged, or the checksum is another image's",
+                f"not {digest} as given",
+                hint="check the file and the checksum: the data is damaged, or of another image",
             )
 
 
 def _empty() -> UploadFailed:
     return UploadFailed(
-        "the data is empty", hint="give size=0 where an empty image is what you want"
+        "the data is empty", hint="to store an empty image, pass the size 0: --size 0"
     )

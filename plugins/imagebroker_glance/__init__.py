@@ -1,7 +1,8 @@
 """Images in OpenStack's image service (Glance, API v2), by id.
 
-keystoneauth finds token and endpoint; records and bytes travel over urllib3, through the host's
-guarded connections. keystoneauth is imported when the backend is made, not with this package.
+keystoneauth gets the token and the endpoint; records and data are transferred with urllib3, through
+the host's checked connections. keystoneauth is imported when the backend is created, not with this
+package.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class GlanceBackend(ImageBackend):
     def __init__(self, host: BackendHost) -> None:
         super().__init__(host)
         try:
-            import keystoneauth1  # noqa: F401 - only to see whether it is there
+            import keystoneauth1  # noqa: F401 - only to check whether it is installed
         except ImportError as error:
             raise BackendLoadError(
                 "the glance backend needs keystoneauth1, which is not installed",
@@ -65,7 +66,7 @@ class GlanceBackend(ImageBackend):
         self._api = GlanceApi(self._wire, self._keystone)
 
     def open(self, context: Any, ref: ImageRef) -> GlanceSource:
-        """The record is read, the data is not asked for yet."""
+        """Reads the record; the data is not requested yet."""
         from imagebroker_glance.source import GlanceSource, check_readable
 
         identity = self._identity(context)
@@ -75,7 +76,7 @@ class GlanceBackend(ImageBackend):
         return GlanceSource(self._api, identity, image, raw, answer.server)
 
     def probe(self, context: Any, ref: ImageRef) -> Image:
-        """Whoever is shown a record may be refused its data: that is asked for too, one byte."""
+        """A caller who can see a record may not be allowed to read its data: request one byte."""
         source = self.open(context, ref)
         try:
             source.check_permitted()
@@ -91,14 +92,14 @@ class GlanceBackend(ImageBackend):
         include_locations: bool = False,
         show_deleted: bool = False,
     ) -> Image:
-        """Glance itself shows deleted images to nobody; `show_deleted` cannot change that."""
+        """Glance does not show deleted images; `show_deleted` cannot change that."""
         identity = self._identity(context)
         raw, answer = self._api.show(identity, str(ref.id))
         if include_locations and "locations" not in raw:
             raw["locations"] = self._api.locations(identity, str(ref.id))
         image = self._image(raw, answer.url, locations=include_locations)
         if image.deleted and not show_deleted:
-            raise Gone(f"image {ref.id} was deleted", hint="look for another image")
+            raise Gone(f"image {ref.id} was deleted", hint="use another image")
         if image.locations:
             local = self._shared.local(image.locations)
             image = replace(image, locations=(*local, *image.locations))
@@ -113,7 +114,7 @@ class GlanceBackend(ImageBackend):
         return list_images(self._api, self._identity(context), query, image_of)
 
     def create(self, context: Any, image: Image, data: ImageData | None) -> Image:
-        """With data, a failure takes the record away again, or `UploadFailed` says its id."""
+        """With data, a failure removes the record again, or `UploadFailed` has its id."""
         return self._records(context).create(image, data)
 
     def update(
@@ -124,7 +125,7 @@ class GlanceBackend(ImageBackend):
         data: ImageData | None,
         purge_props: bool,
     ) -> Image:
-        """Fields first, then the data of an image that has none; Glance never replaces data."""
+        """First the fields, then the data if the image has none; Glance never replaces data."""
         return self._records(context).update(str(ref.id), changes, data, purge_props)
 
     def delete(self, context: Any, ref: ImageRef) -> None:
@@ -133,18 +134,18 @@ class GlanceBackend(ImageBackend):
     def import_image(
         self, context: Any, ref: ImageRef, *, url: str | None, stores: Sequence[str]
     ) -> Iterator[int]:
-        """Glance's `web-download`, or `copy-image` where there is no URL."""
+        """Glance's `web-download`, or `copy-image` without a URL."""
         from imagebroker_glance.imports import import_image
 
         return import_image(self._api, self._identity(context), str(ref.id), url, stores)
 
     def purge(self, context: Any, older_than: float, dry_run: bool) -> Iterator[Image]:
-        """Removes records of uploads that died. After deleted images, Glance clears up itself."""
+        """Removes records of dead uploads. Glance itself cleans up after deleted images."""
         from imagebroker_glance.records import MARK, UNFINISHED
 
         old = ImageQuery(filters={"status": list(UNFINISHED), "tag": MARK})
         before = datetime.now(UTC) - timedelta(seconds=older_than)
-        for image in list(self.host.bounded(self.get_all(context, old))):  # their marks go away
+        for image in list(self.host.bounded(self.get_all(context, old))):  # deleting moves markers
             if image.updated_at is None or image.updated_at > before:
                 continue
             if not dry_run:

@@ -1,4 +1,4 @@
-"""Questions to the Image API v2: which server, which token, and what an answer's status means."""
+"""Requests to the Image API v2: which server, which token, and the meaning of a status."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from imagebroker_glance import record
 from imagebroker_glance.identity import Identity, Keystone
 from imagebroker_glance.wire import Body, Reply, Wire, nothing_sent, origin
 
-#: Bytes of one record, and of what an error says about itself.
+#: Maximum size of one record, and of an error message, in bytes.
 MAX_RECORD = 1024 * 1024
 MAX_MESSAGE = 64 * 1024
 PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 
 _KINDS: Mapping[int, tuple[type[ImageBrokerError], str]] = {
-    400: (InvalidImageRef, "see what the service objects to"),
-    401: (NotAuthorized, "the token is invalid or expired: get a new one"),
-    403: (NotAuthorized, "the project or the role of this token does not permit it"),
-    404: (ImageNotFound, "check the id; other projects' private images look missing too"),
-    409: (Conflict, "look at the image's present state, and whether something uses it"),
-    410: (Gone, "the image was deleted"),
+    400: (InvalidImageRef, "correct the request as the service says"),
+    401: (NotAuthorized, "get a new token: this one is invalid or has expired"),
+    403: (NotAuthorized, "use a project and a role that are allowed to do this"),
+    404: (ImageNotFound, "check the id and the project: private images of others are not visible"),
+    409: (Conflict, "check the status of the image, and whether something uses it"),
+    410: (Gone, "use another image: this one was deleted"),
     413: (QuotaExceeded, "delete images, or ask for a higher quota"),
-    415: (FormatError, "the data is not what disk_format and container_format say"),
+    415: (FormatError, "set disk_format and container_format to those of the data"),
 }
 _BUSY = (429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply with an acceptable status, and which server gave it."""
+    """A reply with an acceptable status, and the server that sent it."""
 
     server: str
     url: str
@@ -57,7 +57,7 @@ class Answer:
 
 
 class GlanceApi:
-    """Asks the servers of one backend instance. One serves all threads."""
+    """Sends requests to the servers of one backend instance. Used by all threads."""
 
     def __init__(self, wire: Wire, keystone: Keystone) -> None:
         self.wire = wire
@@ -76,10 +76,10 @@ class GlanceApi:
         servers: Sequence[str] | None = None,
         patience: float = 1.0,
     ) -> Answer:
-        """The first answer that a server gives; `path` begins below `v2/`.
+        """The answer of the first server that gives one; `path` is relative to `v2/`.
 
-        A GET goes on to the next server when one is in trouble; anything else only when nothing
-        was sent. A 401 to the service's own token is asked again once, with a new token.
+        If a server fails, a GET is sent to the next one; any other request only if nothing was
+        sent. After a 401 to the service's own token, the request is repeated with a new token.
 
         :raises ImageBrokerError: the answer's status is not in `allowed`.
         """
@@ -113,7 +113,7 @@ class GlanceApi:
         if str(raw.get("id")).lower() != image_id.lower():
             raise TransferError(
                 f"image {image_id}: {origin(answer.url)} answered with another image",
-                hint="check the proxies and caches before the image service",
+                hint="check the proxies and caches in front of the image service",
             )
         record.check(raw, answer.url)
         return raw, answer
@@ -129,7 +129,7 @@ class GlanceApi:
         kind: str = "application/json",
         allowed: Collection[int] = (200, 201),
     ) -> dict[str, Any]:
-        """Send a document and return the one that comes back."""
+        """Send a document, and return the one in the answer."""
         answer = self.ask_json(
             identity, method, path, document, what=what, kind=kind, allowed=allowed
         )
@@ -146,7 +146,7 @@ class GlanceApi:
         kind: str = "application/json",
         allowed: Collection[int] = (200, 201),
     ) -> Answer:
-        """Send a document; the answer is as it came."""
+        """Send a document; returns the answer."""
         return self.ask(
             identity, method, path, what=what, allowed=allowed,
             headers={"Content-Type": kind, "Accept": "application/json"},
@@ -163,7 +163,7 @@ class GlanceApi:
         )  # fmt: skip
 
     def locations(self, identity: Identity, image_id: str) -> Sequence[Any] | None:
-        """The locations of an image by the newer call; None where it, or its caller, may not."""
+        """The locations of an image by the newer call; None if unavailable, or forbidden."""
         answer = self.ask(
             identity, "GET", f"images/{image_id}/locations", what=f"locations of image {image_id}",
             allowed=(200, 403, 404, 405, 501), headers={"Accept": "application/json"},
@@ -177,7 +177,7 @@ class GlanceApi:
         return record.parse_json(self.wire.read_all(answer.reply, answer.url, limit), answer.url)
 
     def drop(self, answer: Answer) -> None:
-        """Read what little body an answer has, so that its connection can be used again."""
+        """Read the short body of an answer, so that its connection can be reused."""
         self.wire.read_all(answer.reply, answer.url, MAX_MESSAGE)
 
     def _send(
@@ -203,16 +203,16 @@ class GlanceApi:
             return
         said = ""
         try:
-            if reply.status >= 400:  # what comes with others is no message, but may be the image
+            if reply.status >= 400:  # other bodies are not messages, and may be the image
                 said = _message(self.wire.read_all(reply, url, MAX_MESSAGE, whole=False))
             else:
                 reply.close()
         except TransferError:
-            pass  # cut or encoded: the status says enough
+            pass  # truncated or encoded: the status is enough
         raise _refusal(reply, url, what, identity.hide(said))
 
     def _postpone(self, server: str) -> None:
-        """Ask this one last from now on: every call would wait for it otherwise."""
+        """Use this server last from now on, so that calls do not wait for it."""
         order = self._keystone.endpoints
         if len(order) > 1 and server in order:
             self._keystone.endpoints = [each for each in order if each != server] + [server]
@@ -223,12 +223,12 @@ def _refusal(reply: Reply, url: str, what: str, said: str) -> ImageBrokerError:
     text = f"{what}: {origin(url)} answered {status}" + (f": {said}" if said else "")
     if 300 <= status < 400:
         return _redirected(reply, url, what)
-    kind, hint = _KINDS.get(status, (BackendError, "see the image service's log"))
+    kind, hint = _KINDS.get(status, (BackendError, "check the image service's log"))
     if kind is not BackendError:
         return kind(text, hint=hint, status=status)
     return BackendError(
         text,
-        hint="the service is busy or in trouble; try again later" if status in _BUSY else hint,
+        hint="try again later: the service is busy or has a problem" if status in _BUSY else hint,
         retryable=status in _BUSY,
         retry_after=peer.seconds_until(reply.headers.get("Retry-After")),
         status=status,
@@ -239,14 +239,14 @@ def _redirected(reply: Reply, url: str, what: str) -> ImageBrokerError:
     if reply.status in (300, 304):
         return TransferError(
             f"{what}: {origin(url)} answered {reply.status}",
-            hint="the endpoint should be the URL to which v2/images is added",
+            hint="set endpoint to the base URL, without v2/images",
             retryable=False,
             status=reply.status,
         )
     target = printable(reply.headers.get("Location", "nowhere"), 200)
     return PolicyViolation(
-        f"{what}: {origin(url)} redirects to {target}; the token does not go along",
-        hint="write the URL that it redirects to as endpoint, if it is right",
+        f"{what}: {origin(url)} redirects to {target}, and the token is not sent there",
+        hint="if that URL is right, set endpoint to it",
         status=reply.status,
     )
 
@@ -259,14 +259,14 @@ def _none_left(what: str, failed: Sequence[ImageBrokerError]) -> ImageBrokerErro
     waits = [error.retry_after for error in failed if error.retry_after is not None]
     return kind(
         f"{what}: no image service answered: " + "; ".join(str(error) for error in failed),
-        hint="check that the servers named as endpoint run and can be reached",
+        hint="check that the servers in endpoint are running and reachable",
         retryable=any(error.retryable for error in failed),
         retry_after=min(waits, default=None),
     )
 
 
 def _message(body: bytes) -> str:
-    """What an error says about itself: JSON, HTML or text, depending on who answers."""
+    """The message of an error response: JSON, HTML or text, depending on the server."""
     text = body.decode("utf-8", "replace")
     try:
         parsed = json.loads(text)

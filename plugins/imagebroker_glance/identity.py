@@ -1,7 +1,7 @@
-"""Whose token goes with a request, and where the image service is: keystoneauth's part.
+"""The token of a request, and the endpoint of the image service, from keystoneauth.
 
-The service's configured identity and a caller's token never mix: a caller's request carries the
-caller's token or is refused, and only the service's own token is ever renewed.
+The configured identity of the service and a caller's token are never mixed: a caller's request has
+the caller's token, or is refused, and only the service's own token is renewed.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from imagebroker_glance.options import backend_options, interfaces
 from imagebroker_glance.wire import Wire, origin
 
 _TOKEN = re.compile(r"[!-~]{1,16384}")
-#: Bytes of what Keystone answers: requests and keystoneauth make 30 times as many of them.
+#: Maximum size of Keystone's responses: requests and keystoneauth need 30 times as much memory.
 MAX_ANSWER = 1024 * 1024
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Identity(abc.ABC):
-    """One side that Glance is asked for: the service, or a caller with a token."""
+    """The identity for a request to Glance: the service itself, or a caller with a token."""
 
     def __init__(self, conceal: Callable[..., None]) -> None:
         self._secrets: set[str] = set()
         self._conceal = conceal
 
     def headers(self) -> dict[str, str]:
-        """What proves it. Only for `servers`."""
+        """The headers with its token. Only for `servers`."""
         headers = self._proof()
         self._secrets.update(filter(None, headers.values()))
         self._conceal(*headers.values())
         return headers
 
     def hide(self, text: str) -> str:
-        """`text` without the tokens that were sent: a server may repeat them in its errors."""
+        """`text` without the tokens that were sent: a server may echo them in errors."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -70,11 +70,11 @@ class Identity(abc.ABC):
         """URL prefixes, each ending in `/`, in the order in which to try them."""
 
     def renew(self) -> bool:
-        """Whether another attempt, after a 401, would carry a better proof."""
+        """Get a new token after a 401; False if there is none."""
         return False
 
-    def outlive(self) -> None:  # noqa: B027 - the service has its own ways to new tokens
-        """What has begun may take longer than a token lives, which was good at its beginning."""
+    def outlive(self) -> None:  # noqa: B027 - the service renews its own token
+        """The request may take longer than its token is valid."""
 
 
 class Keystone:
@@ -88,7 +88,7 @@ class Keystone:
         self.options = options
         self.wire = wire
         self.limit = min(MAX_ANSWER, host.limits.max_answer)
-        #: The configured endpoints; whoever finds one dead moves it to the end.
+        #: The configured endpoints; one that fails is moved to the end.
         self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
         random.shuffle(self.endpoints)
         self.auth = self._load_auth()
@@ -105,7 +105,7 @@ class Keystone:
                 f"{self.where} has no credentials for the service itself",
                 hint="set OS_CLOUD, or the OS_* variables of your cloud"
                 if self._personal
-                else "set auth_type, auth_url and what they need, or pass a context with a token",
+                else "set auth_type, auth_url and the credentials, or pass a context with a token",
             )
         return _Service(self)
 
@@ -114,7 +114,7 @@ class Keystone:
         if not name:
             if self.options.get("username") or self.options.get("password"):
                 raise ConfigError(
-                    f"{self.where}: username or password is set, and auth_type is not",
+                    f"{self.where}: username or password is set, but auth_type is not",
                     hint="set auth_type = password",
                 )
             return None
@@ -128,8 +128,8 @@ class Keystone:
             return loading.get_plugin_loader(name).load_from_options_getter(value)
         except ks.NoMatchingPlugin as error:
             raise ConfigError(
-                f"{self.where}: auth_type {name!r} is unknown",
-                hint="password, v3applicationcredential and token are the usual ones",
+                f"{self.where}: unknown auth_type {name!r}",
+                hint="set it to password, v3applicationcredential or token",
             ) from error
         except (ks.MissingRequiredOptions, ks.OptionError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -138,7 +138,7 @@ class Keystone:
             ) from error
 
     def _requests_session(self) -> requests.Session:
-        """What keystoneauth sends through: only to configured origins, over our connections."""
+        """keystoneauth's HTTP session: only to configured origins, over our connections."""
         sending = requests.Session()
         sending.trust_env = False
         sending.headers.clear()
@@ -149,20 +149,20 @@ class Keystone:
         return sending
 
     def catalogue_url(self) -> str:
-        """Where a token can be exchanged for its catalogue."""
+        """The URL of the catalogue for a token."""
         base = str(self.options.get("auth_url") or "").rstrip("/")
         if not base:
             raise ConfigError(
-                f"{self.where}: there is no way to find the image service",
+                f"{self.where}: cannot find the image service",
                 hint="set endpoint, or auth_url",
             )
         root = base.rpartition("/")[0] if base.rpartition("/")[2] in ("v3", "v2.0") else base
         return f"{root}/v3/auth/catalog"
 
     def endpoint_in(self, catalogue: Any) -> str:
-        """The image service's prefix in a catalogue as Keystone or a context has it.
+        """The image service's prefix in a catalogue of Keystone or of a context.
 
-        :raises ConfigError: it has none that fits the options.
+        :raises ConfigError: it has none that matches the options.
         """
         with _translated(self.where):
             entries = catalogue if isinstance(catalogue, list) else []
@@ -172,7 +172,7 @@ class Keystone:
             return self.prefix(kind(entries).url_for(**self.filter()))
 
     def filter(self) -> dict[str, Any]:
-        """Which entry of a catalogue is meant."""
+        """The search terms for the entry in a catalogue."""
         return {
             "service_type": self.options.get("service_type") or "image",
             "service_name": self.options.get("service_name"),
@@ -186,7 +186,7 @@ class Keystone:
         odd = parts.username or parts.password or parts.query or parts.fragment
         if parts.scheme not in ("http", "https") or not parts.hostname or odd:
             raise ConfigError(
-                f"{self.where}: the catalogue has no usable URL of the image service: {url!r}",
+                f"{self.where}: the catalogue has an invalid URL for the image service: {url!r}",
                 hint="set endpoint",
             )
         path = re.sub(r"/v[12](\.\d+)?\Z", "", parts.path.rstrip("/"))
@@ -194,7 +194,7 @@ class Keystone:
 
 
 class _Service(Identity):
-    """The identity that the service is configured with."""
+    """The configured identity of the service."""
 
     def __init__(self, keystone: Keystone) -> None:
         super().__init__(keystone.conceal)
@@ -206,7 +206,8 @@ class _Service(Identity):
             found = keystone.auth.get_headers(keystone.session)
         if not found:
             raise NotAuthorized(
-                f"{keystone.where}: no token for the service", hint="check the auth options"
+                f"{keystone.where}: cannot get a token for the service",
+                hint="check the auth options",
             )
         return dict(found)
 
@@ -225,14 +226,14 @@ class _Service(Identity):
 
 
 class _Caller(Identity):
-    """A caller of the service: their token, and never the service's instead of it."""
+    """A caller of the service, with their own token, never with the service's instead."""
 
     def __init__(self, keystone: Keystone, context: Any) -> None:
         super().__init__(keystone.conceal)
         token = getattr(context, "auth_token", None)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise NotAuthorized(
-                "the caller's context has no (well-formed) token",
+                "the caller's context has no valid token",
                 hint="pass a context with auth_token, or None for the service's own identity",
             )
         self._keystone = keystone
@@ -260,7 +261,7 @@ class _Caller(Identity):
         self._may_outlive = self._keystone.auth is not None
 
     def renew(self) -> bool:
-        """Beside a service's token, an expired one of a caller is still good, and still theirs."""
+        """Together with a service token, an expired token of the caller is still accepted."""
         if not self._may_outlive or self._with_service:
             return False
         self._with_service = True
@@ -280,12 +281,10 @@ class _Caller(Identity):
         reply = wire.send("GET", url, {"X-Auth-Token": self._token, "Accept": "application/json"})
         body = wire.read_all(reply, url, limit)
         if reply.status in (401, 403):
-            raise NotAuthorized(
-                "Keystone does not accept the caller's token", hint="get a new token"
-            )
+            raise NotAuthorized("Keystone refuses the caller's token", hint="get a new token")
         if reply.status != 200:
             raise BackendError(
-                f"{origin(url)}: Keystone answered {reply.status} to a question for the catalogue",
+                f"{origin(url)}: Keystone answered {reply.status} to a request for the catalogue",
                 hint="check auth_url, or set endpoint",
                 retryable=reply.status >= 500,
             )
@@ -293,7 +292,7 @@ class _Caller(Identity):
 
 
 class _Adapter(BaseAdapter):
-    """How requests (and so keystoneauth) reaches the identity service: guarded and bounded."""
+    """How requests, and so keystoneauth, reaches the identity service: checked and limited."""
 
     def __init__(self, wire: Wire, origins: set[str], limit: int) -> None:
         super().__init__()
@@ -311,12 +310,12 @@ class _Adapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The timeouts, certificates and proxy of the wire apply, whatever requests says."""
+        """Uses the timeouts, certificates and proxy of the wire, not those of requests."""
         url = str(request.url)
         if origin(url) not in self._origins:
             raise PolicyViolation(
-                f"Keystone at {sorted(self._origins)} sends credentials on to {origin(url)}",
-                hint="write the URL that Keystone names as auth_url",
+                f"Keystone at {sorted(self._origins)} would send credentials to {origin(url)}",
+                hint="if that is right, set auth_url to the URL that Keystone names",
             )
         body = request.body.encode() if isinstance(request.body, str) else request.body
         if not (body is None or isinstance(body, bytes)):
@@ -327,7 +326,7 @@ class _Adapter(BaseAdapter):
         }
         reply = self._wire.send(str(request.method), url, headers, body)
         content = self._wire.read_all(reply, url, self._limit)
-        # A reply made of memory: requests can neither read more, nor take cookies from it.
+        # A reply in memory: requests can neither read more, nor take cookies from it.
         kept = urllib3.HTTPResponse(
             io.BytesIO(content),
             headers=reply.headers,
@@ -361,18 +360,20 @@ def _translated(where: str) -> Iterator[None]:
     except ks.HttpError as error:
         raise BackendError(
             f"{where}: Keystone answered {error.http_status}: {error}",
-            hint="check auth_url" if error.http_status < 500 else "see Keystone's log",
+            hint="check auth_url" if error.http_status < 500 else "check Keystone's log",
             retryable=error.http_status >= 500 or error.http_status == 429,
         ) from error
     except ks.ClientException as error:
         raise BackendError(
-            f"{where}: no token from Keystone: {error}", hint="check auth_url", retryable=False
+            f"{where}: cannot get a token from Keystone: {error}",
+            hint="check auth_url",
+            retryable=False,
         ) from error
     except (
         AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError,
     ) as error:  # fmt: skip
         raise MalformedAnswer(
-            f"{where}: Keystone's answer cannot be used ({type(error).__name__})",
-            hint="check that auth_url is an identity service",
+            f"{where}: invalid response from Keystone ({type(error).__name__})",
+            hint="check that auth_url is the URL of an identity service",
             retryable=False,
         ) from error

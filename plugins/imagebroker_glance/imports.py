@@ -1,4 +1,4 @@
-"""Images that Glance fetches itself: from a URL (`web-download`), or into more of its stores."""
+"""Images whose data Glance fetches itself: from a URL (`web-download`), or into other stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagebroker.plugin import (
 from imagebroker_glance.api import MAX_RECORD, GlanceApi
 from imagebroker_glance.identity import Identity
 
-#: How Glance's tasks say how far they are.
+#: The progress in the message of Glance's tasks.
 _COPIED = re.compile(r"Copied ([0-9]{1,12}) MiB")
 _LONGEST_PAUSE = 1.0
 
@@ -25,11 +25,11 @@ _LONGEST_PAUSE = 1.0
 def import_image(
     api: GlanceApi, identity: Identity, image_id: str, url: str | None, stores: Sequence[str]
 ) -> Iterator[int]:
-    """Begin an import at the first step, and yield how many bytes Glance has until it is done.
+    """Begin an import at the first step, and yield the number of bytes until it is done.
 
     :raises Conflict: the image is not queued (with `url`), not active (without), or being imported.
-    :raises InvalidImageRef: the service knows no such store, or the image is there already.
-    :raises UploadFailed: Glance gave up; an image that was queued is so again.
+    :raises InvalidImageRef: the service has no such store, or the image is in it already.
+    :raises UploadFailed: the import failed; an image that was queued is queued again.
     """
     running = _Import(api, identity, image_id, url, stores)
     running.begin()
@@ -43,7 +43,7 @@ def import_image(
 
 
 class _Import:
-    """One import under way. Glance tells of it in three places: status, properties and a task."""
+    """One running import. Glance reports it in three places: status, properties and a task."""
 
     def __init__(
         self, api: GlanceApi, identity: Identity, image_id: str, url: str | None,
@@ -56,7 +56,7 @@ class _Import:
         self._stores = list(stores)
         self._earlier: set[str] = set()
         self._failing_since: float | None = None
-        #: Bytes that the task says are copied; the size in the record.
+        #: The bytes copied according to the task; the size in the record.
         self.copied = self.size = 0
 
     def begin(self) -> None:
@@ -70,7 +70,7 @@ class _Import:
         try:
             self._post(document)
         except (TransferError, BackendError):
-            # The answer may have got lost; then there is a task all the same.
+            # The answer may be lost although the import was accepted: then there is a task.
             if self._task() is None:
                 raise
 
@@ -105,7 +105,7 @@ class _Import:
         return raw.get("status") == "active" and there and ended
 
     def _bear(self, error: ImageBrokerError) -> None:
-        """A server that is away for a moment ends no import."""
+        """Tolerate a server that is unavailable for a moment."""
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         if not error.retryable or now - self._failing_since > self._api.wire.limits.stall_timeout:
@@ -113,15 +113,15 @@ class _Import:
 
     def _failure(self, message: str, stores: set[str]) -> UploadFailed:
         where = f" into {', '.join(sorted(stores))}" if stores else ""
-        reason = printable(message, 300) or "the service says no reason"
+        reason = printable(message, 300) or "the service gives no reason"
         return UploadFailed(
             f"the import of image {self._id}{where} failed: {reason}",
-            hint="see whether the image service may reach and read the data, and its log",
+            hint="check that the image service can reach and read the data, and check its log",
             image_id=self._id,
         )
 
     def _task(self) -> Mapping[str, Any] | None:
-        """The task of this import; a Glance that shows none has its other ways of telling."""
+        """The task of this import; None if Glance shows none to this caller."""
         new = [task for task in self._tasks() if str(task.get("id")) not in self._earlier]
         return max(new, key=lambda task: str(task.get("created_at")), default=None)
 
@@ -141,5 +141,5 @@ _IMPORTING = "os_glance_importing_to_stores"
 
 
 def _names(raw: Mapping[str, Any], name: str) -> set[str]:
-    """A list that Glance writes into one text."""
+    """A list that Glance stores as text, separated by commas."""
     return set(filter(None, str(raw.get(name) or "").split(",")))

@@ -1,4 +1,4 @@
-"""Listing images: our filters in Glance's words, and pages read as they are needed."""
+"""Lists images: translates filters to Glance's, and reads pages as they are needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from imagebroker_glance.identity import Identity
 from imagebroker_glance.record import API_NAMES, BASE, is_uuid
 from imagebroker_glance.wire import origin
 
-#: Images in one answer, where the caller does not say; servers allow up to 1000 by default.
+#: Default number of images per request; servers allow up to 1000 by default.
 PAGE = 100
-#: How many of a page's last images are tried as its mark, should they be deleted meanwhile.
+#: Number of a page's last images that are tried as marker, in case some were deleted meanwhile.
 _MARKS = 10
 
 #: Fields that Glance filters by.
@@ -32,9 +32,9 @@ _FILTERS = frozenset({
     "size_max", "disk_format", "container_format", "min_disk", "min_ram", "tag", "tags",
     "created_at", "updated_at", "changes-since",
 })  # fmt: skip
-#: Those where Glance reads `op:value`, and takes several values.
+#: Those for which Glance reads `op:value`, and accepts several values.
 _WITH_OPERATOR = frozenset({"id", "name", "status", "disk_format", "container_format"})
-#: Query parameters that a property's name must not be mistaken for.
+#: Query parameters, which must not be used as names of properties.
 _PARAMETERS = frozenset({"limit", "marker", "member_status", "sort", "sort_key", "sort_dir", "tag"})
 
 _HINT = "check that the endpoint is the image service"
@@ -69,14 +69,14 @@ def _filter(name: str, value: Any) -> list[tuple[str, str]]:
         own = name.removeprefix("property-")
         if not own or own in BASE or own in _PARAMETERS:
             raise InvalidImageRef(
-                f"the filter {name!r} names no property of an image's owner",
-                hint="attributes of all images are filtered by their own name",
+                f"the filter {name!r} does not name a custom property",
+                hint="filter by an attribute of all images with its own name, without property-",
             )
         return [(own, _text(value))]
     if name not in _FILTERS:
         raise InvalidImageRef(
-            f"the glance backend has no filter {name!r}",
-            hint=f"there are property-<name>, {', '.join(sorted(_FILTERS))}",
+            f"the glance backend does not support the filter {name!r}",
+            hint=f"use property-<name>, {', '.join(sorted(_FILTERS))}",
         )
     if name in ("tag", "tags"):
         return [("tag", each) for each in ([value] if isinstance(value, str) else value)]
@@ -88,11 +88,11 @@ def _filter(name: str, value: Any) -> list[tuple[str, str]]:
 
 
 def _operand(value: Any) -> str:
-    """A value, or several, of which no character is taken for an operator."""
+    """A value, or several, escaped such that Glance does not read an operator in them."""
     if isinstance(value, (list, tuple, set, frozenset)):
         values = [str(each) for each in value]
         if any('"' in each or "\\" in each for each in values):
-            raise InvalidImageRef("one of several values of a filter cannot hold quotes")
+            raise InvalidImageRef("several values of a filter cannot contain quotes")
         return "in:" + ",".join(f'"{each}"' for each in values)
     text = str(value)
     return f"eq:{text}" if ":" in text else text
@@ -129,21 +129,21 @@ def _images(
             return
         if not fresh:
             raise TransferError(
-                "the list of images repeats itself", hint="see the image service's log"
+                "the list of images repeats itself", hint="check the image service's log"
             )
         marks = _marks(page["next"], page["images"])
 
 
 def _id_of(raw: Any) -> str:
-    """What a record calls itself, whatever it is; empty if nothing."""
+    """The id of a record, even of an invalid one; empty if it has none."""
     found = raw.get("id") if isinstance(raw, dict) else None
     return found if isinstance(found, str) else ""
 
 
 def _marks(following: Any, page: list[Any]) -> list[str]:
-    """Where the next page begins: as the server says, else behind the images that came.
+    """Markers for the next page: the server's own, else the last images of this page.
 
-    Nothing but an id is taken from the server's link: the next request goes where this one went.
+    Only an id is taken from the server's link: the next request goes to the same URL.
     """
     try:
         named = parse_qs(urlsplit(str(following)).query).get("marker", [])
@@ -156,7 +156,7 @@ def _marks(following: Any, page: list[Any]) -> list[str]:
 def _page(
     api: GlanceApi, identity: Identity, parameters: list[tuple[str, str]], marks: list[str]
 ) -> tuple[dict[str, Any], str]:
-    """One page; the mark may have been deleted since, then an earlier one serves."""
+    """One page; if its marker was deleted meanwhile, an earlier one is used."""
     for index, mark in enumerate(marks or [""]):
         try:
             answer = api.list(
@@ -170,6 +170,6 @@ def _page(
         page = api.json_of(answer, api.wire.limits.max_answer)
         images = page.get("images")
         if not isinstance(images, list):
-            peer.malformed(origin(answer.url), "the list of images is no list", _HINT)
+            peer.malformed(origin(answer.url), "the list of images is not a list", _HINT)
         return page, answer.url
     raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""The options of `[backend:glance]`: our own few, and all that keystoneauth knows."""
+"""The options of `[backend:glance]`: our own, and all of keystoneauth's."""
 
 from __future__ import annotations
 
@@ -13,70 +13,71 @@ from imagebroker.plugin import ConfigError, Options, entry_points
 
 LOG = logging.getLogger(__name__)
 
-#: Beside keystoneauth's auth options. What the core registers itself (`endpoint`, ...) is not here.
+#: In addition to keystoneauth's auth options. Options of the core (`endpoint`, ...) are not here.
 OWN: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "auth_type",
         deprecated_name="auth_plugin",
-        help="How the service itself authenticates, as keystoneauth names it: password,"
-        " v3applicationcredential, ... Without it, only callers with a token are served.",
+        help="Auth type of the service itself, by keystoneauth's name: password,"
+        " v3applicationcredential, ... If not set, only callers with a token are served.",
     ),
-    cfg.StrOpt("auth_section", help="Not supported: write the auth options into this section."),
+    cfg.StrOpt("auth_section", help="Not supported: put the auth options in this section."),
     cfg.StrOpt("endpoint_override", help="Not supported: use endpoint."),
     cfg.StrOpt(
         "cafile",
-        help="PEM file of the certificate authorities to trust; the system's when not set.",
+        help="PEM file with the CA certificates to trust. Not set: those of the system.",
     ),
-    cfg.StrOpt("certfile", help="PEM file of a client certificate."),
-    cfg.StrOpt("keyfile", help="PEM file of the client certificate's key."),
-    cfg.BoolOpt("insecure", default=False, help="Accept any certificate; needs allow_insecure."),
+    cfg.StrOpt("certfile", help="PEM file with a client certificate."),
+    cfg.StrOpt("keyfile", help="PEM file with the key of the client certificate."),
+    cfg.BoolOpt("insecure", default=False, help="Accept any certificate. Needs allow_insecure."),
     cfg.BoolOpt(
         "allow_insecure",
         default=False,
-        help="Confirms insecure: anybody on the way may then read and change everything.",
+        help="Confirms insecure: anyone on the network path can then read and change everything.",
     ),
     cfg.StrOpt(
         "min_tls",
         default="TLSv1.2",
         choices=["TLSv1.2", "TLSv1.3"],
-        help="Oldest version of TLS that is spoken.",
+        help="Minimum version of TLS.",
     ),
     cfg.FloatOpt(
         "timeout",
         min=0.1,
-        help="Seconds without a byte after which a server counts as gone; stall_timeout of the"
-        " core when not set.",
+        help="Seconds without a byte after which a connection is dropped. Not set: the core's"
+        " stall_timeout.",
     ),
     cfg.StrOpt("service_type", default="image", help="Type of the service in the catalogue."),
     cfg.StrOpt("service_name", help="Name of the service in the catalogue."),
     cfg.ListOpt(
         "valid_interfaces",
-        help="Interfaces (public, internal, admin) to look for in the catalogue, best first;"
-        " public when not set.",
+        help="Interfaces (public, internal, admin) to use from the catalogue, in order of"
+        " preference. Not set: public.",
     ),
-    cfg.StrOpt("interface", help="One interface; valid_interfaces takes several."),
-    cfg.StrOpt("region_name", help="Region whose endpoint is taken from the catalogue."),
-    cfg.StrOpt("min_version", help="Lowest image API version that is wanted; this is version 2."),
+    cfg.StrOpt("interface", help="A single interface; valid_interfaces takes several."),
+    cfg.StrOpt("region_name", help="Region of the endpoint in the catalogue."),
+    cfg.StrOpt("min_version", help="Minimum version of the image API; version 2 is used."),
     cfg.DictOpt(
         "shared_directories",
         default={},
         help="Directories of the image service's file store that are mounted on this host, as"
-        " ID:SERVER_DIRECTORY:LOCAL_DIRECTORY,... ID is what the store's metadata file says. Their"
-        " images are then read as local files, where direct_url_schemes has file and"
+        " ID:SERVER_DIRECTORY:LOCAL_DIRECTORY,... ID is the one in the store's metadata file."
+        " Images in them are read as local files, if direct_url_schemes has file and"
         " allowed_paths of the file backend has LOCAL_DIRECTORY.",
     ),
     cfg.BoolOpt(
         "send_service_user_token",
         default=False,
-        help="Send the service's own token beside the caller's, so that long transfers outlive it.",
+        help="Send the service's own token together with the caller's, so that long transfers can"
+        " continue after the caller's token has expired.",
     ),
 )
 
 
 @functools.cache
 def backend_options() -> tuple[cfg.Opt, ...]:
-    """Every option that `[backend:glance]` may hold; without keystoneauth only our own."""
-    # `endpoint` (of none, http_basic, admin_token) is the core's list of prefixes.
+    """All options of `[backend:glance]`; without keystoneauth only our own."""
+    # `endpoint` (of none, http_basic, admin_token) is the core's option instead.
     taken = {"endpoint", *(opt.dest for opt in OWN)}
     found: dict[str, cfg.Opt] = {}
     for opt in _auth_options():
@@ -86,9 +87,9 @@ def backend_options() -> tuple[cfg.Opt, ...]:
 
 
 def _auth_options() -> Iterator[Any]:
-    """Those of every auth type that can be used here.
+    """The options of all auth types that can be used here.
 
-    Not `get_available_plugin_loaders`: that logs an error for each type whose own dependencies
+    Not by `get_available_plugin_loaders`, which logs an error for each type whose dependencies
     (lxml, Kerberos, ...) are not installed.
     """
     for point in sorted(entry_points("keystoneauth1.plugin"), key=lambda each: each.name):
@@ -102,7 +103,7 @@ def _auth_options() -> Iterator[Any]:
 
 
 def _oslo(opt: Any) -> cfg.Opt:
-    """A keystoneauth option for oslo.config: never required, as each auth type needs others."""
+    """A keystoneauth option for oslo.config: never required, since auth types differ."""
     return cfg.StrOpt(
         opt.dest,
         help=opt.help,
@@ -112,7 +113,7 @@ def _oslo(opt: Any) -> cfg.Opt:
 
 
 class LazyOptions:
-    """Looks them up when they are first read: importing keystoneauth takes a quarter second."""
+    """Looks them up at first use: importing keystoneauth takes a quarter of a second."""
 
     def __get__(self, instance: object, owner: type | None = None) -> Sequence[cfg.Opt]:
         return backend_options()
@@ -121,21 +122,21 @@ class LazyOptions:
 def check(options: Options, where: str) -> None:
     """Refuse combinations that cannot work.
 
-    :raises ConfigError: naming the option and the remedy.
+    :raises ConfigError: names the option and the remedy.
     """
     for name, remedy in (
-        ("auth_section", "write the auth options into this section"),
-        ("endpoint_override", "write the URL, ending in /, as endpoint"),
+        ("auth_section", "put the auth options in this section"),
+        ("endpoint_override", "set endpoint to the URL, with a / at the end"),
     ):
         if options.get(name):
             raise ConfigError(f"{where}: {name} is not supported", hint=remedy)
     if options.get("insecure") and not options.get("allow_insecure"):
         raise ConfigError(
-            f"{where}: insecure is set, and allow_insecure is not",
-            hint="name the server's certificate authority in cafile instead",
+            f"{where}: insecure is set, but allow_insecure is not",
+            hint="set cafile to the server's CA instead",
         )
     if options.get("keyfile") and not options.get("certfile"):
-        raise ConfigError(f"{where}: keyfile is set, and certfile is not", hint="set certfile too")
+        raise ConfigError(f"{where}: keyfile is set, but certfile is not", hint="set certfile, too")
     _check_endpoints(options, where)
     _check_catalogue(options, where)
 
@@ -144,13 +145,13 @@ def _check_endpoints(options: Options, where: str) -> None:
     for url in options.get("endpoint") or ():
         if not url.startswith(("http://", "https://")):
             raise ConfigError(
-                f"{where}: the endpoint {url!r} is no http or https URL",
-                hint="write it as https://host:9292/",
+                f"{where}: the endpoint {url!r} is not an http or https URL",
+                hint="write it like https://host:9292/",
             )
         if url.rstrip("/").rpartition("/")[2] in ("v1", "v2"):
             raise ConfigError(
-                f"{where}: the endpoint {url!r} names a version",
-                hint="write it without: https://host:9292/",
+                f"{where}: the endpoint {url!r} includes a version",
+                hint="write it without the version: https://host:9292/",
             )
 
 
@@ -158,19 +159,19 @@ def _check_catalogue(options: Options, where: str) -> None:
     for name in interfaces(options):
         if name.removesuffix("URL") not in ("public", "internal", "admin"):
             raise ConfigError(
-                f"{where}: the interface {name!r} is unknown",
-                hint="valid_interfaces holds public, internal or admin",
+                f"{where}: unknown interface {name!r}",
+                hint="set valid_interfaces to public, internal or admin",
             )
     version = options.get("min_version")
     if version and version.lstrip("v").partition(".")[0] not in ("1", "2"):
         raise ConfigError(
-            f"{where}: min_version is {version}, and this backend speaks version 2",
-            hint="leave min_version out",
+            f"{where}: min_version is {version}, but this backend uses version 2",
+            hint="remove min_version",
         )
 
 
 def interfaces(options: Options) -> list[str]:
-    """Which interfaces to look for in a catalogue, best first."""
+    """The interfaces to use from a catalogue, in order of preference."""
     if options.get("valid_interfaces"):
         return list(options["valid_interfaces"])
     return [options.get("interface") or "public"]

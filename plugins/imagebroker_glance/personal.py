@@ -1,4 +1,4 @@
-"""A person's own cloud: `OS_CLOUD` and `OS_*`, for the command without a config file only."""
+"""The user's own cloud: `OS_CLOUD` and `OS_*`, only for the command without a config file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from imagebroker.plugin import ConfigError, Options, own_folder
 
-#: Variables beside those that keystoneauth's auth options are known by.
+#: Variables in addition to those of keystoneauth's auth options.
 _VARIABLES = {
     "OS_REGION_NAME": "region_name",
     "OS_INTERFACE": "interface",
@@ -18,7 +18,7 @@ _VARIABLES = {
     "OS_CERT": "certfile",
     "OS_KEY": "keyfile",
 }
-#: Entries of a cloud, beside its `auth`.
+#: Entries of a cloud, in addition to its `auth`.
 _ENTRIES = {
     "auth_type": "auth_type",
     "region_name": "region_name",
@@ -30,9 +30,9 @@ _ENTRIES = {
 
 
 def personal_options(options: Options, environ: Mapping[str, str] = os.environ) -> Options:
-    """`options` and what the environment says of the person's cloud.
+    """`options`, and those of the user's cloud from the environment.
 
-    :raises ConfigError: `OS_CLOUD` names a cloud that is not to be found.
+    :raises ConfigError: the cloud of `OS_CLOUD` is not found.
     """
     if options.get("auth_type"):
         return options
@@ -54,7 +54,7 @@ def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         known = loading.get_plugin_loader(kind).get_options()
     except exceptions.NoMatchingPlugin:
-        return found  # refused, with a better text, when it is loaded
+        return found  # refused with a better message when it is loaded
     for opt in known:
         values = (environ.get(name) for name in opt.argparse_envvars)
         value = next(filter(None, values), None)
@@ -74,7 +74,7 @@ def _likely_type(environ: Mapping[str, str]) -> str | None:
 
 
 def _from_clouds(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The cloud `name` of clouds.yaml, with what secure.yaml beside it adds."""
+    """The cloud `name` in clouds.yaml, merged with secure.yaml."""
     cloud: dict[str, Any] = {}
     for base in ("clouds", "secure"):
         variable = "OS_CLIENT_CONFIG_FILE" if base == "clouds" else "OS_CLIENT_SECURE_FILE"
@@ -82,9 +82,9 @@ def _from_clouds(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
         cloud = {**cloud, **entry, "auth": {**cloud.get("auth", {}), **entry.get("auth", {})}}
     if not cloud["auth"]:
         raise ConfigError(
-            f"no clouds.yaml says how to reach the cloud {name!r} (OS_CLOUD)",
-            hint="look into ./clouds.yaml, ~/.config/openstack and /etc/openstack; profiles of"
-            " public clouds are not known here: write auth_url",
+            f"no clouds.yaml has the cloud {name!r} (OS_CLOUD)",
+            hint="add it to ./clouds.yaml, ~/.config/openstack/clouds.yaml or"
+            " /etc/openstack/clouds.yaml, with its auth_url (vendor profiles are not supported)",
         )
     found = {option: cloud[key] for key, option in _ENTRIES.items() if cloud.get(key)}
     found.setdefault("auth_type", "password")
@@ -112,7 +112,8 @@ def _read(path: Path | None, name: str) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"{path} cannot be read: {type(error).__name__}", hint="it is a YAML file"
+            f"cannot read {path}: {type(error).__name__}",
+            hint="check its permissions and that it is valid YAML",
         ) from None
     clouds = content.get("clouds") if isinstance(content, dict) else None
     entry = clouds.get(name) if isinstance(clouds, dict) else None

@@ -1,4 +1,4 @@
-"""Glance's JSON and our `Image`: parsed strictly, because whatever it says is acted upon."""
+"""Converts Glance's JSON to our `Image`; parsed strictly, because it is acted upon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from imagebroker.plugin import Image, InvalidImageRef, Location, peer
 from imagebroker_glance.wire import origin
 
-#: Attributes of the v2 schema; every other attribute is a property of the image's owner.
+#: Attributes of the v2 schema; every other attribute is a custom property.
 BASE = frozenset({
     "id", "name", "status", "visibility", "owner", "os_hidden", "protected", "tags", "size",
     "virtual_size", "disk_format", "container_format", "min_disk", "min_ram", "checksum",
@@ -19,10 +19,10 @@ BASE = frozenset({
     "is_public",
 })  # fmt: skip
 
-#: Beginning of the names of properties in which Glance notes how its own tasks fare.
+#: Prefix of properties in which Glance records the state of its own tasks.
 INTERNAL = "os_glance"
 
-#: `Image` fields whose name in Glance's API is another.
+#: `Image` fields that have another name in Glance's API.
 API_NAMES = {"hidden": "os_hidden"}
 
 #: Fields of `Image` that are attributes in Glance.
@@ -32,37 +32,37 @@ _FIELDS = (
     "updated_at", "deleted_at",
 )  # fmt: skip
 
-#: Hex digits of the digests that prove content.
+#: Strong algorithms, with the number of hex digits of their digests.
 STRONG_DIGITS = {"sha256": 64, "sha512": 128}
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def parse_json(body: bytes, url: str) -> dict[str, Any]:
-    """The JSON object in `body`. :raises MalformedAnswer: it is anything else."""
+    """The JSON object in `body`. :raises MalformedAnswer: it is something else."""
     return peer.document(body, dict, origin(url))
 
 
 def parse_list(body: bytes, url: str) -> list[Any]:
-    """The JSON list in `body`, as strictly."""
+    """The JSON list in `body`. :raises MalformedAnswer: it is something else."""
     return peer.document(body, list, origin(url))
 
 
 def to_image(
     raw: Mapping[str, Any], url: str, ref_of: Callable[[str], str], *, locations: bool
 ) -> Image:
-    """The record `raw`, every value checked for its type.
+    """The record `raw`, with the type of every value checked.
 
-    Digests are passed on as they are, odd ones too: what may be trusted is decided by the core.
+    Digests are passed on unchanged, even invalid ones: the core decides what to trust.
 
-    :raises MalformedAnswer: a value has the wrong type, or makes no sense.
+    :raises MalformedAnswer: a value has the wrong type, or is invalid.
     """
     who = origin(url)
     if not isinstance(raw, Mapping):
         peer.malformed(who, f"a record is {type(raw).__name__}")
     image_id = raw.get("id")
     if not isinstance(image_id, str) or not is_uuid(image_id):
-        peer.malformed(who, f"the id {image_id!r:.80} is no UUID")
+        peer.malformed(who, f"the id {image_id!r:.80} is not a UUID")
     checksums = _checksums(raw, who)
     return peer.image(
         who,
@@ -77,23 +77,23 @@ def to_image(
 
 
 def is_own(name: str) -> bool:
-    """Whether an attribute is a property of the image's owner, and not Glance's own."""
+    """Whether an attribute is a custom property, not one of Glance."""
     return name not in BASE and not name.startswith(INTERNAL)
 
 
 def _stores(raw: Mapping[str, Any], who: str) -> tuple[str, ...] | None:
-    """Glance writes them into one text; several are there once each."""
+    """Glance stores them as text, separated by commas; duplicates are removed."""
     named = peer.text(raw.get("stores"), "stores", who)
     return None if named is None else tuple(dict.fromkeys(filter(None, named.split(","))))
 
 
 def is_uuid(text: str) -> bool:
-    """Whether `text` may stand in a path as the id of an image."""
+    """Whether `text` is an id that can be used in a path."""
     return _UUID.fullmatch(text) is not None
 
 
 def _checksums(raw: Mapping[str, Any], who: str) -> dict[str, str]:
-    """What the record claims, the unusable included, so that nobody takes it for nothing."""
+    """The digests of the record, including unusable ones, which must not look like none."""
     found: dict[str, str] = {}
     algorithm = peer.text(raw.get("os_hash_algo"), "os_hash_algo", who)
     digest = peer.text(raw.get("os_hash_value"), "os_hash_value", who)
@@ -105,7 +105,7 @@ def _checksums(raw: Mapping[str, Any], who: str) -> dict[str, str]:
 
 
 def version_of(raw: Mapping[str, Any], who: str) -> str | None:
-    """The digest, where it proves that two records mean the same bytes."""
+    """The digest, if it is a strong one: the same digest means the same data."""
     algorithm = peer.text(raw.get("os_hash_algo"), "os_hash_algo", who)
     digest = (peer.text(raw.get("os_hash_value"), "os_hash_value", who) or "").lower()
     digits = STRONG_DIGITS.get(algorithm or "")
@@ -115,16 +115,16 @@ def version_of(raw: Mapping[str, Any], who: str) -> str | None:
 
 
 def to_locations(entries: Any, who: str) -> tuple[Location, ...]:
-    """Locations as a server lists them, each once.
+    """The locations in a server's list, without duplicates.
 
-    :raises MalformedAnswer: an entry is no location.
+    :raises MalformedAnswer: an entry is not a location.
     """
     found: dict[str, Location] = {}
     for entry in entries if isinstance(entries, list) else [None]:
         place = entry.get("url") if isinstance(entry, dict) else None
         metadata = entry.get("metadata") or {} if isinstance(entry, dict) else None
         if not isinstance(place, str) or not isinstance(metadata, dict):
-            peer.malformed(who, "locations holds something other than locations")
+            peer.malformed(who, "locations contains something other than locations")
         found.setdefault(place, Location(place, metadata))
     return tuple(found.values())
 
@@ -144,16 +144,16 @@ def check(raw: Mapping[str, Any], url: str) -> None:
 
 
 def api_properties(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Own properties as Glance stores them: text. None is left out.
+    """Custom properties as Glance stores them: as text. None is omitted.
 
-    :raises InvalidImageRef: a name is one of Glance's own attributes.
+    :raises InvalidImageRef: a name is an attribute of Glance.
     """
     stored: dict[str, str] = {}
     for name, value in properties.items():
         if name in BASE:
             raise InvalidImageRef(
                 f"image_info: the property {name!r} is an attribute of every image",
-                hint="set the field of that name, or call the property something else",
+                hint="set the field with that name, or rename the property",
             )
         if value is not None:
             stored[name] = value if isinstance(value, str) else json.dumps(value)

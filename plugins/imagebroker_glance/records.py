@@ -1,4 +1,4 @@
-"""Creating, changing and deleting images; a create with data is all or nothing."""
+"""Creates, changes and deletes images; a create with data is all or nothing."""
 
 from __future__ import annotations
 
@@ -34,24 +34,23 @@ from imagebroker_glance.wire import nothing_sent
 
 LOG = logging.getLogger(__name__)
 
-#: Fields of `Image` that are plain attributes in Glance, and what None means for them.
+#: Fields of `Image` that are plain attributes in Glance, and the value that None stands for.
 _PLAIN: Mapping[str, Any] = {
     "name": None, "visibility": "shared", "owner": None, "hidden": False, "protected": False,
     "tags": [], "disk_format": None, "container_format": None, "min_disk": 0, "min_ram": 0,
 }  # fmt: skip
-#: The tag of a record whose data is on its way. A process that is killed leaves it, and `purge`
-#: finds it.
+#: The tag of a record whose upload is running. A killed process leaves it, and `purge` finds it.
 MARK = "imagebroker-upload"
-#: What an upload that broke can be left as.
+#: The statuses in which a failed upload can be left.
 UNFINISHED = ("queued", "saving", "killed")
-#: Requests for the last change of a record, which comes after its data.
+#: Attempts for the last change of a record, after its data was sent.
 _ATTEMPTS = 3
-#: Seconds in which a record may still appear after the connection for it broke.
+#: Seconds within which a record may still appear after its connection was lost.
 _LATE = 5.0
 
 
 class Records:
-    """What one identity writes."""
+    """Writes records with one identity."""
 
     def __init__(self, api: GlanceApi, identity: Identity, image_of: ImageOf) -> None:
         self._api = api
@@ -59,18 +58,18 @@ class Records:
         self._image_of = image_of
 
     def create(self, image: Image, data: ImageData | None) -> Image:
-        """The stored record. Its id is chosen here or by the caller, so that a lost answer to the
-        first request leaves nothing behind that nobody knows of.
+        """Create a record; returns the stored one. Its id is chosen here or by the caller, so that
+        it is known even if the answer to the first request is lost.
 
-        :raises Conflict: the id exists (or existed: Glance uses no id twice).
+        :raises Conflict: the id exists (or existed: Glance never reuses an id).
         :raises UploadFailed: `.image_id` is set if the record could not be removed again.
         """
         if data is None and image.size == 0 and not image.locations:
             data = ImageData(b"", 0)  # as nova does: an empty image that is active
         if data is None and image.size is not None and not image.locations:
             raise InvalidImageRef(
-                "image_info: a size without data or locations means nothing to Glance",
-                hint="leave it out; Glance computes it from the data",
+                "image_info: Glance does not accept a size without data or locations",
+                hint="omit it: Glance computes it from the data",
             )
         document = _document(image, later=data is not None)
         if data is not None:
@@ -94,7 +93,7 @@ class Records:
         if data is not None and raw.get("status") != "queued":
             raise Conflict(
                 f"image {image_id} is {raw.get('status')}: its data cannot be replaced",
-                hint="create another image",
+                hint="create a new image with the data",
             )
         patch = _patch(raw, changes, purge_props, with_data=data is not None)
         if patch:
@@ -116,15 +115,16 @@ class Records:
         except NotAuthorized as error:
             if getattr(error, "status", None) == 403 and self._is_protected(image_id):
                 raise PolicyViolation(
-                    f"image {image_id} is protected", hint="set protected to false first"
+                    f"image {image_id} is protected",
+                    hint="remove its protection first: update it with --no-protected",
                 ) from error
             raise
 
     def _begin(self, chosen: str | None, document: dict[str, Any]) -> str:
-        """Make the record. Where the answer is lost, look whether it exists, and adopt it."""
+        """Create the record. If the answer is lost, check whether it exists, and use it."""
         image_id = chosen or str(uuid.uuid4())
         if chosen and self._exists(chosen):
-            raise Conflict(f"image {chosen} exists", hint="choose another id")
+            raise Conflict(f"image {chosen} already exists", hint="choose another id")
         document["id"] = image_id
         try:
             self._api.send_json(
@@ -144,7 +144,7 @@ class Records:
             self._finish(image_id, image.tags or (), protected=bool(image.protected))
 
     def _finish(self, image_id: str, tags: Iterable[str], *, protected: bool = False) -> None:
-        """Say that nothing is on its way any more. Hours of sending are not lost to one error."""
+        """Mark the upload as finished. It is retried: one error must not waste hours of sending."""
         patch = [_replace("tags", [tag for tag in tags if tag != MARK])]
         if protected:
             patch.append(_replace("protected", True))
@@ -159,16 +159,16 @@ class Records:
                 time.sleep(attempt)
 
     def _keep(self, image_id: str, image: Image, error: ImageBrokerError) -> None:
-        """Leave the record without data, as was asked; one that is active is not left.
+        """Keep the record without data, as the caller wants, unless it is active.
 
-        :raises UploadFailed: it is left.
+        :raises UploadFailed: it is kept.
         """
         if status_after_break(self._api, self._identity, image_id) != "queued":
             return
         try:
             for _ in range(_ATTEMPTS):
                 self._finish(image_id, image.tags or ())
-                # Where Glance was still busy with the broken request, it puts the old tags back.
+                # If Glance was still busy with the failed request, it restores the old tags.
                 status_after_break(self._api, self._identity, image_id)
                 if MARK not in (self._image(image_id, None).tags or ()):
                     break
@@ -186,7 +186,7 @@ class Records:
         except ImageNotFound:
             raise error from error.__cause__
         except ImageBrokerError as failure:
-            LOG.error("the record of image %s is left behind: %s", image_id, failure)
+            LOG.error("cannot remove the record of image %s: %s", image_id, failure)
             if not isinstance(error, Exception):
                 raise error from failure
             raise UploadFailed(
@@ -204,7 +204,7 @@ class Records:
         self._api.drop(answer)
 
     def _appears(self, image_id: str) -> bool:
-        """Whether a record is there whose answer was lost. Glance may still be at it."""
+        """Whether a record exists whose answer was lost. Glance may still be creating it."""
         ends = time.monotonic() + min(_LATE, self._api.wire.limits.stall_timeout)
         pause = 0.1
         while not self._exists(image_id):
@@ -260,14 +260,14 @@ class Records:
         known: Mapping[str, Any] | None = None,
         checksums: Mapping[str, str] | None = None,
     ) -> None:
-        """Register bytes that lie elsewhere: with the older call, else with the newer."""
+        """Register data that is stored elsewhere: with the older call, or else the newer one."""
         present = _texts_in((known or {}).get("locations"), "url")
         for location in map(_location, locations):
             if location.url not in present:
                 self._add_location(image_id, location, _validation(checksums or {}))
 
     def _add_location(self, image_id: str, location: Location, proof: dict[str, str]) -> None:
-        """First the way that answers when it is done, where the service permits it."""
+        """First with the call that is synchronous, if the service allows it."""
         document: dict[str, Any] = {"url": location.url}
         if proof:
             document["validation_data"] = proof
@@ -286,7 +286,7 @@ class Records:
         status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "active")
         if status != "active":
             raise UploadFailed(
-                f"the location of image {image_id} was not taken: it is {status}",
+                f"the location of image {image_id} was not accepted: the image is {status}",
                 hint="check that the image service can read the location",
             )
 
@@ -306,7 +306,7 @@ def _location(each: Any) -> Location:
     if isinstance(each, Mapping) and isinstance(each.get("url"), str):
         return Location(each["url"], each.get("metadata") or {})
     raise InvalidImageRef(
-        f"image_info: {type(each).__name__} is no location", hint="write the URL as text"
+        f"image_info: {type(each).__name__} is not a location", hint="pass the URL as text"
     )
 
 
@@ -318,7 +318,7 @@ def _validation(checksums: Mapping[str, str]) -> dict[str, str]:
 
 
 def _document(image: Image, *, later: bool) -> dict[str, Any]:
-    """What the first request says. With data, `protected` comes `later`: see `_fill`."""
+    """The body of the first request. With data, `protected` is set `later`: see `_fill`."""
     document: dict[str, Any] = {}
     for field in _PLAIN:
         value = getattr(image, field)
@@ -326,8 +326,8 @@ def _document(image: Image, *, later: bool) -> dict[str, Any]:
             document[API_NAMES.get(field, field)] = list(value) if field == "tags" else value
     if later and "disk_format" not in document:
         raise InvalidImageRef(
-            "image_info: Glance stores no data without a disk_format",
-            hint="set disk_format (raw, qcow2, ...)",
+            "image_info: Glance requires a disk_format for data",
+            hint="set disk_format: --disk-format raw, qcow2, ...",
         )
     if "disk_format" in document:
         document.setdefault("container_format", "bare")
@@ -338,7 +338,7 @@ def _document(image: Image, *, later: bool) -> dict[str, Any]:
 def _patch(
     raw: Mapping[str, Any], changes: Mapping[str, Any], purge_props: bool, *, with_data: bool
 ) -> list[dict[str, Any]]:
-    """The operations that make `raw` what `changes` say."""
+    """The JSON patch operations for `changes` to the record `raw`."""
     patch: list[dict[str, Any]] = []
     for field, value in changes.items():
         if field in _PLAIN:
@@ -349,8 +349,8 @@ def _patch(
                 patch.append(_replace(name, wanted))
         elif field in ("size", "checksums") and not with_data:
             raise UnsupportedOperation(
-                f"Glance does not let anybody set the {field} of an image",
-                hint="it is computed from the data",
+                f"Glance does not allow setting the {field} of an image",
+                hint="omit it: Glance computes it from the data",
             )
     return patch + _property_patch(raw, changes.get("properties") or {}, purge_props)
 
@@ -376,7 +376,7 @@ def _refuse_internal(properties: Mapping[str, Any]) -> None:
     for name in properties:
         if name.startswith(INTERNAL):
             raise PolicyViolation(
-                f"the property {name!r} belongs to Glance itself", hint="use another name"
+                f"the property {name!r} is reserved by Glance", hint="use another name"
             )
 
 

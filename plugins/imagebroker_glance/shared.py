@@ -1,4 +1,4 @@
-"""Files of a Glance that this host sees too: its directory, and where that is mounted here."""
+"""Directories of Glance's file store that are also mounted on this host."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from imagebroker.plugin import ConfigError, Location
 
 @dataclass(frozen=True)
 class _Directory:
-    """One entry of `shared_directories`: where the servers have it, and where this host has it."""
+    """One entry of `shared_directories`: the directory on the servers, and on this host."""
 
     theirs: bytes
     ours: bytes
 
 
 class SharedDirectories:
-    """What the deployer says about directories; a location's metadata only says which one."""
+    """The configured directories; the metadata of a location only selects one of them."""
 
     def __init__(self, entries: Mapping[str, str], where: str) -> None:
         """:raises ConfigError: an entry is not `ID:SERVER_DIRECTORY:LOCAL_DIRECTORY`."""
@@ -29,11 +29,11 @@ class SharedDirectories:
         return bool(self._entries)
 
     def local(self, locations: Sequence[Location]) -> tuple[Location, ...]:
-        """The locations that are files here, as `file:` refs of this host.
+        """The locations that are files on this host, as `file:` refs.
 
-        Nothing of the metadata counts but its `id`, which selects an entry. The URL must be a
-        plain path below that entry's directory on the server; what is read in its place, beneath
-        this host's directory, is for the file backend to permit.
+        Only the `id` in the metadata is used, to select an entry. The URL must be a plain path
+        below the entry's directory on the server. The file backend decides whether the
+        corresponding file on this host can be read.
         """
         found = (self._local(each) for each in locations)
         return tuple(Location(url) for url in dict.fromkeys(found) if url is not None)
@@ -52,19 +52,19 @@ def _directory(name: str, text: str, where: str) -> _Directory:
     if not colon or not all(map(_is_plain, (theirs.encode(), ours.encode()))):
         raise ConfigError(
             f"{where} shared_directories: {name}:{text} is not ID:SERVER_DIRECTORY:LOCAL_DIRECTORY",
-            hint="both directories are absolute paths without '..'",
+            hint="write both directories as absolute paths without '..'",
         )
     return _Directory(theirs.rstrip("/").encode() + b"/", ours.rstrip("/").encode() + b"/")
 
 
 def _is_plain(path: bytes) -> bool:
-    """Whether a path is absolute and says without a detour where it leads."""
+    """Whether a path is absolute, without `.`, `..` or empty segments."""
     parts = path.rstrip(b"/").split(b"/")
     return path.startswith(b"/") and b"\0" not in path and not {b"", b".", b".."} & set(parts[1:])
 
 
 def _path(url: str) -> bytes | None:
-    """The path of a `file:` URL of the server's own; None where it is anything else."""
+    """The path of a `file:` URL on the server; None for any other URL."""
     try:
         parts: Any = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The bytes of one opened image, from whichever of its servers gives them."""
+"""The data of one opened image, from any of its servers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from imagebroker_glance.api import Answer, GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.wire import Reply, refuse_encoding, translated
 
-#: Bytes asked of the socket at a time; what has arrived is handed on without waiting for more.
+#: Bytes read from the socket at a time; what has arrived is yielded without waiting for more.
 _PIECE = 256 * 1024
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
-#: What says that an image still has the bytes that a transfer began with.
+#: Fields of a record that must not change during a transfer.
 _LASTING = ("status", "size", "disk_format", "os_hash_algo", "os_hash_value", "checksum")
 
 
 def check_readable(image: Image) -> None:
-    """Refuse an image whose status says that it has no bytes to give.
+    """Refuse an image that has no data according to its status.
 
     :raises NotReady, Gone, PolicyViolation, BackendError: by status.
     """
@@ -45,15 +45,15 @@ def check_readable(image: Image) -> None:
     if image.status in ("queued", "saving", "importing", "uploading"):
         raise NotReady(f"{what}: its data is not stored yet", hint="wait until it is active")
     if image.status == "deactivated":
-        raise PolicyViolation(what, hint="an administrator of the image service can reactivate it")
+        raise PolicyViolation(what, hint="ask an admin of the image service to reactivate it")
     if image.status in ("deleted", "pending_delete", "killed"):
-        raise Gone(what, hint="look for another image with the same content")
+        raise Gone(what, hint="use another image with the same content")
     if image.status != "active":
         raise BackendError(what, hint="wait until it is active", retryable=False)
 
 
 class GlanceSource(ImageSource):
-    """Reads `GET /v2/images/ID/file`; from the middle only where a digest proves the whole."""
+    """Reads `GET /v2/images/ID/file`; with ranges only if the record has a digest of the data."""
 
     parallel_reads = 1
 
@@ -62,7 +62,7 @@ class GlanceSource(ImageSource):
     ) -> None:
         self.image = image
         self.seekable = image.version is not None
-        #: Many stores cannot begin in the middle, and Glance does not say so before.
+        #: Many stores do not support ranges, and Glance does not say so beforehand.
         self.may_refuse_ranges = True
         self._api = api
         self._identity = identity
@@ -70,11 +70,11 @@ class GlanceSource(ImageSource):
         self._servers = deque(identity.servers())
         self._first_server(server)
         self._begun = self._closed = False
-        #: Where an answer is awaited: what `close` has to shut.
+        #: The socket on which a response is awaited, for `close`.
         self._sock: socket.socket | None = None
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
-        """The record is looked at again before every later request and after the last byte."""
+        """Checks the record again before every later request, and after the last byte."""
         size = self.image.size
         end = size if stop is None else stop if size is None else min(stop, size)
         if self._begun:
@@ -88,18 +88,18 @@ class GlanceSource(ImageSource):
                 yield from self._pieces(answer, start, end)
             finally:
                 self._sock = None
-                answer.reply.close()  # a complete body has given its connection back already
+                answer.reply.close()  # after a complete body, its connection is back in the pool
         if end == size:
             self._look_again()
 
     def check_permitted(self) -> None:
-        """Ask for the first byte of the data.
+        """Request the first byte of the data.
 
-        :raises NotAuthorized, NotReady, ...: it would not be given.
+        :raises NotAuthorized, NotReady, ...: the caller cannot read it.
         """
         answer = self._ask({"Range": "bytes=0-0"}, (200, 204, 206, 400, 416))
         answer.reply.close()
-        if answer.reply.status in (400, 416):  # most stores cannot, and say so before all else
+        if answer.reply.status in (400, 416):  # most stores do not support ranges
             answer = self._ask({}, (200, 204))
             answer.reply.close()
         if answer.reply.status == 204:
@@ -118,7 +118,7 @@ class GlanceSource(ImageSource):
         self._closed = True
         sock = self._sock
         if sock is not None:
-            # Ends a read that waits in another thread. It may have ended by itself just now.
+            # Ends a read that waits in another thread; it may have ended by itself already.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -128,25 +128,25 @@ class GlanceSource(ImageSource):
             self.close()
 
     def _look_again(self) -> None:
-        """:raises ImageChanged: the record no longer says what it said when it was opened."""
+        """:raises ImageChanged: the record has changed since the image was opened."""
         if self._closed:
             raise self._error(TransferError, "the source is closed")
         try:
             with self._api.wire.watched(self._watch):
                 raw, _ = self._api.show(self._identity, str(self.image.id), list(self._servers))
         except ImageNotFound:
-            return  # deleted meanwhile: bytes that are under way may still arrive, and are verified
+            return  # deleted meanwhile: the transfer can finish, and its data is verified
         for name, first in self._first.items():
-            # A digest that came late (computed in the background) is no change.
+            # A digest that was added later (computed in the background) is not a change.
             if raw.get(name) != first and not (first is None and name.startswith("os_hash")):
                 raise self._error(
                     ImageChanged,
-                    f"its {name} was {first!r} and is {raw.get(name)!r}",
+                    f"its {name} changed from {first!r} to {raw.get(name)!r}",
                     hint="download it again",
                 )
 
     def _request(self, start: int, end: int | None) -> Answer | None:
-        """The answer whose body begins at `start`; None for an image without any byte."""
+        """The response with the data from `start` on; None for an empty image."""
         headers = {}
         if start:
             last = "" if end is None or end == self.image.size else end - 1
@@ -179,19 +179,19 @@ class GlanceSource(ImageSource):
         return answer
 
     def _check_empty(self) -> None:
-        """:raises NotReady: the image should have bytes (204 is a record without data)."""
+        """:raises NotReady: the image should have data (204 means a record without data)."""
         if self.image.size != 0:
             raise self._error(
-                NotReady, "the service has a record and no data", hint="upload it again"
+                NotReady, "the service has its record, but no data", hint="upload its data again"
             )
 
     def _check_head(self, reply: Reply, start: int, end: int | None) -> None:
-        """Hold the answer to what was asked, before the first byte."""
+        """Check that the response matches the request, before the first byte."""
         if start:
             self._check_range(reply, start, end)
         lengths = set(reply.headers.getlist("Content-Length"))
         if any(not _LENGTH.fullmatch(value) for value in lengths) or len(lengths) > 1:
-            raise self._error(TransferError, f"the answer has the length {sorted(lengths)}")
+            raise self._error(TransferError, f"the response has the length {sorted(lengths)}")
         wanted = self.image.size
         if start and wanted is not None and end is not None:
             wanted = end - start
@@ -199,12 +199,13 @@ class GlanceSource(ImageSource):
         if wanted is None or length is None or length == wanted:
             return
         kind: type[ImageBrokerError] = TooLarge if length > wanted else TransferError
-        raise self._error(kind, f"the record says {wanted} bytes, the answer has {length}")
+        raise self._error(kind, f"expected {wanted} bytes, but the response has {length}")
 
     def _check_range(self, reply: Reply, start: int, end: int | None) -> None:
         if reply.status != 206:
             raise self._error(
-                RangeIgnored, f"the server cannot begin at byte {start} (status {reply.status})"
+                RangeIgnored,
+                f"the server does not support ranges: byte {start} (status {reply.status})",
             )
         ranges = reply.headers.getlist("Content-Range")
         match = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
@@ -215,7 +216,7 @@ class GlanceSource(ImageSource):
             if (first, last + 1, total) == wanted:
                 self.may_refuse_ranges = False
                 return
-        raise self._error(RangeIgnored, f"asked from byte {start}, the server sent {ranges}")
+        raise self._error(RangeIgnored, f"requested byte {start}, but the server sent {ranges}")
 
     def _pieces(self, answer: Answer, start: int, end: int | None) -> Iterator[Buffer]:
         reply, at = answer.reply, start
@@ -227,31 +228,31 @@ class GlanceSource(ImageSource):
                 self._servers.rotate(-1)
                 raise
             if self._closed:
-                # After a shutdown under TLS, the rest would be read as if it were plain text.
+                # After a shutdown below TLS, the rest could be read as plain text.
                 raise self._error(TransferError, "the source was closed while it was read")
             if not piece:
                 break
             at += len(piece)
             if end is not None and at > end:
                 if end == self.image.size:
-                    raise self._error(TooLarge, f"the server sends more than {end} bytes")
+                    raise self._error(TooLarge, f"the server sent more than {end} bytes")
                 piece, at = piece[: end - at], end
             yield piece
         self._check_end(answer, at, end)
 
     def _check_end(self, answer: Answer, at: int, end: int | None) -> None:
-        """Neither less nor, where no length announced the end, more than the record says."""
+        """Not fewer bytes than in the record; without a Content-Length, not more, either."""
         if end is not None and at < end:
             self._servers.rotate(-1)
-            raise self._error(TransferError, f"the bytes end after {at} of {end}")
+            raise self._error(TransferError, f"the data ended after {at} of {end} bytes")
         announced = "Content-Length" in answer.reply.headers
         if end is not None and end == self.image.size and not announced:
             with translated(answer.url):
                 more = answer.reply.read1(1)
             if more:
-                raise self._error(TooLarge, f"the server sends more than {end} bytes")
+                raise self._error(TooLarge, f"the server sent more than {end} bytes")
 
     def _error(
-        self, kind: type[ImageBrokerError], what: str, hint: str = "see the image service's log"
+        self, kind: type[ImageBrokerError], what: str, hint: str = "check the image service's log"
     ) -> ImageBrokerError:
         return kind(f"image {self.image.id}: {what}", hint=hint)

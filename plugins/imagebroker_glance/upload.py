@@ -1,4 +1,4 @@
-"""Sending an image's bytes: all of them or an error, never a second time what cannot be rewound."""
+"""Uploads the data of an image; data that cannot be rewound is never sent twice."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from imagebroker_glance.wire import translated
 
 LOG = logging.getLogger(__name__)
 
-#: Requests with the data, where it can be rewound.
+#: Attempts to send data that can be rewound.
 ATTEMPTS = 3
-#: How much longer than for other answers to wait while a server stores what it has received.
+#: Factor for the timeout of a response, while the server stores the data.
 PATIENCE = 20.0
-#: Seconds for which a status must last before it is believed.
+#: Seconds for which a status must not change before it counts.
 _SETTLING = 0.5
 _BETWEEN = ("saving", "uploading", "importing")
 
@@ -40,15 +40,14 @@ def send_data(
     data: ImageData,
     declared: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Store the bytes of a queued image; its record, found to say what was sent.
+    """Upload the data of a queued image; returns its record, checked against what was sent.
 
-    :param declared: digests that the caller says the data has.
+    :param declared: digests of the data, according to the caller.
 
-    :raises UploadFailed: they are not stored, or not as they were sent; also what the source of
-        the data failed with.
-    :raises QuotaExceeded, Conflict, FormatError, NotAuthorized, Gone: as the service refuses.
+    :raises UploadFailed: the data is not stored as it was sent, or its source failed.
+    :raises QuotaExceeded, Conflict, FormatError, NotAuthorized, Gone: the service refuses it.
     """
-    data.hash_with("sha512")  # what Glance computes unless configured otherwise
+    data.hash_with("sha512")  # Glance's default
     attempt = 1
     gives_up = float("inf")
     while True:
@@ -62,7 +61,7 @@ def send_data(
                 raise
             attempt += 1
         except (Conflict, Gone):
-            # "From saving to saving": Glance was still busy with the attempt that broke.
+            # "From saving to saving": Glance was still busy with the failed attempt.
             status = status_after_break(api, identity, image_id) if attempt > 1 else None
             if status != "queued" or time.monotonic() > gives_up:
                 raise
@@ -71,7 +70,7 @@ def send_data(
                 raise data.failure from data.failure.__cause__
             status = status_after_break(api, identity, image_id)
             if status == "active":
-                break  # it was the answer that got lost
+                break  # only the answer was lost
             again = error.retryable and data.rewindable and status == "queued"
             if not again or attempt == ATTEMPTS:
                 raise _failed(image_id, str(error), error) from error
@@ -80,7 +79,7 @@ def send_data(
             gives_up = time.monotonic() + api.wire.limits.stall_timeout
     for algorithm, digest in (declared or {}).items():
         if data.checksums.get(algorithm, digest.lower()) != digest.lower():
-            raise _failed(image_id, f"its {algorithm} is not the one that was declared")
+            raise _failed(image_id, f"its {algorithm} is not the declared one")
     return _verified(api, identity, image_id, data)
 
 
@@ -96,7 +95,7 @@ def _put(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> 
 
 
 def status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> object:
-    """What an upload came to that broke. Glance may not even have begun to look at it."""
+    """The status after an upload failed. Glance may not have noticed it yet."""
     status = wait_for_status(api, identity, image_id, lambda now: now not in _BETWEEN)
     for _ in range(5):
         time.sleep(_SETTLING)
@@ -112,7 +111,7 @@ def status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> obj
 def wait_for_status(
     api: GlanceApi, identity: Identity, image_id: str, right: Callable[[object], bool]
 ) -> object:
-    """The status once it is `right`, or after stall_timeout; None if the service does not say."""
+    """The status once it is `right`, or after stall_timeout; None if it is not available."""
     ends = time.monotonic() + api.wire.limits.stall_timeout
     pause = 0.05
     while True:
@@ -128,17 +127,17 @@ def wait_for_status(
 
 
 def _verified(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> dict[str, Any]:
-    """Hold the record to what was sent."""
+    """Check the record against what was sent."""
     raw, _ = api.show(identity, image_id)
     if raw.get("status") != "active" or not data.complete:
         raise _failed(image_id, f"it is {raw.get('status')} after its data was sent")
     if raw.get("size") != data.sent:
-        raise _failed(image_id, f"{data.sent} bytes were sent, and {raw.get('size')} are stored")
+        raise _failed(image_id, f"{data.sent} bytes were sent, but {raw.get('size')} are stored")
     algorithm, digest = _digest(raw)
     if algorithm not in data.checksums:
         algorithm, digest = "sha256", _reread(api, identity, image_id)
     if digest != data.checksums[algorithm]:
-        raise _failed(image_id, f"its {algorithm} is not that of the data that was sent")
+        raise _failed(image_id, f"its {algorithm} is not that of the data sent")
     return raw
 
 
@@ -150,7 +149,7 @@ def _digest(raw: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _reread(api: GlanceApi, identity: Identity, image_id: str) -> str:
-    """The sha256 of what is stored, where the record has no digest that was computed here."""
+    """The sha256 of the stored data, if the record has no digest that was computed here."""
     hasher = hashlib.sha256()
     answer = api.ask(
         identity, "GET", f"images/{image_id}/file", what=f"image {image_id}", allowed=(200, 204)
@@ -167,6 +166,6 @@ def _reread(api: GlanceApi, identity: Identity, image_id: str) -> str:
 def _failed(image_id: str, what: str, cause: ImageBrokerError | None = None) -> UploadFailed:
     return UploadFailed(
         f"the data of image {image_id} was not stored: {what}",
-        hint="upload it again" if cause is None else cause.hint,
+        hint="upload its data again" if cause is None else cause.hint,
         retryable=False if cause is None else cause.retryable,
     )

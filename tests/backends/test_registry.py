@@ -138,7 +138,7 @@ def test_a_slow_import_is_logged_happens_once_and_holds_up_no_other_scheme(
         thread.start()
     assert_that(found.declaration("good").name, Equals("good"))
     still_works(make_broker(enabled("slow", "good")), tmp_path)
-    while "takes long" not in caplog.text:
+    while "is slow" not in caplog.text:
         threads[0].join(0.01)
     gate.set()
     for thread in threads:

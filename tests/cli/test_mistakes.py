@@ -151,7 +151,7 @@ class TestRefs:
         person.writes("[imagebroker]\nenabled_schemes = http\n")
         said = person.fails("download", "ftp://host/disk.raw", "x")
         assert_that(said.message, Contains("no installed distribution provides it"))
-        found = re.search(r"`imagebroker (backend new ftp)`", said.hint)
+        found = re.search(r"imagebroker (backend new ftp)", said.hint)
         assert found is not None
         person.succeeds(*found[1].split())
         assert_that((person.work / "imagebroker-ftp" / "imagebroker_ftp").is_dir(), Equals(True))
@@ -237,7 +237,7 @@ class TestConfiguration:
         said = person.run("--config-file", missing, "download", disk, "x", "-f", "json")
         told = json.loads(said.stderr)
         assert_that((told["id"], told["where"], said.status), Equals(("config-error", missing, 2)))
-        command = re.search(r"`imagebroker (.*) > (.*)`", told["hint"])
+        command = re.search(r"imagebroker (.*) > (.*)", told["hint"])
         assert command is not None
         Path(command[2]).write_bytes(person.run(*shlex.split(command[1])).stdout)
         assert_that(person.run("--config-file", missing, "check").status, Equals(1))
@@ -246,13 +246,13 @@ class TestConfiguration:
         person.writes(f"{HTTP}allowed_networks 127.0.0.1\n")
         said = person.fails("download", disk, "x")
         assert_that((said.id, said.where), Equals(("config-error", f"{person.config}:5")))
-        assert_that(said.hint, Contains("`option = value`"))
+        assert_that(said.hint, Contains("lines option = value"))
 
     def test_15_a_value_that_cannot_be(self, person: Person, disk: str) -> None:
         person.writes("[imagebroker]\nenabled_schemes = file\nmax_size = much\n")
         said = person.fails("download", disk, "x")
         assert_that(said.where, Equals(f"{person.config}:3: [imagebroker] max_size"))
-        assert_that(said.message, Contains("write bytes or a number with K, M, G or T"))
+        assert_that(said.message, Contains("write bytes, or a number like 512M or 10G"))
 
 
 class TestPlugins:
@@ -319,7 +319,7 @@ class TestNetwork:
             for each in waiting:
                 each.close()
         assert_that((said.id, said.exit_status), Equals(("transfer-timeout", 5)))
-        assert_that(said.hint, Contains("the host is up and that no firewall drops"))
+        assert_that(said.hint, Contains("the host is up, and that no firewall drops"))
 
     def test_20_a_connection_that_is_refused(self, person: Person) -> None:
         person.writes(LOCAL)
@@ -327,7 +327,7 @@ class TestNetwork:
             holder.bind((HOST, 0))
             said = person.fails("download", f"http://{HOST}:{holder.getsockname()[1]}/disk", "x")
         assert_that((said.id, said.exit_status), Equals(("transfer-error", 5)))
-        assert_that(said.hint, Contains("the server runs and listens there"))
+        assert_that(said.hint, Contains("the server is running and listens on that port"))
 
     def test_21_a_host_that_does_not_exist(self, person: Person) -> None:
         person.writes(LOCAL)
@@ -445,14 +445,14 @@ class TestContent:
     def test_30_a_wrong_checksum(self, person: Person, disk: str) -> None:
         said = person.fails("download", disk, "x", "--checksum", "sha256:" + 64 * "0")
         assert_that((said.id, said.exit_status), Equals(("checksum-mismatch", 6)))
-        assert_that(said.message, Contains(f"the bytes have {DIGEST}"))
+        assert_that(said.message, Contains(f"but the data has {DIGEST}"))
         person.succeeds("download", disk, "x", "--checksum", f"sha256:{DIGEST}")
 
     @pytest.mark.parametrize("checksum", ["sha256:123", DIGEST, "sha265:" + DIGEST])
     def test_31_a_malformed_checksum(self, checksum: str, person: Person, disk: str) -> None:
         said = person.fails("download", disk, "x", "--checksum", checksum)
         assert_that((said.id, said.exit_status), Equals(("invalid-image-ref", 2)))
-        assert_that(said.hint, Contains("such as sha256:<64 digits>"))
+        assert_that(said.hint, Contains("such as sha256:<64 hex digits>"))
 
     def test_32_a_checksum_that_is_required_and_missing(self, person: Person) -> None:
         person.writes(f"{LOCAL}require_checksum = true\n")

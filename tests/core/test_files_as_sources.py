@@ -74,7 +74,7 @@ def test_a_file_that_is_written_to_while_it_is_copied_is_no_image(
         return real(*args)
 
     monkeypatch.setattr(os, "copy_file_range", copy)
-    with pytest.raises(ImageChanged, match="was written to while it was read"):
+    with pytest.raises(ImageChanged, match="was modified while it was read"):
         broker.download(None, f"file://{image}", tmp_path / "dest")
     assert_that((tmp_path / "dest").exists(), Equals(False))
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_no_image(
     with broker.open(None, f"file://{image}") as reader:
         reader.read(1)
         change(image)
-        with pytest.raises(ImageChanged, match="was written to while it was read"):
+        with pytest.raises(ImageChanged, match="was modified while it was read"):
             while reader.read(1 << 20):
                 pass
 
@@ -136,11 +136,11 @@ def test_a_file_with_less_than_its_size_is_refused(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:
     ref, dest = f"file://{WRONG_SIZE}", tmp_path / "dest"
-    with pytest.raises(TransferError, match="its file system says 4096") as caught:
+    with pytest.raises(TransferError, match="its file system reports 4096") as caught:
         broker.download(None, ref, dest)
     assert_that(caught.value.retryable, Equals(False))
     assert_that(dest.exists(), Equals(False))
-    with open(dest, "wb") as target, pytest.raises(TransferError, match="file system says 4096"):
+    with open(dest, "wb") as target, pytest.raises(TransferError, match="file system reports 4096"):
         broker.download(None, ref, target)
 
 

@@ -103,7 +103,7 @@ def test_a_child_of_a_transaction_is_told_that_it_cannot_use_the_store(database:
     """SQLite would take the parent's locks for its own."""
 
     def refused() -> None:
-        with pytest.raises(BackendError, match="forked within a transaction"):
+        with pytest.raises(BackendError, match="forked during a transaction"):
             names(database)
 
     with database.writing() as db:

@@ -119,7 +119,7 @@ def test_one_record_costs_itself_until_there_are_too_many(
     )
     warned = [record.getMessage() for record in caplog.records]
     assert_that(
-        [text.split(" is left")[0] for text in warned],
+        [text.removeprefix("skipping ").split(" in the list")[0] for text in warned],
         Equals([f"image {n}" for n in range(1, 10, 2)]),
     )
     with pytest.raises(MalformedAnswer):

@@ -90,7 +90,7 @@ def test_one_of_somebody_else_is_refused(
     path = tmp_path / "theirs"
     path.mkdir(mode=0o700)
     os.chown(path, 12345, 12345)
-    with pytest.raises(ConfigError, match="belongs to the user with id 12345"):
+    with pytest.raises(ConfigError, match="is owned by the user id 12345"):
         use(option, path, make_broker, tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_link_of_somebody_else_to_a_directory_of_ours_is_refused(tmp_path: Pat
     (tmp_path / "ours").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "ours")
     os.lchown(tmp_path / "link", 12345, 12345)
-    with pytest.raises(ConfigError, match="is a link of the user with id 12345"):
+    with pytest.raises(ConfigError, match="is a link owned by the user id 12345"):
         open_owned(tmp_path / "link", "store_dir", readable=True)
 
 

@@ -61,7 +61,7 @@ def test_luks1_is_luks_and_luks2_is_nothing_that_can_be_verified(tmp_path: Path)
     assert_that(first["disk_format"], Equals("luks"))
     second = disks.luks(tmp_path, 2)
     for declared in (None, "luks"):
-        assert_that(of_file(second, declared), Contains("is of version 2"))
+        assert_that(of_file(second, declared), Contains("has version 2"))
     assert_that(of_file(second, "raw"), Contains("is luks"))
 
 

@@ -116,7 +116,7 @@ class TestSignature:
         made = signer(kind)
         made.stored()
         signature = required(made.properties(DATA))
-        with pytest.raises(SignatureError, match="do not have the signature") as caught:
+        with pytest.raises(SignatureError, match="does not match its signature") as caught:
             verified(signature, data)
         assert_that(caught.value.retryable, Is(False))
 
@@ -283,7 +283,7 @@ class TestCertificate:
         last = issued("last", first)
         last.stored()
         trusted = [crossed.stored("crossed"), crossing.stored("crossing"), first.stored()]
-        assert_that(self.refusal(required, last, trusted), Contains("in a circle"))
+        assert_that(self.refusal(required, last, trusted), Contains("in a cycle"))
         verified(required(last.properties(DATA), trusted[::-1]))  # the root is found first
 
     @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_bad_signature_leaves_nothing(
 ) -> None:
     for data in (WRONG, DATA[:-1], b""):
         ref, _ = scripted.image(data, record=signed(), image_id="x")
-        with pytest.raises(SignatureError, match="do not have the signature"):
+        with pytest.raises(SignatureError, match="does not match its signature"):
             way.get(broker, ref, **ASKED)
         way.assert_nothing_came(len(data))
 

@@ -1,4 +1,4 @@
-"""The judgement over one content, from its first byte to its last."""
+"""Decides which format a content has, and whether it is acceptable."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from imagebroker.verify.formats.spans import HEAD, SECTOR, Piece, Reads, the_end
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the content is."""
+    """The format of a content, and the size of the disk in it."""
 
     disk_format: str
     virtual_size: int
 
 
-#: Readers of the formats that describe a disk, and say how large it is.
+#: The readers of formats whose header has the size of the disk.
 _READERS: dict[str, Callable[[bytes, FormatPolicy], Reads[int]]] = {
     "qcow2": qcow2.virtual_size,
     "vmdk": vmdk.virtual_size,
@@ -41,8 +41,8 @@ _READERS: dict[str, Callable[[bytes, FormatPolicy], Reads[int]]] = {
 
 
 def inspect(policy: FormatPolicy, declared: str | None, size: int | None) -> Reads[Verdict]:
-    """What the content of `size` bytes (None: unknown) is. :raises FormatError: unacceptable."""
-    # qemu, too, sees a short file as if it went on with zeros.
+    """Inspect a content of `size` bytes (None: unknown). :raises FormatError: not acceptable."""
+    # qemu, too, treats a short file as if zeros followed.
     sector = yield from up_to(0, SECTOR)
     first = sector.ljust(SECTOR, b"\0")
     marks = signatures.at_the_start(first)
@@ -62,7 +62,7 @@ def inspect(policy: FormatPolicy, declared: str | None, size: int | None) -> Rea
 def _unmarked(
     first: bytes, policy: FormatPolicy, declared: str | None, size: int | None
 ) -> Reads[Verdict]:
-    """A plain disk, an ISO, a fixed VHD, or anything else: a guest sees these very bytes."""
+    """A plain disk, an ISO, a fixed VHD, or anything else: a guest sees these bytes as they are."""
     if declared in _READERS and declared != "vhd":
         raise _not_what_is_declared(declared)
     if signatures.is_vmdk_descriptor(first):
@@ -88,7 +88,7 @@ def _unmarked(
 def _raw_or_fixed_vhd(
     policy: FormatPolicy, declared: str | None, size: int | None
 ) -> Reads[Verdict]:
-    """Only the end tells: a fixed VHD is a plain disk with one more sector behind it."""
+    """Only the end tells: a fixed VHD is a plain disk followed by one more sector."""
     may_be_vhd = declared in (None, "vhd") and policy.allows("vhd", declared)
     if not may_be_vhd:
         policy.check_found("raw", declared)
@@ -109,15 +109,15 @@ def _raw_or_fixed_vhd(
 
 
 def _within_limit(policy: FormatPolicy, limit: int, size: int | None) -> Reads[Piece]:
-    """The end, unless it is beyond byte `limit`."""
+    """The end of the content. :raises FormatError: it is beyond byte `limit`."""
     if (size or 0) > limit or (yield from up_to(limit, 1)):
         policy.check_virtual_size(max(size or 0, limit + 1))
     return (yield from the_end())
 
 
 def _check_boot_sector(head: bytes) -> None:
-    """A partition table, or the boot sector of a file system or of a kernel: none of them can refer
-    to a file of the host, sound or not. :raises FormatError: it is also a format of another kind.
+    """A partition table, or the boot sector of a file system or kernel: valid or not, none of them
+    can refer to a file of the host. :raises FormatError: it is another format at the same time.
     """
     others = second_opinion.recognised(head) - {"gpt"}
     if others:
@@ -126,8 +126,8 @@ def _check_boot_sector(head: bytes) -> None:
 
 def _not_what_is_declared(declared: str) -> FormatError:
     return FormatError(
-        f"the content is not {declared}, which the image is declared to be",
-        hint="do not use it; correct disk_format if the content is what was meant",
+        f"the content is not {declared}, as the image is declared",
+        hint="do not use it; if the content is right, correct the image's disk_format",
         declared=declared,
     )
 
@@ -135,7 +135,7 @@ def _not_what_is_declared(declared: str) -> FormatError:
 def _unverifiable(found: str) -> FormatError:
     return FormatError(
         f"the content is {found}, which cannot be verified",
-        hint="convert it with qemu-img convert on a host where you trust it",
+        hint="if you trust it, convert it to qcow2 or raw: qemu-img convert",
         found=found,
     )
 
@@ -143,14 +143,14 @@ def _unverifiable(found: str) -> FormatError:
 def _cut_off(found: str, size: int) -> FormatError:
     return FormatError(
         f"the {found} ends after {size} bytes, inside its header",
-        hint="the image is cut off",
+        hint="get the image again: it is truncated",
         found=found,
     )
 
 
 def _descriptor() -> FormatError:
     return FormatError(
-        "the content is a VMDK descriptor, whose data would be other files",
-        hint="publish one file instead: qemu-img convert -O vmdk -o subformat=monolithicSparse",
+        "the content is a VMDK descriptor, whose data is in other files",
+        hint="convert it to one file: qemu-img convert -O vmdk -o subformat=monolithicSparse",
         found="vmdk",
     )

@@ -15,10 +15,10 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: another version, or damaged."""
     (version,) = struct.unpack_from(">H", first, 6)
     if version != 1:
-        raise _refused(f"is of version {version}, and only 1 can be verified")
+        raise _refused(f"has version {version}; only 1 can be verified")
     payload = SECTOR * int.from_bytes(first[104:108], "big")
     if not payload:
-        raise _refused("is only the header, without the data")
+        raise _refused("is only a header, without data")
     head = yield from nothing_else("luks")
     second_opinion.require_safe("luks", [head])
     if (yield from up_to(payload + policy.max_virtual_size, 1)):
@@ -26,7 +26,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     end = yield from nothing_behind("luks")
     size = end.size or 0
     if size < payload:
-        raise _refused(f"ends after {size} bytes, before its data begin")
+        raise _refused(f"ends after {size} bytes, before its data begins")
     return size - payload
 
 

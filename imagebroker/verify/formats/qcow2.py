@@ -1,4 +1,4 @@
-"""QEMU's qcow2, versions 2 and 3, complete in one file."""
+"""QEMU's qcow2, versions 2 and 3, without a backing file or data file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXTENDED_L2 = 1 << 4
 #: Bytes of the header.
 _SHORTEST = {2: 72, 3: 104}
 _NAME_OF_DATA_FILE = 0x44415441
-#: Dirty, corrupt, data file (refused by name), compression type.
+#: Dirty, corrupt, data file (refused separately), compression type.
 _KNOWN = 0b1111
 
 
@@ -23,10 +23,10 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
     (version,) = struct.unpack_from(">I", first, 4)
     if version not in (2, 3):
-        raise _refused(f"is of version {version}, and only 2 and 3 can be verified")
+        raise _refused(f"has version {version}; only 2 and 3 can be verified")
     backing, _, _, size = struct.unpack_from(">QIIQ", first, 8)
     if backing:
-        raise _refused("names a backing file")
+        raise _refused("has a backing file")
     _check_features(version, *struct.unpack_from(">Q", first, 72))
     policy.check_virtual_size(size)
     head = yield from nothing_else("qcow2")
@@ -48,7 +48,7 @@ def _check_features(version: int, features: int) -> None:
 
 
 def _check_extensions(version: int, head: bytes) -> None:
-    """The chain of optional entries behind the header."""
+    """The list of optional entries after the header."""
     (cluster_bits,) = struct.unpack_from(">I", head, 20)
     end = min(1 << min(cluster_bits, 32), HEAD)
     (at,) = struct.unpack_from(">I", head, 100) if version > 2 else (_SHORTEST[2],)
@@ -59,15 +59,15 @@ def _check_extensions(version: int, head: bytes) -> None:
         if not kind:
             return
         if kind == _NAME_OF_DATA_FILE:
-            raise _refused("names a data file, which its features deny")
+            raise _refused("names a data file, although its features say that it has none")
         at += 8 + -(-length // 8) * 8
     if at > end:
-        raise _refused("has header extensions that go beyond its header")
+        raise _refused("has header extensions that exceed its header")
 
 
 def _refused(why: str) -> FormatError:
     return FormatError(
         f"the qcow2 {why}",
-        hint="make one that is complete in itself: qemu-img convert -O qcow2",
+        hint="convert it to a standalone qcow2: qemu-img convert -O qcow2",
         found="qcow2",
     )

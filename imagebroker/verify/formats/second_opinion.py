@@ -1,8 +1,8 @@
-"""What oslo.utils' format inspector says: OpenStack's own knowledge of unsafe images.
+"""The result of oslo.utils' format inspector: OpenStack's own check for unsafe images.
 
-Our readers are stricter; asking it too means that whatever its maintainers learn to recognise or
-to refuse is refused here as soon as it is installed. It is imported when first asked: that takes
-some 60 ms, and plain bytes do not need it.
+Our readers are stricter. Using it as well means that everything its maintainers learn to recognise
+or refuse is refused here, too, once it is installed. It is imported at first use: that takes some
+60 ms, and plain disks do not need it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imagebroker.exceptions import FormatError
 
 
 def recognised(head: bytes) -> set[str]:
-    """The formats it takes the beginning of the content for, in its own names."""
+    """The formats that it recognises at the beginning of the content, by its own names."""
     found = set()
     for name, kind in _formats().items():
         if name == "raw":
@@ -24,13 +24,13 @@ def recognised(head: bytes) -> set[str]:
             inspector.eat_chunk(head)
             if inspector.format_match:
                 found.add(name)
-        except Exception:  # noqa: S112 - its way to say that this is another format
+        except Exception:  # noqa: S112 - how it reports another format
             continue
     return found
 
 
 def require_safe(name: str, chunks: Iterable[bytes]) -> None:
-    """:raises FormatError: it knows the format `name`, and does not call this one safe."""
+    """:raises FormatError: it knows the format `name`, and considers this image unsafe."""
     kind = _formats().get(name)
     if kind is None:
         return
@@ -44,7 +44,7 @@ def require_safe(name: str, chunks: Iterable[bytes]) -> None:
         failed = ", ".join(getattr(error, "failures", ())) or type(error).__name__
         raise FormatError(
             f"the {name} is not safe: oslo.utils' inspector refuses it ({failed})",
-            hint="convert the image with qemu-img on a host where you trust it",
+            hint="if you trust the image, convert it with qemu-img",
             found=name,
         ) from error
 

@@ -1,7 +1,7 @@
-"""The marks by which formats are recognised: at least all that qemu looks for.
+"""The magic numbers by which formats are recognised: at least all that qemu looks for.
 
-Only marks count, never their plausibility: what carries the mark of a format is that format or
-nothing, so that no consumer can take for an image what was accepted as plain bytes.
+Content with a format's magic number is that format, or is refused: otherwise another program could
+treat as an image what was accepted here as a plain disk.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _AT_THE_START = {
 _VDI_AT, _VDI = 0x40, b"\x7f\x10\xda\xbe"
 _MBR_AT, _MBR = 510, b"\x55\xaa"
 _ISO_AT = 32 * 1024
-#: Also what is found where another format would hide from those who only look at the start.
+#: Formats that could hide at 32 KiB from programs that only look at the beginning.
 _HIDING = (b"QFI\xfb", b"KDMV", b"vhdxfile", b"QED\0")
 
-#: Recognised in order to refuse them: nothing here can tell whether they are safe.
+#: Recognised only to refuse them: nothing here can check whether they are safe.
 REFUSED = frozenset({"qed", "vmdk3", "parallels", "bochs", "cloop"})
 
 
 def at_the_start(first: bytes) -> set[str]:
-    """The formats whose marks the first sector carries; a plain disk has none."""
+    """The formats whose magic numbers the first sector has; none for a plain disk."""
     found = {name for mark, name in _AT_THE_START.items() if first.startswith(mark)}
     if first[_VDI_AT : _VDI_AT + 4] == _VDI:
         found.add("vdi")
@@ -50,7 +50,7 @@ def is_iso(head: bytes) -> bool:
 
 
 def is_hiding(head: bytes) -> bool:
-    """An image behind an empty system area, where an ISO 9660 would begin."""
+    """Whether another image begins at 32 KiB, where an ISO 9660 would begin."""
     return head[_ISO_AT:].startswith(_HIDING)
 
 
@@ -61,7 +61,7 @@ _CREATE_TYPE = re.compile(rb'^[ \t]*createtype[ \t]*=[ \t]*"', re.MULTILINE)
 
 
 def is_vmdk_descriptor(head: bytes) -> bool:
-    """The text that describes a VMDK whose data are in other files, however it is dressed up."""
+    """Whether this is the descriptor of a VMDK with data in other files, however disguised."""
     text = head.removeprefix(b"\xef\xbb\xbf")
     skipped = _SKIPPED.match(text)
     if _VERSION.match(text[skipped.end() if skipped else 0 :][:64].lower()):
@@ -69,12 +69,12 @@ def is_vmdk_descriptor(head: bytes) -> bool:
     text = text.lstrip(b"\0 \t\r\n").partition(b"\0")[0].lower()
     if text[:64].isascii() and b'createtype="' in text:
         return True
-    # Names and comments may be in any letters.
+    # Names and comments may have any characters.
     return _CREATE_TYPE.search(text) is not None or text.startswith(b"# disk descriptorfile")
 
 
 def footer_of_vhd(tail: bytes) -> bytes:
-    """The footer at the end of a VHD; nothing if there is none."""
+    """The footer at the end of a VHD; empty if there is none."""
     # Before 2004 it had 511 bytes.
     for length in (512, 511):
         if len(tail) >= length and tail[-length:].startswith(b"conectix"):

@@ -1,4 +1,4 @@
-"""One content, one format: nothing may be two images at once."""
+"""Refuses content that is valid in two formats at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats import second_opinion, signatures
 from imagebroker.verify.formats.spans import HEAD, Piece, Reads, the_end, up_to
 
-#: Nothing before it knows the size of what they begin; padding lets short ones be judged.
+#: Short content is padded to the length that the checks expect.
 _PADDING = b"\0"
 
 
 def nothing_else(name: str) -> Reads[bytes]:
-    """The head of an image of the format `name`, after a look for other formats in it.
+    """The head of an image of the format `name`, after a check for other formats in it.
 
-    :raises FormatError: it is one of those, too.
+    :raises FormatError: it is another format as well.
     """
     head = (yield from up_to(0, HEAD)).ljust(HEAD, _PADDING)
     others = signatures.at_the_start(head)
@@ -24,30 +24,30 @@ def nothing_else(name: str) -> Reads[bytes]:
     others |= second_opinion.recognised(head)
     others.discard(name)
     if name == "iso":
-        others.discard("gpt")  # how an ISO boots from a USB stick
+        others.discard("gpt")  # an ISO that also boots from a USB stick
     if others:
         raise several(name, *others)
     return head
 
 
 def nothing_behind(name: str) -> Reads[Piece]:
-    """The end of an image of the format `name`. :raises FormatError: a VHD ends there, too."""
+    """The end of an image of the format `name`. :raises FormatError: it has a VHD footer."""
     end = yield from the_end()
     check_no_footer(name, end)
     return end
 
 
 def check_no_footer(name: str, end: Piece) -> None:
-    """:raises FormatError: a VHD ends where an image of the format `name` does."""
+    """:raises FormatError: an image of the format `name` ends with a VHD footer."""
     if signatures.footer_of_vhd(end.data):
         raise several(name, "vhd")
 
 
 def several(*names: str) -> FormatError:
-    """The error for content that is more than one thing."""
+    """The error for content with several formats."""
     shown = " and ".join(sorted(set(names)))
     return FormatError(
         f"the content is {shown} at once",
-        hint="do not use it: which of them a program sees depends on the program",
+        hint="do not use it: different programs would see different disks",
         found=shown,
     )

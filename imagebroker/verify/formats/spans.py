@@ -1,8 +1,7 @@
-"""What a reader of a format asks for, and what it gets.
+"""The interface between a reader of a format and the bytes that it reads.
 
 A reader is a generator: it yields the `Span` it wants next (None: the end of the content) and is
-sent a `Piece`. It never sees how the bytes arrive, so that a stream and a file are judged alike,
-however the stream is cut.
+sent a `Piece`. It does not see how the bytes arrive, so that streams and files get the same result.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-#: Bytes at the beginning that may be asked for again and again: ISO 9660 begins at 32 KiB.
+#: Bytes at the beginning that a reader can request repeatedly: ISO 9660 begins at 32 KiB.
 HEAD = 34 * 1024
-#: Bytes of the end that a reader is sent.
+#: Bytes at the end that are sent to a reader.
 TAIL = 2048
-#: No reader wants more at once, whatever a header claims.
+#: Maximum length of a span, whatever a header says.
 LONGEST = 64 * 1024
-#: Where every format but ISO 9660 shows what it is, and all that qemu looks at.
+#: Where every format but ISO 9660 has its magic number, and all that qemu looks at.
 SECTOR = 512
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes from `start` to `stop`; `whole`: less of them is an error."""
+    """Bytes from `start` to `stop`; `whole`: fewer bytes are an error."""
 
     start: int
     stop: int
@@ -32,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Piece:
-    """The bytes of a span, or those at the end together with the size of it all."""
+    """The bytes of a span, or the last bytes together with the total size."""
 
     data: bytes
     size: int | None = None
@@ -43,22 +42,22 @@ Reads = Generator[Span | None, Piece, T]
 
 
 def up_to(start: int, length: int) -> Reads[bytes]:
-    """At most `length` bytes from `start`: fewer where the content ends before."""
+    """At most `length` bytes from `start`: fewer if the content ends before."""
     piece = yield Span(start, start + length)
     return piece.data
 
 
 def exactly(start: int, length: int) -> Reads[bytes]:
-    """`length` bytes from `start`; whoever reads raises where the content ends before."""
+    """`length` bytes from `start`; it is an error if the content ends before."""
     piece = yield Span(start, start + length, whole=True)
     return piece.data
 
 
 def the_end() -> Reads[Piece]:
-    """The last bytes, when all have been seen."""
+    """The last bytes of the content."""
     return (yield None)
 
 
 def whole_sectors(size: int) -> int:
-    """What a guest sees of a disk for which a header claims `size` bytes."""
+    """The size that a guest sees of a disk with `size` bytes in its header."""
     return size // SECTOR * SECTOR

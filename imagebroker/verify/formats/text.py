@@ -1,4 +1,4 @@
-"""Text in place of a disk image: what a web server sends of a file that it does not have."""
+"""Detects text instead of a disk image, such as the error page of a web server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from imagebroker.verify.formats import signatures
 
-#: Bytes that decide. No disk begins with so much text.
+#: Bytes that are enough to decide. No disk begins with so much text.
 ENOUGH = 1024
 PAGE, TEXT = "a web page", "text"
 
-#: The longer ones first: the mark of UTF-32 begins with that of UTF-16.
+#: The longer ones first: the BOM of UTF-32 begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -21,37 +21,37 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-#: Encodings in which ASCII has zeros: where they are in each unit, by the length of one.
+#: Encodings in which ASCII characters have zero bytes: their length, and where the zeros are.
 _WIDE = (
     ("utf-32-le", 4, (1, 2, 3)), ("utf-32-be", 4, (0, 1, 2)), ("utf-16-le", 2, (1,)),
     ("utf-16-be", 2, (0,)),
 )  # fmt: skip
-#: Fewer characters than this in an encoded form that nothing announces may be chance.
+#: Fewer characters than this, without a BOM, may match an encoding by chance.
 _FEW = 16
 
-#: A tag, a comment, a declaration or an instruction, behind blanks.
+#: A tag, a comment, a declaration or an instruction, after blanks.
 _MARKUP = re.compile(
     r"[\s\ufeff]*<(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]|/?[a-z][\w:.-]*(?:[\s/>]|$))",
     re.IGNORECASE,
 )
 _EBCDIC_MARKUP = re.compile(r"\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])", re.IGNORECASE)
-#: Characters of markup that have to be readable.
+#: Characters at the beginning of markup that must be readable.
 _READABLE = 64
-#: One word is what some servers answer with; one long one is no text.
+#: Some servers answer with one word; a very long one is not text.
 _WORD = re.compile(r"[A-Za-z]{4,40}[.!]?")
-#: Characters that are repeated in a pattern.
+#: Maximum period of a repeated pattern, in characters.
 _LONGEST_PERIOD = 16
 _UNKNOWN = "one of 8 bits"
 _LETTER = re.compile(rb"[\x80-\xff]")
-#: What every byte of a text in an 8-bit encoding is none of.
+#: Control characters, which no text in an 8-bit encoding has.
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _BLANK = frozenset("\t\n\v\f\r\b\a\x1b\x85\u2028\u2029 \ufeff")
 
 
 def kind_of(begin: bytes, *, whole: bool) -> str | None:
-    """`PAGE`, `TEXT`, or None: anything else, or too little to tell.
+    """`PAGE`, `TEXT`, or None: something else, or too few bytes to tell.
 
-    `begin`: the first `ENOUGH` bytes, or fewer: all that there are if `whole`.
+    `begin`: the first `ENOUGH` bytes, or fewer; `whole`: these are all.
     """
     if not begin or _is_claimed(begin):
         return None
@@ -70,7 +70,7 @@ def kind_of(begin: bytes, *, whole: bool) -> str | None:
 
 
 def _is_claimed(begin: bytes) -> bool:
-    """Whether a disk format says that this is its own; whoever knows it judges it."""
+    """Whether it has the magic number of a disk format, which is then checked elsewhere."""
     return bool(signatures.at_the_start(begin)) or signatures.is_vmdk_descriptor(begin)
 
 
@@ -79,7 +79,7 @@ def _byte_order_mark(begin: bytes) -> tuple[bytes, str] | None:
 
 
 def _readings(begin: bytes) -> Iterator[tuple[str, str]]:
-    """The encodings that it may be in, with what it reads in them."""
+    """The possible encodings, each with the decoded text."""
     marked = _byte_order_mark(begin)
     if marked is not None:
         candidates = [marked[1]]
@@ -89,11 +89,11 @@ def _readings(begin: bytes) -> Iterator[tuple[str, str]]:
         candidates = wide or ["utf-8"]
     for encoding in candidates:
         try:
-            # A character that is cut off at the end is left out.
+            # An incomplete character at the end is ignored.
             yield encoding, codecs.getincrementaldecoder(encoding)().decode(begin)
         except UnicodeDecodeError:
             if encoding == "utf-8":
-                # Another one, of 8 bits: what it has of ASCII shows.
+                # Another one, of 8 bits: ASCII characters are visible.
                 yield _UNKNOWN, _LETTER.sub(b"?", begin).decode("ascii")
 
 
@@ -119,8 +119,8 @@ def _is_readable(text: str) -> bool:
 
 
 def _has_words(text: str) -> bool:
-    """Nobody has written what is one endless word, or the same over and over: such are patterns
-    that disks and files are filled with."""
+    """Whether it looks written: one endless word, or a repetition, is a pattern that disks and
+    files are filled with."""
     words = text.strip("".join(_BLANK))
     if not words or _is_pattern(text):
         return not words and len(set(text)) > 1
@@ -131,7 +131,7 @@ def _has_words(text: str) -> bool:
 
 
 def _is_pattern(text: str) -> bool:
-    """Mostly one character that is no blank, or a few in their turn."""
+    """Mostly one character other than a blank, or a short sequence repeated."""
     common, count = Counter(text).most_common(1)[0]
     if 2 * count > len(text) and common not in _BLANK:
         return True
@@ -143,14 +143,14 @@ def _is_pattern(text: str) -> bool:
 
 
 def _is_8_bit_text(begin: bytes) -> bool:
-    """In one of the encodings that use all bytes beyond ASCII for letters."""
+    """Whether it is text in an encoding that uses all bytes beyond ASCII for letters."""
     if _CONTROL.search(begin) is not None or not _is_likely(begin):
         return False
     return any(blank in begin for blank in b" \t\n") and _has_words(begin.decode("latin-1"))
 
 
 def _is_likely(begin: bytes) -> bool:
-    """Whether a few bytes without a control character are that not by chance."""
+    """Whether bytes without a control character are probably not random."""
     if len(begin) >= 256:
         return True
     letters = sum(byte < 0x80 for byte in begin)

@@ -1,4 +1,4 @@
-"""VirtualBox's VDI, complete in one file."""
+"""VirtualBox's VDI, without a parent image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imagebroker.verify.formats.spans import SECTOR, Reads
 
 _VERSION = 0x00010001
 _WITHOUT_PARENT = {1: "dynamic", 2: "static"}
-#: qemu's own bound.
+#: The same limit as in qemu.
 _MOST_BLOCKS = 0x3FFFFFFF
 
 
@@ -19,9 +19,9 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
     version, _, kind = struct.unpack_from("<III", first, 0x44)
     if version != _VERSION:
-        raise _refused(f"is of version {version >> 16}.{version & 0xFFFF}, and not 1.1")
+        raise _refused(f"has version {version >> 16}.{version & 0xFFFF}, not 1.1")
     if kind not in _WITHOUT_PARENT or any(first[0x1A8:0x1C8]):
-        raise _refused("is a part of another image")
+        raise _refused("has a parent image")
     size, block, _, blocks = struct.unpack_from("<QIII", first, 0x170)
     size = -(-size // SECTOR) * SECTOR
     policy.check_virtual_size(size)
@@ -38,6 +38,6 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
 def _refused(why: str) -> FormatError:
     return FormatError(
         f"the vdi {why}",
-        hint="make one that is complete in itself: qemu-img convert -O vdi",
+        hint="convert it to a standalone vdi: qemu-img convert -O vdi",
         found="vdi",
     )

@@ -1,7 +1,7 @@
 """Microsoft's VHD: a dynamic disk, which qemu recognises by its header, or a fixed one.
 
-A fixed disk is the plain disk with a footer of one sector behind it. Nothing in it can refer to
-another file, and whoever takes it for raw sees the same disk, one sector longer.
+A fixed disk is a plain disk followed by a footer of one sector. It cannot refer to another file,
+and read as raw it is the same disk, one sector longer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from imagebroker.verify.formats.spans import SECTOR, Reads, exactly, the_end, wh
 
 _FIXED, _DYNAMIC = 2, 3
 _KINDS = {_FIXED: "fixed", _DYNAMIC: "dynamic", 4: "differencing"}
-#: What a footer says in place of where the next header is, where there is none.
+#: The offset of the next header, if there is none.
 _NO_HEADER = 2**64 - 1
 _CHECKSUM_AT = 64
-#: The largest geometry: what larger disks have too.
+#: The largest geometry, which even larger disks have, too.
 _NO_GEOMETRY = (65535, 16, 255)
-#: qemu's own bound on the entries of the block table.
+#: The same limit for the block table as in qemu.
 _MOST_BLOCKS = (2**31 - 1) // 4
 
 
@@ -29,7 +29,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     """Bytes of the disk inside. :raises FormatError: unsafe or damaged."""
     (kind,) = struct.unpack_from(">I", first, 60)
     if kind != _DYNAMIC:
-        raise _refused(f"begins like a dynamic disk, and is {_kind(kind)}")
+        raise _refused(f"begins like a dynamic disk, but is {_kind(kind)}")
     size = _size(first)
     policy.check_virtual_size(size)
     yield from nothing_else("vhd")
@@ -42,14 +42,14 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     if table_end > (end.size or 0):
         raise _refused(f"ends after {end.size} bytes, inside its block table")
     footer = signatures.footer_of_vhd(end.data)
-    # What the copy at the start says of the disk; only its age and saved state may differ.
+    # The footer must match its copy at the beginning, except for its age and saved state.
     if footer and (footer[16:24], footer[40:64]) != (first[16:24], first[40:64]):
         raise _refused("has a footer that contradicts its header")
     return size
 
 
 def fixed_size(footer: bytes, size: int) -> int:
-    """Bytes of the disk in a file of `size` bytes that has this footer and no header.
+    """The size of the disk in a file of `size` bytes with this footer and no header.
 
     :raises FormatError: it is not the footer of a fixed disk of that size.
     """
@@ -58,23 +58,23 @@ def fixed_size(footer: bytes, size: int) -> int:
     (kind,) = struct.unpack_from(">I", footer, 60)
     (header_at,) = struct.unpack_from(">Q", footer, 16)
     if kind != _FIXED or header_at != _NO_HEADER:
-        raise _refused(f"has the footer of {_kind(kind)} and no header")
+        raise _refused(f"has the footer of {_kind(kind)}, but no header")
     unsigned = footer[:_CHECKSUM_AT] + bytes(4) + footer[_CHECKSUM_AT + 4 :]
     if struct.unpack_from(">I", footer, _CHECKSUM_AT)[0] != ~sum(unsigned) & 0xFFFFFFFF:
         raise _refused("has a footer with a wrong checksum")
     inside, claimed = size - SECTOR, _size(footer)
     if claimed != inside:
-        raise _refused(f"has a footer for a disk of {claimed} bytes, and {inside} are before it")
+        raise _refused(f"has a footer for a disk of {claimed} bytes after {inside} bytes")
     return inside
 
 
 def fixed_but_declared(declared: str | None) -> FormatError:
-    """The error for a fixed disk where only a plain one is acceptable."""
+    """The error for a fixed disk if only a plain one is acceptable."""
     return FormatError(
-        "the content has the footer of a vhd, and only a plain disk is acceptable here"
+        "the content has the footer of a vhd, but only a plain disk is allowed"
         if declared is None
-        else f"the content has the footer of a vhd, and the image is declared as {declared}",
-        hint="declare it as vhd, or cut the last 512 bytes off with truncate -s -512",
+        else f"the content has the footer of a vhd, but the image is declared as {declared}",
+        hint="declare it as vhd, or remove the footer: truncate -s -512 FILE",
         declared=declared,
         found="vhd",
     )
@@ -82,11 +82,11 @@ def fixed_but_declared(declared: str | None) -> FormatError:
 
 def _kind(number: int) -> str:
     name = _KINDS.get(number)
-    return f"a disk of the kind {number}" if name is None else f"a {name} disk"
+    return f"a disk of type {number}" if name is None else f"a {name} disk"
 
 
 def _size(first: bytes) -> int:
-    """Some programs go by the size, others by the geometry: the larger one counts."""
+    """Some programs use the size, others the geometry: the larger one counts."""
     size, cylinders, heads, sectors = struct.unpack_from(">QHBB", first, 48)
     if (cylinders, heads, sectors) == _NO_GEOMETRY:
         return whole_sectors(size)
@@ -94,7 +94,7 @@ def _size(first: bytes) -> int:
 
 
 def _check_blocks(header: bytes, size: int) -> int:
-    """Where the block table ends."""
+    """The offset at which the block table ends."""
     if not header.startswith(b"cxsparse"):
         raise _refused("has no second header")
     table_at, _, blocks, block = struct.unpack_from(">QIII", header, 16)
@@ -108,7 +108,6 @@ def _check_blocks(header: bytes, size: int) -> int:
 def _refused(why: str) -> FormatError:
     return FormatError(
         f"the vhd {why}",
-        hint="convert it with qemu-img convert -f vpc -O vpc (or to qcow2), "
-        "together with its parent if it has one",
+        hint="convert it, with its parent if it has one: qemu-img convert -f vpc -O vpc (or qcow2)",
         found="vhd",
     )

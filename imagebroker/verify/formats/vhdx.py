@@ -1,4 +1,4 @@
-"""Microsoft's VHDX, complete in one file."""
+"""Microsoft's VHDX, without a parent image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADERS_AT = 64 * _KIB, 128 * _KIB
 _HEADER = 4 * _KIB
 _REGIONS_AT = 192 * _KIB
 _TABLE = 64 * _KIB
-#: Before it are the headers and the region tables, which no region may overlap.
+#: Headers and region tables are before it; no region must overlap them.
 _FIRST_REGION_AT = 1024 * _KIB
 _MOST_ENTRIES = 2047
 _METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
@@ -38,13 +38,13 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
         raise _refused("has a damaged metadata table")
     items = _unique(_entries(table, 32, entries))
     if _PARENT in items:
-        raise _refused("names a parent")
+        raise _refused("has a parent")
     values = {}
-    # In the order in which they lie in the file: a stream is not read backwards.
+    # In the order of the file: a stream is never read backwards.
     for name in sorted((_PARAMETERS, _DISK_SIZE), key=lambda name: _item(items, name)[0]):
         offset, length, *_ = _item(items, name)
         if length != 8 or not _TABLE <= offset <= len(region) - 8:
-            raise _refused("has metadata outside of their region")
+            raise _refused("has metadata outside of its region")
         values[name] = yield from exactly(region.start + offset, 8)
     if struct.unpack_from("<I", values[_PARAMETERS], 4)[0] & _HAS_PARENT:
         raise _refused("has a parent")
@@ -55,8 +55,8 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
 
 
 def _check_log() -> Reads[None]:
-    """Whoever opens an image for writing first carries out what its log says: metadata that were
-    read here may be others then, with a parent. An image that was closed properly has no log.
+    """A program that opens an image for writing replays its log first, which may change the
+    metadata that is checked here, and add a parent. A properly closed image has no log.
     """
     headers = []
     for at in _HEADERS_AT:
@@ -66,9 +66,9 @@ def _check_log() -> Reads[None]:
     if newest is None:
         raise _refused("has no valid header")
     for header in headers:
-        # Also one whose checksum is wrong, because not everybody looks at that.
+        # Even if its checksum is wrong: not every program checks that.
         if header.startswith(b"head") and _sequence(header) >= newest and any(header[48:64]):
-            raise _refused("was not closed properly: it has a log of changes that are to be made")
+            raise _refused("was not closed properly: it has a log to replay")
 
 
 def _sequence(header: bytes) -> int:
@@ -83,7 +83,7 @@ def _is_valid(header: bytes) -> bool:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of Castagnoli, which the standard library lacks."""
+    """CRC-32C (Castagnoli), which the standard library does not have."""
     table = _crc32c_table()
     crc = 0xFFFFFFFF
     for byte in data:
@@ -102,7 +102,7 @@ def _crc32c_table() -> tuple[int, ...]:
 
 
 def _metadata_region() -> Reads[range]:
-    """Where in the file the metadata are."""
+    """Where in the file the metadata is."""
     table = yield from exactly(_REGIONS_AT, _TABLE)
     (entries,) = struct.unpack_from("<I", table, 8)
     if not table.startswith(b"regi") or entries > _MOST_ENTRIES:
@@ -126,20 +126,20 @@ def _unique(entries: Iterator[tuple[bytes, tuple[int, ...]]]) -> dict[bytes, tup
     found: dict[bytes, tuple[int, ...]] = {}
     for name, entry in entries:
         if name in found:
-            raise _refused("has the same entry twice in a table")
+            raise _refused("has a duplicate entry in a table")
         found[name] = entry
     return found
 
 
 def _item(items: dict[bytes, tuple[int, ...]], name: bytes) -> tuple[int, ...]:
     if name not in items:
-        raise _refused("says nothing of its size or its parameters")
+        raise _refused("has no size or no parameters")
     return items[name]
 
 
 def _refused(why: str) -> FormatError:
     return FormatError(
         f"the vhdx {why}",
-        hint="make one that is complete in itself: qemu-img convert -O vhdx",
+        hint="convert it to a standalone vhdx: qemu-img convert -O vhdx",
         found="vhdx",
     )

@@ -1,4 +1,4 @@
-"""VMware's VMDK, where one file holds header, descriptor and data."""
+"""VMware's VMDK, with header, descriptor and data in one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagebroker.verify.formats.single import nothing_behind, nothing_else
 from imagebroker.verify.formats.spans import LONGEST, SECTOR, Reads, exactly
 
 _ONE_FILE = (b"monolithicsparse", b"streamoptimized")
-#: A header that says so leaves the rest to the footer, three sectors before the end.
+#: The directory offset in a header that refers to the footer, three sectors before the end.
 _IN_THE_FOOTER = 2**64 - 1
 _FOOTER_AT = -3 * SECTOR
 _MARKER = struct.Struct("<QII496s")
@@ -59,34 +59,34 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
 
 def _check_header(header: _Header) -> None:
     if header.version not in (1, 2, 3):
-        raise _refused(f"is of version {header.version}, and only 1 to 3 can be verified")
+        raise _refused(f"has version {header.version}; only 1 to 3 can be verified")
     if not header.capacity:
-        raise _refused("says nothing of its size, and so takes its data from other files")
+        raise _refused("has no size in its header: its data is in other files")
     if header.descriptor_at != 1:
-        raise _refused(f"has its descriptor in sector {header.descriptor_at} instead of 1")
+        raise _refused(f"has its descriptor in sector {header.descriptor_at}, not 1")
     if not 0 < header.descriptor_length <= LONGEST // SECTOR:
         raise _refused(
-            f"claims {header.descriptor_length} sectors of descriptor, and it has 1 to "
-            f"{LONGEST // SECTOR}"
+            f"has a descriptor of {header.descriptor_length} sectors; 1 to {LONGEST // SECTOR} are "
+            "allowed"
         )
 
 
-#: What is not ASCII may stand in names and comments, in whatever encoding: every character that
-#: means something to whoever reads a descriptor is ASCII.
+#: Names and comments may have other characters than ASCII, in any encoding: every character that
+#: has a meaning in a descriptor is ASCII.
 _EXTENT = re.compile(rb'(rw|rdonly|noaccess) \d+ sparse "[^"/\\]*"(?: \d+)?')
 _FIELD = re.compile(rb"([a-z0-9_.]+)[ \t]*=[ \t]*(.*)")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 def _check_descriptor(descriptor: bytes) -> None:
-    """What says where the data are: in this file, and nowhere else."""
+    """The descriptor says where the data is: it must be in this file, and nowhere else."""
     text, end, _ = descriptor.partition(b"\0")
     if not end:
         raise _refused("has a descriptor without an end")
-    lowered = text.lower()  # of bytes: ASCII alone
-    # Programs search the text for these words, comments included.
+    lowered = text.lower()  # bytes: lowers ASCII only
+    # Programs search the whole text for these words, including comments.
     if b"parentfilenamehint" in lowered:
-        raise _refused("names a parent")
+        raise _refused("has a parent")
     if lowered.count(b"createtype") != 1:
         raise _refused("has a descriptor with no createType, or several")
     extents = [line for line in map(bytes.strip, lowered.split(b"\n")) if _is_extent(line)]
@@ -95,19 +95,19 @@ def _check_descriptor(descriptor: bytes) -> None:
 
 
 def _is_extent(line: bytes) -> bool:
-    """:raises FormatError: the line says something dangerous, or nothing that is known."""
+    """:raises FormatError: the line is unsafe, or unknown."""
     if not line or line.startswith((b"#", b"ddb.")):
         return False
     if line.startswith((b"rw ", b"rdonly ", b"noaccess ")):
         if not _EXTENT.fullmatch(line):
-            raise _refused(f"keeps its data elsewhere: {_shown(line)}")
+            raise _refused(f"has its data in another file: {_shown(line)}")
         return True
     field = _FIELD.fullmatch(line)
     if field is None:
         raise _refused(f"has an unknown line in its descriptor: {_shown(line)}")
     name, value = field[1], field[2].strip(b'" \t')
     if name == b"createtype" and value not in _ONE_FILE:
-        raise _refused(f"is of the kind {_shown(value[:40])}, which is not one file")
+        raise _refused(f"has the type {_shown(value[:40])}, which is not a single file")
     if name == b"parentcid" and value != b"ffffffff":
         raise _refused("has a parent")
     return False
@@ -118,17 +118,17 @@ def _shown(text: bytes) -> str:
 
 
 def only_ascii(descriptor: bytes) -> bytes:
-    """The same for readers that give up at the first letter that is not ASCII."""
+    """The same for readers that fail at the first character that is not ASCII."""
     return _NOT_ASCII.sub(b"?", descriptor)
 
 
 def _check_footer(header: _Header, tail: bytes, size: int) -> None:
     sectors = tail[_FOOTER_AT:]
     if size % SECTOR or size < -_FOOTER_AT + SECTOR or not sectors[SECTOR:].startswith(b"KDMV"):
-        raise _refused("has no footer, and its header says that it has one")
+        raise _refused("has no footer, although its header says that it has one")
     footer = _Header.of(sectors[SECTOR : 2 * SECTOR])
     if footer.directory_at == _IN_THE_FOOTER:
-        raise _refused("has a footer that points to another footer")
+        raise _refused("has a footer that refers to another footer")
     if {**vars(header), "directory_at": 0} != {**vars(footer), "directory_at": 0}:
         raise _refused("has a footer that contradicts its header")
     for start, kind in ((0, _MARKS_FOOTER), (2 * SECTOR, _MARKS_END)):
@@ -140,6 +140,6 @@ def _check_footer(header: _Header, tail: bytes, size: int) -> None:
 def _refused(why: str) -> FormatError:
     return FormatError(
         f"the vmdk {why}",
-        hint="make one that is complete in itself: qemu-img convert -O vmdk",
+        hint="convert it to a standalone vmdk: qemu-img convert -O vmdk",
         found="vmdk",
     )

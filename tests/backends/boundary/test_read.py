@@ -155,7 +155,7 @@ class TestRead:
         source = opened(Stubborn(), grace=0.05)
         flow = source.read()
         source.close()
-        assert_that(caplog.text, Contains("does not end after close"))
+        assert_that(caplog.text, Contains("still running after the source was closed"))
         assert_that(flow, MatchesStructure.byEquality(daemon=True))
         gate.set()
         flow.join(5)

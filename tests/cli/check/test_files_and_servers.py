@@ -101,7 +101,7 @@ def test_a_server_that_drops_everything_holds_up_nobody(imagebroker: Inside) -> 
         )  # the kernel alone would wait two minutes
         for each in waiting:
             each.close()
-    assert_that(found.at("[backend:http] endpoint")[1], Contains("did not answer in time"))
+    assert_that(found.at("[backend:http] endpoint")[1], Contains("timed out"))
 
 
 def test_paths_that_are_not_there_or_no_directories_are_found(
@@ -170,7 +170,7 @@ def test_a_server_whose_name_does_not_exist_is_a_failure(imagebroker: Inside) ->
         "[imagebroker]\nenabled_schemes = https\n"
         "[backend:http]\nendpoint = https://no-such-host.invalid/\n",
     )
-    assert_that(found.at("[backend:http] endpoint")[1], Contains("cannot be resolved"))
+    assert_that(found.at("[backend:http] endpoint")[1], Contains("cannot resolve the host name"))
 
 
 def test_a_secret_in_a_file_that_everybody_may_read_is_a_warning_whose_remedy_helps(

@@ -268,7 +268,7 @@ def test_a_store_is_made_for_its_user_only(store: Store) -> None:
 def test_a_store_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file" / "store")
-    with pytest.raises(BackendError, match="cannot be made") as caught:
+    with pytest.raises(BackendError, match="cannot create") as caught:
         store.create()
     assert_that(caught.value.hint, Contains("store_dir"))
     with pytest.raises(BackendError):

@@ -154,7 +154,7 @@ def test_an_image_that_is_deleted_while_its_data_arrives_stays_deleted(store: St
         store.delete(ID)
         yield DATA
 
-    with pytest.raises(UploadFailed, match="deleted while its data arrived"):
+    with pytest.raises(UploadFailed, match="deleted during its upload"):
         store.create(id=ID, data=slow())
     with pytest.raises(Gone):
         store.get(ID)

@@ -63,7 +63,7 @@ def test_a_newer_store_is_a_config_error(store: Store, image: Image) -> None:
         with pytest.raises(ConfigError, match="version 99") as caught:
             call(Store(store.directory))
         assert_that(str(caught.value), Contains(str(store.directory)))
-        assert_that(caught.value.hint, Contains("update imagebroker"))
+        assert_that(caught.value.hint, Contains("upgrade imagebroker"))
 
 
 def test_a_database_of_somebody_else_is_a_config_error(store: Store) -> None:

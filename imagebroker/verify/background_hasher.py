@@ -1,4 +1,4 @@
-"""Work on chunks in a thread behind the writes."""
+"""Hashes chunks in a background thread, while the next ones are received and written."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from imagebroker.backends.backend import Buffer
 from imagebroker.system.exhaustion import started
 from imagebroker.system.forks import Condition, Thread
 
-#: Bytes that the thread may be behind.
+#: Maximum number of bytes that wait for the thread.
 _BACKLOG = 8 * 1024 * 1024
 #: Below this many bytes a thread costs more than it saves.
 _INLINE = 1024 * 1024
 
 
-class Behind:
-    """Gives chunks to `consume`, in order, while whoever feeds them goes on.
+class BackgroundHasher:
+    """Passes chunks to `consume`, in order, in a thread of its own.
 
-    Hashing lets other threads run while it works, so it costs no time of its own as long as it is
-    faster than the source. Fed chunks must not be modified afterwards. What `consume` raises,
-    `feed` and `wait` raise.
+    hashlib releases the GIL, so hashing takes no extra time as long as it is faster than the
+    source. Chunks must not be modified after they were fed. An exception of `consume` is raised by
+    the next `feed` or `wait`.
     """
 
     def __init__(self, consume: Callable[[Buffer], Any]) -> None:
@@ -68,7 +68,7 @@ class Behind:
                 self._take(chunk)
 
     def _take(self, chunk: Buffer) -> None:
-        """After a failure the rest is only counted: whoever feeds must not wait for ever."""
+        """After a failure, chunks are only counted, so that `feed` and `wait` return."""
         try:
             if self._failed is None:
                 self._consume(chunk)
@@ -79,14 +79,14 @@ class Behind:
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Until `consume` has had all that was fed so far."""
+        """Wait until `consume` has processed everything that was fed."""
         with self._changed:
             while self._waiting:
                 self._changed.wait()
             self._raise_what_failed()
 
     def close(self) -> None:
-        """End the thread; what is still waiting is dropped."""
+        """End the thread; chunks that still wait are dropped."""
         with self._changed:
             self._stopping = True
             self._waiting -= sum(map(len, self._backlog))

@@ -1,6 +1,6 @@
-"""Images behind scp: URIs, read and stored over SFTP. Needs the extra `scp` (paramiko).
+"""Images at scp: URIs, read and stored over SFTP. Needs the extra `scp` (paramiko).
 
-No child process, no shell (but see `legacy_scp`), and nothing from ssh_config.
+It starts no child process and no shell (but see `legacy_scp`), and does not read ssh_config.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ __all__ = ["ScpBackend"]
 OPTIONS = (
     cfg.StrOpt(
         "known_hosts", default="/etc/imagebroker/known_hosts",
-        help="File with the keys of the hosts that may be connected to, in the format of OpenSSH. "
-        "Without it every host is unknown, and refused."),
+        help="File with the host keys of the allowed servers, in OpenSSH's format. If it does not "
+        "exist, every host is unknown, and refused."),
     cfg.StrOpt(
         "identity_file",
-        help="Private key to log in with (Ed25519, ECDSA or RSA), readable by this service alone. "
-        "It is offered only to hosts that known_hosts names, and to no other than those of "
-        "endpoint where that is set."),
+        help="Private key to log in with (Ed25519, ECDSA or RSA), readable only by this service. "
+        "It is offered only to hosts in known_hosts and, if endpoint is set, only to the hosts "
+        "in endpoint."),
     cfg.StrOpt(
         "identity_passphrase", secret=True, help="Passphrase of identity_file, if it has one."),
     cfg.StrOpt(
         "username",
-        help="User to log in as. A ref that names another is refused. Without it the user comes "
+        help="User to log in as. A ref with another user is refused. If not set, the user is taken "
         "from endpoint or from the ref."),
     cfg.BoolOpt(
         "require_strict_kex", default=True,
-        help="Refuse servers without strict key exchange, the remedy against Terrapin "
+        help="Refuse servers without strict key exchange, the protection against Terrapin "
         "(CVE-2023-48795). OpenSSH has it since 9.6, and in updates of older versions."),
     cfg.BoolOpt(
         "legacy_scp", default=False,
-        help="Read files of servers without SFTP with the old scp protocol. It runs `scp -f PATH` "
-        "in the login shell there; paths with other characters than letters, digits, / . _ + - "
-        "are refused. Not with endpoint."),
+        help="Use the old scp protocol for servers without SFTP. It runs `scp -f PATH` in the "
+        "login shell of the server; paths with characters other than letters, digits and "
+        "/ . _ + - are refused. Cannot be combined with endpoint."),
 )  # fmt: skip
 
 
 class ScpBackend(ImageBackend):
-    """Serves the refs of scp. Lists, stores and deletes in the directory that `endpoint` names."""
+    """Reads scp: refs. Lists, stores and deletes files in the directory of `endpoint`."""
 
     api_version = 1
     name = "scp"
@@ -95,19 +95,19 @@ class ScpBackend(ImageBackend):
         return RemoteFile(session, ref, endpoint)
 
     def get_all(self, context: object, query: ImageQuery) -> Iterator[Image]:
-        """The regular files directly in the directory that `endpoint` names."""
+        """The regular files directly in the directory of `endpoint`."""
         from imagebroker_scp.directory import Directory
 
         return Directory(self._sessions, "list images").listed(query, self.host)
 
     def create(self, context: object, image: Image, data: ImageData | None) -> Image:
-        """Store a file called `image.name` beneath `endpoint`. SFTP keeps no other field."""
+        """Store a file named `image.name` beneath `endpoint`. SFTP stores no other field."""
         from imagebroker_scp.directory import Directory
 
         return Directory(self._sessions, "create images").store(image, data)
 
     def delete(self, context: object, ref: ImageRef) -> None:
-        """Remove a file beneath `endpoint`; who reads it already may finish."""
+        """Remove a file beneath `endpoint`; reads that are already running can finish."""
         from imagebroker_scp.directory import Directory
 
         Directory(self._sessions, "delete images").remove(ref)

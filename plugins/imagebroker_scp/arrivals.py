@@ -1,5 +1,5 @@
-"""What has arrived from a server: received in large pieces, decrypted packet by packet, and handed
-to the thread that waits for it, each byte moved as seldom as Python allows.
+"""Received data: read from the socket in large pieces, decrypted packet by packet, and passed on
+to the thread that waits for it, with as few copies as possible in Python.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 
-#: Of the packet's length, and of the tag behind it (RFC 5647, sections 7.2 and 7.3).
+#: Sizes of a packet's length field, and of the tag after it (RFC 5647, sections 7.2 and 7.3).
 _LENGTH, _TAG = 4, 16
 
 
 class Arrivals:
-    """Bytes received and not yet taken, in a buffer of a fixed size."""
+    """Received bytes that were not taken yet, in a buffer of fixed size."""
 
     def __init__(self, size: int) -> None:
         self._all = memoryview(bytearray(size))
@@ -26,7 +26,7 @@ class Arrivals:
         return self._end - self._begin
 
     def receive(self, sock: socket.socket, most: int) -> int:
-        """Take in what has arrived, at most `most` bytes; the number, 0 at the end."""
+        """Receive at most `most` bytes; returns their number, 0 at the end."""
         if self._begin == self._end:
             self._begin = self._end = 0
         elif self._end + most > len(self._all):
@@ -42,13 +42,13 @@ class Arrivals:
         return self._all[self._begin : min(self._begin + count, self._end)]
 
     def take(self, count: int) -> memoryview:
-        """`peek`, and go on behind them."""
+        """As `peek`, and remove them."""
         taken = self.peek(count)
         self._begin += len(taken)
         return taken
 
     def take_line(self) -> bytes | None:
-        """A line without its end, if a whole one is there."""
+        """A line without its line feed, if a complete one has arrived."""
         line, end, _ = bytes(self.peek(len(self))).partition(b"\n")
         if not end:
             return None
@@ -57,21 +57,21 @@ class Arrivals:
 
 
 class Seals:
-    """Opens packets that AES-GCM has sealed, under one key."""
+    """Decrypts packets of AES-GCM, with one key."""
 
     def __init__(self, engine: Any, nonce: bytes) -> None:
         self._engine = engine
         self._fixed = nonce[:4]
         self._counter = int.from_bytes(nonce[4:], "big")
-        #: How much this key has opened.
+        #: The packets and bytes decrypted with this key.
         self.packets = self.bytes = 0
-        #: The length of the packet that is under way.
+        #: The length of the packet that is being received.
         self.announced = 0
 
     def open_next(self, arrivals: Arrivals) -> memoryview | None:
-        """The payload of the next packet; None if the whole of it is not there yet.
+        """The payload of the next packet; None if it has not arrived completely.
 
-        :raises cryptography.exceptions.InvalidTag: somebody has changed it.
+        :raises cryptography.exceptions.InvalidTag: it was modified.
         """
         length = arrivals.peek(_LENGTH)
         if len(length) < _LENGTH:
@@ -88,7 +88,7 @@ class Seals:
         # RFC 4253, section 6: the length of the padding, the payload, the padding.
         payload = memoryview(content)[1 : size - content[0]]
         if not payload:
-            raise ValueError("a packet without content")
+            raise ValueError("an empty packet")
         return payload
 
 
@@ -102,7 +102,7 @@ class Inbox(BufferedPipe):  # type: ignore[type-arg]
         self._ended = False
 
     def put(self, pieces: list[memoryview]) -> None:
-        """Add data; `pieces` remains the caller's."""
+        """Add data; `pieces` is copied."""
         with self._changed:
             self._pieces += pieces
             self._changed.notify()
@@ -113,9 +113,9 @@ class Inbox(BufferedPipe):  # type: ignore[type-arg]
             self._changed.notify()
 
     def read(self, nbytes: int, timeout: float | None = None) -> bytes:
-        """All that is there; empty at the end.
+        """Everything that has arrived; empty at the end.
 
-        :raises PipeTimeout: nothing comes.
+        :raises PipeTimeout: nothing arrived.
         """
         ends = None if timeout is None else monotonic() + timeout
         with self._changed:

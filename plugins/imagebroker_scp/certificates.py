@@ -1,4 +1,4 @@
-"""OpenSSH's user certificates: whose they are, and whether they count now."""
+"""OpenSSH's user certificates: parsed, and checked for validity."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from paramiko.pkey import PublicBlob
 
-#: How the names of their types end.
+#: The suffix of their type names.
 CERTIFICATE = "-cert-v01@openssh.com"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One that was read."""
+    """One certificate."""
 
-    #: As paramiko shows it to a server.
+    #: As paramiko sends it to a server.
     shown: PublicBlob
-    #: The public key that it is about.
+    #: The public key in it.
     public: bytes
-    #: Why it does not count now, which a server would not say. Completes a sentence.
+    #: Why it is not valid now, which a server would not say; the predicate of a sentence.
     problem: str | None
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """:raises ValueError: it is no certificate, or damaged."""
+        """:raises ValueError: it is not a certificate, or damaged."""
         try:
             found = load_ssh_public_identity(line.strip())
             if not isinstance(found, SSHCertificate):
@@ -41,8 +41,8 @@ class Certificate:
             public = found.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
             shown = PublicBlob.from_string(line.decode())
         except Exception as error:
-            # Libraries meet damage with all sorts of errors.
-            raise ValueError("no certificate of OpenSSH") from error
+            # The libraries raise all kinds of errors for damaged data.
+            raise ValueError("not an OpenSSH certificate") from error
         return cls(shown, base64.b64decode(public.split()[1]), _problem(found))
 
     @classmethod
@@ -54,7 +54,7 @@ class Certificate:
 def _problem(found: SSHCertificate) -> str | None:
     now = datetime.now(UTC).timestamp()
     if found.type != SSHCertificateType.USER:
-        return "is the certificate of a host"
+        return "is a host certificate"
     if now >= found.valid_before:
         when = datetime.fromtimestamp(found.valid_before, UTC)
         return f"is a certificate that expired at {when:%Y-%m-%d %H:%M} UTC"

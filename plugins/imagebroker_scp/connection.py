@@ -1,4 +1,4 @@
-"""One SSH connection that carries one channel: its server known, its every wait bounded."""
+"""An SSH connection with one channel: its server is verified, and every wait has a timeout."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from imagebroker_scp.packets import (
     Transport,
 )
 
-#: Seconds that the other side of a limit gets, so that one of two limits is always the first.
+#: Seconds added to paramiko's timeouts, so that ours always come first.
 _GRACE = 0.25
-#: More than the channel can hold: takes all that has arrived, in one copy.
+#: More than a channel can hold: receives everything that has arrived, in one copy.
 _EVERYTHING = 1 << 30
-#: Bytes that are sent within one limit on time, so that a slow peer is not taken for a dead one.
+#: Bytes sent within one timeout, so that a slow server does not look dead.
 _PIECE = 32 * 1024
 #: RFC 4253, section 11.1: no more authentication methods available.
 _NO_MORE_METHODS = 14
-#: What OpenSSH and Go's servers say with another code.
+#: The text of OpenSSH and of Go's servers, which use another code.
 _TOO_MANY = "too many authentication failures"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Whom to connect to, and as whom."""
+    """The server to connect to, and the user to log in as."""
 
     host: str
     port: int
@@ -58,13 +58,13 @@ class Peer:
 
 
 class NoSftp(TransferError):
-    """The server lets us in, and refuses the sftp subsystem."""
+    """The server has no sftp subsystem."""
 
     retryable = False
 
 
 class Connection:
-    """A channel to a server whose key is known. `send` and `receive` make it a `Stream`."""
+    """A channel to a server with a known key. A `Stream`, with `send` and `receive`."""
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class Connection:
         keys: KeyLifetime,
         command: bytes | None = None,
     ) -> None:
-        """Connect, check who is there, log in, and start the sftp subsystem or run `command`.
+        """Connect, verify the server's key, log in, and start the sftp subsystem or run `command`.
 
-        :raises PolicyViolation: the server's key is not one of `known`; nothing was said about us.
+        :raises PolicyViolation: the server's key is not in `known`; no user name or key was sent.
         :raises NotAuthorized: the server refuses our keys.
         :raises NoSftp: it has no sftp subsystem.
-        :raises TransferError: it cannot be reached, or does not speak acceptable SSH.
+        :raises TransferError: it cannot be reached, or its SSH is not acceptable.
         """
         self._peer, self._offer = peer, offer
         self._tried = 0
@@ -111,7 +111,8 @@ class Connection:
         self._check_host_key(key, known)
         if strict_kex and not self._transport.agreed_on_strict_kex:
             raise TransferError(
-                f"{self._peer} does not offer strict key exchange, which protects against Terrapin",
+                f"{self._peer} does not support strict key exchange, which protects against "
+                "Terrapin",
                 hint="update the server (OpenSSH 9.6 or later), or set require_strict_kex = false",
                 retryable=False,
             )
@@ -120,15 +121,15 @@ class Connection:
         shown = key.asbytes()
         if shown in known.revoked:
             raise PolicyViolation(
-                f"{self._peer} shows the key {_fingerprint(key)}, which is revoked in known_hosts",
-                hint="do not connect until its administrator has explained it",
+                f"the host key {_fingerprint(key)} of {self._peer} is revoked in known_hosts",
+                hint="do not connect: ask the server's admin for its new key",
             )
         if not known.includes(shown):
             raise PolicyViolation(
-                f"{self._peer} shows the key {key.get_name()} {_fingerprint(key)}, which is not "
-                "the one in known_hosts",
-                hint="somebody may be listening: ask the server's administrator whether its key "
-                "was changed, and only then replace its lines in known_hosts",
+                f"the host key of {self._peer} is not the one in known_hosts: {key.get_name()} "
+                f"{_fingerprint(key)}",
+                hint="someone may be intercepting the connection: ask the server's admin whether "
+                "its key was changed, and only then replace its lines in known_hosts",
             )
 
     def _log_in(self) -> None:
@@ -139,10 +140,12 @@ class Connection:
                     further = self._transport.auth_publickey(self._peer.user, identity.key)
                 except paramiko.AuthenticationException:
                     if self._transport.is_active():
-                        continue  # refused; the next may be welcome
+                        continue  # refused: try the next key
                     raise
             if further:
-                raise self._refusal(f"wants {printable(', '.join(further), 64)} beside the key")
+                raise self._refusal(
+                    f"requires {printable(', '.join(further), 64)} in addition to the key"
+                )
             return
         several = self._tried > 1
         raise self._refusal(f"refuses all {self._tried} keys" if several else "refuses the key")
@@ -160,16 +163,16 @@ class Connection:
         tried = offer.identities[: self._tried]
         if self._tried < len(offer.identities) and offer.in_agent:
             return (
-                "remove the keys from the ssh agent that are not for this server: ssh-add -D, "
-                "then ssh-add the right one"
+                "remove other keys from the ssh agent, and add the right one: "
+                "ssh-add -D && ssh-add KEY"
             )
         if any(each.fails_to_sign for each in tried):
-            return "the ssh agent does not sign: unlock it with ssh-add -X, or confirm its question"
+            return "unlock the ssh agent with ssh-add -X, or confirm its prompt: it does not sign"
         if offer.passed_over:
             return offer.passed_over[0].remedy
         return (
             f"add the public key of {tried[0].name if tried else 'identity_file'} to "
-            f"~/.ssh/authorized_keys of {user} there, or check the user name"
+            f"~/.ssh/authorized_keys of {user} on the server, or check the user name"
         )
 
     def _too_many(self, text: str) -> NotAuthorized:
@@ -186,7 +189,7 @@ class Connection:
                 CHANNEL_WINDOW, CHANNEL_PACKET, timeout=self._patience + _GRACE
             )
             channel.settimeout(self._patience + _GRACE)
-        # paramiko opens the window again after a tenth of it: three packets for each MiB.
+        # paramiko adjusts the window after a tenth of it: that would be three packets per MiB.
         channel.in_window_threshold = CHANNEL_WINDOW // 4
         inbox = channel.in_buffer = Inbox()
         self._packets.deliver(channel.chanid, inbox)
@@ -197,13 +200,14 @@ class Connection:
             with self._stage("starting the sftp subsystem"):
                 self._ask(lambda: self._channel.invoke_subsystem("sftp"), NoSftp(
                     f"{self._peer} has no sftp subsystem",
-                    hint='enable it in the server\'s sshd_config: "Subsystem sftp internal-sftp"',
+                    hint="enable it in the server's sshd_config: Subsystem sftp internal-sftp",
                 ))  # fmt: skip
         else:
             with self._stage("starting scp"):
                 self._ask(lambda: self._channel.exec_command(command), TransferError(
-                    f"{self._peer} has neither SFTP nor lets a command run",
-                    hint="enable SFTP in the server's sshd_config", retryable=False,
+                    f"{self._peer} has no SFTP, and does not run commands",
+                    hint="enable SFTP in the server's sshd_config: Subsystem sftp internal-sftp",
+                    retryable=False,
                 ))  # fmt: skip
 
     def _ask(self, request: Callable[[], None], refusal: TransferError) -> None:
@@ -217,7 +221,7 @@ class Connection:
     def send(self, data: bytes) -> None:
         """Send all of `data`.
 
-        :raises TransferTimeout: the server takes nothing.
+        :raises TransferTimeout: the server accepts nothing.
         """
         for start in range(0, len(data), _PIECE):
             piece = data[start : start + _PIECE]
@@ -229,9 +233,9 @@ class Connection:
                 piece = piece[sent:]
 
     def receive(self) -> bytes:
-        """All that has arrived, or arrives next; empty if the server has ended the session.
+        """Everything that has arrived, or arrives next; empty if the server ended the session.
 
-        :raises TransferTimeout: nothing arrives.
+        :raises TransferTimeout: nothing arrived.
         """
         with self._stage("waiting for data"):
             data = self._channel.recv(_EVERYTHING)
@@ -242,7 +246,7 @@ class Connection:
         return data
 
     def exit_status(self) -> int | None:
-        """With which status the command ended; None if a signal ended it, or nobody knows."""
+        """The exit status of the command; None if a signal ended it, or it is unknown."""
         with self._stage("waiting for the end"):
             status = self._channel.recv_exit_status()
             if self._packets.failure is not None:
@@ -251,18 +255,18 @@ class Connection:
 
     @property
     def complaint(self) -> str:
-        """The beginning of what the server wrote to the standard error; usually nothing."""
+        """The beginning of what the server wrote to standard error; usually empty."""
         return printable(self._packets.complaint.decode("utf-8", "replace").strip(), 256)
 
     def close(self) -> None:
-        """End the connection and paramiko's thread; from any thread, and any number of times."""
+        """End the connection and paramiko's thread; from any thread, any number of times."""
         with self._closing:
-            # Its thread finds the end of the stream and cleans up; closing the descriptor under it
-            # could let it read from whoever gets the number next.
+            # A shutdown: if the descriptor was closed, paramiko's thread could read from another
+            # socket that gets its number.
             try:
                 self._sock.shutdown(2)
             except OSError:
-                pass  # gone already
+                pass  # already disconnected
             if self._transport.is_alive() and self._transport is not threading.current_thread():
                 self._transport.join(2)
             self._transport.close()
@@ -270,31 +274,31 @@ class Connection:
 
     @contextmanager
     def _stage(self, what: str) -> Iterator[None]:
-        """Bound a part of the conversation in time, and say what went wrong in it."""
+        """Limit the time of a part of the session, and translate its errors."""
         self._packets.deadline = monotonic() + self._patience
         try:
             yield
         except (ImageBrokerError, MemoryError):
             raise
-        # paramiko lets through whatever a peer's nonsense provokes: ValueError, IndexError,
-        # struct.error, UnicodeDecodeError, errors of cryptography.
+        # paramiko passes on whatever invalid data causes: ValueError, IndexError, struct.error,
+        # UnicodeDecodeError, errors of cryptography.
         except Exception as error:
             raise self._translated(what, error) from error
         finally:
             self._packets.deadline = None
 
     def _translated(self, what: str, error: Exception) -> ImageBrokerError:
-        # Where sending fails, the reason is in what paramiko's thread has read.
+        # If sending fails, the reason is in what paramiko's thread has read.
         cause = self._packets.failure or self._transport.get_exception() or error
         if isinstance(cause, (Stalled, TimeoutError)):
             return TransferTimeout(
                 f"{self._peer}: no progress for {self._patience:g} s while {what}",
-                hint="check the server and the network between; stall_timeout sets the limit",
+                hint="check the server and the network, or raise stall_timeout",
             )
         if isinstance(cause, Babbled):
             return TransferError(
-                f"{self._peer} complains at length while {what}: {self.complaint}",
-                hint="see what its shell prints at login",
+                f"{self._peer} wrote too much to standard error while {what}: {self.complaint}",
+                hint="check what its shell prints at login",
             )
         if isinstance(cause, Prompted):
             return self._refusal("asks for a password instead of the key")
@@ -303,21 +307,21 @@ class Connection:
             if code == _NO_MORE_METHODS or text.lower().startswith(_TOO_MANY):
                 return self._too_many(text)
             return TransferError(
-                f"{self._peer} disconnected while {what}: {text}", hint="see the server's log"
+                f"{self._peer} disconnected while {what}: {text}", hint="check the server's log"
             )
         if isinstance(cause, (paramiko.ssh_exception.IncompatiblePeer, ProtocolViolation)):
             return TransferError(
-                f"{self._peer} does not speak acceptable SSH: {printable(str(cause), 256)}",
-                hint="weak algorithms are refused; update the server, or enable current ciphers, "
-                "MACs, key exchanges and host keys there", retryable=False,
+                f"{self._peer}: its SSH is not acceptable: {printable(str(cause), 256)}",
+                hint="update the server, or enable current ciphers, MACs, key exchanges and host "
+                "keys on it: weak ones are refused", retryable=False,
             )  # fmt: skip
         if isinstance(cause, EOFError):
             return TransferError(
-                f"{self._peer} closed the connection while {what}", hint="see the server's log"
+                f"{self._peer} closed the connection while {what}", hint="check the server's log"
             )
         text = printable(f"{type(cause).__name__}: {cause}", 256)
         return TransferError(
-            f"{self._peer}: an error while {what}: {text}", hint="see the server's log"
+            f"{self._peer}: an error while {what}: {text}", hint="check the server's log"
         )
 
 

@@ -1,4 +1,4 @@
-"""The keys that are offered to a server: the configured one, or a person's own."""
+"""The keys that are offered to a server: the configured one, or the user's own."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from imagebroker_scp.key_files import (
     public_key,
 )
 
-#: Files that a person's keys are in, best first.
+#: The files of a user's keys, best first.
 _PERSONAL = ("id_ed25519", "id_ecdsa", "id_rsa")
-#: Others that ssh looks for. They cannot be used here, and loading them says why.
+#: Other files that ssh tries. They cannot be used here, and loading them says why.
 _OTHERS = ("id_ed25519_sk", "id_ecdsa_sk", "id_dsa")
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A key that was there and could not be offered."""
+    """A key that exists but could not be offered."""
 
-    #: The file, or what the agent calls it.
+    #: The file, or the key's name in the agent.
     what: str
-    #: Completes a sentence that begins with it.
+    #: The predicate of a sentence about it.
     reason: str
-    #: One command, or what to do.
+    #: A command, or what to do.
     remedy: str
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class Identity:
-    """One key or certificate that is shown to a server, and what messages call it."""
+    """A key or certificate that is offered to a server, and its name in messages."""
 
     key: paramiko.PKey
     name: str
@@ -62,11 +62,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Offer:
-    """What may be shown to a server, best first."""
+    """The keys to offer to a server, best first."""
 
     identities: tuple[Identity, ...]
     passed_over: tuple[PassedOver, ...] = ()
-    #: How many keys the agent holds.
+    #: The number of keys in the agent.
     in_agent: int = 0
 
 
@@ -74,11 +74,11 @@ class Offer:
 def configured_key(file: Path, passphrase: str | None) -> Iterator[Offer]:
     """The key in `file` with the certificate beside it, and no other.
 
-    :raises ConfigError: the file is missing, no key, or readable for others.
-    :raises NotAuthorized: it needs a passphrase, or another one.
+    :raises ConfigError: the file is missing, not a key, or readable by other users.
+    :raises NotAuthorized: it needs a passphrase, or a different one.
     """
     try:
-        key = load(file, passphrase, "set identity_passphrase, or use a key without one")
+        key = load(file, passphrase, "set identity_passphrase, or use a key without a passphrase")
     except Unusable as unusable:
         kind = NotAuthorized if unusable.locked else ConfigError
         raise kind(f"identity_file {file} {unusable}", hint=unusable.remedy) from unusable
@@ -94,13 +94,13 @@ def configured_key(file: Path, passphrase: str | None) -> Iterator[Offer]:
 
 @contextmanager
 def personal_keys() -> Iterator[Offer]:
-    """The keys of a person who runs the command: in the ssh agent and in ~/.ssh.
+    """The keys of the user who runs the command: in the ssh agent and in ~/.ssh.
 
-    Those in the agent that ~/.ssh has the public half of come first, then the files, then what
-    else the agent holds: a server hangs up after some refusals (`MaxAuthTries` of sshd), and an
-    agent may hold more keys than that.
+    First keys of the agent whose public key is in ~/.ssh, then the files, then the other keys of
+    the agent: a server disconnects after some refused keys (`MaxAuthTries` of sshd), and an agent
+    may have more keys than that.
 
-    :raises NotAuthorized: there is none that can be used.
+    :raises NotAuthorized: no key can be used.
     """
     agent = paramiko.Agent()
     try:
@@ -108,10 +108,10 @@ def personal_keys() -> Iterator[Offer]:
         if not offer.identities:
             passed_over = "".join(f"; {each}" for each in offer.passed_over)
             raise NotAuthorized(
-                f"there is no ssh key to log in with{passed_over}",
+                f"no ssh key to log in with{passed_over}",
                 hint=offer.passed_over[0].remedy
                 if offer.passed_over
-                else "load one into the ssh agent with ssh-add, or make one with ssh-keygen",
+                else "add one to the ssh agent with ssh-add, or create one with ssh-keygen",
             )
         yield offer
     finally:
@@ -126,7 +126,7 @@ def _personal(held: list[HeldKey]) -> Offer:
         offered: list[Identity] = []
     elif is_closed(folder):
         offered = []
-        reason, remedy = "may not be looked into by this user", _remedy_for_folder(folder)
+        reason, remedy = "cannot be read by this user", _remedy_for_folder(folder)
         passed_over.append(PassedOver(str(folder), reason, remedy))
     else:
         offered = _of_folder(folder, in_agent, passed_over)
@@ -138,7 +138,7 @@ def _personal(held: list[HeldKey]) -> Offer:
 def _counts(key: HeldKey, passed_over: list[PassedOver]) -> bool:
     if key.certificate is not None and key.certificate.problem is not None:
         name = _held(key).name
-        passed_over.append(PassedOver(name, key.certificate.problem, "ssh-add -D, then ssh-add"))
+        passed_over.append(PassedOver(name, key.certificate.problem, "ssh-add -D && ssh-add"))
         return False
     return True
 
@@ -146,7 +146,7 @@ def _counts(key: HeldKey, passed_over: list[PassedOver]) -> bool:
 def _of_folder(
     folder: Path, in_agent: list[HeldKey], passed_over: list[PassedOver]
 ) -> list[Identity]:
-    """What the files of a person's folder stand for: keys in the agent, and keys."""
+    """The identities of the files in ~/.ssh: keys of the agent, and keys in files."""
     offered: list[Identity] = []
     publics = {public_key(file) for file in sorted(folder.glob("id_*.pub"))}
     publics |= {public_half(folder / name) for name in _PERSONAL}
@@ -158,8 +158,8 @@ def _of_folder(
             offered += _from_file(folder / name, in_agent, passed_over)
         except Missing:
             if beside(folder / name, ".pub").exists() and not offered:
-                remedy = "restore the private key, or ssh-add it"
-                reason = "is missing, and only its .pub is there"
+                remedy = "restore the private key, or add it to the ssh agent with ssh-add"
+                reason = "is missing: only its .pub exists"
                 passed_over.append(PassedOver(str(folder / name), reason, remedy))
         except Unusable as unusable:
             passed_over.append(PassedOver(str(folder / name), str(unusable), unusable.remedy))
@@ -169,8 +169,8 @@ def _of_folder(
 def _from_file(
     file: Path, in_agent: list[HeldKey], passed_over: list[PassedOver]
 ) -> list[Identity]:
-    """The key in a person's file, its certificate first. Where the agent has the key, only a
-    certificate that lies beside it.
+    """The key in a file of ~/.ssh, its certificate first. If the agent has the key, only the
+    certificate beside it.
 
     :raises Unusable: it cannot be used, and the agent does not have it.
     """
@@ -187,7 +187,7 @@ def _from_file(
 
 
 def _certificate(file: Path, public: bytes, passed_over: list[PassedOver]) -> PublicBlob | None:
-    """The certificate beside a key; one that does not count keeps the key from nothing."""
+    """The certificate beside a key. If it is not valid, the key is still offered."""
     path = beside(file, "-cert.pub")
     try:
         return certificate(path, public)
@@ -202,11 +202,11 @@ def _adding(file: Path) -> str:
 
 
 def _remedy_for_folder(folder: Path) -> str:
-    """It belongs to another, as after `su` or `sudo` that left HOME as it was."""
+    """The remedy for another user's ~/.ssh, as after `su` or `sudo` that kept HOME."""
     try:
         home = pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
-        return "set HOME to a folder of your own"
+        return "set HOME to a directory of your own"
     own = os.path.realpath(home) == os.path.realpath(folder.parent)
     return owning(folder) if own else f"export HOME={shlex.quote(home)}"
 
@@ -215,17 +215,17 @@ def _held(key: HeldKey) -> Identity:
     kind = key.get_name().removesuffix(CERTIFICATE).removeprefix("ssh-")
     what = "certificate" if key.certificate else "key"
     comment = printable(key.comment, 64) or "without a comment"
-    return Identity(key, f"{kind} {what} {comment} of the ssh agent")
+    return Identity(key, f"{kind} {what} {comment} in the ssh agent")
 
 
 def ssh_folder() -> Path | None:
-    """~/.ssh; None for a user without a home."""
+    """~/.ssh; None for a user without a home directory."""
     home = own_home()
     return None if home is None else Path(home, ".ssh")
 
 
 def is_closed(folder: Path) -> bool:
-    """Whether it is another user's, as after a change of the user that left HOME as it was."""
+    """Whether this user cannot read it: another user's, as after a `su` that kept HOME."""
     try:
         os.stat(os.path.join(folder, "."))
     except PermissionError:

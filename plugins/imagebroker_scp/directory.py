@@ -1,4 +1,4 @@
-"""The directory that `endpoint` names: files listed, stored and removed there, and nowhere else."""
+"""The directory of `endpoint`: lists, stores and removes files in it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from imagebroker_scp.source import check_regular, described, resolved_beneath
 
 LOG = logging.getLogger(__name__)
 
-#: End of the names of files that are still being stored.
+#: Suffix of files that are still being uploaded.
 PART = b".imagebroker-part"
-#: Bytes of a name: no path may be longer on any system.
+#: Maximum length of a name: no system allows longer paths.
 _LONGEST_NAME = 4096
 
 
 class Directory:
-    """The directories of all endpoints for lists, that of the first for new files."""
+    """The directories of all endpoints, for lists; new files go to that of the first."""
 
     def __init__(self, sessions: Sessions, purpose: str) -> None:
         """:raises UnsupportedOperation: no endpoint is configured."""
@@ -61,11 +61,11 @@ class Directory:
             )
 
     def listed(self, query: ImageQuery, host: BackendHost) -> Iterator[Image]:
-        """The images that a query asks for; its arguments are checked now, all else later.
+        """The images that match; arguments are checked now, everything else happens later.
 
-        SFTP knows no pages, so that all files are collected here.
+        SFTP has no pages, so all files are collected here.
 
-        :raises InvalidImageRef: an argument that makes no sense.
+        :raises InvalidImageRef: an argument is invalid.
         """
         selection = Selection(query)
         return self._listed(selection, host)
@@ -88,40 +88,45 @@ class Directory:
                 if count >= most:
                     raise TooLarge(
                         f"{endpoint.prefix} has more than {most} entries",
-                        hint="divide them among several directories, or raise list_max_records",
+                        hint="spread them over several directories, or raise list_max_records",
                     )
                 if len(name) > _LONGEST_NAME:
                     begin = printable(name[:40].decode("utf-8", "replace"), 40)
                     LOG.warning(
-                        "%s: a name of %d bytes is left out of the list: %s...",
+                        "%s: skipping a name of %d bytes in the list: %s...",
                         endpoint.prefix, len(name), begin,
                     )  # fmt: skip
                 elif attributes.is_regular and _is_a_name(name) and not name.endswith(PART):
                     yield from reader.read([(_ref(endpoint, name), name, attributes)])
 
     def store(self, image: Image, data: ImageData | None) -> Image:
-        """A new file called `image.name`, complete or not there.
+        """Store a new file named `image.name`, completely or not at all.
 
         :raises InvalidImageRef: no usable name, an id, or no data.
-        :raises Conflict: there is a file of this name.
+        :raises Conflict: a file with this name exists.
         :raises UploadFailed: the data could not be stored.
         """
         if data is None:
-            raise InvalidImageRef("an image of the scp backend is its bytes", hint="pass data")
+            raise InvalidImageRef(
+                "the scp backend cannot create an image without data", hint="pass its data"
+            )
         if image.id is not None:
-            raise InvalidImageRef("images of the scp backend have no ids", hint="pass a name only")
+            raise InvalidImageRef(
+                "images of the scp backend have no ids", hint="pass a name instead of an id"
+            )
         endpoint = self._sessions.endpoints[0]
         return _Upload(self._sessions, endpoint, _checked_name(image.name), data).run()
 
     def remove(self, ref: ImageRef) -> None:
-        """Remove the file of a ref; a link is removed itself, not what it leads to.
+        """Remove the file of a ref; if it is a link, the link itself.
 
-        :raises ImageNotFound, NotAuthorized, PolicyViolation: as the names say.
+        :raises ImageNotFound, NotAuthorized, PolicyViolation: it does not exist; the server
+            refuses; it is not a file beneath an endpoint.
         """
         session, endpoint = self._sessions.for_ref(ref)
         with session, translated(ref):
-            if endpoint is None:  # `__init__` has seen to that
-                raise UnsupportedOperation(f"{ref} is beneath no endpoint")
+            if endpoint is None:  # excluded in `__init__`
+                raise UnsupportedOperation(f"{ref} is not beneath an endpoint")
             parent, _, name = ref.path_bytes.rpartition(b"/")
             if parent + b"/" != endpoint.directory:
                 parent = resolved_beneath(session.sftp, parent, endpoint, ref)
@@ -132,7 +137,7 @@ class Directory:
 
 @dataclass
 class _Upload:
-    """One file on its way to the server: written under another name, then given its own."""
+    """The upload of one file: written under a temporary name, then renamed."""
 
     sessions: Sessions
     endpoint: Endpoint
@@ -140,7 +145,7 @@ class _Upload:
     data: ImageData
     #: Whether there may be a part file on the server.
     begun = False
-    #: Whether the server was asked to give the file its name.
+    #: Whether the rename was requested.
     committing = False
 
     def __post_init__(self) -> None:
@@ -167,7 +172,7 @@ class _Upload:
             if error.code == NO_SUCH_FILE:
                 return
             raise
-        raise Conflict(f"{self._ref} exists", hint="choose another name, or delete it first")
+        raise Conflict(f"{self._ref} already exists", hint="choose another name, or delete it")
 
     def _written(self, sftp: Sftp) -> Attributes:
         self.begun = True
@@ -181,13 +186,13 @@ class _Upload:
         attributes = sftp.fstat(handle)
         if attributes.size is not None and attributes.size != self.data.sent:
             raise UploadFailed(
-                f"{self._ref}: the server has {attributes.size} of {self.data.sent} bytes",
-                hint="see whether its disk is full, and its log",
+                f"{self._ref}: the server stored {attributes.size} of {self.data.sent} bytes",
+                hint="check whether its disk is full, and its log",
             )
         sftp.close(handle)
         self.committing = True
         try:
-            # Not posix-rename: this one refuses to replace a file that came in the meantime.
+            # Not posix-rename, which would replace a file that was created in the meantime.
             sftp.rename(self._part, self._path)
         except StatusError as error:
             if error.code == FAILURE:
@@ -196,22 +201,22 @@ class _Upload:
         return attributes
 
     def _failure(self, error: BaseException) -> BaseException:
-        """What to raise for an error, when nothing was left on the server."""
+        """The exception to raise for an error, if nothing was left on the server."""
         if self.data.failure is not None:
             return self.data.failure
         reported = isinstance(error, StatusError) and error.code == FAILURE
         lost = isinstance(error, TransferError) and not isinstance(error, UploadFailed)
         if not reported and not lost:
             return error
-        hint = getattr(error, "hint", "") or "see whether the server's disk is full"
+        hint = getattr(error, "hint", "") or "check whether the server's disk is full"
         return UploadFailed(f"{self._ref} could not be stored: {error}", hint=hint)
 
     def _settled(self, session: Session, error: BaseException) -> Attributes | None:
-        """Remove what was sent, over a new connection if need be.
+        """Remove the part file, over a new connection if necessary.
 
-        Where only the server's last answer was lost, the file has its name: then what it is.
+        If only the server's last response was lost, the file is complete: returns its attributes.
 
-        :raises UploadFailed: the part file is still there.
+        :raises UploadFailed: the part file could not be removed.
         """
         if not self.begun:
             return None
@@ -223,9 +228,9 @@ class _Upload:
                     return self._remove_part(fresh.sftp)
         except (ImageBrokerError, StatusError) as second:
             raise UploadFailed(
-                f"{self._ref} could not be stored: {error}; nor could what was sent be removed: "
-                f"{second}",
-                hint="remove that file from the server",
+                f"{self._ref} could not be stored: {error}; and its part file could not be "
+                f"removed: {second}",
+                hint="remove the part file from the server",
                 image_id=_ref(self.endpoint, self._part.rpartition(b"/")[2]),
             ) from error
 
@@ -252,14 +257,14 @@ def _checked_name(name: str | None) -> bytes:
         encoded = b""
     if not _is_a_name(encoded) or encoded.endswith(PART) or len(encoded) > 255:
         raise InvalidImageRef(
-            f"{name!r} cannot be the name of a file",
-            hint="set name to a file name of 1 to 255 bytes without slashes and control characters",
+            f"{name!r} is not a valid file name",
+            hint="set name to a file name of 1 to 255 bytes, without slashes or control characters",
         )
     return encoded
 
 
 def _is_a_name(name: bytes) -> bool:
-    """Whether a ref can name such a file. A hostile server's names are no exception."""
+    """Whether a ref can name such a file: a hostile server may send any name."""
     return name not in (b"", b".", b"..") and not any(byte in b"/\0\r\n" for byte in name)
 
 

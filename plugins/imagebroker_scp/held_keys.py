@@ -1,4 +1,4 @@
-"""A key or certificate that the ssh agent holds."""
+"""A key or certificate in the ssh agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imagebroker_scp.certificates import CERTIFICATE, Certificate
 
 
 class HeldKey(paramiko.AgentKey):
-    """Its refusal to sign is an answer, and not the end of the connection."""
+    """A key in the agent; if the agent does not sign, the next key is tried."""
 
     inner_key: Any
     public_blob: Any
@@ -24,17 +24,17 @@ class HeldKey(paramiko.AgentKey):
                 self.certificate = Certificate.of_blob(self.name, self.blob)
                 self.public_blob = self.certificate.shown
             except ValueError:
-                pass  # of a kind unknown here; the server may know it
+                pass  # of an unknown type; the server may know it
 
     @property
     def public(self) -> bytes:
-        """The public key, also where the agent holds a certificate of it."""
+        """The public key, even if the agent has a certificate for it."""
         return self.certificate.public if self.certificate else self.asbytes()
 
     def sign_ssh_data(self, data: Any, algorithm: str | None = None) -> Any:
-        """An empty signature, which servers refuse, where the agent does not sign: it is locked,
-        was not confirmed, or is gone. Then the next key has its turn."""
-        # paramiko asks for the inner key; an agent may hold the certificate alone.
+        """An empty signature, which servers refuse, if the agent does not sign: it is locked, the
+        user did not confirm, or it is gone. Then the next key is tried."""
+        # paramiko uses the inner key; an agent may have only the certificate.
         for inner in dict.fromkeys((self.inner_key, None)):
             self.inner_key = inner
             try:

@@ -1,4 +1,4 @@
-"""One file with a private key, and the certificate beside it: usable, or why not."""
+"""Reads a file with a private key, and the certificate beside it; says why one cannot be used."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from imagebroker.plugin import own_login
 from imagebroker_scp.certificates import Certificate
 
 _LARGEST = 64 * 1024
-_ANOTHER = "make another key: ssh-keygen -t ed25519"
+_ANOTHER = "create another key: ssh-keygen -t ed25519"
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 
 
 class Unusable(Exception):
-    """A key or certificate that is there and cannot be used. The text completes a sentence that
-    begins with the file."""
+    """A key or certificate that exists but cannot be used. The text is the predicate of a sentence
+    about the file."""
 
     def __init__(self, reason: str, remedy: str, *, locked: bool = False) -> None:
         super().__init__(reason)
-        #: One command, or what to do.
+        #: A command, or what to do.
         self.remedy = remedy
-        #: Whether it only lacks its passphrase.
+        #: Whether only the passphrase is missing.
         self.locked = locked
 
 
 class Missing(Unusable):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 @dataclass(frozen=True)
 class _Envelope:
-    """What a key in OpenSSH's own format says without its passphrase."""
+    """The part of a key in OpenSSH's format that can be read without its passphrase."""
 
     encrypted: bool
     public: bytes
@@ -57,9 +57,9 @@ class _Envelope:
 
 
 def load(file: Path, passphrase: str | None, locked: str) -> paramiko.PKey:
-    """The private key in `file`. `locked` is the remedy where only its passphrase is missing.
+    """The private key in `file`. `locked` is the remedy if only its passphrase is missing.
 
-    :raises Unusable: it is none that this process may use.
+    :raises Unusable: it cannot be used.
     """
     content = _read(file)
     _check_kind(content, file)
@@ -70,7 +70,7 @@ def load(file: Path, passphrase: str | None, locked: str) -> paramiko.PKey:
     except UnsupportedAlgorithm as error:
         raise Unusable(f"cannot be used ({error})", _ANOTHER) from None
     except Exception:
-        # Libraries meet damage with all sorts of errors.
+        # The libraries raise all kinds of errors for damaged data.
         if passphrase is not None and _is_encrypted(content):
             raise Unusable(
                 "cannot be decrypted", "check identity_passphrase", locked=True
@@ -80,13 +80,13 @@ def load(file: Path, passphrase: str | None, locked: str) -> paramiko.PKey:
 
 
 def public_half(file: Path) -> bytes | None:
-    """The public key that belongs to a private one, which needs no passphrase; None if unknown."""
+    """The public key of a private one, read without the passphrase; None if unknown."""
     try:
         envelope = _envelope(_read(file))
         if envelope is not None:
             return envelope.public
     except Unusable:
-        pass  # what lies beside it may say so
+        pass  # the .pub file beside it may have it
     return public_key(beside(file, ".pub"))
 
 
@@ -101,7 +101,7 @@ def public_key(file: Path) -> bytes | None:
 def certificate(file: Path, key: bytes) -> PublicBlob | None:
     """The certificate in `file` for a public key, valid now; None if there is no such file.
 
-    :raises Unusable: it is damaged, of another key, of a host, or not valid now.
+    :raises Unusable: it is damaged, for another key, a host certificate, or not valid now.
     """
     try:
         found = Certificate.parse(_read(file, private=False))
@@ -114,7 +114,7 @@ def certificate(file: Path, key: bytes) -> PublicBlob | None:
     if found.public != key:
         problem = "is a certificate that cannot be used: it is for another key"
     if problem is not None:
-        raise Unusable(problem, f"put a new certificate in place of {file}")
+        raise Unusable(problem, f"get a new certificate, and replace {file}")
     return found.shown
 
 
@@ -124,39 +124,39 @@ def beside(file: Path, ending: str) -> Path:
 
 def _read(file: Path, *, private: bool = True) -> bytes:
     try:
-        # Without blocking, as somebody may have put a FIFO there.
+        # Without blocking, in case it is a FIFO.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise Unusable("is not a file", "name a file that has a private key")
+                raise Unusable("is not a file", "name a file with a private key")
             if private:
                 _check_mode(file, status)
             return os.read(descriptor, _LARGEST)
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
-        raise Missing("does not exist", f"correct the name, or {_ANOTHER}") from error
+        raise Missing("does not exist", f"correct the path, or {_ANOTHER}") from error
     except OSError as error:
         raise Unusable(f"cannot be read: {error.strerror}", owning(file)) from error
 
 
 def owning(path: Path) -> str:
-    """The command that gives a person what should be theirs."""
+    """The command that makes the user the owner."""
     return f"sudo chown -R {shlex.quote(own_login() or str(os.geteuid()))} {shlex.quote(str(path))}"
 
 
 def _check_mode(file: Path, status: os.stat_result) -> None:
-    """A key of ours is for us alone, as ssh itself demands; another owner's may have a group."""
+    """Only its owner can read the user's own key, as ssh requires; another's can have a group."""
     if status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007):
         raise Unusable(
-            f"is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
+            f"can be read by other users (mode {stat.S_IMODE(status.st_mode):04o})",
             f"chmod 600 {shlex.quote(str(file))}",
         )
 
 
 def _check_kind(content: bytes, file: Path) -> None:
-    """:raises Unusable: it says itself what it is, and that is of no use here."""
+    """:raises Unusable: it is a kind of file that cannot be used."""
     name = shlex.quote(str(file))
     envelope = _envelope(content)
     if not content.strip():
@@ -175,13 +175,11 @@ def _check_kind(content: bytes, file: Path) -> None:
     if kind.startswith("sk-"):
         raise Unusable("is a security key, which only ssh itself can use", _ANOTHER)
     if b" PRIVATE KEY-----" not in content:
-        raise Unusable(
-            "is not a private key", f"name a key as ssh-keygen writes them, or {_ANOTHER}"
-        )
+        raise Unusable("is not a private key", f"name a key created by ssh-keygen, or {_ANOTHER}")
 
 
 def _envelope(content: bytes) -> _Envelope | None:
-    """What a file in OpenSSH's format says of itself (PROTOCOL.key); None if it is no such file."""
+    """The unencrypted part of a file in OpenSSH's format (PROTOCOL.key); None for other files."""
     if not content.lstrip().startswith(_OPENSSH):
         return None
     try:
@@ -189,7 +187,7 @@ def _envelope(content: bytes) -> _Envelope | None:
         if not body.startswith(_OPENSSH_MAGIC):
             return None
         cipher, rest = _text(body[len(_OPENSSH_MAGIC) :])
-        _, rest = _text(rest)  # how the passphrase is stretched
+        _, rest = _text(rest)  # the key derivation function
         _, rest = _text(rest)
         return _Envelope(cipher != b"none", _text(rest[4:])[0])
     except (ValueError, IndexError, struct.error):
@@ -217,7 +215,7 @@ def _decrypted(content: bytes, passphrase: str | None) -> object:
 
 
 def _for_paramiko(private: object) -> paramiko.PKey:
-    """A key in any format that ssh reads becomes one of paramiko, which reads OpenSSH's own."""
+    """Convert a key in any format of ssh for paramiko, which reads OpenSSH's own format."""
     kind: type[paramiko.PKey]
     if isinstance(private, Ed25519PrivateKey):
         kind = paramiko.Ed25519Key
@@ -226,7 +224,7 @@ def _for_paramiko(private: object) -> paramiko.PKey:
     elif isinstance(private, RSAPrivateKey):
         kind = paramiko.RSAKey
     else:
-        raise Unusable("is a key of a kind that ssh does not use", _ANOTHER)
+        raise Unusable("is a type of key that ssh does not support", _ANOTHER)
     text = private.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,

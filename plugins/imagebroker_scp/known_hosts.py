@@ -1,14 +1,14 @@
-"""Which keys a host may show: known_hosts files, read as OpenSSH reads them, and never written.
+"""The known keys of hosts: known_hosts files, interpreted as by OpenSSH, and never written.
 
-What each kind of line means here:
+The kinds of lines:
 
 - plain, hashed (`|1|salt|hash`), `[host]:port`, wildcards (`*`, `?`) and negation (`!`): as in
-  OpenSSH. A host on another port than 22 is looked for as `[host]:port`, and only if there is no
-  such line as `host`; a negation of either keeps a line from counting.
-- `@revoked`: a host that shows this key is refused, whatever other lines say.
-- `@cert-authority`: makes no host known, because host certificates are not verified here.
-- A malformed line is skipped with a warning, which at worst leaves a host unknown. A malformed line
-  with a marker is refused: skipping it could bring a revoked key back.
+  OpenSSH. A host on a port other than 22 is looked up as `[host]:port`, and as `host` only if there
+  is no such line; a line that negates either of them does not match.
+- `@revoked`: a host with this key is refused, whatever other lines say.
+- `@cert-authority`: makes no host known, because host certificates are not supported.
+- A malformed line is skipped with a warning; at worst a host is unknown. A malformed line with a
+  marker is an error: skipping it could make a revoked key valid again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Line:
     key: bytes
 
     def names(self, hosts: Sequence[str]) -> str | None:
-        """The first of `hosts` (spellings of one, in lower case) that the line is about."""
+        """The first of `hosts` (spellings of one host, in lower case) that the line matches."""
         if self.hosts.startswith("|"):
             return next((host for host in hosts if _hash_matches(self.hosts, host)), None)
         patterns = self.hosts.lower().split(",")
@@ -56,12 +56,12 @@ class Line:
 
 @dataclass(frozen=True)
 class HostKeys:
-    """What the files say about one host."""
+    """The entries for one host."""
 
     #: `(type, key)` pairs, in the order of the files.
     keys: tuple[tuple[str, bytes], ...]
     revoked: frozenset[bytes]
-    #: Whether a certificate authority is named for it.
+    #: Whether there is a certificate authority for it.
     has_authority: bool
 
     @property
@@ -80,7 +80,7 @@ class KnownHosts:
         self._parsed: dict[Path, tuple[tuple[int, ...], list[Line]]] = {}
 
     def about(self, host: str, port: int) -> HostKeys:
-        """The keys of `host`. A file that does not exist knows nobody.
+        """The keys of `host`. A file that does not exist counts as empty.
 
         :raises ConfigError: a file cannot be read, or has a malformed line with a marker.
         """
@@ -114,7 +114,7 @@ class KnownHosts:
         except OSError as error:
             raise ConfigError(
                 f"known_hosts {file} cannot be read: {error.strerror}",
-                hint="let this process read the file, or name another with known_hosts",
+                hint="let this process read the file, or set known_hosts to another one",
             ) from error
         return parsed[1]
 
@@ -129,11 +129,11 @@ def _parse(file: Path, content: bytes) -> Iterator[Line]:
             yield line
         elif text.startswith("@"):
             raise ConfigError(
-                f"line {number} of {file} has a marker and is malformed",
-                hint="correct or remove the line; it reads @revoked HOSTS TYPE KEY",
+                f"line {number} of {file} has a marker, but is malformed",
+                hint="correct it to @revoked HOSTS TYPE KEY, or remove it",
             )
         else:
-            LOG.warning("line %d of %s is malformed and was skipped", number, file)
+            LOG.warning("skipping malformed line %d of %s", number, file)
 
 
 def _parse_line(text: str) -> Line | None:
@@ -155,7 +155,7 @@ def _parse_line(text: str) -> Line | None:
 
 
 def _matches(pattern: str, host: str) -> bool:
-    # Not fnmatch: it gives a meaning to brackets, and `[host]:port` has some.
+    # Not fnmatch, which interprets brackets: `[host]:port` has some.
     parts = {"*": ".*", "?": "."}
     expression = "".join(parts.get(c) or re.escape(c) for c in pattern)
     return re.fullmatch(expression, host, re.DOTALL) is not None
@@ -176,6 +176,6 @@ def _hash_matches(field: str, host: str) -> bool:
     if parts is None:
         return False
     salt, digest = parts
-    # SHA-1 is the file's format; it hides names here and proves nothing.
+    # SHA-1 is required by the file format; it only obscures names.
     found = hmac.new(salt, host.encode(), lambda: hashlib.sha1(usedforsecurity=False)).digest()
     return hmac.compare_digest(found, digest)

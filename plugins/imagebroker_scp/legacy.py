@@ -1,9 +1,8 @@
-"""The old scp protocol, for servers without SFTP: one file, read once, nothing believed.
+"""The old scp protocol, for servers without SFTP: reads one file, and validates every response.
 
-The server runs `scp -f PATH` in the shell of the user who logs in. Which shell that is nobody
-knows, and no quoting means the same to all of them: a path that any shell could take for more than
-itself is refused (`command_for`). Of what comes back, exactly one record of a file is accepted; its
-name and mode change nothing here.
+The server runs `scp -f PATH` in the login shell of the user. That shell is unknown, and no quoting
+works in all of them: a path that any shell could interpret is refused (`command_for`). Only one
+record of a file is accepted in the response; its name and mode are ignored.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from imagebroker.plugin import (
 )
 from imagebroker_scp.connection import Connection
 
-#: Means itself to sh, csh, fish, cmd, PowerShell and whatever a device has instead.
+#: Paths without a special meaning in sh, csh, fish, cmd, PowerShell and appliances' own shells.
 _PLAIN = re.compile(rb"(?:/[A-Za-z0-9_.+-]+)+")
-#: Mode, size and name of a file, which may well be absurd.
+#: Mode, size and name of a file.
 _FILE = re.compile(rb"C[0-7]{4} ([0-9]{1,19}) [^\n]*", re.DOTALL)
-#: Longest record that is read.
+#: Maximum length of a record.
 _MOST = 2 * 1024 * 1024
 _GO_ON = _FINE = b"\0"
 _COMPLAINTS = (b"\1", b"\2")
@@ -41,21 +40,22 @@ _LARGEST = 2**63 - 1
 
 
 def command_for(ref: ImageRef) -> bytes:
-    """What the server is to run.
+    """The command for the server.
 
-    :raises PolicyViolation: a shell there might take the path for more than a path.
+    :raises PolicyViolation: a shell could interpret the path.
     """
     path = ref.path_bytes
     if not _PLAIN.fullmatch(path):
         raise PolicyViolation(
             f"{ref} cannot be read with the scp protocol: a shell could interpret its path",
-            hint="rename the file to letters, digits and . _ + -, or give the server SFTP",
+            hint="rename the file, with only letters, digits and . _ + -, or enable SFTP on the "
+            "server",
         )
     return b"scp -f " + path
 
 
 class LegacySource(ImageSource):
-    """The bytes of one file in the scp protocol. Nothing is known of it but its size."""
+    """The data of one file over the scp protocol. Only its size is known."""
 
     seekable = False
     parallel_reads = 1
@@ -71,9 +71,9 @@ class LegacySource(ImageSource):
         self.image = Image(ref=ref.text, name=name, status=ACTIVE, size=size)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
-        """See the contract; each read but the first has a connection of its own."""
+        """See the contract; each read except the first uses a new connection."""
         if start:
-            raise RangeIgnored(f"{self._ref}: the scp protocol cannot begin in the middle")
+            raise RangeIgnored(f"{self._ref}: the scp protocol does not support ranges")
         conversation, self._conversation = self._conversation or self._again(), None
         self._reading = conversation
         try:
@@ -90,8 +90,10 @@ class LegacySource(ImageSource):
         conversation = _Conversation(self._ref, self._connect())
         if conversation.size != self.image.size:
             conversation.close()
-            raise ImageChanged(f"{self._ref} has {conversation.size} bytes, not {self.image.size}")
-        if self._closed:  # in the meantime, by another thread
+            raise ImageChanged(
+                f"{self._ref} has {conversation.size} bytes now, not {self.image.size}"
+            )
+        if self._closed:  # meanwhile, by another thread
             conversation.close()
         return conversation
 
@@ -103,13 +105,13 @@ class LegacySource(ImageSource):
 
 
 class _Conversation:
-    """One run of scp on the server. Takes over the connection."""
+    """One run of scp on the server. Owns the connection."""
 
     def __init__(self, ref: ImageRef, connection: Connection) -> None:
-        """Have the file announced.
+        """Read the record of the file.
 
-        :raises ImageNotFound, NotAuthorized, PolicyViolation: as the server says.
-        :raises TransferError: it says anything but what it must.
+        :raises ImageNotFound, NotAuthorized, PolicyViolation: the server reports an error.
+        :raises TransferError: its response is invalid.
         """
         self._ref = ref
         self._connection = connection
@@ -124,23 +126,22 @@ class _Conversation:
     def _announced(self) -> int:
         begin = bytes(self._some()[:64])
         if begin and begin[:1] not in (b"C", *_COMPLAINTS):
-            raise self._nonsense(f"sent {_shown(begin)} where a file must be announced")
+            raise self._nonsense(f"sent {_shown(begin)} instead of the record of a file")
         record = self._line()
         match = _FILE.fullmatch(record)
         if match is None:
             if record[:1] in _COMPLAINTS:
                 raise self._complaint(record[1:])
-            raise self._nonsense(f"sent {_shown(record)} where a file must be announced")
+            raise self._nonsense(f"sent {_shown(record)} instead of the record of a file")
         size = int(match[1])
         if size > _LARGEST:
             raise self._nonsense(f"announced a file of {size} bytes")
         return size
 
     def data(self) -> Iterator[Buffer]:
-        """All bytes.
+        """The data of the file.
 
-        :raises TransferError: more or less than that came, or the server ends in another way than
-            it must after a success.
+        :raises TransferError: more or fewer bytes arrived, or the server did not report success.
         """
         self._go_on()
         missing = self.size
@@ -156,17 +157,17 @@ class _Conversation:
     def _finish(self) -> None:
         status = bytes(self._some()[:1])
         if not status:
-            raise self._early("before it said whether it could read the file")
+            raise self._early("before it reported whether it could read the file")
         if status in _COMPLAINTS:
             self._arrived = self._arrived[1:]
             raise self._complaint(self._line())
         if status != _FINE:
-            raise self._nonsense(f"sent {_shown(status)} behind the data")
+            raise self._nonsense(f"sent {_shown(status)} after the data")
         self._arrived = self._arrived[1:]
         self._go_on()
         more = bytes(self._some()[:64])
         if more:
-            raise self._nonsense(f"sent {_shown(more)} behind the file")
+            raise self._nonsense(f"sent {_shown(more)} after the file")
         ended = self._connection.exit_status()
         if ended != 0:
             what = "without a status" if ended is None else f"with status {ended}"
@@ -178,10 +179,10 @@ class _Conversation:
         except TransferTimeout:
             raise
         except TransferError:
-            pass  # nobody listens any more: what was said until then tells why
+            pass  # the server has ended: what it sent before says why
 
     def _some(self) -> memoryview:
-        """What has arrived and was not taken; empty at the end."""
+        """What has arrived and was not taken yet; empty at the end."""
         if not self._arrived:
             self._arrived = memoryview(self._connection.receive())
         return self._arrived
@@ -191,7 +192,7 @@ class _Conversation:
         while len(line) < _MOST:
             piece, end, _ = bytes(self._some()).partition(b"\n")
             if not piece and not end:
-                raise self._early("before it announced a file" if not line else "within a line")
+                raise self._early("before the record of a file" if not line else "within a line")
             self._arrived = self._arrived[len(piece) + len(end) :]
             line += piece
             if end:
@@ -202,19 +203,19 @@ class _Conversation:
         said = printable(text.decode("utf-8", "replace"), 256)
         for phrase, kind, hint in (
             ("No such file or directory", ImageNotFound, "check the path"),
-            ("ermission denied", NotAuthorized, "give the user that logs in there the permission"),
-            ("not a regular file", PolicyViolation, "name a file"),
+            ("ermission denied", NotAuthorized, "let the user read the file, or use another user"),
+            ("not a regular file", PolicyViolation, "name a regular file"),
         ):
             if phrase in said:
                 return kind(f"{self._ref}: the server says: {said}", hint=hint)
-        return TransferError(f"{self._ref}: the server says: {said}", hint="see the server's log")
+        return TransferError(f"{self._ref}: the server says: {said}", hint="check the server's log")
 
     def _early(self, when: str) -> TransferError:
         complaint = self._connection.complaint
         said = f": {complaint}" if complaint else ""
         return TransferError(
             f"{self._ref}: the server's scp ended {when}{said}",
-            hint="see whether the user that logs in there may run scp",
+            hint="check that the user is allowed to run scp on the server",
         )
 
     def _nonsense(self, what: str) -> TransferError:
@@ -222,7 +223,7 @@ class _Conversation:
         said = f"; it says: {complaint}" if complaint else ""
         return TransferError(
             f"{self._ref}: the server {what}{said}",
-            hint="its scp is faulty, or its shell prints something at login",
+            hint="check that the server's shell prints nothing at login, and that its scp works",
         )
 
     def close(self) -> None:

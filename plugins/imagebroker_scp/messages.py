@@ -1,4 +1,4 @@
-"""What SFTP packets are made of: numbers, fields, attributes of files, and statuses."""
+"""The contents of SFTP packets: numbers, fields, attributes of files, and statuses."""
 
 from __future__ import annotations
 
@@ -43,39 +43,40 @@ class StatusError(Exception):
 
 
 def nonsense(what: str) -> MalformedAnswer:
-    """The error for an answer that no server should give."""
+    """The error for an invalid response."""
     return MalformedAnswer(
-        f"the server {what}", hint="its SFTP is faulty, or not SFTP: see its log and its version"
+        f"the server {what}", hint="check that the server's SFTP works: its log and version"
     )
 
 
 @contextmanager
 def translated(subject: object) -> Iterator[None]:
-    """Turn the statuses that a server answers with into our errors about `subject`."""
+    """Translate statuses of the server to our errors about `subject`."""
     try:
         yield
     except StatusError as error:
         if error.code == NO_SUCH_FILE:
             raise ImageNotFound(
-                f"{subject}: the server has no such file", hint="check the path"
+                f"{subject}: no such file on the server", hint="check the path"
             ) from error
         if error.code == PERMISSION_DENIED:
             raise NotAuthorized(
-                f"{subject}: the server denies permission",
-                hint="give the user that logs in there the permission, or use another user",
+                f"{subject}: permission denied by the server",
+                hint="give the user the permission on the server, or use another user",
             ) from error
         if error.code == UNSUPPORTED:
             raise UnsupportedOperation(
-                f"{subject}: the server cannot do this: {error}", hint="use another SFTP server"
+                f"{subject}: the server does not support this: {error}",
+                hint="use another SFTP server",
             ) from error
         raise TransferError(
-            f"{subject}: the server reports {error}", hint="see the server's log"
+            f"{subject}: the server reports {error}", hint="check the server's log"
         ) from error
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a server says about a file; None where it says nothing."""
+    """The attributes of a file; None if the server does not send one."""
 
     size: int | None = None
     mode: int | None = None
@@ -84,7 +85,7 @@ class Attributes:
 
     @property
     def is_regular(self) -> bool:
-        """Whether it may be read as a file. Servers that send no mode are given the benefit."""
+        """Whether it is a regular file, or the server sends no mode."""
         return self.mode is None or stat.S_IFMT(self.mode) in (0, stat.S_IFREG)
 
     @property
@@ -131,10 +132,10 @@ class Fields:
     def names(self) -> Iterator[tuple[bytes, Attributes]]:
         count = self.u32()
         if not count:
-            raise nonsense("sent a part of a directory without any names")
+            raise nonsense("sent part of a directory without names")
         for _ in range(count):
             name = self.string()
-            self.string()  # the same as `ls -l` would show it
+            self.string()  # the same in the form of `ls -l`
             yield name, self.attributes()
 
 

@@ -1,4 +1,4 @@
-"""paramiko's packets and transport, held to limits on time, memory and algorithms.
+"""paramiko's packets and transport, with limits on time, memory and algorithms.
 
 paramiko waits without limit for several answers, believes every length that a peer sends, buffers
 whatever arrives, keeps a timer thread after a failed handshake, blocks its own thread when it
@@ -89,23 +89,23 @@ LOG.addFilter(_Discretion())
 
 
 class Stalled(paramiko.SSHException):
-    """A limit on time ran out."""
+    """A timeout was exceeded."""
 
 
 class Prompted(paramiko.SSHException):
-    """The server wants to ask a person."""
+    """The server asks for a password or another input."""
 
 
 class Babbled(paramiko.SSHException):
-    """The server writes more to the standard error than anybody wants to read."""
+    """The server wrote too much to standard error."""
 
 
 class ProtocolViolation(paramiko.SSHException):
-    """The server sends what no server should."""
+    """The server violates the protocol."""
 
 
 class Packets(Packetizer):
-    """Packets from and to a peer that is not trusted with anything."""
+    """Packets from and to an untrusted server."""
 
     def __init__(self, sock: socket.socket, keys: KeyLifetime) -> None:
         super().__init__(sock)
@@ -150,7 +150,9 @@ class Packets(Packetizer):
             self._seals = Seals(block_engine, more["iv_in"])
         elif self._seals is not None:
             # paramiko has not counted the packets, which it needs for their MACs.
-            raise self._fail(ProtocolViolation("the server gives up AES-GCM during the session"))
+            raise self._fail(
+                ProtocolViolation("the server stopped using AES-GCM during the session")
+            )
 
     def reset_seqno_in(self) -> None:
         super().reset_seqno_in()
@@ -208,7 +210,7 @@ class Packets(Packetizer):
         try:
             return seals.open_next(self._arrivals)
         except (InvalidTag, ValueError) as error:
-            raise self._fail(paramiko.SSHException("a packet was damaged on its way")) from error
+            raise self._fail(paramiko.SSHException("a packet was damaged in transit")) from error
 
     def _hand_over(self, taken: list[memoryview]) -> None:
         if taken and self._inbox is not None:

@@ -1,4 +1,4 @@
-"""Bounded pipelines over SFTP: many requests under way at once, their bytes never out of place."""
+"""Pipelined reads and writes over SFTP: many requests at once, with bounded memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATIENCE = 0.25
 
 
 class FileEnded(Exception):
-    """The file is shorter than it was said to be."""
+    """The file is shorter than its reported size."""
 
 
 class _Segment:
@@ -142,7 +142,7 @@ class Reader:
         """Take in one answer; yields what has waited for too long."""
         segment = self._under_way.pop(reply.id, None)
         if segment is None:
-            raise nonsense(f"answered request {reply.id}, which nobody waits for")
+            raise nonsense(f"answered request {reply.id}, which was not sent")
         if reply.kind == STATUS:
             self._end(segment)
             return
@@ -179,7 +179,7 @@ class Reader:
             raise nonsense("answered a read with the status OK and no data")
         end = segment.stop - segment.missing
         if self._stop is not None:
-            raise FileEnded(f"the file ends after {end} bytes")
+            raise FileEnded(f"the file ended after {end} bytes")
         self._ended = end if self._ended is None else min(self._ended, end)
         segment.missing = 0
 
@@ -192,7 +192,7 @@ class Reader:
         if not segment.data:
             return
         if self._ended is not None and segment.offset + len(segment.data) > self._ended:
-            raise nonsense(f"sent data from behind the end at {self._ended} bytes")
+            raise nonsense(f"sent data after the end of the file, at {self._ended} bytes")
         yield segment.take()
         self._handed_out = monotonic()
 

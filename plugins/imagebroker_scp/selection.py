@@ -1,4 +1,4 @@
-"""Which files a list asks for, and in which order. No I/O."""
+"""Filters and sorts the files of a list. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from imagebroker.plugin import Image, ImageQuery, InvalidImageRef
 
-#: What SFTP tells of a file; all other fields are unknown and match nothing but None.
+#: The fields that SFTP has; all others are unknown, and only match None.
 _TEXTS = ("name", "status", "ref")
 _TIMES = ("updated_at", "created_at")
 _UNKNOWN = (
@@ -23,7 +23,7 @@ class Selection:
     """A checked query over files."""
 
     def __init__(self, query: ImageQuery) -> None:
-        """:raises InvalidImageRef: an argument that makes no sense."""
+        """:raises InvalidImageRef: an argument is invalid."""
         self._conditions = [_checked(name, value) for name, value in query.filters.items()]
         self._marker = query.marker
         self._limit = query.limit
@@ -31,19 +31,17 @@ class Selection:
         self._descending = query.sort_dir == "desc"
         if self._key not in _SORTABLE:
             raise InvalidImageRef(
-                f"sort_key {self._key!r} is unknown", hint=f"one of {', '.join(_SORTABLE)}"
+                f"unknown sort_key {self._key!r}", hint=f"use one of {', '.join(_SORTABLE)}"
             )
         if query.sort_dir not in ("asc", "desc"):
-            raise InvalidImageRef(
-                f"sort_dir {query.sort_dir!r} is unknown", hint="write asc or desc"
-            )
+            raise InvalidImageRef(f"unknown sort_dir {query.sort_dir!r}", hint="use asc or desc")
         if self._limit is not None and self._limit < 0:
             raise InvalidImageRef(
-                f"limit {self._limit!r} is negative", hint="write a number from 0"
+                f"limit {self._limit!r} is negative", hint="use a number of 0 or more"
             )
 
     def of(self, images: Iterable[Image]) -> Iterator[Image]:
-        """Those of `images` that are asked for, in order.
+        """The images that match, in order.
 
         :raises InvalidImageRef: none of them is the marker.
         """
@@ -54,7 +52,7 @@ class Selection:
         yield from islice(chosen, self._limit)
 
     def _ordered(self, images: Iterable[Image]) -> list[Image]:
-        """By the key, then by name; what has no value comes first, as in a database."""
+        """Sorted by the key, then by name; None comes first, as in a database."""
 
         def place(image: Image) -> tuple[Any, ...]:
             value = getattr(image, self._key)
@@ -63,15 +61,15 @@ class Selection:
         return sorted(images, key=place, reverse=self._descending)
 
     def _after_marker(self, images: list[Image]) -> list[Image]:
-        """The marker is a ref or a name, as files have no ids."""
+        """The images after the marker, which is a ref or a name: files have no ids."""
         if self._marker is None:
             return images
         for index, image in enumerate(images):
             if self._marker in (image.ref, image.name):
                 return images[index + 1 :]
         raise InvalidImageRef(
-            f"there is no image {self._marker!r} to begin the list after",
-            hint="the marker is the ref or the name of the last image seen",
+            f"the marker {self._marker!r} is not an image in this list",
+            hint="pass the ref or the name of the last image seen",
         )
 
     def _holds(self, image: Image) -> bool:
@@ -86,13 +84,13 @@ def _checked(name: str, value: Any) -> tuple[str, Any]:
             return name, _moment(value)
     except (TypeError, ValueError) as error:
         raise InvalidImageRef(
-            f"filter {name}: {value!r} makes no sense",
-            hint="sizes are numbers of bytes, times are written as 2026-11-30T12:00:00Z",
+            f"filter {name}: invalid value {value!r}",
+            hint="write a size as a number of bytes, and a time like 2026-11-30T12:00:00Z",
         ) from error
     if name in (*_TEXTS, *_UNKNOWN, "hidden", "properties") or name.startswith("property-"):
         return name, value
     names = (*_TEXTS, "size", "size_min", "size_max", "changes-since", "property-<name>")
-    raise InvalidImageRef(f"there is no filter {name!r}", hint=f"filters are {', '.join(names)}")
+    raise InvalidImageRef(f"unknown filter {name!r}", hint=f"use one of {', '.join(names)}")
 
 
 def _moment(value: Any) -> datetime | None:

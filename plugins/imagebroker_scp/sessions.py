@@ -1,4 +1,4 @@
-"""Whom the backend may talk to, as whom, and the sessions that come of it."""
+"""Opens sessions: checks which servers, users and keys the options allow."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ DEFAULT_KNOWN_HOSTS = "/etc/imagebroker/known_hosts"
 
 
 class Endpoint:
-    """A directory that the deployer named as `scp://[user@]host[:port]/directory/`."""
+    """A directory in the option `endpoint`: `scp://[user@]host[:port]/directory/`."""
 
     def __init__(self, uri: str) -> None:
-        """:raises ConfigError: it is none."""
-        # The core has parsed it with the grammar of refs; this only takes it apart.
+        """:raises ConfigError: it is not of this form."""
+        # The core has checked it with the grammar of refs; this only splits it.
         self.prefix = uri.rstrip("/") + "/"
         parts = urlsplit(self.prefix)
         if parts.scheme != "scp" or not parts.hostname:
             raise ConfigError(
-                f"the endpoint {uri!r} of the scp backend is not one",
-                hint="write scp://host/directory/",
+                f"invalid endpoint {uri!r} of the scp backend",
+                hint="write it as scp://host/directory/",
             )
         host = parts.hostname
         self.host = str(IPv6Address(host)) if ":" in host else host
@@ -44,7 +44,7 @@ class Endpoint:
         self.directory = unquote_to_bytes(parts.path)
 
     def holds(self, ref: ImageRef) -> bool:
-        """Whether the ref names something beneath the directory."""
+        """Whether the ref names a file beneath the directory."""
         return (
             (ref.host, ref.port or SSH_PORT) == (self.host, self.port)
             and ref.path_bytes.startswith(self.directory)
@@ -53,7 +53,7 @@ class Endpoint:
 
 
 class Session:
-    """SFTP over a connection of its own; a context manager."""
+    """An SFTP session with its own connection; a context manager."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -64,7 +64,7 @@ class Session:
             raise
 
     def close(self) -> None:
-        """End the connection; from any thread, also while another waits for it."""
+        """End the connection; from any thread, even while another waits for it."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class Session:
 
 
 class Sessions:
-    """Opens sessions for one instance of the backend, as far as its options allow."""
+    """Opens sessions for one instance of the backend, if its options allow them."""
 
     def __init__(self, host: BackendHost, key_lifetime: KeyLifetime) -> None:
         """:raises ConfigError: options contradict each other, or one is not supported."""
@@ -88,22 +88,22 @@ class Sessions:
         options = host.options
         if options.get("proxy"):
             raise ConfigError(
-                "the scp backend cannot use a proxy", hint="remove proxy from its section"
+                "the scp backend does not support a proxy", hint="remove proxy from its section"
             )
         self.endpoints = tuple(Endpoint(uri) for uri in options.get("endpoint") or ())
         for endpoint in self.endpoints:
             if options.username and endpoint.user not in (None, options.username):
                 raise ConfigError(
-                    f"the endpoint {endpoint.prefix} and username name different users",
-                    hint="name the user in one of them",
+                    f"the endpoint {endpoint.prefix} and username have different users",
+                    hint="set the user in only one of them",
                 )
-        #: Whether servers without SFTP are read with the scp protocol.
+        #: Whether to use the scp protocol for servers without SFTP.
         self.legacy: bool = options.legacy_scp
         if self.legacy and self.endpoints:
             raise ConfigError(
-                "legacy_scp cannot be kept beneath an endpoint of the scp backend",
-                hint="with the scp protocol nobody sees where a link on the server leads: remove "
-                "legacy_scp, or endpoint",
+                "legacy_scp cannot be combined with endpoint: the scp protocol does not reveal "
+                "links that lead out of its directory",
+                hint="remove legacy_scp, or endpoint",
             )
         self._known = KnownHosts(self._known_hosts_files())
 
@@ -114,9 +114,9 @@ class Sessions:
         return [configured]
 
     def endpoint_of(self, ref: ImageRef) -> Endpoint | None:
-        """The endpoint that holds `ref`; None where none is configured.
+        """The endpoint above `ref`; None if no endpoint is configured.
 
-        :raises PolicyViolation: some are configured, and none holds it.
+        :raises PolicyViolation: endpoints are configured, but `ref` is not beneath one.
         """
         if not self.endpoints:
             return None
@@ -125,22 +125,22 @@ class Sessions:
                 return endpoint
         raise PolicyViolation(
             f"{ref} is not beneath an endpoint of the scp backend",
-            hint="only files beneath endpoint may be used while it is set",
+            hint="use a file beneath endpoint, or add its directory to endpoint",
         )
 
     def for_ref(self, ref: ImageRef) -> tuple[Session, Endpoint | None]:
-        """A session with the server of a ref, and the endpoint that holds it.
+        """A session with the server of a ref, and the endpoint above the ref.
 
-        :raises PolicyViolation: the ref is outside of all endpoints, names another user than the
+        :raises PolicyViolation: the ref is not beneath an endpoint, has another user than the
             configured one, or an unknown host.
-        :raises NoSftp: the server has none.
+        :raises NoSftp: the server has no sftp subsystem.
         """
         endpoint = self.endpoint_of(ref)
         user = self._user_for(ref, endpoint)
         return Session(self._connected(ref.host or "", ref.port or SSH_PORT, user)), endpoint
 
     def running(self, command: bytes, ref: ImageRef) -> Connection:
-        """A connection to the server of a ref, on which a command runs; no endpoint is set.
+        """A connection to the server of a ref that runs a command; no endpoint is set.
 
         :raises PolicyViolation: as for `for_ref`.
         """
@@ -151,8 +151,8 @@ class Sessions:
         configured = self._host.options.username or (endpoint.user if endpoint else None)
         if configured and ref.user not in (None, configured):
             raise PolicyViolation(
-                f"{ref} names another user than the configured one",
-                hint=f"leave the user out, or write {configured}",
+                f"{ref} has another user than the configured one",
+                hint=f"omit the user, or use {configured}",
             )
         return configured or ref.user
 
@@ -167,17 +167,17 @@ class Sessions:
         """Log in to a server.
 
         :raises PolicyViolation: the host is unknown.
-        :raises ConfigError: there is no user, or no key that can be used.
+        :raises ConfigError: no user or no key is configured.
         """
         known = self._known_keys(host, port)
         if user is None and self._host.personal:
             user = own_login()
         if user is None:
             raise ConfigError(
-                f"no user is known for {host}",
+                f"no user to log in as on {host}",
                 hint="name the user in the ref: scp://USER@HOST/PATH"
                 if self._host.personal
-                else "set username in the section of the scp backend, or write scp://USER@HOST/...",
+                else "set username of the scp backend, or name the user: scp://USER@HOST/PATH",
             )
         strict = self._host.options.require_strict_kex
         with self._keys() as offer:
@@ -201,8 +201,8 @@ class Sessions:
         file = self._known.files[0]
         raise PolicyViolation(
             f"the ssh host {where} {what} in {file}",
-            hint=f"get its key with: ssh-keyscan -p {port} {host}   compare it with what the "
-            f"server's administrator says, then add the line to {shlex.quote(str(file))}",
+            hint=f"get its key with: ssh-keyscan -p {port} {host}   compare it with the one from "
+            f"the server's admin, then add the line to {shlex.quote(str(file))}",
             option="known_hosts",
         )
 
@@ -214,17 +214,15 @@ class Sessions:
             return personal_keys()
         raise ConfigError(
             "the scp backend has no key to log in with",
-            hint="set identity_file to the private key that it may use",
+            hint="set identity_file to a private key",
         )
 
 
 def _personal_known_hosts() -> list[Path]:
-    """A person's own files, and those of the machine, as ssh has them by default."""
+    """The user's own files and those of the host, as by default in ssh."""
     folder = ssh_folder()
     if folder is not None and is_closed(folder):
-        LOG.warning(
-            "%s may not be looked into by this user; its known_hosts does not count", folder
-        )
+        LOG.warning("this user cannot read %s: its known_hosts is not used", folder)
         folder = None
     own = [] if folder is None else [folder / "known_hosts", folder / "known_hosts2"]
     return [*own, Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2")]

@@ -1,7 +1,7 @@
-"""SFTP version 3, the client's side: packets, answers matched to questions, file operations.
+"""A client for SFTP version 3: packets, responses matched to requests, file operations.
 
-It speaks over anything that sends and receives bytes (`Stream`), and believes nothing that the
-server says: lengths, ids and counts are checked before anything is done with them.
+It works over anything that sends and receives bytes (`Stream`), and does not trust the server:
+lengths, ids and counts are checked before they are used.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from imagebroker_scp.messages import (
     string,
 )
 
-#: Every server must take requests of this size.
+#: Every server must accept requests of this size.
 SAFE_LENGTH = 32 * 1024
-#: The most that is asked for in one request: with its header it fills a packet of 256 KiB.
+#: Maximum size of one request: with its header it fills a packet of 256 KiB.
 MAX_LENGTH = 255 * 1024
-#: Longest packet that is accepted, as in OpenSSH.
+#: Maximum size of a packet, as in OpenSSH.
 MAX_PACKET = 256 * 1024
-#: Longest handle that the draft allows.
+#: Maximum size of a handle according to the draft.
 MAX_HANDLE = 256
 
 _HEADER = struct.Struct(">IBI")
@@ -58,18 +58,18 @@ _U32 = struct.Struct(">I")
 
 
 class Stream(Protocol):
-    """What SFTP is spoken over."""
+    """The transport of an SFTP session."""
 
     def send(self, data: bytes) -> None:
         """Send all of `data`, or raise."""
 
     def receive(self) -> bytes:
-        """What has arrived, at least one byte; empty once the peer has ended the stream."""
+        """What has arrived, at least one byte; empty once the server has ended the stream."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The head of an answer; `length` bytes of it are still to be read."""
+    """The header of a response; `length` bytes of it are still to be read."""
 
     kind: int
     id: int
@@ -82,25 +82,25 @@ class Sftp:
     def __init__(self, stream: Stream) -> None:
         """Agree on the version.
 
-        :raises TransferError: what answers there does not speak SFTP 3.
+        :raises TransferError: the server does not support SFTP 3.
         """
         self._stream = stream
         self._arrived: memoryview = memoryview(b"")
-        #: Bytes of the answer under way that nobody has read yet.
+        #: Bytes of the current response that were not read yet.
         self._left = 0
         self._last_id = 0
-        #: Requests that go out together: one packet for many.
+        #: Requests that are sent together, in one packet.
         self._unsent = bytearray()
-        #: Why nothing can be sent any more.
+        #: The error after which nothing can be sent.
         self._broken: TransferError | None = None
-        #: Questions whose answers nobody waits for any more.
+        #: Requests whose responses are to be dropped.
         self._abandoned: set[int] = set()
         stream.send(_U32.pack(5) + bytes([INIT]) + _U32.pack(3))
         length = self._packet_length(minimum=5)
         kind, version = struct.unpack(">BI", self._take(5))
         if kind != VERSION or version < 3:
             raise TransferError(
-                f"the server's SFTP begins with packet {kind}, version {version}",
+                f"the server does not support SFTP 3: it sent packet {kind}, version {version}",
                 hint="check that the server's sftp subsystem works: a shell that prints something "
                 "at login breaks it", retryable=False,
             )  # fmt: skip
@@ -108,19 +108,19 @@ class Sftp:
         self.max_read, self.max_write = self._limits()
 
     def _limits(self) -> tuple[int, int]:
-        """The largest read and write that the server takes in one request."""
+        """The largest read and write that the server accepts in one request."""
         if self.extensions.get(b"limits@openssh.com") != b"1":
             return SAFE_LENGTH, SAFE_LENGTH
         answer = self._ask(EXTENDED, EXTENDED_REPLY, string(b"limits@openssh.com"))
         _, read, write = answer.u64(), answer.u64(), answer.u64()
         return _within_reason(read), _within_reason(write)
 
-    # Questions and answers.
+    # Requests and responses.
 
     def post(self, kind: int, *fields: bytes) -> int:
-        """Send a request, at the latest before waiting for an answer.
+        """Send a request, at the latest before waiting for a response.
 
-        Returns its id, by which `next_reply` will know the answer.
+        Returns its id, which `next_reply` returns with the response.
         """
         self._last_id = (self._last_id + 1) & 0xFFFFFFFF
         length = sum(map(len, fields)) + 5
@@ -139,15 +139,15 @@ class Sftp:
             if self._broken is None:
                 self._stream.send(data)
         except TransferError as error:
-            # Not yet: what arrived before the connection broke is still worth having.
+            # Raised later: data that arrived before the connection was lost can still be used.
             self._broken = error
 
     def abandon(self, *ids: int) -> None:
-        """The answers to these requests are to be dropped when they come."""
+        """Drop the responses to these requests when they arrive."""
         self._abandoned.update(ids)
 
     def next_reply(self) -> Reply:
-        """The head of the next answer that somebody waits for; drops what is left of the last."""
+        """The header of the next response; the rest of the current one is dropped."""
         while True:
             for _ in self.pieces():
                 pass
@@ -159,31 +159,31 @@ class Sftp:
             self._abandoned.discard(number)
 
     def body(self) -> Fields:
-        """All fields of the answer under way."""
+        """All fields of the current response."""
         length, self._left = self._left, 0
         return Fields(self._take(length))
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes of the answer under way, each piece as soon as it arrives."""
+        """The bytes of the current response, each piece as soon as it arrives."""
         while self._left:
             piece = self._take_some(self._left)
             self._left -= len(piece)
             yield piece
 
     def u32(self) -> int:
-        """The next number of the answer under way."""
+        """The next number in the current response."""
         self._left -= 4
         return int(_U32.unpack(self._take(4))[0])
 
     def _ask(self, kind: int, expected: int, *fields: bytes) -> Fields:
-        """The fields of the answer to a request.
+        """Send a request, and return the fields of its response.
 
-        :raises StatusError: the server answered with a status (OK is one only if not expected).
+        :raises StatusError: the response is a status (OK only if that is not expected).
         """
         number = self.post(kind, *fields)
         reply = self.next_reply()
         if reply.id != number:
-            raise nonsense(f"answered request {reply.id}, which nobody has sent")
+            raise nonsense(f"answered request {reply.id}, which was not sent")
         answer = self.body()
         if reply.kind == STATUS:
             raise_for_status(answer)
@@ -229,26 +229,26 @@ class Sftp:
     # Files and directories.
 
     def stat(self, path: bytes) -> Attributes:
-        """What is at `path`, behind any links."""
+        """The attributes of `path`, following links."""
         return self._ask(STAT, ATTRS, string(path)).attributes()
 
     def lstat(self, path: bytes) -> Attributes:
-        """What is at `path` itself, even if it is a link."""
+        """The attributes of `path` itself, even if it is a link."""
         return self._ask(LSTAT, ATTRS, string(path)).attributes()
 
     def fstat(self, handle: bytes) -> Attributes:
-        """What is known about an open file."""
+        """The attributes of an open file."""
         return self._ask(FSTAT, ATTRS, string(handle)).attributes()
 
     def realpath(self, path: bytes) -> bytes:
-        """`path` without links."""
+        """`path` with all links resolved."""
         answer = self._ask(REALPATH, NAME, string(path))
         if answer.u32() != 1:
             raise nonsense("resolved one path to several")
         return answer.string()
 
     def open(self, path: bytes, flags: int = FOR_READING, mode: int | None = None) -> bytes:
-        """The handle of a file; `mode` is that of a new one."""
+        """Open a file; returns its handle. `mode`: of a new file."""
         attributes = _U32.pack(0) if mode is None else struct.pack(">II", 0x04, mode)
         return self._handle(OPEN, string(path), _U32.pack(flags), attributes)
 
@@ -259,16 +259,16 @@ class Sftp:
         return handle
 
     def close(self, handle: bytes) -> None:
-        """Give a handle back."""
+        """Close a handle."""
         self._ask(CLOSE, STATUS, string(handle))
 
     def give_back(self, handle: bytes) -> None:
-        """Close a handle without waiting for the answer, which nobody needs."""
+        """Close a handle without waiting for the response."""
         self.abandon(self.post(CLOSE, string(handle)))
         self._flush()
 
     def has_data_at(self, handle: bytes, offset: int) -> bool:
-        """Whether the file goes on at `offset`."""
+        """Whether the file has data at `offset`."""
         try:
             data = self._ask(READ, DATA, read_request(handle, offset, 1)).string()
         except StatusError as error:
@@ -278,7 +278,7 @@ class Sftp:
         return bool(data)
 
     def listdir(self, path: bytes) -> Iterator[tuple[bytes, Attributes]]:
-        """The names in a directory, without `.` and `..`, and what is there (links themselves)."""
+        """The names in a directory, without `.` and `..`, with their attributes (as `lstat`)."""
         handle = self._handle(OPENDIR, string(path))
         own = 0
         try:
@@ -295,7 +295,7 @@ class Sftp:
                         continue
                     own += 1
                     if own > 2:
-                        raise nonsense("lists a directory as its own content, again and again")
+                        raise nonsense("lists . and .. more than once in a directory")
         finally:
             self.give_back(handle)
 
@@ -304,11 +304,11 @@ class Sftp:
         self._ask(REMOVE, STATUS, string(path))
 
     def rename(self, old: bytes, new: bytes) -> None:
-        """Give a file another name, which must be free: SFTP 3 does not replace."""
+        """Rename a file; the new name must not exist: SFTP 3 does not replace files."""
         self._ask(RENAME, STATUS, string(old), string(new))
 
     def fsync(self, handle: bytes) -> None:
-        """Have the server force a file to its disk, where it can."""
+        """Have the server flush a file to disk, if it supports that."""
         if self.extensions.get(b"fsync@openssh.com") == b"1":
             self._ask(EXTENDED, STATUS, string(b"fsync@openssh.com"), string(handle))
 
@@ -322,5 +322,5 @@ def _extensions(fields: Fields) -> dict[bytes, bytes]:
 
 
 def _within_reason(limit: int) -> int:
-    """A server's limit (0: none) within what is worth asking for."""
+    """A server's limit (0: none), restricted to useful values."""
     return min(max(limit, 1024), MAX_LENGTH) if limit else SAFE_LENGTH

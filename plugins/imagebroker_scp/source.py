@@ -25,9 +25,9 @@ class RemoteFile:
     """A regular file, open for reading."""
 
     def __init__(self, session: Session, ref: ImageRef, endpoint: Endpoint | None) -> None:
-        """Takes over the session.
+        """Owns the session from now on.
 
-        :raises ImageNotFound, NotAuthorized: as the server says.
+        :raises ImageNotFound, NotAuthorized: the server reports it.
         :raises PolicyViolation: it is not a regular file, or not beneath `endpoint`.
         """
         self._session = session
@@ -37,7 +37,7 @@ class RemoteFile:
                 path = ref.path_bytes
                 if endpoint is not None:
                     path = resolved_beneath(self.sftp, path, endpoint, ref)
-                # First by name: to open a FIFO would wait for its writer.
+                # First by name: opening a FIFO would wait for a writer.
                 check_regular(self.sftp.stat(path), ref)
                 self.handle = self.sftp.open(path)
                 self.attributes = self.sftp.fstat(self.handle)
@@ -47,15 +47,15 @@ class RemoteFile:
             raise
 
     def close(self) -> None:
-        """End its session too; from any thread."""
+        """Close the session, too; from any thread."""
         self._session.close()
 
 
 class ScpSource(ImageSource):
-    """The bytes of one file over SFTP.
+    """The data of one file over SFTP.
 
-    SFTP 3 has no strong sign that a file is the same: there is no `version`. Size and time of
-    change (in whole seconds) are compared at every reconnect and after every read.
+    SFTP 3 has nothing that proves that a file has not changed, so there is no `version`. Size and
+    modification time (in seconds) are compared at every reconnect and after every read.
     """
 
     seekable = True
@@ -74,7 +74,7 @@ class ScpSource(ImageSource):
             raise
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
-        """See the contract; after an error the next read makes a new connection."""
+        """See the contract; after an error, the next read opens a new connection."""
         size = self._attributes.size
         if size is not None:
             stop = size if stop is None else min(stop, size)
@@ -87,7 +87,7 @@ class ScpSource(ImageSource):
                 yield from self._read(file, start, stop)
             finished = True
         except GeneratorExit:
-            finished = True  # nobody wants the rest: the connection is as good as before
+            finished = True  # the rest is not needed: the connection can be used again
             raise
         finally:
             if not finished:
@@ -101,15 +101,15 @@ class ScpSource(ImageSource):
         except FileEnded as error:
             self._check_unchanged(file.sftp.fstat(file.handle))
             raise TransferError(
-                f"{self._ref}: {error}, and the server says that it has {size}",
-                hint="see whether the file on the server is damaged or still being written",
+                f"{self._ref}: {error}, but the server reports a size of {size}",
+                hint="check whether the file on the server is damaged, or still being written",
             ) from error
         self._check_unchanged(file.sftp.fstat(file.handle))
         if size is not None and stop == size and file.sftp.has_data_at(file.handle, size):
             raise ImageChanged(
-                f"{self._ref} goes on after the {size} bytes that the server said it has",
-                hint="try again once nobody writes to it; files such as those in /proc, whose "
-                "size is not known, cannot be read",
+                f"{self._ref} has more data than the {size} bytes that the server reported",
+                hint="try again when the file is complete; files without a size, as in /proc, "
+                "cannot be read",
             )
 
     def _reopened(self) -> RemoteFile:
@@ -122,7 +122,7 @@ class ScpSource(ImageSource):
             file.close()
             raise
         self._file = file
-        if self._closed:  # in the meantime, by another thread, which saw no file to close
+        if self._closed:  # meanwhile, by another thread, which saw no file to close
             file.close()
         return file
 
@@ -130,9 +130,9 @@ class ScpSource(ImageSource):
         then = self._attributes
         if (now.size, now.mtime) != (then.size, then.mtime):
             raise ImageChanged(
-                f"{self._ref} was changed on the server while it was read: "
+                f"{self._ref} was modified on the server while it was read: "
                 f"{_shown(then)} before, {_shown(now)} now",
-                hint="try again once nobody writes to it",
+                hint="try again when the file is complete",
             )
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class ScpSource(ImageSource):
 
 
 def described(ref: str, name: bytes, attributes: Attributes) -> Image:
-    """The record of a file. :raises MalformedAnswer: it has more bytes than there can be."""
+    """The record of a file. :raises MalformedAnswer: its size is invalid."""
     return peer.image(
         ref,
         ref,
@@ -154,11 +154,11 @@ def described(ref: str, name: bytes, attributes: Attributes) -> Image:
 
 
 def check_regular(attributes: Attributes, subject: object, *, links: bool = False) -> None:
-    """:raises PolicyViolation: what is there is not a file with bytes of its own."""
+    """:raises PolicyViolation: it is not a regular file."""
     if not attributes.is_regular and not (links and attributes.is_link):
         raise PolicyViolation(
             f"{subject} is not a regular file",
-            hint="name a file; directories, devices, FIFOs and sockets are not images",
+            hint="name a regular file, not a directory or device",
         )
 
 
@@ -171,11 +171,11 @@ def resolved_beneath(sftp: Sftp, path: bytes, endpoint: Endpoint, subject: objec
     resolved = sftp.realpath(path)
     if not resolved.startswith(root) or b".." in resolved.split(b"/"):
         raise PolicyViolation(
-            f"{subject} leads out of the endpoint's directory",
-            hint="a link on the server points elsewhere: name the file itself, beneath endpoint",
+            f"{subject}: a link on the server leads out of the endpoint's directory",
+            hint="name the file itself, beneath endpoint",
         )
     return resolved
 
 
 def _shown(attributes: Attributes) -> str:
-    return f"{attributes.size} bytes of {attributes.mtime}"
+    return f"{attributes.size} bytes, mtime {attributes.mtime}"

@@ -127,7 +127,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(tmp_path: Path) -> None:
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     info.chmod(0o700)
-    assert_that(done.stdout, Contains("may not be read by this user"), done.stderr)
+    assert_that(done.stdout, Contains("cannot be read by this user"), done.stderr)
 
 
 def test_glance_finds_its_auth_types_beside_a_damaged_distribution(tmp_path: Path) -> None:

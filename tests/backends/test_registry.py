@@ -109,7 +109,7 @@ def test_an_api_version_that_the_core_does_not_speak_is_named_with_its_own(
     with pytest.raises(BackendLoadError) as caught:
         make_broker(enabled("odd")).resolve("odd://h/x")
     named = version.partition(" = ")[2] or "None"
-    assert_that(str(caught.value), MatchesAll(Contains(named), Contains("speaks 1")))
+    assert_that(str(caught.value), MatchesAll(Contains(named), Contains("supports 1")))
 
 
 def test_a_keyboard_interrupt_while_importing_a_plugin_propagates(

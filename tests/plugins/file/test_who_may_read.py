@@ -68,10 +68,10 @@ def test_a_person_is_told_what_is_missing(make_backend: MakeBackend, tmp_path: P
 
 def test_update_and_delete_of_a_path_are_unsupported(backend: FileBackend, allowed: Path) -> None:
     ref = parse(uri(allowed / "image.raw"))
-    with pytest.raises(UnsupportedOperation, match="only read") as caught:
+    with pytest.raises(UnsupportedOperation, match="read-only") as caught:
         backend.update(None, ref, {"name": "x"}, None, False)
     assert_that(bool(caught.value.hint), Is(True))
-    with pytest.raises(UnsupportedOperation, match="only read"):
+    with pytest.raises(UnsupportedOperation, match="read-only"):
         backend.delete(None, ref)
     assert_that((allowed / "image.raw").read_bytes(), Equals(DATA))
 

@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_removed_is_named(
         asking(stub).create(caller(), NEW, ImageData(DATA))
     [left] = images.images
     assert_that(caught.value.image_id, Equals(left))
-    assert_that(caplog.text.count(f"image {left} is left behind"), Equals(1))
+    assert_that(caplog.text.count(f"cannot remove the record of image {left}"), Equals(1))
 
 
 def test_a_protected_image_becomes_so_only_when_its_data_is_there(

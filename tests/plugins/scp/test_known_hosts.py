@@ -104,7 +104,7 @@ def test_a_host_that_is_not_known_is_refused_before_it_learns_anything(
         (tmp_path / "known_hosts").write_text(lines)
         with pytest.raises(PolicyViolation) as caught:
             fetched(f"scp://nosuchuser@127.0.0.1:{proxy.port}{image}", backend)
-    assert_that(caught.value.hint, Contains("ssh-keyscan" if how in UNKNOWN else "administrator"))
+    assert_that(caught.value.hint, Contains("ssh-keyscan" if how in UNKNOWN else "admin"))
     assert_that(proxy.connections, Equals(0 if how in UNKNOWN else 1))
     # sshd names the user as soon as it has heard of one.
     assert_that(log_of(sshd)[log:], Not(Contains("nosuchuser")))

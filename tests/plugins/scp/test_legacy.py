@@ -260,7 +260,7 @@ def test_a_command_that_fails_is_never_a_success(
 
 
 def test_a_command_that_succeeds_without_a_record_is_no_success(sshd: Sshd, tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match="before it announced a file"):
+    with pytest.raises(TransferError, match="before the record of a file"):
         answered(sshd, tmp_path)
 
 
@@ -291,7 +291,7 @@ def test_what_is_written_to_the_standard_error_is_told_in_short(sshd: Sshd, tmp_
 
 
 def test_an_endless_standard_error_ends_the_transfer(sshd: Sshd, tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match="complains at length") as caught:
+    with pytest.raises(TransferError, match="wrote too much to standard error") as caught:
         answered(sshd, tmp_path, complaint=b"blah " * 20_000_000)
     assert_that(len(str(caught.value)), LessThan(600))
     assert_that(ssh_threads(), Equals([]))

@@ -70,7 +70,7 @@ def test_a_database_of_somebody_else_is_a_config_error(store: Store) -> None:
     store.directory.mkdir()
     store.sql("CREATE TABLE theirs (x)")
     for call in (lambda: store.get(ID), store.create):
-        with pytest.raises(ConfigError, match="not that of an image store"):
+        with pytest.raises(ConfigError, match="not the database of an image store"):
             call()
     assert_that(store.sql("SELECT name FROM sqlite_master"), Equals([("theirs",)]))
 

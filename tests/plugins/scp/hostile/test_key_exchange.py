@@ -63,7 +63,7 @@ def test_a_server_that_ignores_our_key_exchange_is_a_transfer_error(
 def test_a_server_that_gives_up_gcm_in_a_key_exchange_is_a_transfer_error(
     sshd: Sshd, tmp_path: Path
 ) -> None:
-    with pytest.raises(TransferError, match="gives up AES-GCM"):
+    with pytest.raises(TransferError, match="stopped using AES-GCM"):
         fetch_from(ssh_peer.GivesUpGcm, sshd, tmp_path, keys=SHORT_LIVED)
 
 

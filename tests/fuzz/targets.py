@@ -13,13 +13,9 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPResponse
 
 from imagebroker_glance.record import parse_json, to_image, to_locations
-from imagebroker_http.answers import content_range, described, parse_date, retry_after
-from imagebroker_http.digests import digests
-from imagebroker_http.head import Head
-from imagebroker_http.place import Url
-from imagebroker_http.wire import Connection
 from imagebroker_scp.messages import StatusError
 from imagebroker_scp.sftp import Sftp
 
@@ -31,6 +27,12 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
+from imagebroker.http.answers import content_range, described, parse_date, retry_after
+from imagebroker.http.digests import digests
+from imagebroker.http.head import Head
+from imagebroker.http.pools import translated
+from imagebroker.http.urls import Url
+from imagebroker.http.wire import Wire
 from imagebroker.model.reference import ImageRef, parse
 from imagebroker.plugin import Limits
 from imagebroker.transfer.codecs import BLOCK, Unpacker
@@ -82,24 +84,28 @@ _REF = parse("http://host/disk.img")
 def _answer(data: bytes) -> None:
     """Answers on one connection: heads, lengths, chunks."""
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, "peer", _LIMITS)
     try:
         theirs.settimeout(5)
         theirs.sendall(data[:60_000])
         theirs.shutdown(socket.SHUT_WR)
-        for _ in range(4):
-            head = connection.exchange("GET", "/", [("Host", "host")])
+        wire = Wire(ours, "peer", _LIMITS)
+        reply = HTTPResponse(wire)  # type: ignore[arg-type]
+        try:
+            with translated("peer"):
+                reply.begin()
+                head = wire.head
+                assert head is not None, "http.client read another head"
+                sent = sum(len(block) for block in iter(lambda: reply.read1(1 << 20), b""))
             length = head.content_length
-            sent = sum(len(block) for block in connection.body())
             if length is not None and head.status not in (204, 304):
                 assert sent == length, "another length than announced"
             _look(head)
-            if not connection.reusable:
-                return
+        finally:
+            reply.close()
     except TransferError:
         pass
     finally:
-        connection.close()
+        ours.close()
         theirs.close()
 
 

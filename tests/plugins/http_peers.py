@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from imagebroker_http import HttpBackend
 
+from imagebroker.http.pools import translated
+from imagebroker.http.wire import Wire
 from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import BackendHost, Buffer, ImageSource, Limits, Options
 from imagebroker.policy.addresses import Policy, networks
@@ -126,3 +131,23 @@ def server_context(directory: Path, certificate: str = "good") -> ssl.SSLContext
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / f"{certificate}.pem")
     return context
+
+
+def read_answer(sock: socket.socket, method: str = "GET") -> tuple[int, bytes]:
+    """What `http.client` and urllib3 make of an answer on a socket, through our gate."""
+    wire = Wire(sock, "http://peer", Limits())
+    reply = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
+    try:
+        with translated("http://peer"):
+            reply.begin()
+            made = urllib3.HTTPResponse(
+                reply,
+                dict(reply.msg.items()),
+                reply.status,
+                preload_content=False,
+                original_response=reply,
+            )
+            pieces = iter(lambda: bytes(made.read1(1 << 20, decode_content=False)), b"")
+            return reply.status, b"".join(pieces)
+    finally:
+        reply.close()

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagebroker_http.digests import digests
-from imagebroker_http.head import Head
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan, Not
 
 import imagebroker
 from imagebroker.exceptions import ChecksumMismatch, ChecksumMissing
+from imagebroker.http.digests import digests
+from imagebroker.http.head import Head
 from imagebroker.model.reference import parse
 from tests.plugins.http_peers import answer, make_backend, opened, serving, talking
 from tests.verify.ways import WAYS, Way

@@ -100,7 +100,7 @@ def test_the_record_has_what_the_server_says(nginx: Nginx, image: Path) -> None:
 def test_get_asks_with_head(nginx: Nginx) -> None:
     random_file(nginx.root / "head.img", 1000)
     assert make_backend().get(None, parse(nginx.url("head.img"))).size == 1000
-    [request] = nginx.requests("head.img", at_least=1)
+    [request] = nginx.requests("/head.img", at_least=1)
     assert_that(request.line, StartsWith("HEAD "))
 
 

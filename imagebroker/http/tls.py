@@ -7,7 +7,8 @@ import stat
 import threading
 from typing import TYPE_CHECKING
 
-from imagebroker.plugin import ConfigError, Options
+from imagebroker.backends.backend import Options
+from imagebroker.exceptions import ConfigError
 
 if TYPE_CHECKING:
     import ssl
@@ -61,12 +62,14 @@ class Tls:
             else:
                 context.load_default_certs()
             if identified:
-                # An empty passphrase, or OpenSSL would ask the terminal for one.
-                context.load_cert_chain(options.cert_file, options.key_file, password="")
+                # Never None, or OpenSSL would ask the terminal for one.
+                passphrase = options.get("key_passphrase") or ""
+                context.load_cert_chain(options.cert_file, options.key_file, passphrase)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"[{self._title}] the certificates cannot be used: {error}",
-                hint="ca_file, cert_file and key_file are PEM files, the key without passphrase",
+                hint="ca_file, cert_file and key_file are PEM files; if the key has a passphrase, "
+                "set key_passphrase",
             ) from error
         return context
 

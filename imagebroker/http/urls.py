@@ -69,9 +69,17 @@ class Place:
     """Where a request goes, and whether it may say who we are."""
 
     url: Url
-    #: Lost at the first redirect to another origin, and not found again.
+    #: Whether its origin may see the deployer's credentials.
     identified: bool
+    #: Whether no redirect has led to another origin. Lost, it is not found again, nor is
+    #: `identified`.
+    home: bool = True
+
+    def moved(self, url: Url) -> Place:
+        """Where a redirect to `url` leads."""
+        same = url.origin == self.url.origin
+        return Place(url, self.identified and same, self.home and same)
 
     @property
     def key(self) -> tuple[object, ...]:
-        return *self.url.origin, self.identified
+        return *self.url.origin, self.identified, self.home

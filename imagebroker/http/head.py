@@ -7,11 +7,11 @@ could be made to disagree; about everything else as lenient as curl. docs/securi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imagebroker.plugin import printable
-from imagebroker_http.stream import Malformed
+from imagebroker.exceptions import MalformedAnswer
+from imagebroker.redaction import printable
 
 #: Lines of a head.
 MAX_FIELDS = 100
@@ -21,11 +21,20 @@ _STATUS_LINE = re.compile(
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+#: A field behind a chunked body. Nobody needs one there, so none is repaired.
+_TRAILER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 #: What says where the body ends.
 _FRAMING = ("content-length", "transfer-encoding")
 
 #: A header: name and value.
 Field = tuple[str, str]
+
+
+class Malformed(MalformedAnswer):
+    """The peer does not speak HTTP/1.1 as it is written; it would do so again."""
+
+    retryable = False
+    hint = "check that the URL leads to a web server, and what stands in between"
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,27 @@ class Head:
         if values or not _LENGTH.fullmatch(value):
             raise Malformed(f"the Content-Length is not one number: {printable(value, 40)!r}")
         return int(value)
+
+    @property
+    def codings(self) -> list[str]:
+        """What the lines of Transfer-Encoding say, each as it is, in lower case."""
+        return [value.strip(" \t").lower() for value in self.all("transfer-encoding")]
+
+    def canonical(self) -> Iterator[bytes]:
+        """The lines of this head as every parser reads them in the same way: no folds, no names
+        that are none, one length."""
+        yield (
+            f"HTTP/1.{self.minor} {self.status} {self.reason}".rstrip().encode("latin-1") + b"\r\n"
+        )
+        length = self.content_length
+        if length is not None:
+            yield b"Content-Length: %d\r\n" % length
+        for coding in self.codings:
+            yield f"Transfer-Encoding: {coding}\r\n".encode("latin-1")
+        for name, value in self.fields:
+            if name not in _FRAMING and _TOKEN.fullmatch(name):
+                yield f"{name}: {value}\r\n".encode("latin-1")
+        yield b"\r\n"
 
 
 class HeadLines:
@@ -106,6 +136,12 @@ class HeadLines:
 
     def _malformed(self, line: str) -> Malformed:
         return Malformed(f"{self._peer} sent a malformed header: {printable(line, 60)!r}")
+
+
+def check_trailer(peer: str, line: str) -> None:
+    """:raises Malformed: other programs might not read one field there."""
+    if not _TRAILER.fullmatch(line):
+        raise Malformed(f"{peer} sent a malformed trailer: {printable(line, 60)!r}")
 
 
 def _looks_like_framing(name: str) -> bool:

@@ -7,24 +7,23 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from urllib.parse import unquote_to_bytes
 
-from imagebroker.plugin import (
+from imagebroker.exceptions import (
     BackendError,
     Gone,
-    Image,
     ImageBrokerError,
     ImageNotFound,
-    ImageRef,
     NotAuthorized,
     TransferError,
-    foreign_coding,
-    peer,
-    printable,
 )
-from imagebroker_http.digests import digests
-from imagebroker_http.head import Head
-from imagebroker_http.place import Url
-from imagebroker_http.session import Answer
-from imagebroker_http.stream import Malformed
+from imagebroker.http.codings import foreign_coding
+from imagebroker.http.digests import digests
+from imagebroker.http.head import Head, Malformed
+from imagebroker.http.pools import Answer
+from imagebroker.http.urls import Url
+from imagebroker.model import peer
+from imagebroker.model.image import Image
+from imagebroker.model.reference import ImageRef
+from imagebroker.redaction import printable
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]+"')
 #: With the odd blanks and signs that some servers write, and others read.

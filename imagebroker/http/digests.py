@@ -6,7 +6,7 @@ import re
 from base64 import b64decode
 from binascii import Error
 
-from imagebroker_http.head import Head
+from imagebroker.http.head import Head
 
 #: Asks servers for it; most ignore that.
 WANTED = ("Want-Repr-Digest", "sha-512=2, sha-256=1")

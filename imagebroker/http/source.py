@@ -1,49 +1,98 @@
-"""One opened http(s) image that hands out its bytes."""
+"""`HttpSource`: an image behind a URL, and what can be learned of one without opening it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from imagebroker.plugin import (
-    Buffer,
-    ImageChanged,
-    ImageRef,
-    ImageSource,
-    RangeIgnored,
-    TransferError,
-)
-from imagebroker_http.answers import (
+from imagebroker.backends.backend import Buffer, ImageSource
+from imagebroker.exceptions import ImageChanged, RangeIgnored, TransferError
+from imagebroker.http.answers import (
+    check_coding,
     check_status,
     coding,
     content_range,
     described,
+    has_whole,
     refuses_ranges,
     starts_at,
     strong_etag,
     takes_ranges,
 )
-from imagebroker_http.head import Field, Head
-from imagebroker_http.session import Answer, Session
+from imagebroker.http.client import Client, Session
+from imagebroker.http.head import Field, Head
+from imagebroker.http.pools import Answer
+from imagebroker.model.image import Image
+from imagebroker.model.reference import ImageRef
 
 #: Connections at once to one server that takes ranges of a proven version.
 PARALLEL_READS = 12
 #: Answers to a range that say "not from the middle".
 _REFUSED_RANGE = (400, 416)
+#: What servers answer to a request for a range that cannot be: there is no such byte, or they do
+#: not know ranges.
+_NO_RANGE = (400, 416, 501)
 
 
 class HttpSource(ImageSource):
-    """Hands out the answer to the GET that `open` sent; other starts are requests of their own."""
+    """The bytes behind a URL: seekable, parallel where the server can, bounded.
 
-    def __init__(self, session: Session, ref: ImageRef, answer: Answer, start: int = 0) -> None:
-        """`start`: where the range begins that was asked for.
+    Hands out the answer to the GET that opened it; other starts are requests of their own, on
+    connections that are kept and belong to this source.
+    """
 
-        :raises: what the answer means if it is not the image.
+    def __init__(
+        self,
+        client: Client,
+        ref: ImageRef,
+        url: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        version: str | None = None,
+        start: int = 0,
+    ) -> None:
+        """Ask for the image from byte `start` on.
+
+        :param url: where it is; by default the ref says that itself.
+        :param headers: sent to the origin of the URL, and to none that it redirects to: a token.
+        :param version: the strong ETag that the image must have.
+        :raises ImageNotFound, NotAuthorized, Gone, BackendError: as the status says.
+        :raises ImageChanged: it has another version.
+        :raises PolicyViolation, TransferError: there is no acceptable answer.
         """
+        self._session = Session(client, url or ref.text, headers)
+        self._expected = version
+        self._conditional = True
+        self._lock = threading.Lock()
+        self._opened: Answer | None = None
+        try:
+            self._opened, start = self._first_answer(start)
+            self._describe(ref, self._opened, start)
+        except BaseException:
+            self.close()
+            raise
+
+    def _first_answer(self, start: int) -> tuple[Answer, int]:
+        """An answer, and the byte that was asked for."""
+        if start:
+            asked = ("Range", f"bytes={start}-"), *self._condition()
+            answer = self._session.request("GET", *asked)
+            if has_whole(answer.head) or starts_at(answer.head) == start:
+                return answer, start
+            if answer.head.status not in (206, *_NO_RANGE):
+                return answer, start  # it is an error
+            answer.close()
+        return self._session.request("GET", *self._condition()), 0
+
+    def _describe(self, ref: ImageRef, answer: Answer, start: int) -> None:
         part = starts_at(answer.head) if start else None
         if part is None:
+            if answer.head.status == 412 and self._expected is not None:
+                raise self._changed(": it has another version than was expected")
             check_status(answer.head, answer.place.url)
         self.image = described(ref, answer.place.url, answer.head, whole=part is None)
+        if self._expected is not None and self.image.version != self._expected:
+            raise self._changed(": it has another version than was expected")
         self.coding = coding(ref, answer)
         refused = refuses_ranges(answer.head) or (start > 0 and part is None)
         self.seekable = self.image.size is not None and not refused
@@ -54,11 +103,11 @@ class HttpSource(ImageSource):
             self.parallel_reads = PARALLEL_READS
         #: Where the content of the answer that is open begins.
         self._opened_at = part or 0
-        self._session = session
         self._first = answer.head
-        self._opened: Answer | None = answer
-        self._lock = threading.Lock()
-        self._conditional = True
+
+    def _condition(self) -> list[Field]:
+        expected = self._expected if self._conditional else None
+        return [] if expected is None else [("If-Match", expected)]
 
     def ignore_version(self) -> None:
         """Balancers and mirrors may give the same bytes another ETag on each server."""
@@ -70,10 +119,9 @@ class HttpSource(ImageSource):
             return
         answer = self._answer(start, stop)
         try:
-            blocks = answer.connection.body()
-            yield from self._exactly(blocks, None if end is None else end - start)
+            yield from self._exactly(answer.blocks(), None if end is None else end - start)
         finally:
-            self._session.give_back(answer)
+            answer.close()
 
     def close(self) -> None:
         opened = self._take_opened()
@@ -93,9 +141,12 @@ class HttpSource(ImageSource):
         if opened is not None:
             opened.close()
         whole = start == 0 and (stop is None or not self.seekable)
-        answer = self._session.request("GET", *([] if whole else self._range(start, stop)))
+        fields = self._condition() if whole else self._range(start, stop)
+        answer = self._session.request("GET", *fields)
         try:
             if whole:
+                if answer.head.status == 412 and self._expected is not None:
+                    raise self._changed("")
                 check_status(answer.head, answer.place.url)
                 self._check_same(answer.head)
             else:
@@ -110,7 +161,7 @@ class HttpSource(ImageSource):
         fields = [("Range", f"bytes={start}-{'' if stop is None else stop - 1}")]
         if self.image.version is not None and self._conditional:
             fields.append(("If-Range", self.image.version))
-        return fields
+        return [*fields, *self._condition()]
 
     def _check_part(self, answer: Answer, start: int, stop: int | None) -> None:
         """Whether an answer is the range that was asked for, and of the same image.
@@ -192,3 +243,68 @@ class HttpSource(ImageSource):
                 f"{self._session.title}: the answer ends {left} bytes too early",
                 hint="the server or something in between broke off; try again",
             )
+
+
+def probe(
+    client: Client, ref: ImageRef, url: str | None = None, headers: Mapping[str, str] | None = None
+) -> Image:
+    """What opening would settle as the image, for whoever may read its bytes.
+
+    From an answer to a GET, because HEAD may be refused or permitted to others; for one byte,
+    because the rest of an answer that nobody reads is sent all the same.
+    """
+    session = Session(client, url or ref.text, headers)
+    try:
+        answer = _first_byte(session)
+        check_coding(ref, answer)
+        return described(ref, answer.place.url, answer.head, whole=has_whole(answer.head))
+    finally:
+        session.close()
+
+
+def record(
+    client: Client, ref: ImageRef, url: str | None = None, headers: Mapping[str, str] | None = None
+) -> Image:
+    """What the server says of an image, from a HEAD.
+
+    From a GET for one byte where the server answers HEAD with an error, with no size or size 0, or
+    not at all: it may serve the image all the same.
+    """
+    session = Session(client, url or ref.text, headers)
+    try:
+        answer = _head(session)
+        if answer is None:
+            answer = _first_byte(session)
+            return described(ref, answer.place.url, answer.head, whole=has_whole(answer.head))
+        return described(ref, answer.place.url, answer.head, whole=False)
+    finally:
+        session.close()
+
+
+def _head(session: Session) -> Answer | None:
+    """The answer to a HEAD, closed; None if it says nothing of an image."""
+    try:
+        answer = session.request("HEAD")
+        answer.close()
+        usable = answer.head.status == 200 and answer.head.content_length
+    except TransferError:
+        if not session.asked:
+            raise  # no connection: a GET would not get one either
+        return None
+    return answer if usable else None
+
+
+def _first_byte(session: Session) -> Answer:
+    """The answer to a GET for one byte, closed.
+
+    :raises: what it means if there is no image.
+    """
+    answer = session.request("GET", ("Range", "bytes=0-0"))
+    answer.close()
+    if answer.head.status == 206 and content_range(answer.head) is not None:
+        return answer
+    if answer.head.status in (*_NO_RANGE, 206):
+        answer = session.request("GET")
+        answer.close()
+    check_status(answer.head, answer.place.url)
+    return answer

@@ -1,0 +1,156 @@
+"""Requests as the deployer's options want them: credentials, redirects, TLS, a proxy."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+
+from imagebroker.backends.backend import BackendHost, Options
+from imagebroker.exceptions import ConfigError, NotAuthorized, TransferError
+from imagebroker.http.digests import WANTED
+from imagebroker.http.head import Field, Head, Malformed
+from imagebroker.http.pools import Answer, Pools
+from imagebroker.http.tls import Tls
+from imagebroker.http.urls import Place, Url
+
+#: What says "ask there"; a GET or HEAD stays what it is with all of them.
+REDIRECTS = (301, 302, 303, 307, 308)
+#: Answers of an address that was redirected to and may have been meant for a moment only.
+_EXPIRED = (401, 403, 404, 410)
+
+
+class Client:
+    """HTTP for one backend instance. One serves all its threads; it has no connections itself."""
+
+    def __init__(self, host: BackendHost) -> None:
+        """:raises ConfigError: an option cannot be used (`OPTIONS` has them)."""
+        title = ":".join(filter(None, ("backend", host.name, host.instance)))
+        options = host.options
+        self.host = host
+        self.tls = Tls(options, title)
+        host.proxies  # noqa: B018 - one that cannot be used shows now, not in a download
+        self._origins = {
+            Url.parse(text).origin
+            for text in options.get("endpoint") or ()
+            if text.startswith(("http://", "https://"))
+        }
+        self._authorization = _authorization(options, title, bool(self._origins))
+
+    def pools(self) -> Pools:
+        """New connections, for whoever closes them."""
+        return Pools(self.host, self.tls, user_agent)
+
+    def start(self, text: str) -> Place:
+        """Where a URL leads. Credentials need an endpoint; without one there is at most a client
+        certificate, for the server that the URL names."""
+        url = Url.parse(text)
+        return Place(url, not self._origins or url.origin in self._origins)
+
+    def moved(self, place: Place, head: Head) -> Place:
+        """Where a redirect leads.
+
+        :raises PolicyViolation: it may not lead there.
+        """
+        locations = head.all("location")
+        if len(locations) != 1:
+            raise Malformed(f"{place.url}: a redirect with {len(locations)} locations")
+        return place.moved(Url.parse(self.host.redirect(place.url.text, locations[0])))
+
+    def fields(self, place: Place) -> list[Field]:
+        """The headers that every request has."""
+        fields = [
+            ("Host", place.url.netloc),
+            ("User-Agent", user_agent()),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+        ]
+        if place.identified and self._authorization:
+            fields.append(("Authorization", self._authorization))
+        return fields
+
+
+class Session:
+    """The requests for one URL. Threads may share it; each closes its answers."""
+
+    def __init__(self, client: Client, text: str, headers: Mapping[str, str] | None = None) -> None:
+        """:param headers: for the origin of the URL alone: a token, say."""
+        self._client = client
+        self._start = client.start(text)
+        self._headers = list((headers or {}).items())
+        #: What messages call the image: its URL without the query.
+        self.title = str(self._start.url)
+        #: Where the last redirect led: later requests are for the same bytes, so go to that server.
+        self._place = self._start
+        self._pools = client.pools()
+
+    @property
+    def asked(self) -> bool:
+        """Whether a server was reached, and told what is wanted of it."""
+        return self._pools.reached
+
+    def request(self, method: str, *fields: Field) -> Answer:
+        """The answer to a GET or HEAD, after at most `limits.redirects` redirects; any status.
+
+        :raises PolicyViolation: an address, a redirect or a certificate is refused.
+        :raises TransferError: there is no answer.
+        """
+        place = self._place
+        if place is not self._start:
+            try:
+                answer = self._follow(method, place, fields)
+            except (TransferError, NotAuthorized):
+                if self._pools.closed:
+                    raise
+            else:
+                if answer.head.status not in _EXPIRED:
+                    return answer
+                answer.close()
+        return self._follow(method, self._start, fields)
+
+    def _follow(self, method: str, place: Place, fields: tuple[Field, ...]) -> Answer:
+        limit = self._client.host.limits.redirects
+        for _ in range(limit + 1):
+            own = self._headers if place.home else []
+            every = [*self._client.fields(place), WANTED, *own, *fields]
+            answer = self._pools.send(method, place, every)
+            if answer.head.status not in REDIRECTS:
+                self._place = place
+                return answer
+            answer.close()
+            place = self._client.moved(place, answer.head)
+        raise TransferError(
+            f"{self.title} leads through more than {limit} redirects",
+            hint="check the URL: the server may be sending it in circles",
+            retryable=False,
+        )
+
+    def close(self) -> None:
+        """End all requests, from any thread; idempotent."""
+        self._pools.close()
+
+
+def _authorization(options: Options, title: str, bound: bool) -> str | None:
+    username, password = options.get("username"), options.get("password")
+    if username is None and password is None:
+        return None
+    if not bound:
+        raise ConfigError(
+            f"[{title}] username and password are set, and no endpoint",
+            hint="set endpoint to the URL prefix that they are for",
+        )
+    if not username or ":" in username:
+        raise ConfigError(
+            f"[{title}] password needs a username without colons", hint="set username"
+        )
+    pair = f"{username}:{password or ''}"
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+@cache
+def user_agent() -> str:
+    try:
+        return f"imagebroker/{importlib.metadata.version('imagebroker')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "imagebroker"

@@ -1,0 +1,52 @@
+"""HTTP for plugins: urllib3 on the host's connections, and `HttpSource` for what is behind a URL.
+
+See "A backend over HTTP" in docs/writing-a-backend.md. urllib3 is imported with the first request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagebroker.http.answers import check_status, retry_after
+from imagebroker.http.client import Client, Session
+from imagebroker.http.head import Head, Malformed
+from imagebroker.http.options import OPTIONS
+from imagebroker.http.pools import Answer, Pools
+from imagebroker.http.source import HttpSource, probe, record
+from imagebroker.http.urls import Place, Url
+
+__all__ = [
+    "OPTIONS",
+    "Answer",
+    "Client",
+    "Head",
+    "HttpSource",
+    "Malformed",
+    "Place",
+    "Pools",
+    "Session",
+    "Url",
+    "check_status",
+    "probe",
+    "record",
+    "requests_session",
+    "retry_after",
+]
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import requests
+
+
+def requests_session(
+    client: Client, *, origins: Collection[str] = (), limit: int | None = None
+) -> requests.Session:
+    """A `requests` session over the same connections, policy and bounds; it needs requests.
+
+    :param origins: URLs whose scheme, host and port are the only ones asked first; any if empty.
+    :param limit: bytes of a body that is loaded; the host's `max_answer` by default.
+    """
+    from imagebroker.http.requests_session import requests_session as make
+
+    return make(client, origins=origins, limit=limit)

@@ -312,8 +312,8 @@ class Connection:
         if isinstance(cause, (paramiko.ssh_exception.IncompatiblePeer, ProtocolViolation)):
             return TransferError(
                 f"{self._peer}: its SSH is not acceptable: {printable(str(cause), 256)}",
-                hint="update the server, or enable current ciphers, MACs, key exchanges and host "
-                "keys on it: weak ones are refused", retryable=False,
+                hint="update the server, or enable current algorithms on it (ciphers, MACs, key "
+                "exchanges, host keys): weak ones are refused", retryable=False,
             )  # fmt: skip
         if isinstance(cause, EOFError):
             return TransferError(

@@ -17,7 +17,6 @@ from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef
 from imagebroker.snapshot import Call
 from imagebroker.transfer.demands import Demands
-from imagebroker.transfer.download import Transfer
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers.cache import Cache
 from imagebroker.transfer.layers.cached import CacheLayer
@@ -26,6 +25,7 @@ from imagebroker.transfer.layers.single_flight import SingleFlight
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.transfer.store.journal import Journal
+from imagebroker.transfer.transfer import Transfer
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, is_url, parse_checksum
 from imagebroker.verify.disk_format import FormatPolicy

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 
 from imagebroker.exceptions import ImageNotFound, TooLarge, TransferError, VerificationError
-from imagebroker.transfer.download import Transfer, opened
+from imagebroker.transfer.download import opened
+from imagebroker.transfer.transfer import Transfer
 
 
 class NotThere(VerificationError):

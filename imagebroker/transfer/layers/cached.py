@@ -18,12 +18,12 @@ from imagebroker.exceptions import (
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.transfer.demands import Demands
-from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.layers.cache import Cache, Cached, Entry
 from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 
@@ -65,18 +65,15 @@ class CacheLayer:
             return None
         return Found(entry, demands.record or image)
 
-    def candidate(self, found: Found) -> Candidate:
-        """The entry as a place where the bytes can be had."""
-        return found.entry.candidate(self._ref, found.image)
-
-    def demands(self, demands: Demands, found: Found) -> Demands:
-        """A copy of an entry is verified like any other, and must have the digest of the entry."""
-        cached = found.entry.cached
+    def copying(self, transfer: Transfer, found: Found) -> Transfer:
+        """The same from the entry. It is verified like any other, and must have its digest."""
+        demands, cached = transfer.demands, found.entry.cached
         known = [(each.algorithm, each.digest) for each in demands.checksums]
         known += list(found.image.checksums.items())
-        if (cached.algorithm, cached.digest) in known:
-            return demands
-        return replace(demands, checksums=(*demands.checksums, found.entry.checksum))
+        if (cached.algorithm, cached.digest) not in known:
+            demands = replace(demands, checksums=(*demands.checksums, found.entry.checksum))
+        candidate = found.entry.candidate(self._ref, found.image)
+        return replace(transfer, candidates=[candidate], demands=demands)
 
     def failed(self, error: ImageBrokerError, found: Found, watch: Watch) -> None:
         """The entry could not be copied: drop it if it is damaged, and go on without it.
@@ -89,8 +86,12 @@ class CacheLayer:
         if not found.entry.is_intact():
             self._cache.drop(found.entry)
 
-    def keep(self, part: PartFile, size: int, evidence: Mapping[str, Any], image: Image) -> None:
+    def keep(
+        self, part: PartFile | None, size: int, evidence: Mapping[str, Any], image: Image
+    ) -> None:
         """The image is in place: what goes wrong now costs a later download its cached copy."""
+        if part is None:
+            return
         keys = self._entitlement.keys(image)
         try:
             stored = self._cache.store(part.fileno(), size, evidence, keys)

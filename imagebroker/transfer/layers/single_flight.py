@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Protocol
 
 from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.boundary import OpenedSource
@@ -59,6 +59,40 @@ _ANNOUNCE_EVERY = 0.05
 #: caller's own watch would take the silence for a peer's.
 _PATIENCE = 0.8
 _CHUNK = 1024 * 1024
+
+
+Listener = Callable[[Event], None]
+
+
+class Flying(Protocol):
+    """What a transfer needs of single flight."""
+
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]: ...
+
+    def announcer(self, required: Required, part: PartFile | None) -> Listener: ...
+
+    def confirm(self, evidence: Mapping[str, Any]) -> None: ...
+
+    def verified(self, evidence: Mapping[str, Any]) -> None: ...
+
+
+class _Alone:
+    """A transfer that nobody shares."""
+
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
+        return list(own)
+
+    def announcer(self, required: Required, part: PartFile | None) -> Listener:
+        return lambda event: None
+
+    def confirm(self, evidence: Mapping[str, Any]) -> None:
+        pass
+
+    def verified(self, evidence: Mapping[str, Any]) -> None:
+        pass
+
+
+ALONE = _Alone()
 
 
 class SingleFlight:
@@ -231,8 +265,10 @@ class SingleFlight:
 
     # -- leading ---------------------------------------------------------------------------------
 
-    def announcer(self, required: Required, part: PartFile) -> Callable[[Event], None]:
+    def announcer(self, required: Required, part: PartFile | None) -> Listener:
         """Tells others of what is stored in `part`, event by event."""
+        if part is None:
+            return lambda event: None
 
         def note(event: Event) -> None:
             match event:
@@ -241,7 +277,7 @@ class SingleFlight:
                 case Stored():
                     self._stored(event.position)
                 case Restart():
-                    self.begins_again()
+                    self._begins_again()
                 case Mixed():
                     self.withdraw()
                 case LocalFile():
@@ -291,7 +327,7 @@ class SingleFlight:
             self._told = monotonic()
             self._attempt(lambda: flight.update(stored=position))
 
-    def begins_again(self) -> None:
+    def _begins_again(self) -> None:
         """What others have read is void."""
         flight, self._beginning = self._led, self._beginning + 1
         if flight is not None:

@@ -33,6 +33,8 @@ class Destination(ABC):
     any_order = False
     #: None for a file object.
     path: Path | None = None
+    #: What other calls may follow, and a cache may copy.
+    part: PartFile | None = None
 
     @property
     @abstractmethod
@@ -67,6 +69,7 @@ class AtPath(Destination):
     """A part file that takes bytes in any order."""
 
     any_order = True
+    part: PartFile
 
     def __init__(
         self, part: PartFile, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning

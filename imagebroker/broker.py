@@ -32,11 +32,8 @@ from imagebroker.system.exhaustion import said
 from imagebroker.system.standard_streams import occupy
 from imagebroker.telemetry import Telemetry
 from imagebroker.transfer import download as transfer
-from imagebroker.transfer.codecs import checked_kind
-from imagebroker.transfer.detection import detected
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.fetch.versions import Joining
-from imagebroker.transfer.layers.cache import Cache, Cached
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, IntoObject
@@ -50,6 +47,7 @@ if TYPE_CHECKING:
     from oslo_config import cfg
 
     from imagebroker.backends.backend import Context
+    from imagebroker.transfer.layers.cache import Cache, Cached
 
 #: Arguments of `open` that `copy` passes on.
 _OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "progress", "cancel")
@@ -238,7 +236,7 @@ class Broker:
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
                 progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
-            decompress, core = checked_kind(decompress), call.core
+            decompress, core = _checked_kind(decompress), call.core
             with call.recorded("download", request.backend, request.watch):
                 if not isinstance(dest, (str, bytes, os.PathLike)):
                     with FileObject(dest, fsync=core.fsync, process=call.process) as target:
@@ -529,6 +527,8 @@ def _detected(
     policy = format_policy(call.core, None)
     if policy is None:
         return image
+    from imagebroker.transfer.detection import detected  # only `get` needs it
+
     return detected(
         image, lambda: backend.open(context, ref), policy, call.core.stall_timeout,
         may_be_page=backend.declared.serves_pages,
@@ -543,7 +543,7 @@ def _open(
     **arguments: Any,
 ) -> ImageReader:
     request = Request(call, context, id_or_uri, **arguments)
-    decompress = checked_kind(decompress)
+    decompress = _checked_kind(decompress)
     with call.telemetry.call("open", request.backend.title):
         stream = transfer.opened(request.transfer(decompress))
     read = call.telemetry.begin("read", request.backend.title)
@@ -572,11 +572,22 @@ def _to_path(
         return transfer.download(wanted, destination, flight, cache)
 
 
+def _checked_kind(decompress: str | None) -> str | None:
+    """:raises InvalidImageRef, UnsupportedOperation: as `codecs.checked_kind`."""
+    if decompress is None:
+        return None
+    from imagebroker.transfer.codecs import checked_kind  # few calls unpack anything
+
+    return checked_kind(decompress)
+
+
 def _cache(core: Options) -> Cache:
     if not core.cache_dir:
         raise ConfigError(
             "no cache is configured", hint="set cache_dir in [imagebroker], and cache_size"
         )
+    from imagebroker.transfer.layers.cache import Cache  # where one is configured
+
     return Cache(Path(core.cache_dir), core.cache_size)
 
 

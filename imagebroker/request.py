@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,9 @@ from imagebroker.model.reference import ImageRef
 from imagebroker.snapshot import Call
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
-from imagebroker.transfer.layers.cache import Cache
-from imagebroker.transfer.layers.cached import CacheLayer
 from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
 from imagebroker.transfer.layers.single_flight import SingleFlight
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
-from imagebroker.transfer.small_file import NotThere, read_small
 from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.transfer import Transfer
 from imagebroker.verify.checks import format_policy
@@ -37,6 +33,8 @@ from imagebroker.verify.signature import (
 
 if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
+    from imagebroker.transfer.layers.cache import Cache
+    from imagebroker.transfer.layers.cached import CacheLayer
 
 #: What `download` and `open` accept beside their named arguments: options of the configuration.
 _OVERRIDES = (
@@ -101,11 +99,11 @@ class Request:
         :raises ImageBrokerError: the checksum file, or the record, cannot be had.
         """
         demands = self.demands()  # before any byte of the image is asked for
-        demands = replace(demands, wanted=bool(demands.checksums))
+        demands = demands._replace(wanted=bool(demands.checksums))
         own = self._own_candidate()
         candidates, record = self._locations(demands)
         return Transfer(
-            [*candidates, own], replace(demands, record=record), self.watch,
+            [*candidates, own], demands._replace(record=record), self.watch,
             self._call.settings.tuning, decompress,
         )  # fmt: skip
 
@@ -156,6 +154,8 @@ class Request:
 
     def cache(self, cache: Cache) -> CacheLayer:
         """What this call has of the cache."""
+        from imagebroker.transfer.layers.cached import CacheLayer  # where one is configured
+
         return CacheLayer(cache, self.entitlement, self.ref.text)
 
     def demands(self) -> Demands:
@@ -166,11 +166,12 @@ class Request:
         if self._file is not None:
             named, self._file = self._file, None
             found = self._in_checksum_file(*named)
-            self._demands = replace(self._demands, checksums=(found, *self._demands.checksums))
+            self._demands = self._demands._replace(checksums=(found, *self._demands.checksums))
         return self._demands
 
     def _in_checksum_file(self, named: ImageRef, backend: Boundary) -> Checksum:
-        from imagebroker.verify.checksum_file import LARGEST, PATIENCE  # few calls have one
+        from imagebroker.transfer.small_file import NotThere, read_small  # few calls have one
+        from imagebroker.verify.checksum_file import LARGEST, PATIENCE
 
         def read(ref: ImageRef) -> bytes:
             pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)

@@ -7,8 +7,7 @@ this is the only place that does; all others use these values.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagebroker.backends.backend import API_VERSION, ImageBackend
 from imagebroker.model.reference import RefForm
@@ -25,8 +24,7 @@ class Misdeclared(Exception):
     """The class is not a usable backend; the text follows the name of the plugin."""
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(NamedTuple):
     """A backend's class, and what it declares."""
 
     cls: type[ImageBackend]

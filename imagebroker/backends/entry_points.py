@@ -14,9 +14,8 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagebroker.redaction import printable, shown_error
 
@@ -26,8 +25,7 @@ _FOLDER = re.compile(r"(?P<name>[^/]+?)(?:-[^-/]+)?(?:-py[\d.]+)?\.(?:dist|egg)-
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True)
-class Damage:
+class Damage(NamedTuple):
     """A distribution whose metadata cannot be read, or only in part."""
 
     #: Its name, or that of its directory if the name is unknown.
@@ -41,8 +39,7 @@ class Damage:
         return f"the distribution {self.distribution} ({self.path}) {self.problem}"
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(NamedTuple):
     """The entry points of all distributions, and the distributions that are damaged."""
 
     points: tuple[metadata.EntryPoint, ...]

@@ -6,13 +6,12 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagebroker.exceptions import TransferTimeout
 
 
-@dataclass(frozen=True)
-class _Connected:
+class _Connected(NamedTuple):
     """A socket, by its descriptor (TLS detaches the object); the inode identifies it."""
 
     fd: int

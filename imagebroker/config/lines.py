@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _SECTION = re.compile(r"\[(.+)\]")
 #: A name at the beginning of a line. An indented line continues the value above it.
 _OPTION = re.compile(r"([^\s=:#;\[][^=:]*?)\s*[=:]")
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A place in a file."""
 
     file: Path

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(NamedTuple):
     """When more connections are tried, and how often things are written down."""
 
     #: Bytes that must be missing to make a second connection to a source worth its while: the first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from imagebroker.model.image import Image
@@ -19,32 +19,35 @@ from imagebroker.transfer.fetch.events import (
 )
 
 
-@dataclass
 class Account:
     """Fed with every event of one transfer, through as many rounds as it has."""
 
-    attempts: int = 0
-    #: The byte at which the last resumed attempt went on; None if none did.
-    resumed_from: int | None = None
-    #: Bytes that each candidate sent, by its ref; of those that are not void.
-    served: dict[str, int] = field(default_factory=dict)
-    #: The image as the candidate that was read last described it.
-    image: Image | None = None
-    #: Versions that were met in this round.
-    versions: set[str] = field(default_factory=set)
-    #: Whether the bytes are, or may be, of several versions.
-    mixed: bool = False
-    #: Whether bytes came from a location; from another transfer or the cache.
-    located: bool = False
-    secondhand: bool = False
-    #: Whether bytes of an earlier process are there that only the digest of the whole proves.
-    doubtful: bool = False
-    #: Whether the kernel copied a file of this host.
-    cloned: bool = False
-    #: What was computed over the bytes; empty until every check has passed.
-    evidence: dict[str, Any] = field(default_factory=dict)
-    _before: int = 0
-    _reading: str = ""
+    def __init__(self) -> None:
+        self.attempts = 0
+        #: The image as the candidate that was read last described it.
+        self.image: Image | None = None
+        self._before, self._reading = 0, ""
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """All that was stored is dropped, and another fetch begins."""
+        self._before = self.attempts
+        #: The byte at which the last resumed attempt went on; None if none did.
+        self.resumed_from: int | None = None
+        #: Bytes that each candidate sent, by its ref; of those that are not void.
+        self.served: dict[str, int] = {}
+        #: Versions that were met.
+        self.versions: set[str] = set()
+        #: Whether the bytes are, or may be, of several versions.
+        self.mixed = False
+        #: Whether bytes came from a location; from another transfer or the cache.
+        self.located = self.secondhand = False
+        #: Whether bytes of an earlier process are there that only the digest of the whole proves.
+        self.doubtful = False
+        #: Whether the kernel copied a file of this host.
+        self.cloned = False
+        #: What was computed over the bytes; empty until every check has passed.
+        self.evidence: dict[str, Any] = {}
 
     def note(self, event: Event) -> None:
         match event:
@@ -73,12 +76,6 @@ class Account:
                 self.evidence = event.evidence
             case _:
                 pass
-
-    def begin_round(self) -> None:
-        """All that was stored is dropped, and another fetch begins."""
-        self._before = self.attempts
-        self.resumed_from, self.served, self.versions, self.evidence = None, {}, set(), {}
-        self.mixed = self.located = self.secondhand = self.doubtful = self.cloned = False
 
     @property
     def source(self) -> str:

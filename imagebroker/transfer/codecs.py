@@ -7,8 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import CompressionError, InvalidImageRef, UnsupportedOperation
@@ -47,8 +46,7 @@ class Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class Compression:
+class Compression(NamedTuple):
     """One kind of compressed data."""
 
     name: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from imagebroker.model.image import Image
 from imagebroker.verify.checks import Required, declared_format
@@ -13,8 +13,7 @@ from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.signature import Signature
 
 
-@dataclass(frozen=True)
-class Demands:
+class Demands(NamedTuple):
     """What must hold for the bytes, whoever sends them."""
 
     #: Of the caller and of the ref.

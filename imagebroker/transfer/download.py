@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
@@ -17,14 +17,15 @@ from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.events import Content, Restart
 from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.fetch.versions import Joining
-from imagebroker.transfer.layers.cached import CacheLayer
-from imagebroker.transfer.layers.decompression import Decompressed
 from imagebroker.transfer.layers.single_flight import ALONE, Flying
 from imagebroker.transfer.layers.verified import Verified
 from imagebroker.transfer.reader import VerifiedStream
 from imagebroker.transfer.second_chance import SecondChance
 from imagebroker.transfer.store.destinations import Destination
 from imagebroker.transfer.transfer import Transfer
+
+if TYPE_CHECKING:
+    from imagebroker.transfer.layers.cached import CacheLayer
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def download(
             except ImageBrokerError as error:
                 cache.failed(error, found, transfer.watch)
                 destination.rewind()
-    shared = replace(transfer, candidates=flight.candidates(transfer.candidates))
+    shared = transfer._replace(candidates=flight.candidates(transfer.candidates))
     done, account = _transferred(shared, destination, flight)
     if cache is not None and not account.cloned:
         cache.keep(destination.part, done.size, done.evidence, done.image)
@@ -129,6 +130,8 @@ def in_order(fetch: Fetch, transfer: Transfer) -> Content:
     """What whoever takes bytes in order gets: verification above the fetch, then decompression."""
     content: Content = Verified(fetch, transfer.watch)
     if transfer.decompress is not None:
+        from imagebroker.transfer.layers.decompression import Decompressed  # few calls do
+
         formats = transfer.demands.formats
         content = Decompressed(content, transfer.decompress, formats, transfer.watch)
     return content

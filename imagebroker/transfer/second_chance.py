@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from imagebroker.exceptions import ChecksumMismatch, CompressionError, VerificationError
 from imagebroker.transfer.account import Account
 from imagebroker.transfer.fetch.versions import MOST, Joining
@@ -28,11 +26,11 @@ class SecondChance:
     def _was_mixed(self, error: VerificationError, account: Account) -> bool:
         self._met |= account.versions
         if account.mixed:
-            self.joining = replace(self.joining, allowed=False)
+            self.joining = self.joining._replace(allowed=False)
             return True
         if self.joining.allowed or not isinstance(error, ChecksumMismatch):
             return False
         avoid = self.joining.avoid | account.versions
         again = bool(self._met - avoid) and len(avoid) < MOST
-        self.joining = replace(self.joining, avoid=frozenset(avoid))
+        self.joining = self.joining._replace(avoid=frozenset(avoid))
         return again

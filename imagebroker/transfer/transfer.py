@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from imagebroker.config.tuning import Tuning
 from imagebroker.transfer.demands import Demands
@@ -11,8 +11,7 @@ from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.limits import Watch
 
 
-@dataclass(frozen=True)
-class Transfer:
+class Transfer(NamedTuple):
     """Where the bytes can be had, what must hold for them, and the limits."""
 
     #: The last one is the backend itself.
@@ -29,4 +28,4 @@ class Transfer:
         behind the decoder."""
         if self.decompress is None:
             return self.demands
-        return replace(self.demands, formats=None, unpacks=True)
+        return self.demands._replace(formats=None, unpacks=True)

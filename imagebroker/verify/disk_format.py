@@ -52,7 +52,7 @@ class _Inspection:
         self.check()
         if self.verdict is None:
             raise FormatError("the content was not inspected to its end")
-        return vars(self.verdict).copy()
+        return self.verdict._asdict()
 
     def check(self) -> None:
         """:raises FormatError: the same as before, if one was raised."""

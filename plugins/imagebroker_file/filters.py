@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagebroker.plugin import ACTIVE, InvalidImageRef
 from imagebroker_file.rows import FLAGS, TIMES, from_time, property_text
@@ -27,16 +26,14 @@ _OTHERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """A condition on a row of `images`."""
 
     sql: str
     params: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True)
-class Lookup:
+class Lookup(NamedTuple):
     """A condition on a row of a table that belongs to images, at most one row each."""
 
     table: str

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagebroker.plugin import ImageQuery, InvalidImageRef
 from imagebroker_file.filters import SCALARS, Condition, Filters, Lookup
@@ -36,8 +35,7 @@ _FIXED = ("id", "created_at")
 After = tuple[Any, str]
 
 
-@dataclass(frozen=True)
-class _Stream:
+class _Stream(NamedTuple):
     """Images that a caller sees for one reason."""
 
     conditions: tuple[Condition, ...] = ()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagebroker.plugin import (
     ACTIVE,
@@ -46,8 +46,7 @@ _NEW = Image(
 VISIBILITIES = ("public", "community", "shared", "private")
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """What the store knows about a caller: it trusts the context, as Glance does."""
 
     is_admin: bool

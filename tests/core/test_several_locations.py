@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,17 @@ class SpreadBackend(RecordBackend):
         )
 
 
+def tuned(many_locations_from: int = MIB) -> Tuning:
+    return Tuning(
+        parallel_from=MIB, many_locations_from=many_locations_from, measure=0.02,
+        smallest_range=256 * 1024, first_range=512 * 1024, range_seconds=0.1, quiet=0.3,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def tuning(request: pytest.FixtureRequest) -> Tuning:
-    small = Tuning(
-        parallel_from=MIB, many_locations_from=MIB, measure=0.02, smallest_range=256 * 1024,
-        first_range=512 * 1024, range_seconds=0.1, quiet=0.3,
-    )  # fmt: skip
-    return replace(small, **getattr(request, "param", {}))
+    found: Tuning = getattr(request, "param", tuned())
+    return found
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ def test_each_is_read_in_as_many_ranges_as_make_it_faster(
     assert_that(most[2], Equals(1))  # nothing proves that its ranges are of one version
 
 
-@pytest.mark.parametrize("tuning", [{"many_locations_from": len(DATA)}], indirect=True, ids=[""])
+@pytest.mark.parametrize("tuning", [tuned(many_locations_from=len(DATA))], indirect=True, ids=[""])
 def test_a_small_image_is_read_from_one(broker: imagebroker.Broker, tmp_path: Path) -> None:
     _, second = spread(one=Script(DATA, chunk=MIB), two=Script(DATA, chunk=MIB))
     download(broker, tmp_path)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import (
@@ -23,8 +22,7 @@ Waiting = Callable[[], Any]
 Opener = Callable[[float, Waiting], OpenedSource]
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One place where the bytes can be had."""
 
     ref: str

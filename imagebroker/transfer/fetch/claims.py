@@ -5,7 +5,6 @@ from __future__ import annotations
 from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import PolicyViolation, TransferError
 from imagebroker.model.image import Image
-from imagebroker.transfer.codecs import KINDS
 from imagebroker.transfer.limits import Rules
 
 
@@ -33,6 +32,8 @@ def check_coding(source: OpenedSource) -> None:
     """:raises TransferError: nobody could tell the image from an encoding of it."""
     if not source.coding:
         return
+    from imagebroker.transfer.codecs import KINDS  # few servers do this
+
     unpacked = source.coding.removeprefix("x-")
     raise TransferError(
         f"{source.image.ref}: the server sends it encoded as {source.coding!r}, though it "

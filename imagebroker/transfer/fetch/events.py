@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.backends.boundary import OpenedSource
@@ -13,8 +12,7 @@ from imagebroker.model.image import Image
 from imagebroker.transfer.fetch.candidates import Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt begins to read."""
 
     #: From 1; those that failed before it count.
@@ -25,8 +23,7 @@ class Attempt:
     resumed_from: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Bytes of the image."""
 
     offset: int
@@ -34,43 +31,37 @@ class Chunk:
     candidate: Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """So many bytes have come from a candidate."""
 
     candidate: Candidate
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(NamedTuple):
     """What is in the image, in order."""
 
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(NamedTuple):
     """All bytes before are void: the image begins again at byte 0.
 
     Whoever has stored them passes this on before they are dropped.
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
+class Mixed(NamedTuple):
     """From here on the bytes are of several versions: only a digest of the whole can tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionMet:
+class VersionMet(NamedTuple):
     """A source with this version was opened."""
 
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resumability:
+class Resumability(NamedTuple):
     """Whether a later process could go on with the bytes so far."""
 
     #: What proves the same bytes at the backend itself; None if nothing does.
@@ -79,36 +70,31 @@ class Resumability:
     possible: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(NamedTuple):
     """The bytes are a file of this host: copy it and close the stream, or read on."""
 
     source: OpenedSource
     candidate: Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Cloned:
+class Cloned(NamedTuple):
     """The destination has the whole image: the kernel has copied it from a file of this host."""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenUp:
+class TakenUp(NamedTuple):
     """Bytes that an earlier process stored are part of the result."""
 
     #: Whether only the digest of the whole proves that they belong to it.
     doubtful: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """So many bytes from the beginning are in the destination, without a gap."""
 
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """Every check has passed: what was computed over the bytes. Those held back may follow."""
 
     evidence: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from time import monotonic, process_time
+from typing import TYPE_CHECKING
 
 from imagebroker.backends.boundary import Flow, OpenedSource
 from imagebroker.config.tuning import Tuning
@@ -36,13 +37,14 @@ from imagebroker.transfer.fetch.events import (
     VersionMet,
 )
 from imagebroker.transfer.fetch.identity import Identity
-from imagebroker.transfer.fetch.range_scheduler import RangeScheduler, Rest
-from imagebroker.transfer.fetch.range_source import Opening, RangeSource
 from imagebroker.transfer.fetch.retry import Retries
 from imagebroker.transfer.fetch.versions import Circumstances, Joining, Step
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.ranges import ENDLESS, Range, length
 from imagebroker.verify.checks import Required
+
+if TYPE_CHECKING:
+    from imagebroker.transfer.fetch.range_scheduler import Rest
 
 LOG = logging.getLogger(__name__)
 
@@ -393,6 +395,9 @@ class Fetch:
 
     def _in_parallel(self, flow: Flow | None) -> Iterator[Event]:
         """Several ranges at once; the first may be under way in `flow`."""
+        from imagebroker.transfer.fetch.range_scheduler import RangeScheduler  # for large images
+        from imagebroker.transfer.fetch.range_source import Opening, RangeSource
+
         source = self._source
         if source is None:
             raise AssertionError("parallel ranges need an opened source")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from imagebroker.backends.boundary import Flow, OpenedSource
 from imagebroker.config.tuning import Tuning
@@ -35,8 +35,7 @@ _ROUND_TRIPS_PER_RANGE = 30
 _WORTH_TAKING = 0.2
 
 
-@dataclass(frozen=True)
-class Rest:
+class Rest(NamedTuple):
     """What is left when several ranges are no longer read at once."""
 
     #: What was not handed out, in order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from time import monotonic
 
 from imagebroker.backends.boundary import GRACE, Flow, OpenedSource
@@ -25,22 +24,21 @@ _PATIENCE = 1.0
 _ROUND_TRIPS = 2
 
 
-@dataclass(eq=False)
 class RangeRead:
     """One range of one source, on its way."""
 
-    source: RangeSource
-    flow: Flow
-    position: int
-    stop: int
-    #: Whether the request has no end of its own: it is cut where the range stops.
-    endless: bool = False
-    began: float = field(default_factory=monotonic)
-    #: When the last byte came.
-    heard: float = field(default_factory=monotonic)
-    #: When the first one came; None if none did.
-    answered: float | None = None
-    received: int = 0
+    def __init__(
+        self, source: RangeSource, flow: Flow, position: int, stop: int, *, endless: bool = False
+    ) -> None:
+        """`endless`: the request has no end of its own; it is cut where the range stops."""
+        self.source, self.flow = source, flow
+        self.position, self.stop, self.endless = position, stop, endless
+        self.began = monotonic()
+        #: When the last byte came.
+        self.heard = self.began
+        #: When the first one came; None if none did.
+        self.answered: float | None = None
+        self.received = 0
 
     @property
     def rest(self) -> int:

@@ -7,7 +7,7 @@ whole the bytes are joined all the same, and the digest decides. Without one the
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: Times in a row that another version is met without a byte between, and times that a transfer
 #: begins again because of one.
@@ -28,8 +28,7 @@ class Step(enum.Enum):
     GIVE_UP = enum.auto()
 
 
-@dataclass(frozen=True)
-class Joining:
+class Joining(NamedTuple):
     """What one try to transfer an image may put together."""
 
     #: Whether bytes of different versions, under a strong digest.
@@ -38,8 +37,7 @@ class Joining:
     avoid: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """Of a place whose image seems to have changed."""
 
     #: A strong digest covers the whole.

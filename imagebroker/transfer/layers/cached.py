@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagebroker.exceptions import (
     Cancelled,
@@ -28,8 +27,7 @@ from imagebroker.transfer.transfer import Transfer
 LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An entry that this caller may have, in use until it is closed."""
 
     entry: Entry
@@ -71,9 +69,9 @@ class CacheLayer:
         known = [(each.algorithm, each.digest) for each in demands.checksums]
         known += list(found.image.checksums.items())
         if (cached.algorithm, cached.digest) not in known:
-            demands = replace(demands, checksums=(*demands.checksums, found.entry.checksum))
+            demands = demands._replace(checksums=(*demands.checksums, found.entry.checksum))
         candidate = found.entry.candidate(self._ref, found.image)
-        return replace(transfer, candidates=[candidate], demands=demands)
+        return transfer._replace(candidates=[candidate], demands=demands)
 
     def failed(self, error: ImageBrokerError, found: Found, watch: Watch) -> None:
         """The entry could not be copied: drop it if it is damaged, and go on without it.

@@ -24,8 +24,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imagebroker.backends.boundary import Boundary
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
@@ -53,8 +52,7 @@ _SIGNING = re.compile(
 _SIGNATURE = re.compile(r"(?:.*[-_])?sig(?:nature)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Resource:
+class Resource(NamedTuple):
     """What a ref leads to at one backend instance. Digests: a query may hold a secret."""
 
     #: The same for all calls with this ref to this instance.

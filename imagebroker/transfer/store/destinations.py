@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from imagebroker.backends.backend import Buffer
@@ -145,7 +144,7 @@ class IntoObject(Destination):
                 )
             return source
 
-        return replace(candidate, open=opened)
+        return candidate._replace(open=opened)
 
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
         return _written(in_order(fetch), self._target.write)

@@ -9,8 +9,8 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from time import time
+from typing import NamedTuple
 
 from imagebroker.exceptions import DestinationError
 from imagebroker.system.files import is_named, try_lock
@@ -40,8 +40,7 @@ _CREATE = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _ONE_WAY = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """An open, locked part file."""
 
     fd: int

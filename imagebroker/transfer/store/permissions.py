@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagebroker.exceptions import DestinationError
 
@@ -18,8 +18,7 @@ _HAS_NONE = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _USER, _GROUP, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
 
-@dataclass(frozen=True)
-class Permissions:
+class Permissions(NamedTuple):
     """What `apply` gives to a file that was created 0600."""
 
     mode: int

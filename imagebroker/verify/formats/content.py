@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats import (
@@ -21,8 +21,7 @@ from imagebroker.verify.formats.single import check_no_footer, nothing_else, sev
 from imagebroker.verify.formats.spans import HEAD, SECTOR, Piece, Reads, the_end, up_to
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The format of a content, and the size of the disk in it."""
 
     disk_format: str

@@ -7,8 +7,7 @@ sent a `Piece`. It does not see how the bytes arrive, so that streams and files 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 #: Bytes at the beginning that a reader can request repeatedly: ISO 9660 begins at 32 KiB.
 HEAD = 34 * 1024
@@ -20,8 +19,7 @@ LONGEST = 64 * 1024
 SECTOR = 512
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Bytes from `start` to `stop`; `whole`: fewer bytes are an error."""
 
     start: int
@@ -29,8 +27,7 @@ class Span:
     whole: bool = False
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """The bytes of a span, or the last bytes together with the total size."""
 
     data: bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats import second_opinion
@@ -20,8 +20,7 @@ _MARKER = struct.Struct("<QII496s")
 _MARKS_FOOTER, _MARKS_END = 3, 0
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
     version: int
     flags: int
     capacity: int
@@ -129,7 +128,7 @@ def _check_footer(header: _Header, tail: bytes, size: int) -> None:
     footer = _Header.of(sectors[SECTOR : 2 * SECTOR])
     if footer.directory_at == _IN_THE_FOOTER:
         raise _refused("has a footer that refers to another footer")
-    if {**vars(header), "directory_at": 0} != {**vars(footer), "directory_at": 0}:
+    if header._replace(directory_at=0) != footer._replace(directory_at=0):
         raise _refused("has a footer that contradicts its header")
     for start, kind in ((0, _MARKS_FOOTER), (2 * SECTOR, _MARKS_END)):
         _, length, found, rest = _MARKER.unpack_from(sectors, start)

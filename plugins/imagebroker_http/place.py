@@ -1,0 +1,77 @@
+"""Where a request goes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
+)
+
+
+@dataclass(frozen=True)
+class Url:
+    """An absolute URL that has passed the parser of refs. `str` hides the query."""
+
+    text: str
+    scheme: str
+    #: In lower case, an IPv6 address without its brackets.
+    host: str
+    port: int
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, text: str) -> Url:
+        """:raises ValueError: it is not an http(s) URL."""
+        match = _URL.fullmatch(text)
+        if match is None:
+            raise ValueError("not an http or https URL")
+        port = int(match["port"] or _DEFAULT_PORTS[match["scheme"]])
+        return cls(
+            text,
+            match["scheme"],
+            match["host"].strip("[]").lower(),
+            port,
+            match["path"] or "/",
+            match["query"] or "",
+        )
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What credentials are bound to."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as they stand in a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def site(self) -> str:
+        return f"{self.scheme}://{self.netloc}"
+
+    @property
+    def target(self) -> str:
+        """Path and query exactly as written."""
+        return self.path + self.query
+
+    def __str__(self) -> str:
+        return self.site + self.path + ("?***" if self.query else "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request goes, and whether it may say who we are."""
+
+    url: Url
+    #: Lost at the first redirect to another origin, and not found again.
+    identified: bool
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return *self.url.origin, self.identified

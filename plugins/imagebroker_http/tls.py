@@ -1,0 +1,90 @@
+"""TLS as the deployer configured it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+from imagebroker.plugin import ConfigError, Options
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Tls:
+    """Makes the contexts of an instance when they are first needed: loading takes 30 ms."""
+
+    def __init__(self, options: Options, title: str) -> None:
+        """`title` is what messages call the instance's section.
+
+        :raises ConfigError: the options contradict each other, or a file cannot be used.
+        """
+        self._options, self._title = options, title
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+        if options.insecure and not options.allow_insecure:
+            raise ConfigError(
+                f"[{title}] insecure is set",
+                hint="remove it; set allow_insecure too if any server may pass for the real one",
+            )
+        if options.key_file and not options.cert_file:
+            raise ConfigError(f"[{title}] key_file is set", hint="set cert_file too")
+        for name in ("ca_file", "cert_file", "key_file"):
+            self._check_file(name)
+        if options.ca_file or options.cert_file:
+            self.context(identified=True)  # what cannot be used shows now, not in a download
+
+    def context(self, *, identified: bool) -> ssl.SSLContext:
+        """`identified`: the server may see the client certificate."""
+        identified = identified and bool(self._options.cert_file)
+        with self._lock:
+            if identified not in self._contexts:
+                self._contexts[identified] = self._make(identified)
+            return self._contexts[identified]
+
+    def _make(self, identified: bool) -> ssl.SSLContext:
+        import ssl
+
+        options = self._options
+        # Not `create_default_context`: it writes session keys where SSLKEYLOGFILE says.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = getattr(ssl.TLSVersion, options.min_tls.replace(".", "_"))
+        context.hostname_checks_common_name = False
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            if options.insecure:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            elif options.ca_file:
+                context.load_verify_locations(options.ca_file)
+            else:
+                context.load_default_certs()
+            if identified:
+                # Never None, or OpenSSL would ask the terminal for one.
+                passphrase = options.key_passphrase or ""
+                context.load_cert_chain(options.cert_file, options.key_file, passphrase)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"[{self._title}] the certificates cannot be used: {error}",
+                hint="ca_file, cert_file and key_file are PEM files, the key without passphrase",
+            ) from error
+        return context
+
+    def _check_file(self, name: str) -> None:
+        path = self._options[name]
+        if not path:
+            return
+        try:
+            with open(path, "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+        except OSError as error:
+            raise ConfigError(
+                f"[{self._title}] {name} {path!r} cannot be read: {error.strerror}",
+                hint="correct the path, or let this user read the file",
+            ) from error
+        if name == "key_file" and mode & (stat.S_IROTH | stat.S_IWOTH):
+            raise ConfigError(
+                f"[{self._title}] key_file {path!r} is open to every user of this host",
+                hint=f"chmod o= {path}, and consider the key known",
+            )

@@ -145,12 +145,13 @@ def _read() -> Installed:
         name = _name(distribution)
         if name is not None and (key := normal(name)) in seen:
             continue  # shadowed by one that is earlier in sys.path
-        problem = _problem(distribution, name)
+        files = _files(distribution)
+        problem = _problem(distribution, name, files)
         if problem is None and name is not None:
             seen.add(key)
         else:
             damaged.append(_damage(distribution, name, problem or "has no name"))
-        if name is None:
+        if name is None or (files is not None and "entry_points.txt" not in files):
             continue
         try:
             points += _declared(distribution)
@@ -199,22 +200,32 @@ def _name(distribution: metadata.Distribution) -> str | None:
     return name if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
-def _problem(distribution: metadata.Distribution, name: str | None) -> str | None:
+def _files(distribution: metadata.Distribution) -> list[str] | None:
+    """What is in its directory; None if it has none, or it cannot be read."""
+    path = _path(distribution)
+    try:
+        return None if path is None else os.listdir(path)
+    except OSError:
+        return None
+
+
+def _problem(
+    distribution: metadata.Distribution, name: str | None, files: list[str] | None
+) -> str | None:
     """What is wrong with its directory, as far as can be told without parsing files."""
     path = _path(distribution)
     if name is None:
         return "has no usable name"
     if path is None:
         return None
-    if not path.is_dir():
+    if files is None and not path.is_dir():
         # distutils created an egg-info that is a single file.
         return None if path.suffix == ".egg-info" and path.is_file() else "is not a directory"
-    if not os.access(path, os.R_OK | os.X_OK):
+    if files is None or not os.access(path, os.R_OK | os.X_OK):
         return "cannot be read by this user"
-    points = path / "entry_points.txt"
-    if points.exists() and not os.access(points, os.R_OK):
+    if "entry_points.txt" in files and not os.access(path / "entry_points.txt", os.R_OK):
         return "has an entry_points.txt that this user cannot read"
-    if not any((path / each).exists() for each in ("METADATA", "PKG-INFO")):
+    if "METADATA" not in files and "PKG-INFO" not in files:
         return "has no METADATA"
     return None
 

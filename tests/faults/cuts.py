@@ -65,7 +65,7 @@ class Cuts:
     def __enter__(self) -> Self:
         self._places.__enter__()
         try:
-            self.make_brokers()
+            self._make_brokers()
         except BaseException:
             self._places.__exit__(None, None, None)
             raise
@@ -137,7 +137,7 @@ class Cuts:
         self._close_brokers()
         self._make_connections_end(place)
         found = [(each.index, each.received, each.sent) for each in place.proxy.passages]
-        self.make_brokers()
+        self._make_brokers()
         return found
 
     def _make_connections_end(self, place: Place) -> None:
@@ -175,7 +175,7 @@ class Cuts:
         if error is None:
             # It was cut where nothing was missing: what is kept for the next call leads nowhere.
             self._close_brokers()
-            self.make_brokers()
+            self._make_brokers()
         else:
             found += self._of_error(error, seconds, point)
         quiet(place.proxy)

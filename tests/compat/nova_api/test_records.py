@@ -26,7 +26,7 @@ from imagebroker.compat.errors import OF_SERVICE, Errors
 from imagebroker.compat.listing import LazyList
 from imagebroker.compat.nova import API
 from tests.compat import exceptions
-from tests.compat.nova.callers import ADMIN, ALICE, BOB, DATA, MISSING
+from tests.compat.nova_api.callers import ADMIN, ALICE, BOB, DATA, MISSING
 
 
 class TestRecord:

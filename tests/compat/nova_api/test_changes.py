@@ -16,7 +16,7 @@ from testtools.matchers import ContainsAll, ContainsDict, Equals, HasLength, Is
 
 from imagebroker.compat.nova import API
 from tests.compat import exceptions
-from tests.compat.nova.callers import ADMIN, ALICE, BOB, DATA, MISSING, VmwareHandle
+from tests.compat.nova_api.callers import ADMIN, ALICE, BOB, DATA, MISSING, VmwareHandle
 
 
 class TestCreate:

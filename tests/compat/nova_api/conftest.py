@@ -10,7 +10,7 @@ import pytest
 import imagebroker
 from imagebroker.compat.nova import API
 from tests.compat import exceptions
-from tests.compat.nova.callers import ALICE, DATA
+from tests.compat.nova_api.callers import ALICE, DATA
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import imagebroker
 from imagebroker import exceptions as ours
 from imagebroker.compat.nova import API
 from tests.compat import exceptions
-from tests.compat.nova.callers import ALICE, DATA, Collector, VmwareHandle
+from tests.compat.nova_api.callers import ALICE, DATA, Collector, VmwareHandle
 from tests.conftest import Scripted
 
 

@@ -15,7 +15,7 @@ from imagebroker import exceptions as ours
 from imagebroker.compat.errors import OF_DELETE, OF_IMAGE, OF_SERVICE, OF_UPDATE, Errors
 from imagebroker.compat.nova import API
 from tests.compat import exceptions
-from tests.compat.nova.callers import ALICE, MISSING, Collector
+from tests.compat.nova_api.callers import ALICE, MISSING, Collector
 
 
 class TestErrors:

@@ -26,6 +26,9 @@ class _Round:
         self.error: BaseException | None = None
         #: Whether the other thread waits for a chunk.
         self.wanted = False
+        # Whether chunks are read until `ahead` is reached: not again before half of it is taken,
+        # or the threads would wake each other for every chunk.
+        self._filling = True
 
     def next(self) -> bytes | None:
         """The next chunk; None at the end."""
@@ -35,7 +38,8 @@ class _Round:
 
     def is_due(self, ahead: int) -> bool:
         """Whether to read the next chunk now."""
-        return not self.ended and (self.held < ahead or (self.wanted and not self.ready))
+        self._filling = self.held < (ahead if self._filling else ahead // 2)
+        return not self.ended and (self._filling or (self.wanted and not self.ready))
 
     def add(self, chunk: bytes | None, error: BaseException | None) -> None:
         if chunk is None:
@@ -77,7 +81,7 @@ class Handover:
                 raise self._failed
             if this.ready:
                 chunk = this.ready.popleft()
-                if this.held >= self._ahead > this.held - len(chunk):
+                if this.held >= self._ahead // 2 > this.held - len(chunk):
                     self._changed.notify_all()
                 this.held -= len(chunk)
                 return chunk

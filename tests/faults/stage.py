@@ -79,7 +79,7 @@ def script(way: str, folder: Path) -> Script:
         image.local_path = folder / "source"
     elif way == "ranges":
         image.parallel_reads = 4
-        image.before_chunk = lambda offset: time.sleep(0.0003)
+        image.before_chunk = lambda offset: time.sleep(0.001)
     elif way == "interrupted":
         image.breaks = [(_BROKEN_AT, None)]
     return image

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from imagebroker.backends.listing import ListLimits, bounded
 from imagebroker.backends.sockets import Sockets
 from imagebroker.exceptions import ConfigError, ImageBrokerError, UnsupportedOperation
+from imagebroker.model.finding import Finding
 from imagebroker.model.image import Image, ImageQuery
 from imagebroker.model.reference import DEFAULT_PORTS, ImageRef, RefForm
 from imagebroker.model.upload_data import ImageData
@@ -429,6 +430,15 @@ class ImageBackend(abc.ABC):
         :param dry_run: only list what would be removed.
         """
         raise self._unsupported("purge images")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Try what this instance is configured for, for `imagebroker check`: log in, and look
+        whether what its options name is there. Change nothing.
+
+        Yield a finding as soon as it is known, good ones too. An error that is raised becomes the
+        last finding, a failure. The core limits the time, and hides secrets in the texts.
+        """
+        return iter(())
 
     def close(self) -> None:  # noqa: B027 - most backends have nothing to close
         """Close connections; called once, when no call is running."""

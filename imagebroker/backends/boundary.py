@@ -33,6 +33,7 @@ from imagebroker.exceptions import (
     TransferError,
     TransferTimeout,
 )
+from imagebroker.model.finding import FAILURE, LEVELS, Finding
 from imagebroker.model.image import Image, ImageQuery
 from imagebroker.model.peer import MOST
 from imagebroker.model.reference import ImageRef
@@ -63,6 +64,8 @@ SHARED_READ_AHEAD = 512 * 1024
 _MOMENT = 0.1
 #: Seconds that a thread has to end after its source was closed.
 GRACE = 2.0
+#: Maximum number of findings of one `check`.
+_MOST_FINDINGS = 100
 
 
 class Boundary:
@@ -247,7 +250,14 @@ class Boundary:
             return False
         return True
 
-    def _steps(self, verb: str, context: Context, call: Callable[[], Iterator[Any]]) -> Steps[Any]:
+    def _steps(
+        self,
+        verb: str,
+        context: Context,
+        call: Callable[[], Iterator[Any]],
+        timeout: float | None = None,
+    ) -> Steps[Any]:
+        seconds = self.answer_timeout if timeout is None else timeout
         surroundings = Surroundings(context, self.host.secrets)
         steps: Steps[Any] = Steps(
             lambda: iter(call()), surroundings.run, self.host.cut_off, self.host.release
@@ -255,9 +265,9 @@ class Boundary:
         with self.translated(verb):
             steps.start()
         try:
-            steps.wait(self.answer_timeout)
+            steps.wait(seconds)
         except Late:
-            raise self._silent(verb, self.answer_timeout) from None
+            raise self._silent(verb, seconds) from None
         with self.translated(verb):
             steps.take()
         return steps
@@ -328,6 +338,43 @@ class Boundary:
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._begin(context, ref)
         self._call("delete", context, lambda: self._plugin.delete(context, ref))
+
+    def check(self, context: Context, *, timeout: float | None = None) -> Iterator[Finding]:
+        """What the backend's own check finds, as it is found. An error is the last finding.
+
+        :param timeout: seconds for the whole check, by default as for a call.
+        """
+        ends = monotonic() + (self.answer_timeout if timeout is None else timeout)
+        try:
+            self._begin(context)
+            steps = self._steps(
+                "check", context, lambda: self._plugin.check(context), ends - monotonic()
+            )
+            with closing(steps):
+                for _ in range(_MOST_FINDINGS):
+                    finding = self._next_finding(steps, ends)
+                    if finding is None:
+                        return
+                    yield finding
+        except ImageBrokerError as error:
+            yield Finding(str(error), FAILURE, error.hint, error.option)
+
+    def _next_finding(self, steps: Steps[Any], ends: float) -> Finding | None:
+        """None at the end of the check."""
+        seconds = max(ends - monotonic(), 0.0)
+        try:
+            steps.wait(seconds)
+        except Late:
+            raise self._silent("check", seconds) from None
+        with self.translated("check"):
+            try:
+                found = steps.take()
+            except StopIteration:
+                return None
+            if not isinstance(found, Finding) or found.level not in LEVELS:
+                raise self._bug(f"check yielded {found!r:.80}, not a Finding")
+            what, level, remedy, option = found
+            return Finding(redact(what), level, redact(remedy), printable(str(option), 64))
 
     def _check_mine(self) -> None:
         self._process.check(f"this {self.title} backend")

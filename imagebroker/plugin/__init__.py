@@ -41,6 +41,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.http.codings import foreign_coding
 from imagebroker.model import peer
+from imagebroker.model.finding import FAILURE, OK, WARNING, Finding
 from imagebroker.model.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.model.reference import ImageRef, RefForm
 from imagebroker.model.upload_data import ImageData
@@ -54,6 +55,9 @@ from imagebroker.system.person import own_folder, own_home, own_login
 __all__ = [
     "ACTIVE",
     "API_VERSION",
+    "FAILURE",
+    "OK",
+    "WARNING",
     "BackendError",
     "BackendHost",
     "BackendLoadError",
@@ -63,6 +67,7 @@ __all__ = [
     "Context",
     "DestinationError",
     "FileState",
+    "Finding",
     "FormatError",
     "Gone",
     "Image",

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from imagebroker.testing.clauses.backend_class import ClassClauses
 from imagebroker.testing.clauses.broken_reads import BrokenReadClauses
+from imagebroker.testing.clauses.checking import CheckingClauses
 from imagebroker.testing.clauses.closing import ClosingClauses
 from imagebroker.testing.clauses.errors import ErrorClauses
 from imagebroker.testing.clauses.facade import FacadeClauses
@@ -46,6 +47,7 @@ class BackendContract(
     ClosingClauses,
     ErrorClauses,
     ImportAndPurgeClauses,
+    CheckingClauses,
     FacadeClauses,
     ProcessClauses,
     ForkClauses,

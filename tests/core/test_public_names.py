@@ -31,7 +31,7 @@ IMAGEBROKER = ERRORS | {
 
 #: A plugin is asked only where its scheme is enabled.
 PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
-    "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FileState", "FormatError", "Gone", "Image",
+    "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FAILURE", "FileState", "Finding", "OK", "WARNING", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "MalformedAnswer", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "peer", "printable", "redact", "visible",
@@ -61,7 +61,15 @@ def test_the_package_shows_its_names_and_refuses_others() -> None:
 
 
 def test_every_public_class_says_what_it_is_for() -> None:
-    for name in (IMAGEBROKER | PLUGIN) - {"__version__", "ACTIVE", "API_VERSION", "Buffer"}:
+    for name in (IMAGEBROKER | PLUGIN) - {
+        "__version__",
+        "ACTIVE",
+        "API_VERSION",
+        "Buffer",
+        "FAILURE",
+        "OK",
+        "WARNING",
+    }:
         value = getattr(imagebroker, name, None) or getattr(imagebroker.plugin, name)
         assert inspect.getdoc(value), f"{name} has no docstring"
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from imagebroker.plugin import (
+    FAILURE,
     Context,
+    Finding,
     Image,
     ImageData,
     ImageNotFound,
@@ -134,3 +136,24 @@ class ProbesAnotherVersion(MemoryBackend):
 class ProbesWithoutAsking(MemoryBackend):
     def probe(self, context: Context, ref: ImageRef) -> Image:
         return Image(ref=ref.text, size=9)
+
+
+@broken("C38")
+class ChecksInWords(MemoryBackend):
+    def check(self, context: Context) -> Iterator[Any]:
+        yield "all is well"
+
+
+@broken("C38")
+class FindsFaultWithItself(MemoryBackend):
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield Finding("there is no shelf", FAILURE)
+
+
+@broken("C38", hookups.StoringContract)
+class ChecksWithoutLooking(StoringLineBackend):
+    def check(self, context: Context) -> Iterator[Finding]:
+        assert self.last is not None
+        with contextlib.suppress(OSError):
+            self.connect(self.last).close()
+        yield Finding("the server answers")

@@ -30,7 +30,7 @@ from imagebroker.routing import Resolution
 from imagebroker.snapshot import Call, Snapshot
 from imagebroker.system.exhaustion import said
 from imagebroker.system.standard_streams import occupy
-from imagebroker.telemetry import Telemetry
+from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.fetch.versions import Joining
@@ -237,10 +237,12 @@ class Broker:
                 progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
             decompress, core = _checked_kind(decompress), call.core
-            with call.recorded("download", request.backend, request.watch):
+            with call.recorded("download", request.backend, request.ref, request.watch) as log:
                 if not isinstance(dest, (str, bytes, os.PathLike)):
                     with FileObject(dest, fsync=core.fsync, process=call.process) as target:
-                        return transfer.download(request.transfer(decompress), IntoObject(target))
+                        done = transfer.download(request.transfer(decompress), IntoObject(target))
+                        log.facts |= transfer.facts_of(done)
+                        return done
                 with PartFile(
                     dest,
                     key=request.part_key(decompress),
@@ -253,7 +255,9 @@ class Broker:
                     preallocate=_chosen(preallocate, core.preallocate),
                     direct=core.fsync and core.direct_io,
                 ) as part:
-                    return _to_path(call, request, part, Path(os.fsdecode(dest)), decompress)
+                    done = _to_path(call, request, part, Path(os.fsdecode(dest)), decompress)
+                    log.facts |= transfer.facts_of(done)
+                    return done
 
     @property
     def cache(self) -> Cache:
@@ -284,13 +288,17 @@ class Broker:
                 limits=limits,
             )  # fmt: skip
             layer, demands = request.cache(cache), request.demands()
-            found = layer.present(demands)
-            if found is not None:
+            with call.recorded("load", request.backend, request.ref, request.watch) as log:
+                found = layer.present(demands)
+                if found is not None:
+                    log.facts["via"] = "cache"
+                    return found
+                # What is cached under a version must all be of that version.
+                stream = transfer.opened(request.transfer(), Joining(allowed=False))
+                with ImageReader(stream) as reader:
+                    found = layer.load(reader)
+                log.facts |= stream.facts
                 return found
-            # What is cached under a version must all be of that version.
-            stream = transfer.opened(request.transfer(), Joining(allowed=False))
-            with ImageReader(stream) as reader:
-                return layer.load(reader)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -336,7 +344,7 @@ class Broker:
             changes = checked_info(image_info)
             ref, target = call.routes.find(id_or_uri)
             formats = _upload_formats(call, check_format)
-            with call.telemetry.call("update", target.title) as recorded:
+            with call.telemetry.call("update", target.title, ref) as recorded:
                 found = None
                 if if_version is not None or _needs_record(target, data, formats):
                     found = target.get(context, ref, include_locations=False, show_deleted=False)
@@ -361,7 +369,7 @@ class Broker:
         """Remove an image; a download that runs may finish."""
         with self._call() as call:
             ref, backend = call.routes.find(id_or_uri)
-            with call.telemetry.call("delete", backend.title):
+            with call.telemetry.call("delete", backend.title, ref):
                 backend.delete(context, ref)
 
     def copy(
@@ -432,7 +440,7 @@ class Broker:
             limited = rules(call.core, None, limits)
             watch = Watch(limited, progress, cancel, call.settings.tuning)
             watch.location = url or ref.text
-            with call.telemetry.call("import_image", backend.title):
+            with call.telemetry.call("import_image", backend.title, ref):
                 if url is None:
                     watch.total = backend.get(context, ref).size
 
@@ -507,7 +515,7 @@ def _get(
     show_deleted: bool = True,
 ) -> Image:
     ref, backend = call.routes.find(id_or_uri)
-    with call.telemetry.call("get", backend.title):
+    with call.telemetry.call("get", backend.title, ref):
         image = backend.get(
             context, ref, include_locations=include_locations, show_deleted=show_deleted
         )
@@ -544,14 +552,15 @@ def _open(
 ) -> ImageReader:
     request = Request(call, context, id_or_uri, **arguments)
     decompress = _checked_kind(decompress)
-    with call.telemetry.call("open", request.backend.title):
+    with call.telemetry.call("open", request.backend.title, request.ref):
         stream = transfer.opened(request.transfer(decompress))
-    read = call.telemetry.begin("read", request.backend.title)
+    read = call.telemetry.begin("read", request.backend.title, request.ref)
 
     def ended(error: BaseException | None) -> None:
         if isinstance(error, ImageBrokerError):
             call.locate(error)
         read.bytes, read.retries = request.watch.done, request.watch.retries
+        read.facts |= stream.facts
         read.end(error)
 
     reader = ImageReader(stream, ended)
@@ -606,12 +615,16 @@ def _create(
     formats = _upload_formats(call, check_format)
     with call.telemetry.call("create", target.title) as recorded:
         if data is None:
-            return target.create(context, image, None)
+            created = target.create(context, image, None)
+            recorded.ref = created.ref
+            return created
         with closing(_data(call, data, info)) as source:
             source.keep_record = keep_record
             source.checked_by = upload_check(image, formats)
             try:
-                return uploaded(source, lambda: target.create(context, image, source))
+                created = uploaded(source, lambda: target.create(context, image, source))
+                recorded.ref = created.ref
+                return created
             finally:
                 recorded.bytes = source.sent
 

@@ -13,10 +13,12 @@ from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import ConfigError, ImageBrokerError
+from imagebroker.model.reference import ImageRef
 from imagebroker.registry import Registry
 from imagebroker.routing import Routes
 from imagebroker.system.forks import Process
-from imagebroker.telemetry import Telemetry
+from imagebroker.telemetry.calls import Call as Recorded
+from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer.layers.flights import Flights, FlightsInMemory, FlightsOnDisk
 from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import format_policy
@@ -86,11 +88,13 @@ class Call:
         return self.snapshot.telemetry
 
     @contextmanager
-    def recorded(self, verb: str, backend: Boundary, watch: Watch) -> Iterator[None]:
-        """A transfer in the metrics and spans, with what was moved."""
-        with self.telemetry.call(verb, backend.title) as call:
+    def recorded(
+        self, verb: str, backend: Boundary, ref: ImageRef, watch: Watch
+    ) -> Iterator[Recorded]:
+        """A transfer in the log, the metrics and spans, with what was moved."""
+        with self.telemetry.call(verb, backend.title, ref) as call:
             try:
-                yield
+                yield call
             finally:
                 call.bytes, call.retries = watch.done, watch.retries
 

@@ -19,7 +19,7 @@ from imagebroker.cli.commands import Commands
 from imagebroker.cli.console import NAME, Console, LogLines, unprintable
 from imagebroker.cli.exit_status import USAGE
 from imagebroker.cli.parsers import actions
-from imagebroker.exceptions import InvalidImageRef
+from imagebroker.exceptions import DestinationError, InvalidImageRef
 from imagebroker.redaction import redact
 from imagebroker.system.person import own_folder
 
@@ -76,17 +76,22 @@ class Application(App):
         level = {0: logging.WARNING, 1: logging.WARNING, 2: logging.INFO}.get(
             self.options.verbose_level, logging.DEBUG
         )
-        lines = LogLines(console)
-        lines.setLevel(logging.DEBUG if console.debug else level)
-        self._log(lines)
+        level = logging.DEBUG if console.debug else level
+        self._log(LogLines(console), level)
         if self.options.log_file:
-            file = logging.FileHandler(self.options.log_file)
+            try:
+                file = _log_file(self.options.log_file)
+            except DestinationError as error:
+                raise SystemExit(console.error(error)) from None
             file.setFormatter(RedactingFormatter(self.LOG_FILE_MESSAGE_FORMAT))
-            file.setLevel(logging.DEBUG)
-            self._log(file)
+            self._log(file, min(level, logging.INFO))
+            console.log = file
 
-    def _log(self, handler: logging.Handler) -> None:
+    def _log(self, handler: logging.Handler, level: int) -> None:
         root = logging.getLogger()
+        handler.setLevel(level)
+        if level > logging.DEBUG:
+            handler.addFilter(_is_no_chatter)
         root.addHandler(handler)
         root.setLevel(min(root.level, handler.level))
         self._handlers.append(handler)
@@ -173,7 +178,7 @@ class Application(App):
         """
         if self._broker is None:
             from imagebroker.broker import Broker
-            from imagebroker.telemetry import Telemetry
+            from imagebroker.telemetry.calls import Telemetry
 
             path = self.config_file
             if path is None:
@@ -222,6 +227,19 @@ def _unknown_arguments(
         hint=f"did you mean {' or '.join(near)}?" if near else
         f"list the arguments and options with: {NAME} {name} --help",
     )  # fmt: skip
+
+
+def _log_file(path: str) -> logging.FileHandler:
+    """:raises DestinationError: it cannot be opened."""
+    try:
+        return logging.FileHandler(path)
+    except OSError as error:
+        raise DestinationError.wrap(error, f"cannot write to the log file {path}") from error
+
+
+def _is_no_chatter(record: logging.LogRecord) -> bool:
+    """What libraries do is of interest for debugging only; what they warn of is always."""
+    return record.levelno >= logging.WARNING or record.name.startswith(NAME)
 
 
 class RedactingFormatter(logging.Formatter):

@@ -34,6 +34,8 @@ class Console:
     argv: Sequence[str] = ()
     #: Whether standard output was closed when this process started.
     no_output: bool = False
+    #: The log file, which gets the errors too; None: there is none.
+    log: logging.Handler | None = None
 
     @property
     def command(self) -> str:
@@ -66,6 +68,7 @@ class Console:
         if self.debug and not isinstance(error, KeyboardInterrupt):
             self._trace(error)
         what, hint = _explain(error)
+        self._log(f"{what} [{_id(error)}]", hint)
         if self.json:
             self.write(json.dumps(_as_record(error, what, hint, status)))
         else:
@@ -76,6 +79,13 @@ class Console:
             if hint:
                 self.write(f"  hint: {hint}")
         return status
+
+    def _log(self, what: str, hint: str) -> None:
+        if self.log is None:
+            return
+        text = "; ".join(filter(None, [what, hint and f"hint: {hint}"]))
+        record = logging.LogRecord(NAME, logging.ERROR, __file__, 0, text, (), None)
+        self.log.handle(record)
 
     def _trace(self, error: BaseException) -> None:
         for line in "".join(traceback.format_exception(error)).splitlines():

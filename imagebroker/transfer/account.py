@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from imagebroker.transfer.fetch.events import (
     TakenUp,
     VersionMet,
 )
+from imagebroker.verify.checksum import STRONG, WEAK
 
 
 class Account:
@@ -42,6 +44,8 @@ class Account:
         self.mixed = False
         #: Whether bytes came from a location; from another transfer or the cache.
         self.located = self.secondhand = False
+        #: Whether bytes were read from what another transfer stores.
+        self.shared = False
         #: Whether bytes of an earlier process are there that only the digest of the whole proves.
         self.doubtful = False
         #: Whether the kernel copied a file of this host.
@@ -55,6 +59,7 @@ class Account:
                 ref = event.candidate.ref
                 self.served[ref] = self.served.get(ref, 0) + event.size
                 self.located = self.located or event.candidate.is_location
+                self.shared = self.shared or event.candidate.secondhand
             case Attempt():
                 self.attempts = self._before + event.number
                 self.image, self._reading = event.image, event.candidate.ref
@@ -63,7 +68,7 @@ class Account:
                     self.resumed_from = event.resumed_from
             case Restart():
                 self.served.clear()
-                self.located = self.secondhand = self.doubtful = False
+                self.located = self.secondhand = self.shared = self.doubtful = False
             case Mixed():
                 self.mixed = True
             case VersionMet():
@@ -82,6 +87,26 @@ class Account:
         """The ref of the candidate that sent most of the bytes."""
         return max(self.served, key=lambda ref: self.served[ref], default=self._reading)
 
+    @property
+    def via(self) -> str:
+        """From where the bytes came: the backend, a location of it, or another download."""
+        return "shared" if self.shared else "location" if self.located else "backend"
+
     def shown(self, image: Image) -> Image:
         """The record of what was transferred: mixed bytes are of no version for sure."""
         return replace(image, version=None) if self.mixed else image
+
+
+def facts(
+    via: str, source: str, attempts: int, resumed_from: int | None, evidence: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the log says of a transfer that succeeded."""
+    digests = {name: evidence[name] for name in (*STRONG, *WEAK) if name in evidence}
+    return {
+        "via": via,
+        "source": source if via == "location" else None,
+        "attempts": attempts,
+        "resumed_from": resumed_from,
+        **digests,
+        "verified": ", ".join(evidence.get("checked_against", ())) or "no",
+    }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
 from imagebroker.redaction import shown_fields
-from imagebroker.transfer.account import Account
+from imagebroker.transfer.account import Account, facts
 from imagebroker.transfer.fetch import events
 from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.events import Content, Restart
@@ -49,9 +49,17 @@ class Download:
     seconds: float = 0.0
     #: Bytes that each location sent, by its ref.
     served: dict[str, int] = field(default_factory=dict)
+    #: From where the bytes came: "backend", "location", "shared" (another download that was running
+    #: on this host) or "cache".
+    via: str = "backend"
 
     def __repr__(self) -> str:
         return shown_fields(self)
+
+
+def facts_of(done: Download) -> dict[str, Any]:
+    """What the log says of it."""
+    return facts(done.via, done.source, done.attempts, done.resumed_from, done.evidence)
 
 
 def download(
@@ -67,7 +75,8 @@ def download(
     if cache is not None and (found := cache.find(transfer.demands)) is not None:
         with closing(found):
             try:
-                return _transferred(cache.copying(transfer, found), destination, ALONE)[0]
+                copied = _transferred(cache.copying(transfer, found), destination, ALONE)[0]
+                return replace(copied, via="cache")
             except ImageBrokerError as error:
                 cache.failed(error, found, transfer.watch)
                 destination.rewind()
@@ -122,7 +131,7 @@ def _transferred(
     evidence = account.evidence | insecurity(candidates, account.served)
     return Download(
         destination.path, destination.size, image, account.source, evidence, account.attempts,
-        account.resumed_from, transfer.watch.seconds, account.served,
+        account.resumed_from, transfer.watch.seconds, account.served, account.via,
     ), account  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from imagebroker.backends.backend import Buffer
 from imagebroker.model.image import Image
 from imagebroker.system.forks import Condition
-from imagebroker.transfer.account import Account
+from imagebroker.transfer.account import Account, facts
 from imagebroker.transfer.fetch.candidates import Candidate, insecurity
 from imagebroker.transfer.fetch.events import Checked, Chunk, Content, Unpacked
 from imagebroker.transfer.fetch.fetch import Fetch
@@ -36,10 +36,21 @@ class VerifiedStream:
         self.size = content.size
         #: What was computed over the bytes; empty until every check has passed.
         self.evidence: dict[str, Any] = {}
+        self._account = Account()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the log: how it went; nothing before every check has passed."""
+        account = self._account
+        if not self.evidence:
+            return {}
+        return facts(
+            account.via, account.source, account.attempts, account.resumed_from, self.evidence
+        )
 
     def chunks(self) -> Generator[Buffer, None, None]:
         """They end without an error only if every check has passed. To be called once."""
-        account = Account()
+        account = self._account
         with closing(self._content.events()) as events:
             for event in events:
                 account.note(event)

@@ -496,7 +496,9 @@ class Fetch:
             self._let_go()
         elif source is not None and (not self._may_resume(source) or self._retries.should_reopen):
             self.close()
-        LOG.info("attempt %d failed, trying again: %s", self._attempts - 1, error)
+        ref, said = redact(self._candidates[0].ref), str(error)
+        shown = said if ref in said else f"{ref}: {said}"
+        LOG.warning("attempt %d failed, trying again: %s", self._attempts - 1, shown)
         if not isinstance(error, RangeIgnored):
             self._watch.pause(self._retries.in_a_row, error)
 
@@ -520,7 +522,7 @@ class Fetch:
         if step is Step.GIVE_UP:
             self.give_up(error)
             return
-        LOG.info("%s; another server may have answered: %s", error, step.name.lower())
+        LOG.warning("%s; another server may have answered: %s", error, step.name.lower())
         self._watch.retries += 1
         source = self._source
         if step is Step.JOIN and source is not None:

@@ -197,7 +197,7 @@ class RangeScheduler:
         source = read.source
         self._end(read)
         if source.reads and error.retryable and not isinstance(error, RangeIgnored):
-            LOG.info("a parallel range failed, going on with %d: %s", len(source.reads), error)
+            LOG.warning("a parallel range failed, going on with %d: %s", len(source.reads), error)
             source.broke(isinstance(error, BackendError))
             return
         self._main = source
@@ -215,7 +215,7 @@ class RangeScheduler:
             self._give_up(source.candidate, error)
             self._main = self._sources[0]
             return
-        LOG.info("%s broke, others go on: %s", redact(source.candidate.ref), error)
+        LOG.warning("%s broke, others go on: %s", redact(source.candidate.ref), error)
         source.broke(False)
         in_a_row = 0 if read.received else source.failures
         source.resting_until = monotonic() + self._watch.backoff(in_a_row, error)

@@ -1,8 +1,6 @@
-"""Metrics (prometheus-client) and spans (OpenTelemetry) of a broker.
+"""Metrics (prometheus-client) and spans (OpenTelemetry) of this process.
 
-Each only if its library is installed and the option (`metrics`, `tracing`) is not turned off;
-otherwise it is not imported. Labels are verbs, backends and error classes: metrics contain nothing
-from refs, records or contexts.
+Each only if its library is installed and asked for; otherwise it is not imported.
 """
 
 from __future__ import annotations
@@ -11,13 +9,14 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from time import monotonic
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagebroker._version import VERSION
 from imagebroker.redaction import shown_error
+
+if TYPE_CHECKING:
+    from imagebroker.telemetry.calls import Call
 
 T = TypeVar("T")
 
@@ -25,81 +24,6 @@ LOG = logging.getLogger(__name__)
 
 #: Upper bounds of the histogram's buckets (seconds), from a record to a large image.
 _BUCKETS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200)
-
-
-class Call:
-    """One call of a verb, until its `end`."""
-
-    def __init__(self, ends: list[Callable[[Call, BaseException | None], None]]) -> None:
-        #: Functions to call at the end.
-        self.ends = ends
-        #: Bytes of image data that were transferred.
-        self.bytes = 0
-        #: Failed attempts.
-        self.retries = 0
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Record it, once. `error`: the exception that ended it."""
-        ends, self.ends = self.ends, []
-        for record in ends:
-            record(self, error)
-
-
-class Telemetry:
-    """The recorders of one broker."""
-
-    def __init__(self, *, metrics: bool, tracing: bool) -> None:
-        self._metrics, self._tracing = metrics, tracing
-
-    def begin(self, verb: str, backend: str) -> Call:
-        """Begin a call of `verb` at a backend (`NAME:INSTANCE`); any thread can end it."""
-        ends = []
-        if self._metrics and (metrics := _metrics()) is not None:
-            ends.append(metrics.begin(verb, backend))
-        if self._tracing and (spans := _spans()) is not None:
-            ends.append(spans.begin(verb, backend)[1])
-        return Call(ends)
-
-    @contextmanager
-    def call(self, verb: str, backend: str) -> Iterator[Call]:
-        """The same for a block; its exceptions are recorded, and its span is the current one."""
-        call = Call([])
-        current: AbstractContextManager[Any] = nullcontext()
-        if self._metrics and (metrics := _metrics()) is not None:
-            call.ends.append(metrics.begin(verb, backend))
-        if self._tracing and (spans := _spans()) is not None:
-            span, end = spans.begin(verb, backend)
-            call.ends.append(end)
-            current = spans.current(span)
-        with current:
-            try:
-                yield call
-            except BaseException as error:
-                call.end(error)
-                raise
-            call.end()
-
-    def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """What `start()` yields; the call ends with the iterator, or when the caller closes it."""
-        call = self.begin(verb, backend)
-        try:
-            found = start()
-        except BaseException as error:
-            call.end(error)
-            raise
-        return _recorded(found, call)
-
-
-def _recorded(found: Iterator[T], call: Call) -> Iterator[T]:
-    try:
-        yield from found
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        call.end(error)
-        raise
-    finally:
-        call.end()
 
 
 class _Metrics:
@@ -122,18 +46,14 @@ class _Metrics:
             "imagebroker_retries", "Attempts that failed and were repeated", labels
         )
 
-    def begin(self, verb: str, backend: str) -> Callable[[Call, BaseException | None], None]:
-        began = monotonic()
-
-        def end(call: Call, error: BaseException | None) -> None:
-            outcome = "ok" if error is None else type(error).__name__
-            calls, seconds, moved, retries = self._of(verb, backend, outcome)
-            calls.inc()
-            seconds.observe(monotonic() - began)
-            moved.inc(call.bytes)
-            retries.inc(call.retries)
-
-        return end
+    def ended(self, call: Call, error: BaseException | None) -> None:
+        """Count a call that has ended."""
+        outcome = "ok" if error is None else type(error).__name__
+        calls, seconds, moved, retries = self._of(call.verb, call.backend, outcome)
+        calls.inc()
+        seconds.observe(call.seconds)
+        moved.inc(call.bytes)
+        retries.inc(call.retries)
 
     def _of(self, verb: str, backend: str, outcome: str) -> tuple[Any, ...]:
         """The metrics with these labels, cached: looking them up takes longer than counting."""
@@ -212,5 +132,5 @@ def _once(make: Callable[[], T], what: str) -> Callable[[], T | None]:
     return get
 
 
-_metrics = _once(_Metrics, "prometheus-client")
-_spans = _once(_Spans, "OpenTelemetry")
+metrics = _once(_Metrics, "prometheus-client")
+spans = _once(_Spans, "OpenTelemetry")

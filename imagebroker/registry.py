@@ -220,7 +220,7 @@ class Registry:
             instance=section.instance,
             limits=self._settings.limits,
             personal=self._settings.personal,
-            policy=self._settings.policy(section, options),
+            policy=self._settings.policy(section, options, declared.servers),
         )
         names = tuple(options)
 

@@ -9,12 +9,14 @@ from imagebroker.backends.boundary import Boundary
 from imagebroker.config.settings import Section, Settings, parse_backend
 from imagebroker.exceptions import ConfigError, PolicyViolation, SchemeNotEnabled
 from imagebroker.model.reference import (
+    DEFAULT_PORTS,
     ImageRef,
     below,
-    check_form,
     id_below,
+    in_form,
     looks_like_image_url,
     parse,
+    with_opaque_authority,
 )
 from imagebroker.registry import Registry
 
@@ -58,7 +60,7 @@ class Routes:
 
     def resolved(self, id_or_uri: str | ImageRef) -> tuple[ImageRef, Boundary, str]:
         """As `find`, and why. Checked in this order: grammar, enabled, form, policy."""
-        ref = parse(id_or_uri)
+        ref = self._opaque(parse(id_or_uri))
         section, rest, reason = self._section(ref)
         self.asked = backend = self._backend(section, default=ref.scheme is None)
         form = backend.declared.ref_form
@@ -68,16 +70,27 @@ class Routes:
         elif ref.scheme is None:
             ref = replace(ref, text=backend.host.ref(ref.id or ""), scheme=section.name,
                           instance=section.instance)  # fmt: skip
-        check_form(ref, form)
+        ref = in_form(ref, form)
         backend.host.policy.check_ref(ref)
         return ref, backend, reason
+
+    def _opaque(self, ref: ImageRef) -> ImageRef:
+        """`ref` with its authority as an opaque name, if it is one for the backend of its scheme.
+
+        Needed first: endpoints are compared with it.
+        """
+        if ref.scheme is None or ref.scheme in DEFAULT_PORTS or ref.id is not None:
+            return ref
+        if ref.scheme not in self._registry.enabled:
+            return ref
+        return with_opaque_authority(ref, self._registry.declaration(ref.scheme).ref_form)
 
     def _section(self, ref: ImageRef) -> tuple[Section, str | None, str]:
         """The instance that handles `ref`, the rest of the ref after its endpoint, and why."""
         if ref.scheme is None:
             default = self._settings.core.default_backend
             return self._default(), None, f"a plain id belongs to default_backend = {default}"
-        if ref.id is not None:
+        if ref.id is not None or ref.instance is not None:
             self._registry.check_enabled(ref.scheme)
             return Section(ref.scheme, ref.instance), None, "the ref names it"
         best: tuple[str, Section, str] | None = None

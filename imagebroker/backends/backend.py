@@ -43,6 +43,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 from imagebroker.backends.listing import ListLimits, bounded
 from imagebroker.backends.sockets import Sockets
@@ -67,6 +68,10 @@ else:
 
 #: The newest version of this contract. Every version ever published is supported.
 API_VERSION = 1
+
+#: Characters that stand for themselves in an opaque authority, and in a key.
+_IN_NAME = "!$&'()*+,;=~"
+_IN_KEY = _IN_NAME + "/:@"
 
 #: What `read` yields: an object with the buffer protocol, never modified after it was yielded.
 Buffer = bytes | bytearray | memoryview
@@ -139,6 +144,11 @@ class BackendHost:
     _process: Process = field(default_factory=Process, repr=False)
     _proxies: Proxies | None = field(default=None, repr=False)
 
+    @property
+    def title(self) -> str:
+        """`NAME` or `NAME:INSTANCE`: how the refs of this instance can begin."""
+        return ":".join(filter(None, (self.name, self.instance)))
+
     def conceal(self, *texts: str | None) -> None:
         """Hide these in all errors of this instance: for example a token that a server may echo.
 
@@ -149,7 +159,11 @@ class BackendHost:
 
     def ref(self, image_id: str) -> str:
         """The ref of an id in this instance, for `Image.ref`."""
-        return ":".join(filter(None, (self.name, self.instance, image_id)))
+        return f"{self.title}:{image_id}" if image_id else self.title
+
+    def uri(self, authority: str, key: str) -> str:
+        """The ref of a key in this instance, for `Image.ref`; `authority` is an opaque name."""
+        return f"{self.title}://{quote(authority, safe=_IN_NAME)}/{quote(key, safe=_IN_KEY)}"
 
     def connect(
         self, host: str, port: int, *, timeout: float | None = None, prefer: str | None = None
@@ -192,9 +206,8 @@ class BackendHost:
                     else Proxies()
                 )
             except ValueError as error:
-                title = ":".join(filter(None, ("backend", self.name, self.instance)))
                 raise ConfigError(
-                    f"[{title}] proxy: {error}", hint="write it as http://host:port"
+                    f"[backend:{self.title}] proxy: {error}", hint="write it as http://host:port"
                 ) from None
         return self._proxies
 
@@ -246,9 +259,8 @@ class BackendHost:
             return ""
         if found is None:
             return ""
-        title = ":".join(filter(None, ("backend", self.name, self.instance)))
         return (
-            f"if the proxy of {found.named_by} is needed, add it to [{title}]: "
+            f"if the proxy of {found.named_by} is needed, add it to [backend:{self.title}]: "
             f"proxy = {found.site} (with a config file, the environment is not used)"
         )
 
@@ -276,9 +288,7 @@ class BackendHost:
 
         :raises TooLarge, TransferTimeout: there are too many, or they take too long.
         """
-        return bounded(
-            images, ":".join(filter(None, (self.name, self.instance))), self.limits.lists
-        )
+        return bounded(images, self.title, self.limits.lists)
 
     def abort(self, thread: int) -> None:
         """Shut down the connections of `thread`, so that a call that hangs in it ends."""
@@ -311,6 +321,10 @@ class ImageBackend(abc.ABC):
     ref_form: ClassVar[RefForm]
     #: oslo.config options in addition to the core's own (`endpoint`, `allowed_networks`, ...).
     options: ClassVar[Sequence[cfg.Opt]] = ()
+    #: The options with the URLs of servers that it connects to (an `endpoint_url`): their hosts and
+    #: ports are allowed as they are. (The core's `endpoint` is about refs: which of them belong to
+    #: this instance.)
+    servers: ClassVar[Sequence[str]] = ()
     #: The default of the option of this name: whether a download requires a strong checksum (True
     #: if normally every record has one).
     require_checksum: ClassVar[bool] = False

@@ -92,7 +92,7 @@ class Boundary:
         self.origin = origin
         self.locate = locate
         self._grace = grace
-        self.title = ":".join(filter(None, (host.name, host.instance)))
+        self.title = host.title
         limits = host.limits
         #: Seconds for a call that returns no image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)

@@ -31,6 +31,7 @@ class Declaration(NamedTuple):
     name: str
     ref_form: RefForm
     options: tuple[cfg.Opt, ...]
+    servers: tuple[str, ...]
     require_checksum: bool
     served_checksums: str | None
     serves_pages: bool
@@ -61,13 +62,16 @@ class Declaration(NamedTuple):
         form = getattr(plugin, "ref_form", None)
         if not isinstance(form, RefForm):
             raise Misdeclared("has no ref_form")
+        if form.authority and form.host:
+            raise Misdeclared("has a ref_form whose authority is both a host and an opaque name")
         name = getattr(plugin, "name", None)
         if not isinstance(name, str):
             raise Misdeclared(f"has the name {_shown(name)}, which is not text")
         own = [v for v in _VERBS if getattr(plugin, v) is not getattr(ImageBackend, v)]
         served = plugin.served_checksums
         return cls(
-            plugin, name, form, _options(plugin.options, taken), bool(plugin.require_checksum),
+            plugin, name, form, _options(plugin.options, taken), tuple(plugin.servers),
+            bool(plugin.require_checksum),
             None if served is None else str(served), bool(plugin.serves_pages),
             ("download", *own),
         )  # fmt: skip

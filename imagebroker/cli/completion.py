@@ -64,9 +64,10 @@ def _beginnings() -> Iterator[str]:
         form = backend.ref_form
         if form.id:
             yield f"{backend.name}:"
+        named = form.host or form.authority
         for scheme, found in points.items():
-            if (form.host or form.path) and found[0].value == points[backend.name][0].value:
-                yield f"{scheme}://" if form.host else f"{scheme}:///"
+            if (named or form.path) and found[0].value == points[backend.name][0].value:
+                yield f"{scheme}://" if named else f"{scheme}:///"
 
 
 def _spellings(options: Iterable[argparse.Action]) -> str:

@@ -224,8 +224,9 @@ def backend_options(require_checksum: bool = False) -> Sequence[cfg.Opt]:
     return reloadable((
         cfg.ListOpt(
             "endpoint", default=[],
-            help="URI prefixes ending in / that belong to this instance. For a backend with "
-            "servers of its own, also the URLs of these servers."),
+            help="URI prefixes ending in /: refs that begin with one belong to this instance. For "
+            "glance, also the URLs of its servers; other backends have an option of their own for "
+            "that."),
         cfg.ListOpt(
             "allowed_networks", default=[],
             help="Networks to allow in addition to global addresses, for example 10.0.0.0/8."),
@@ -427,8 +428,8 @@ class Settings:
         self._conf.register_opts(every, group=cfg.OptGroup(section.group))
         return self._snapshot(section.group, every)
 
-    def policy(self, section: Section, options: Options) -> Policy:
-        """The network policy of one instance.
+    def policy(self, section: Section, options: Options, servers: Iterable[str] = ()) -> Policy:
+        """The network policy of one instance; `servers`: its options with URLs of servers.
 
         :raises ConfigError: `allowed_networks` or a URL is invalid.
         """
@@ -440,7 +441,11 @@ class Settings:
                 hint="write networks like 10.0.0.0/8",
             ) from error
         named = [("endpoint", url) for url in self.endpoints(section)]
-        named += [("auth_url", options["auth_url"])] if options.get("auth_url") else []
+        named += [
+            (name, url)
+            for name in dict.fromkeys(["auth_url", *servers])
+            for url in _each(options.get(name))
+        ]
         allowed_as_they_are = {_host_and_port(section, *each) for each in named}
         if options.get("proxy"):
             allowed_as_they_are.add(_proxy_address(section, options["proxy"]))
@@ -501,6 +506,11 @@ def own_state_home() -> Path | None:
         except OSError:
             continue  # not there
     return None
+
+
+def _each(value: str | list[str] | None) -> list[str]:
+    """The values of an option with one URL, or with a list of them."""
+    return [value] if isinstance(value, str) and value else list(value or ())
 
 
 def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:

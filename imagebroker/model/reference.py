@@ -2,11 +2,14 @@
 
 ::
 
-    REF = UUID | NAME[:INSTANCE]:UUID | NAME://[user@]host[:port]/path[?query]
+    REF = UUID | NAME[:INSTANCE]:UUID
+        | NAME://[user@]host[:port]/path[?query]
+        | NAME[:INSTANCE]://authority/key[?query]      authority: an opaque name, such as a bucket
     each with an optional pin: #sha256=<64 hex> or #sha512=<128 hex>
 
 `parse` checks the general grammar only. The parts that the refs of a backend have are its
-`RefForm`, which `check_form` checks once the backend is known.
+`RefForm`, which `in_form` checks once the backend is known: only then is it known whether an
+authority is a host or an opaque name.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _INSTANCE = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?"
 _PCHAR = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _ID_REF = re.compile(rf"(?:(?P<name>{_NAME})(?::(?P<instance>{_INSTANCE}))?:)?(?P<id>{_UUID})")
 _URI = re.compile(
-    rf"(?P<name>{_NAME})://(?P<authority>[^/?#]*)"
+    rf"(?P<name>{_NAME})(?::(?P<instance>{_INSTANCE}))?://(?P<authority>[^/?#]*)"
     rf"(?P<path>/(?:{_PCHAR}|/)*)?(?:\?(?P<query>(?:{_PCHAR}|[/?])*))?"
 )
 _AUTHORITY = re.compile(
@@ -39,6 +42,8 @@ _AUTHORITY = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
+#: An opaque name: the characters of a path segment without `@` and `:`, percent-encoded.
+_OPAQUE = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,1024}")
 _HOST_NAME = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*"
     r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?"
@@ -52,6 +57,9 @@ class RefForm:
 
     `id`: refs are `NAME:UUID`. `host`, `path`: URIs must have one. `user`, `port`, `query`: URIs
     can have one. A backend can have ids, URIs, or both.
+
+    `s3://bucket/key` has the form `RefForm(authority=True, path=True, opaque_path=True)`,
+    `https://host:8443/path` the form `RefForm(host=True, port=True, path=True, opaque_path=True)`.
     """
 
     id: bool = False
@@ -60,6 +68,12 @@ class RefForm:
     port: bool = False
     path: bool = False
     query: bool = False
+    #: The authority is an opaque name (a bucket, a container, a pool), not a host: it keeps its
+    #: case, and no address policy applies to it. URIs must have one and a key, both in UTF-8, and
+    #: can name the instance. Not together with `host`.
+    authority: bool = False
+    #: URIs can name the instance: `NAME:INSTANCE://host/path`.
+    instance: bool = False
     #: The server interprets the path, and it is sent as written (http). Otherwise the path names
     #: one file: it must not end in `/`, and NUL is refused in every spelling.
     opaque_path: bool = False
@@ -88,6 +102,13 @@ class ImageRef:
     query: str | None = None
     #: `(algorithm, hex digest)` that the data must have.
     pin: tuple[str, str] | None = None
+    #: The authority as an opaque name, percent-decoded. None if it is a host.
+    authority: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The path without its first slash, percent-decoded: the name of an object."""
+        return self.path_bytes[1:].decode(errors="surrogateescape")
 
     @property
     def path_bytes(self) -> bytes:
@@ -140,7 +161,9 @@ def parse(identifier: object) -> ImageRef:
     )
 
 
-_FORMS = "write a UUID, NAME:UUID, http(s)://host/path, file:///path or scp://host/path"
+_FORMS = (
+    "write a UUID, NAME:UUID, or a URL such as https://host/path, file:///path or s3://bucket/key"
+)
 
 
 def _hint(text: str) -> str:
@@ -166,29 +189,44 @@ def _parse_pin(identifier: str, fragment: str) -> tuple[str, str]:
 
 
 def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> ImageRef:
-    ref = ImageRef(text, match["name"], path=match["path"], query=match["query"], pin=pin)
+    ref = ImageRef(
+        text, match["name"], match["instance"], path=match["path"], query=match["query"], pin=pin
+    )
     authority = match["authority"]
+    if ref.instance is not None and (ref.scheme in DEFAULT_PORTS or not authority):
+        raise InvalidImageRef(
+            f"{redact(text, 200)!r}: such a URL cannot name an instance",
+            hint=f"write {ref.scheme}://{redact(authority, 100)}{redact(ref.path or '', 100)}",
+        )
     if not authority and ref.path is None:
         raise InvalidImageRef(f"{redact(text, 200)!r} does not name an image", hint=_FORMS)
     if not authority:
         return ref
-    if re.fullmatch(_UUID, authority) and ref.path is None and ref.query is None:
+    if re.fullmatch(_UUID, authority) and (ref.path, ref.query, ref.instance) == (None, None, None):
         # NAME://UUID is Ironic's spelling of NAME:UUID.
         return replace(ref, text=f"{ref.scheme}:{authority}", id=authority)
+    try:
+        return _with_host(ref, authority)
+    except InvalidImageRef:
+        if ref.scheme in DEFAULT_PORTS or not _OPAQUE.fullmatch(authority):
+            raise
+    return _with_name(ref, authority)
+
+
+def _with_host(ref: ImageRef, authority: str) -> ImageRef:
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
         hint = "write it as [user@]host[:port], without a password"
-        raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid host", hint=hint)
-    return ImageRef(
-        text,
-        ref.scheme,
-        user=parts["user"],
-        host=_host(text, parts["host"]),
-        port=_port(text, parts["port"]),
-        path=ref.path,
-        query=ref.query,
-        pin=pin,
-    )
+        raise InvalidImageRef(f"{redact(ref.text, 200)!r} has an invalid host", hint=hint)
+    return replace(
+        ref, user=parts["user"], host=_host(ref.text, parts["host"]),
+        port=_port(ref.text, parts["port"]),
+    )  # fmt: skip
+
+
+def _with_name(ref: ImageRef, authority: str) -> ImageRef:
+    name = unquote_to_bytes(authority).decode(errors="surrogateescape")
+    return replace(ref, user=None, host=None, port=None, authority=name)
 
 
 def _host(text: str, host: str) -> str:
@@ -212,26 +250,72 @@ def _port(text: str, port: str | None) -> int | None:
     return int(port)
 
 
-def check_form(ref: ImageRef, form: RefForm) -> None:
-    """Check that `ref` has the form of its backend's refs.
+def with_opaque_authority(ref: ImageRef, form: RefForm) -> ImageRef:
+    """`ref` with its authority as an opaque name, if its backend's form says so.
+
+    :raises InvalidImageRef: it cannot be such a name.
+    """
+    if not form.authority or ref.id is not None or (ref.host is None and ref.authority is None):
+        return ref
+    match = _URI.fullmatch(ref.text)
+    authority = match["authority"] if match else ""
+    if not _OPAQUE.fullmatch(authority):
+        raise InvalidImageRef(
+            f"{ref} has an invalid name before its path",
+            hint=f"write it as {ref.scheme}://NAME/KEY, with characters such as @ and : as %XX",
+        )
+    return _with_name(ref, authority)
+
+
+def in_form(ref: ImageRef, form: RefForm) -> ImageRef:
+    """`ref` as its backend gets it.
 
     :raises InvalidImageRef: a part is missing or not allowed.
     :raises PolicyViolation: the path has empty, `.` or `..` segments (in any spelling).
+    """
+    ref = with_opaque_authority(ref, form)
+    check_form(ref, form)
+    return ref
+
+
+def check_form(ref: ImageRef, form: RefForm) -> None:
+    """Check that `ref` has the form of its backend's refs.
+
+    :raises InvalidImageRef, PolicyViolation: as `in_form`.
     """
     if ref.id is not None:
         if not form.id:
             raise InvalidImageRef(f"{ref} is an id, but {ref.scheme} refs are URLs")
         return
-    if not form.path and not form.host:
+    if not form.path and not form.host and not form.authority:
         raise InvalidImageRef(f"{ref} is not an id", hint=f"write {ref.scheme}:UUID")
-    for part in ("host", "path"):
+    if ref.authority is not None and not form.authority:
+        raise InvalidImageRef(f"{ref} has an invalid host name")
+    for part in ("authority", "host", "path"):
         if getattr(form, part) and getattr(ref, part) is None:
-            raise InvalidImageRef(f"{ref} has no {part}")
+            raise InvalidImageRef(f"{ref} has no {'name' if part == 'authority' else part}")
     for part in ("user", "host", "port", "path", "query"):
         if getattr(ref, part) is not None and not getattr(form, part):
             raise InvalidImageRef(f"{ref} has a {part}, which {ref.scheme} refs do not have")
+    if ref.instance is not None and not (form.instance or form.authority):
+        raise InvalidImageRef(f"{ref} names an instance, which {ref.scheme} URLs cannot do")
+    if form.authority:
+        _check_names(ref)
     if form.path:
         _check_path(ref, form)
+
+
+def _check_names(ref: ImageRef) -> None:
+    """Check that the opaque name and the key are text, and that there is a key."""
+    if ref.authority in (".", ".."):
+        raise PolicyViolation(f"{ref}: {ref.authority!r} is no name", hint="write another name")
+    if ref.path == "/":
+        raise InvalidImageRef(f"{ref} has no key", hint=f"write {ref.scheme}://NAME/KEY")
+    for what, text in (("name", ref.authority or ""), ("key", ref.key)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidImageRef(f"{ref}: the {what} is not valid UTF-8") from None
 
 
 def _check_path(ref: ImageRef, form: RefForm) -> None:
@@ -253,10 +337,14 @@ def _check_path(ref: ImageRef, form: RefForm) -> None:
 def below(ref: ImageRef, prefix: str) -> str | None:
     """The rest of `ref` after `prefix` (a URI that ends in `/`), or None.
 
-    The paths are compared as text; scheme, host and port as parsed.
+    The paths are compared as text; scheme, host and port as parsed, opaque names exactly.
     """
     base = parse(prefix)
+    if ref.authority is not None:
+        base = with_opaque_authority(base, RefForm(authority=True))
     if ref.scheme != base.scheme or ref.host != base.host or ref.path is None:
+        return None
+    if (ref.authority, ref.instance) != (base.authority, base.instance):
         return None
     if _effective_port(ref) != _effective_port(base):
         return None

@@ -34,6 +34,7 @@ from imagebroker.testing.clauses.errors import ErrorClauses
 from imagebroker.testing.clauses.facade import FacadeClauses
 from imagebroker.testing.clauses.forking import ForkClauses
 from imagebroker.testing.clauses.imports_and_purge import ImportAndPurgeClauses
+from imagebroker.testing.clauses.instances import InstanceClauses
 from imagebroker.testing.clauses.opening import OpeningClauses
 from imagebroker.testing.clauses.process import ProcessClauses
 from imagebroker.testing.clauses.reading import ReadingClauses
@@ -47,6 +48,7 @@ class BackendContract(
     ClosingClauses,
     ErrorClauses,
     ImportAndPurgeClauses,
+    InstanceClauses,
     CheckingClauses,
     FacadeClauses,
     ProcessClauses,

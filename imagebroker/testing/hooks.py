@@ -6,7 +6,7 @@ import functools
 import random
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
@@ -14,7 +14,7 @@ from imagebroker.backends.backend import Context, ImageBackend, ImageSource
 from imagebroker.broker import Broker
 from imagebroker.config.settings import Section
 from imagebroker.exceptions import RangeIgnored
-from imagebroker.model.reference import ImageRef, check_form, parse
+from imagebroker.model.reference import ImageRef, in_form, parse
 from imagebroker.testing.fakes.fixed_registry import Classes, FixedBroker, make_config
 from imagebroker.testing.harness.background import BackgroundCall, ReadResult
 from imagebroker.testing.harness.resources import ResourceSnapshot, leaked_since
@@ -133,7 +133,7 @@ class Hooks(TestCase):
     def _host(self, cls: type[ImageBackend], instance: str | None = None) -> TappedHost:
         section = Section(cls.name, instance or self._instance)
         settings = self._settings({cls.name: cls}, section.title)
-        host = settings.host(section, cls.options, cls.require_checksum)
+        host = settings.host(section, cls)
         self.hosts.append(host)
         return host
 
@@ -148,7 +148,7 @@ class Hooks(TestCase):
             "allow_empty": True,
         }
         conf = make_config(classes, core, {title: self._options})
-        return TappedSettings(conf, self.tap, self.chunk_size)
+        return TappedSettings(conf, self.tap, self.chunk_size, [title])
 
     # -- what the clauses are written with -------------------------------------------------------
 
@@ -196,9 +196,7 @@ class Hooks(TestCase):
 
     def ref(self, text: str) -> ImageRef:
         """A ref as a backend gets it."""
-        ref = parse(text)
-        check_form(ref, self.cls.ref_form)
-        return ref
+        return in_form(parse(text), self.cls.ref_form)
 
     def in_time(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
         """The answer of a call that must not take long. :raises: what it raises."""
@@ -267,16 +265,26 @@ class Hooks(TestCase):
 
     def broker(self, *refs: str) -> Broker:
         """A broker with this backend, for these refs."""
-        cls = self.cls
-        schemes = self.schemes or tuple(
-            dict.fromkeys([cls.name, *(parse(ref).scheme or cls.name for ref in refs)])
-        )
+        cls, schemes = self.cls, self._schemes_of(refs)
         if schemes not in self._brokers:
             classes = dict.fromkeys(schemes, cls)
             broker = FixedBroker(self._settings(classes, cls.name), classes)
             self.addCleanup(broker.close)
             self._brokers[schemes] = broker
         return self._brokers[schemes]
+
+    def _schemes_of(self, refs: Iterable[str]) -> tuple[str, ...]:
+        name = self.cls.name
+        return self.schemes or tuple(
+            dict.fromkeys([name, *(parse(ref).scheme or name for ref in refs)])
+        )
+
+    def instance_broker(self, title: str, *refs: str) -> Broker:
+        """A broker whose only section is `[backend:<title>]`, for these refs."""
+        classes = dict.fromkeys(self._schemes_of(refs), self.cls)
+        broker = FixedBroker(self._settings(classes, title), classes)
+        self.addCleanup(broker.close)
+        return broker
 
     def assert_same(self, found: bytes | bytearray, data: bytes, what: str) -> None:
         """Compare bytes, and say where they differ rather than show them."""

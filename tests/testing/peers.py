@@ -99,7 +99,7 @@ class LineBackend(ImageBackend):
 
     api_version = 1
     name = "line"
-    ref_form = RefForm(host=True, port=True, path=True)
+    ref_form = RefForm(host=True, port=True, path=True, instance=True)
 
     def open(self, context: Context, ref: ImageRef) -> ImageSource:
         return LineSource(self, ref)
@@ -190,7 +190,7 @@ class StoringLineBackend(LineBackend):
             raise Conflict("there is nothing to store, or no place", hint="give data")
         path = f"/{image.name}.img"
         self.send(last, path, data)
-        text = f"line://{last.host}:{last.port}{path}"
+        text = f"{self.host.title}://{last.host}:{last.port}{path}"
         return Image(ref=text, name=image.name, size=data.sent)
 
     def send(self, ref: ImageRef, path: str, data: ImageData) -> None:

@@ -16,7 +16,7 @@ from imagebroker.backends.backend import API_VERSION, ImageBackend, ImageSource
 from imagebroker.backends.entry_points import entry_points
 from imagebroker.config.settings import backend_options
 from imagebroker.exceptions import ConfigError, UnsupportedOperation
-from imagebroker.model.reference import RefForm, check_form, parse
+from imagebroker.model.reference import RefForm, in_form, parse
 from imagebroker.registry import ENTRY_POINTS
 from imagebroker.testing.harness.audit import CHILDREN, FILES, NETWORK, Event, record_events
 from imagebroker.testing.harness.background import BackgroundCall
@@ -87,7 +87,7 @@ class ClassClauses(Hooks):
         if not isinstance(self.cls.ref_form, RefForm):
             self.fail(f"ref_form is {self.cls.ref_form!r}, not a RefForm")
         ref = self.publish(b"formed")
-        check_form(parse(ref), self.cls.ref_form)
+        in_form(parse(ref), self.cls.ref_form)
         self.assertEqual(ref, self.broker(ref).resolve(ref).ref.text)
 
     def test_c6_its_options_are_documented_and_its_own(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +12,6 @@ from typing import Any
 from imagebroker.backends.backend import ImageSource
 from imagebroker.exceptions import ImageNotFound, NotAuthorized, PolicyViolation
 from imagebroker.model.image import Image, Location
-from imagebroker.model.reference import parse
 from imagebroker.testing.hooks import Hooks, random_bytes
 
 
@@ -232,14 +230,3 @@ class OpeningClauses(Hooks):
             with open(path, "rb") as file:
                 self.assert_same(file.read(), data, f"the file {path}")
             self.assert_same(self.bytes_of(source), data, "read beside local_path")
-
-    def test_c26_image_ref_names_the_instance(self) -> None:
-        """The record of one service would lead to an image of another."""
-        published = self.publish(b"of an instance")
-        if not self.cls.ref_form.id or parse(published).id is None:
-            self.skipTest("refs of this backend have no id")
-        self._instance = "kit"
-        with self.opened(published, self.new_backend()) as source:
-            found = source.image.ref
-        if not re.match(rf"{re.escape(self.cls.name)}:kit:", found):
-            self.fail(f"image.ref is {found} in the instance kit; use host.ref(id)")

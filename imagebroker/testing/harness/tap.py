@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from oslo_config import cfg
 
-from imagebroker.backends.backend import BackendHost, Limits, Options
-from imagebroker.config.settings import Section, Settings
+from imagebroker.backends.backend import BackendHost, ImageBackend, Limits, Options
+from imagebroker.config.settings import Section, Settings, parse_backend
 from imagebroker.policy.addresses import Policy
 from imagebroker.testing.faults.sockets import pair
 from imagebroker.testing.faults.tcp_proxy import NO_FAULT, Wires
@@ -91,29 +91,36 @@ class TappedHost(BackendHost):
 class TappedSettings(Settings):
     """The real settings, whose policies belong to a tap."""
 
-    def __init__(self, conf: cfg.ConfigOpts, tap: Tap, chunk_size: int) -> None:
+    def __init__(
+        self, conf: cfg.ConfigOpts, tap: Tap, chunk_size: int, titles: Iterable[str] = ()
+    ) -> None:
+        """`titles`: the sections of backends; oslo.config lists only those of files."""
         super().__init__(conf)
         self._tap, self._chunk_size = tap, chunk_size
+        self._titles = tuple(titles)
+
+    def sections(self) -> list[Section]:
+        return [parse_backend(title) for title in self._titles]
 
     @property
     def limits(self) -> Limits:
         return replace(super().limits, chunk_size=self._chunk_size)
 
-    def policy(self, section: Section, options: Options) -> Policy:
-        found = super().policy(section, options)
+    def policy(self, section: Section, options: Options, servers: Iterable[str] = ()) -> Policy:
+        found = super().policy(section, options, servers)
         if self._tap.closed:
             return TappedPolicy(allowed_ports=found.allowed_ports, tap=self._tap)
         return TappedPolicy(
             found.allowed_networks, found.allowed_ports, found.configured, tap=self._tap
         )
 
-    def host(self, section: Section, options: Iterable[cfg.Opt], strict: bool) -> TappedHost:
+    def host(self, section: Section, cls: type[ImageBackend]) -> TappedHost:
         """What a backend of this section gets from the core."""
-        values = self.backend(section, options, strict)
+        values = self.backend(section, cls.options, cls.require_checksum)
         return TappedHost(
             name=section.name,
             options=values,
             instance=section.instance,
             limits=self.limits,
-            policy=self.policy(section, values),
+            policy=self.policy(section, values, cls.servers),
         )

@@ -75,11 +75,12 @@ class Resource(NamedTuple):
 def _service(backend: Boundary, ref: ImageRef) -> list[str]:
     """Which service answers for a ref.
 
-    An id means something at one service only, and without an endpoint any option may say which.
+    An id means something at one service only, and without an endpoint any option may say which; a
+    bucket or another opaque name does too, and an endpoint only says which refs are meant.
     """
     options = backend.host.options
     endpoint = list(options.endpoint or ())
-    if ref.id is None or endpoint:
+    if ref.authority is None and (ref.id is None or endpoint):
         return [backend.title, *endpoint]
     secret = {option.dest for option in backend.declared.options if option.secret}
     return [

@@ -17,6 +17,7 @@ from imagebroker.plugin import (
     Buffer,
     Context,
     Image,
+    ImageData,
     ImageNotFound,
     ImageRef,
     ImageSource,
@@ -29,6 +30,7 @@ from tests.testing import hookups
 from tests.testing.broken.register import BROKEN, LEAKED, broken
 from tests.testing.peers import (
     FolderBackend,
+    StoringLineBackend,
 )
 
 
@@ -247,6 +249,13 @@ class LocalPathIsAnotherFile(MemorySource):
 class RefWithoutInstance(MemoryBackend):
     def _named(self, image: Image, ref: ImageRef) -> Image:
         return replace(image, ref=f"memory:{ref.id}")
+
+
+@broken("C26", hookups.StoringContract)
+class StoresSomewhereElse(StoringLineBackend):
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        stored = super().create(context, image, data)
+        return replace(stored, ref=stored.ref.replace(f"{self.host.title}:", "line:", 1))
 
 
 @broken("C37")

@@ -127,6 +127,18 @@ class ImageQuery:
     sort_key: str = "created_at"
     sort_dir: str = "desc"
 
+    def apply(self, images: Iterable[Image]) -> Iterator[Image]:
+        """Those of `images` that it asks for, in its order: filters, marker and limit included.
+
+        For backends whose storage cannot do it: `return query.apply(self.host.bounded(images))`.
+
+        :raises InvalidImageRef: an argument is invalid; at the call.
+        :raises InvalidImageRef: the marker is not among them; at the first step.
+        """
+        from imagebroker.model.selection import selected  # only some lists need it
+
+        return selected(images, self)
+
 
 #: The fields that `create` and `update` can set, with the types of their values.
 SETTABLE: Mapping[str, tuple[type, ...]] = MappingProxyType({

@@ -35,6 +35,7 @@ from imagebroker.testing.clauses.facade import FacadeClauses
 from imagebroker.testing.clauses.forking import ForkClauses
 from imagebroker.testing.clauses.imports_and_purge import ImportAndPurgeClauses
 from imagebroker.testing.clauses.instances import InstanceClauses
+from imagebroker.testing.clauses.lists import ListClauses
 from imagebroker.testing.clauses.opening import OpeningClauses
 from imagebroker.testing.clauses.process import ProcessClauses
 from imagebroker.testing.clauses.reading import ReadingClauses
@@ -48,6 +49,7 @@ class BackendContract(
     ClosingClauses,
     ErrorClauses,
     ImportAndPurgeClauses,
+    ListClauses,
     InstanceClauses,
     CheckingClauses,
     FacadeClauses,

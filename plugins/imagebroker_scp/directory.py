@@ -35,7 +35,6 @@ from imagebroker_scp.messages import (
     StatusError,
     translated,
 )
-from imagebroker_scp.selection import Selection
 from imagebroker_scp.sessions import Endpoint, Session, Sessions
 from imagebroker_scp.sftp import Sftp
 from imagebroker_scp.source import check_regular, described, resolved_beneath
@@ -67,18 +66,11 @@ class Directory:
 
         :raises InvalidImageRef: an argument is invalid.
         """
-        selection = Selection(query)
-        return self._listed(selection, host)
-
-    def _listed(self, selection: Selection, host: BackendHost) -> Iterator[Image]:
         most = host.limits.lists.records
-        yield from selection.of(
-            host.bounded(
-                image
-                for endpoint in self._sessions.endpoints
-                for image in self._files(endpoint, most)
-            )
+        files = (
+            image for endpoint in self._sessions.endpoints for image in self._files(endpoint, most)
         )
+        return query.apply(host.bounded(files))
 
     def _files(self, endpoint: Endpoint, most: int) -> Iterator[Image]:
         """The images in one directory. :raises TooLarge: it has more than `most` entries."""

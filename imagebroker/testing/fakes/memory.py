@@ -142,17 +142,11 @@ class MemoryBackend(ImageBackend):
         return self._named(self._find(context, ref, deleted=show_deleted).image, ref)
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
-        found = [image for image in self.shelf.images() if image.id and self._sees(context, image)]
-        found = [image for image in found if _matches(image, query.filters)]
-        found.sort(key=lambda image: (str(getattr(image, query.sort_key)), str(image.id)),
-                   reverse=query.sort_dir == "desc")  # fmt: skip
-        ids = [image.id for image in found]
-        if query.marker is not None:
-            if query.marker not in ids:
-                raise ImageNotFound(f"the marker {query.marker} is not in the list")
-            found = found[ids.index(query.marker) + 1 :]
-        for image in found[: query.limit]:
-            yield replace(image, ref=self.host.ref(str(image.id)))
+        return query.apply(
+            replace(image, ref=self.host.ref(str(image.id)))
+            for image in self.shelf.images()
+            if image.id and self._sees(context, image)
+        )
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
         image_id = image.id or str(uuid.uuid4())
@@ -243,26 +237,3 @@ def with_data(image: Image, data: bytes | None) -> Image:
 def _merged(properties: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**properties, **changes}
     return {name: value for name, value in merged.items() if value is not None}
-
-
-def _matches(image: Image, filters: Mapping[str, Any]) -> bool:
-    wanted = {"status": ACTIVE, "hidden": False, **filters}
-    return not image.deleted and all(
-        _matches_one(image, name, value) for name, value in wanted.items()
-    )
-
-
-def _matches_one(image: Image, name: str, value: Any) -> bool:
-    if name.startswith("property-"):
-        return bool(image.properties.get(name.removeprefix("property-")) == value)
-    if name == "tag":
-        return value in (image.tags or ())
-    if name == "size_min":
-        return image.size is not None and image.size >= int(value)
-    if name == "size_max":
-        return image.size is not None and image.size <= int(value)
-    if name == "changes-since":
-        changed = image.updated_at or image.created_at
-        return changed is not None and bool(changed >= value)
-    found = getattr(image, name)
-    return bool(found == value) or (name == "hidden" and bool(found) == bool(value))

@@ -43,6 +43,37 @@ class IgnoresTheLimit(MemoryBackend):
         return super().get_all(context, replace(query, limit=None))
 
 
+@broken("C20")
+class IgnoresTheFilters(MemoryBackend):
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return super().get_all(context, replace(query, filters={}))
+
+
+@broken("C20")
+class IgnoresOneFilter(MemoryBackend):
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        known = {name: value for name, value in query.filters.items() if name != "size_max"}
+        return super().get_all(context, replace(query, filters=known))
+
+
+@broken("C20")
+class IgnoresTheOrder(MemoryBackend):
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return super().get_all(context, replace(query, sort_key="name", sort_dir="asc"))
+
+
+@broken("C20")
+class IgnoresTheMarker(MemoryBackend):
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return super().get_all(context, replace(query, marker=None))
+
+
+@broken("C20")
+class ListsAPageOnly(MemoryBackend):
+    def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
+        return super().get_all(context, replace(query, limit=query.page_size or query.limit))
+
+
 class Draft(MemoryBackend):
     """Stores in its own way."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def nothing(kind: str) -> Iterator[Any]:
 
 
 SOURCES = ("bytes", "file", "iterator", "pipe")
-FIELDS = {"name": "nothing", "disk_format": "raw", "container_format": "bare"}
+FIELDS = {"disk_format": "raw", "container_format": "bare"}
 
 
 def file_config(tmp_path: Path) -> str:
@@ -79,12 +80,13 @@ def test_data_without_a_byte_is_no_image_and_leaves_no_record(
     else:
         config = scp_config(request.getfixturevalue("sshd"), tmp_path / "remote")
     broker = make_broker(config)
-    fields = {"name": "nothing"} if where == "scp" else FIELDS
+    name = uuid.uuid4().hex
+    fields = {"name": name} if where == "scp" else {"name": name, **FIELDS}
     with nothing(source) as data, pytest.raises(UploadFailed) as caught:
         broker.create(None, fields, data)
     assert_that(str(caught.value), Contains("empty"))
     assert_that(caught.value.hint, Contains("--size 0"))
-    filters = None if where == "scp" else {"name": "nothing", "status": list(STATUSES)}
+    filters = None if where == "scp" else {"name": name, "status": list(STATUSES)}
     assert_that(list(broker.get_all(None, filters=filters)), HasLength(0))
     with nothing(source) as data:
         made = broker.create(None, {**fields, "size": 0}, data)
@@ -144,7 +146,7 @@ def test_a_file_that_only_says_it_has_no_bytes_is_read(
     make_broker: MakeBroker, tmp_path: Path
 ) -> None:
     broker = make_broker(file_config(tmp_path))
-    made = broker.create(None, FIELDS, Path("/proc/version"))
+    made = broker.create(None, {"name": "nothing", **FIELDS}, Path("/proc/version"))
     assert_that(made.size, Equals(len(Path("/proc/version").read_bytes())))
 
 

@@ -29,6 +29,8 @@ _OURS = re.compile(rb"\..+\.[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-(part|journ
 #: What follows the name of a destination there.
 _KEY = re.compile(rb"[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-part")
 _NAME_MAX = 255
+#: A file system cannot rename if so many trials fail.
+_TRIALS = 8
 #: Seconds after which a part file counts as abandoned though it has a journal, or though locks do
 #: not work here (some network file systems) and nobody can tell.
 ABANDONED = 86400.0
@@ -136,6 +138,17 @@ def make(directory: int, *names: bytes) -> Part:
 
 def check_rename(directory: int, part: bytes) -> None:
     """:raises OSError: a file beside `part` cannot be given another name."""
+    for more in reversed(range(_TRIALS)):
+        try:
+            _rename_trial(directory, part)
+            return
+        except FileNotFoundError:
+            # Closed, the trial has no lock: the sweep of another download may have taken it.
+            if not more:
+                raise
+
+
+def _rename_trial(directory: int, part: bytes) -> None:
     suffix = SUFFIX.encode()
     old, new = (
         part.removesuffix(suffix)[: -len(end)] + end + suffix

@@ -20,9 +20,10 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.model.image import Image, checked_info, copied_fields, given
+from imagebroker.model.image import CopiedImage, Image, checked_info, copied_fields, given
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
+from imagebroker.model.stored_fields import check_stored, fitting, left_out
 from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
 from imagebroker.request import Request, rules
@@ -343,6 +344,7 @@ class Broker:
         with self._call() as call:
             changes = checked_info(image_info)
             ref, target = call.routes.find(id_or_uri)
+            check_stored(changes, target.declared.record_fields, target.title)
             formats = _upload_formats(call, check_format)
             with call.telemetry.call("update", target.title, ref) as recorded:
                 found = None
@@ -382,11 +384,21 @@ class Broker:
         checksum: str | None = None,
         require_checksum: bool | None = None,
         check_format: bool = True,
+        strict: bool = False,
         **limits: Any,
-    ) -> Image:
-        """A new image in `backend` with the bytes of another, verified on both sides."""
+    ) -> CopiedImage:
+        """A new image in `backend` with the bytes of another, verified on both sides.
+
+        What of its record the backend cannot store is left out, logged, and named in `.not_stored`
+        of the result.
+
+        :param strict: raise `UnsupportedOperation` instead, before anything is sent.
+        """
         with self._call() as call:
-            if "create" not in call.routes.named(backend).declared.capabilities:
+            target = call.routes.named(backend).declared
+            own = checked_info(image_info or {})
+            check_stored(given(own), target.record_fields, backend)
+            if "create" not in target.capabilities:
                 raise UnsupportedOperation(
                     f"the {backend} backend cannot create images",
                     hint="`imagebroker backends` shows what each backend can do",
@@ -399,15 +411,17 @@ class Broker:
                 info = copied_fields(reader.image)
                 if unpacked and info.get("container_format") == "compressed":
                     info["container_format"] = "bare"
-                info |= dict(image_info or {})
+                lost = left_out(reader.image, info, target.record_fields, backend, strict)
+                info = fitting(info, lost) | own
                 if info.get("disk_format") is None and reader.image.id is None and not unpacked:
                     found = _get(call, context, id_or_uri)
                     info |= given({"disk_format": found.disk_format})
                 if reader.size is not None:
                     info["size"] = reader.size
-                return _create(
+                made = _create(
                     call, context, info, iter(reader), backend, check_format=check_format
                 )
+                return CopiedImage(**vars(made), not_stored=lost)
 
     def import_image(
         self,
@@ -611,6 +625,7 @@ def _create(
 ) -> Image:
     info = checked_info(image_info)
     target = call.routes.named(backend)
+    check_stored(given(info), target.declared.record_fields, target.title)
     image = Image(ref=target.host.ref(info.get("id") or ""), **given(info))
     formats = _upload_formats(call, check_format)
     with call.telemetry.call("create", target.title) as recorded:

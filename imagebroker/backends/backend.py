@@ -38,7 +38,7 @@ from __future__ import annotations
 import abc
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -321,6 +321,11 @@ class ImageBackend(abc.ABC):
     ref_form: ClassVar[RefForm]
     #: oslo.config options in addition to the core's own (`endpoint`, `allowed_networks`, ...).
     options: ClassVar[Sequence[cfg.Opt]] = ()
+    #: The fields of a record that `create` and `update` store (`"name"`, `"tags"`, `"properties"`,
+    #: ...). The core refuses the others by name before anything is sent, and `copy` leaves them out
+    #: and says so. None: not declared; everything is passed on. `size` and the formats describe the
+    #: bytes and are always passed on.
+    record_fields: ClassVar[Collection[str] | None] = None
     #: The options with the URLs of servers that it connects to (an `endpoint_url`): their hosts and
     #: ports are allowed as they are. (The core's `endpoint` is about refs: which of them belong to
     #: this instance.)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagebroker.backends.backend import API_VERSION, ImageBackend
+from imagebroker.model.image import SETTABLE
 from imagebroker.model.reference import RefForm
 from imagebroker.redaction import redact, shown_error
 
@@ -32,6 +33,8 @@ class Declaration(NamedTuple):
     ref_form: RefForm
     options: tuple[cfg.Opt, ...]
     servers: tuple[str, ...]
+    #: None: every field of a record is passed on.
+    record_fields: frozenset[str] | None
     require_checksum: bool
     served_checksums: str | None
     serves_pages: bool
@@ -71,6 +74,7 @@ class Declaration(NamedTuple):
         served = plugin.served_checksums
         return cls(
             plugin, name, form, _options(plugin.options, taken), tuple(plugin.servers),
+            _fields(plugin.record_fields),
             bool(plugin.require_checksum),
             None if served is None else str(served), bool(plugin.serves_pages),
             ("download", *own),
@@ -87,6 +91,15 @@ def _check_version(version: Any) -> None:
             f"was written for version {version} of the plugin API; this core supports "
             f"1 to {API_VERSION}"
         )
+
+
+def _fields(declared: Any) -> frozenset[str] | None:
+    if declared is None:
+        return None
+    found = frozenset([declared] if isinstance(declared, str) else declared)
+    if unknown := sorted(map(_shown, found - set(SETTABLE))):
+        raise Misdeclared(f"has {', '.join(unknown)} in record_fields; use {', '.join(SETTABLE)}")
+    return found
 
 
 def _options(declared: Any, taken: list[cfg.Opt]) -> tuple[cfg.Opt, ...]:

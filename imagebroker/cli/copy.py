@@ -17,12 +17,16 @@ from imagebroker.redaction import redact
 class Copy(ShowCommand):
     """Copy an image to another backend, verified on both sides."""
 
-    column_names = FIELDS
+    column_names = (*FIELDS, "not_stored")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="REF", help="the image to copy")
         arguments.add_backend(parser, "backend to copy it to", required=True)
+        parser.add_argument(
+            "--strict", action="store_true",
+            help="fail if the backend cannot store a field of the record",
+        )  # fmt: skip
         arguments.add_field_options(parser)
         arguments.add_transfer_options(parser)
         arguments.add_progress(parser)
@@ -36,7 +40,8 @@ class Copy(ShowCommand):
                 parsed_args.ref,
                 arguments.field_values(parsed_args),
                 backend=parsed_args.backend,
+                strict=parsed_args.strict,
                 progress=shown.callback,
                 **arguments.transfer_arguments(parsed_args),
             )
-        return record(image, parsed_args)
+        return record(image, parsed_args, self.column_names)

@@ -10,10 +10,12 @@ from imagebroker.cli.output import cell
 from imagebroker.model.image import FIELDS, Image
 
 
-def record(image: Image, parsed: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+def record(
+    image: Image, parsed: argparse.Namespace, columns: Sequence[str] = FIELDS
+) -> tuple[Sequence[str], Sequence[Any]]:
     """An image's record as cliff shows it; a table leaves out the fields that are not known."""
     brief = parsed.formatter == "table" and not parsed.columns
     names = [
-        name for name in FIELDS if not brief or getattr(image, name) not in (None, (), {})
+        name for name in columns if not brief or getattr(image, name) not in (None, (), {})
     ]  # fmt: skip
     return names, [cell(name, getattr(image, name)) for name in names]

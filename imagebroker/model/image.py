@@ -220,11 +220,22 @@ def given(info: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in info.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class CopiedImage(Image):
+    """The record of a copy."""
+
+    #: The fields of the original that the destination cannot store; properties as
+    #: `property-<name>`.
+    not_stored: tuple[str, ...] = ()
+
+
 #: The fields of a record that a copy keeps.
 _COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
 
 
 def copied_fields(image: Image) -> dict[str, Any]:
-    """The fields of the record of a copy of `image`."""
+    """The fields of the record of a copy of `image`: those that say something."""
     found = {name: getattr(image, name) for name in _COPIED}
-    return given(found) | ({"properties": dict(image.properties)} if image.id else {})
+    if image.id:
+        found["properties"] = dict(image.properties)
+    return {name: value for name, value in found.items() if value}

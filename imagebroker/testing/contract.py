@@ -39,6 +39,7 @@ from imagebroker.testing.clauses.lists import ListClauses
 from imagebroker.testing.clauses.opening import OpeningClauses
 from imagebroker.testing.clauses.process import ProcessClauses
 from imagebroker.testing.clauses.reading import ReadingClauses
+from imagebroker.testing.clauses.stored_fields import StoredFieldClauses
 
 
 class BackendContract(
@@ -50,6 +51,7 @@ class BackendContract(
     ErrorClauses,
     ImportAndPurgeClauses,
     ListClauses,
+    StoredFieldClauses,
     InstanceClauses,
     CheckingClauses,
     FacadeClauses,

@@ -61,6 +61,7 @@ class ScpBackend(ImageBackend):
 
     api_version = 1
     name = "scp"
+    record_fields = ("name",)
     ref_form = RefForm(user=True, host=True, port=True, path=True, forbidden=b"\r\n")
     options = OPTIONS
 

@@ -120,7 +120,8 @@ class LineBackend(ImageBackend):
     def described(self, ref: ImageRef, answer: str) -> Image:
         match answer.split():
             case ["OK", size, digest] if size.isdigit():
-                return Image(ref=ref.text, size=int(size), version=digest)
+                name = (ref.path or "").rpartition("/")[2].removesuffix(".img")
+                return Image(ref=ref.text, name=name, size=int(size), version=digest)
             case ["NONE"]:
                 raise ImageNotFound(f"{ref}: no such image", hint="check the path")
             case ["FORBIDDEN"]:
@@ -182,6 +183,7 @@ class StoringLineBackend(LineBackend):
     """Healthy: takes new images too, in the server of the ref `last`."""
 
     api_version = 1
+    record_fields = ("name",)
     last: ImageRef | None = None
 
     def create(self, context: Context, image: Image, data: ImageData | None) -> Image:

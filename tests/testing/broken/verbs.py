@@ -169,6 +169,25 @@ class ProbesWithoutAsking(MemoryBackend):
         return Image(ref=ref.text, size=9)
 
 
+@broken("C39")
+class LosesTheTags(MemoryBackend):
+    def create(self, context: Context, image: Image, data: ImageData | None) -> Image:
+        return super().create(context, replace(image, tags=None), data)
+
+
+@broken("C39")
+class LosesAChange(MemoryBackend):
+    def update(self, context: Context, ref: ImageRef, changes: Mapping[str, Any],
+               data: ImageData | None, purge_props: bool) -> Image:  # fmt: skip
+        kept = {name: value for name, value in changes.items() if name != "min_ram"}
+        return super().update(context, ref, kept, data, purge_props)
+
+
+@broken("C39", hookups.StoringContract)
+class DeclaresMoreThanItStores(StoringLineBackend):
+    record_fields = ("name", "properties")
+
+
 @broken("C38")
 class ChecksInWords(MemoryBackend):
     def check(self, context: Context) -> Iterator[Any]:

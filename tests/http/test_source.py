@@ -14,7 +14,7 @@ from testtools.matchers import Contains, Equals, HasLength, Not, StartsWith
 
 from imagebroker.exceptions import ConfigError, ImageChanged, NotAuthorized
 from imagebroker.model.reference import parse
-from imagebroker.plugin import Options, TransferError, http
+from imagebroker.plugin import TransferError, http
 from tests.plugins.http_peers import answer, make_backend, server_context, serving
 from tests.servers.images import random_file
 from tests.servers.nginx import Nginx
@@ -25,10 +25,7 @@ WHOLE = answer(b"0123456789", 'ETag: "1"', "Accept-Ranges: bytes")
 
 
 def client(**options: Any) -> http.Client:
-    host = make_backend().host
-    defaults = {each.dest: each.default for each in http.OPTIONS}
-    host.options = Options({**host.options, **defaults, **options})
-    return http.Client(host)
+    return http.Client(make_backend(**options).host)
 
 
 def source(url: str, **arguments: Any) -> http.HttpSource:

@@ -7,11 +7,10 @@ import socket
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagebroker_http import wire
 from testtools.assertions import assert_that
 from testtools.matchers import LessThan
 
-from imagebroker.plugin import Limits, TransferError
+from imagebroker.plugin import TransferError
 from tests.plugins.http.hostile.answers import BODY, CUT, failure, flooding, memory_below
 from tests.plugins.http_peers import answer, chunked, fetched, read_answer, serving
 
@@ -205,25 +204,4 @@ def test_whatever_arrives_is_an_answer_or_a_transfer_error(reply: bytes) -> None
             assert 200 <= status <= 999
         except TransferError as error:
             message = str(error)
-    assert message.isprintable()
-
-
-@given(mangled())
-@settings(max_examples=300, deadline=None)
-def test_the_same_holds_for_the_reader_of_the_backend(reply: bytes) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        theirs.sendall(reply)
-        theirs.shutdown(socket.SHUT_WR)
-        ours.settimeout(5)
-        connection = wire.Connection(ours, "http://peer", Limits())
-        message = ""
-        try:
-            head = connection.exchange("GET", "/", [("Host", "peer")])
-            assert_that(sum(map(len, connection.body())), LessThan(len(reply)))
-            assert 200 <= head.status <= 999
-        except TransferError as error:
-            message = str(error)
-        finally:
-            connection.close()
     assert message.isprintable()

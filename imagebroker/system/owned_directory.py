@@ -12,6 +12,10 @@ from imagebroker.exceptions import ConfigError
 _MODE = 0o700
 
 
+class OwnedByAnother(ConfigError):
+    """It belongs to another user: what is optional is left out, what is needed is an error."""
+
+
 def open_owned(path: Path, option: str, *, readable: bool = False, make: bool = True) -> int:
     """A descriptor of the directory at `path`, which is created (0700) if it is missing.
 
@@ -20,7 +24,8 @@ def open_owned(path: Path, option: str, *, readable: bool = False, make: bool = 
     :param readable: others may read it, as in a directory that a package created, but not write
         to it; and it may be a link that this user or root owns.
     :param make: False: do not create it.
-    :raises ConfigError: it is a link, not a directory, owned by another user, or open to others.
+    :raises ConfigError: it is a link, not a directory, or open to others; `OwnedByAnother` if it
+        belongs to another user.
     :raises OSError: it cannot be created or opened.
     """
     if not path.is_absolute():
@@ -76,7 +81,8 @@ def _check(found: os.stat_result, path: Path, option: str, readable: bool) -> No
     if not stat.S_ISDIR(found.st_mode):
         raise _refused(path, option, "is not a directory, or a link to one", readable)
     if found.st_uid != os.geteuid():
-        raise _refused(path, option, f"is owned by the user id {found.st_uid}", readable)
+        refused = _refused(path, option, f"is owned by the user id {found.st_uid}", readable)
+        raise OwnedByAnother(str(refused), hint=refused.hint)
     if readable and mode & 0o022:
         raise _refused(path, option, f"is writable by other users (mode {mode:04o})", readable)
     if not readable and mode & 0o077:

@@ -157,7 +157,7 @@ def test_presigned_urls_that_refuse_head_are_shared(station: Station, nginx: Ngi
 
 
 @pytest.mark.promise("sharing-between-processes")
-@pytest.mark.parametrize("how", ["open to others", "a link", "a file", "of somebody else"])
+@pytest.mark.parametrize("how", ["open to others", "a link", "a file"])
 def test_a_state_dir_that_is_not_ones_own_is_refused(station: Station, how: str) -> None:
     state = station.folder / "state"
     state.mkdir(mode=0o700)
@@ -166,13 +166,9 @@ def test_a_state_dir_that_is_not_ones_own_is_refused(station: Station, how: str)
     elif how == "a link":
         state.rename(station.folder / "elsewhere")
         state.symlink_to(station.folder / "elsewhere")
-    elif how == "a file":
+    else:
         state.rmdir()
         state.write_text("")
-    elif os.geteuid() == 0:
-        os.chown(state, 65534, 65534)
-    else:
-        pytest.skip("only root can give a directory away")
     config = station.folder / "imagebroker.conf"
     config.write_text(
         f"[imagebroker]\nenabled_schemes = http\nstate_dir = {state}\n"
@@ -257,7 +253,7 @@ def test_two_users_do_not_share(station: Station) -> None:
     second = run(65534)
     outputs = [each.communicate(timeout=120)[0].decode() for each in (first, second)]
     assert_that(outputs[0], Equals("1\n"))
-    assert_that(outputs[1], Contains("ConfigError"))
+    assert_that(outputs[1], Equals("1\n"), "it must not fail, nor share")
 
 
 def test_what_a_killed_process_left_is_swept_after_a_day(station: Station) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals
+from testtools.matchers import Contains, Equals, MatchesRegex
 
 import imagebroker
 from imagebroker.exceptions import ConfigError
@@ -83,15 +83,34 @@ def test_one_that_others_may_write_to_is_refused_by_name(
 
 @pytest.mark.promise("owned-directories")
 @as_root
-@pytest.mark.parametrize("option", OPTIONS)
-def test_one_of_somebody_else_is_refused(
-    option: str, make_broker: MakeBroker, tmp_path: Path
-) -> None:
+def test_a_store_of_somebody_else_is_refused(make_broker: MakeBroker, tmp_path: Path) -> None:
     path = tmp_path / "theirs"
     path.mkdir(mode=0o700)
     os.chown(path, 12345, 12345)
     with pytest.raises(ConfigError, match="is owned by the user id 12345"):
-        use(option, path, make_broker, tmp_path)
+        use("store_dir", path, make_broker, tmp_path)
+
+
+@pytest.mark.promise("owned-directories")
+@as_root
+@pytest.mark.parametrize("option", ["state_dir", "cache_dir"])
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_what_is_optional_is_left_out_with_one_warning_where_it_is_somebody_elses(
+    option: str,
+    mode: int,
+    make_broker: MakeBroker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "theirs"
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, 12345, 12345)
+    use(option, path, make_broker, tmp_path)
+    assert_that((tmp_path / "copy").read_bytes(), Equals(b"abc"))
+    assert_that(list(path.iterdir()), Equals([]))
+    [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert_that(warning, MatchesRegex(rf".*{option}.*is owned by the user id 12345: .* not "))
 
 
 @pytest.mark.promise("owned-directories")

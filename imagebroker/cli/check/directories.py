@@ -13,6 +13,6 @@ from imagebroker.config.settings import GROUP
 def check(configuration: Configuration) -> Iterator[Problem]:
     for name in ("state_dir", "cache_dir"):
         if path := configuration.settings.core[name]:
-            problem = private_directory(f"[{GROUP}] {name}", path)
+            problem = private_directory(f"[{GROUP}] {name}", path, optional=True)
             if problem is not None:
                 yield problem

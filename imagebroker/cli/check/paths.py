@@ -15,7 +15,7 @@ from imagebroker.backends.backend import BackendHost
 from imagebroker.cli.check.problem import FAILURE, WARNING, Problem, failure
 from imagebroker.config.settings import Section
 from imagebroker.exceptions import ConfigError
-from imagebroker.system.owned_directory import open_owned
+from imagebroker.system.owned_directory import OwnedByAnother, open_owned
 
 #: Options that name a private key.
 _PRIVATE_KEY = re.compile(r"(?:identity|key)_?file$")
@@ -57,12 +57,26 @@ def world_readable(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def private_directory(where: str, path: str, *, readable: bool = False) -> Problem | None:
-    """A directory that must belong to this user, or that this user can create."""
+def private_directory(
+    where: str, path: str, *, readable: bool = False, optional: bool = False
+) -> Problem | None:
+    """A directory that must belong to this user, or that this user can create.
+
+    `optional`: another user's is left out, and a warning.
+    """
     try:
         if os.path.lexists(path) or not os.path.isabs(path):
             os.close(open_owned(Path(path), where, readable=readable, make=False))
             return None
+    except OwnedByAnother as error:
+        found = failure(where, error)
+        if not optional:
+            return found
+        return Problem(
+            WARNING, where, f"{found.what}: it is not used",
+            "run this command as the user of the service, or set a directory of this user in a "
+            "config file of their own",
+        )  # fmt: skip
     except ConfigError as error:
         return failure(where, error)
     except OSError:

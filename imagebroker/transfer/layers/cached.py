@@ -16,6 +16,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
+from imagebroker.system.owned_directory import OwnedByAnother
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.layers.cache import Cache, Cached, Entry
 from imagebroker.transfer.layers.entitlement import Entitlement
@@ -43,6 +44,8 @@ class CacheLayer:
 
     def __init__(self, cache: Cache, entitlement: Entitlement, ref: str) -> None:
         self._cache, self._entitlement, self._ref = cache, entitlement, ref
+        #: It is another user's, who shares the config file.
+        self._left_out = False
 
     def find(self, demands: Demands) -> Found | None:
         """What the cache has for this caller."""
@@ -53,6 +56,10 @@ class CacheLayer:
             if image is None:
                 return None
             entry = self._cache.find(self._entitlement.keys(image))
+        except OwnedByAnother as error:
+            LOG.warning("%s: the cache is not used", error)
+            self._left_out = True
+            return None
         except OSError as error:
             LOG.warning("the cache %s cannot be used: %s", self._cache.path, error)
             return None
@@ -88,7 +95,7 @@ class CacheLayer:
         self, part: PartFile | None, size: int, evidence: Mapping[str, Any], image: Image
     ) -> None:
         """The image is in place: what goes wrong now costs a later download its cached copy."""
-        if part is None:
+        if part is None or self._left_out:
             return
         keys = self._entitlement.keys(image)
         try:

@@ -7,6 +7,7 @@ on some network file systems, every transfer finds its name free and runs by its
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 import threading
@@ -20,8 +21,10 @@ from typing import Any, Protocol
 from imagebroker.exceptions import ConfigError
 from imagebroker.system.files import is_named, try_lock, unlock
 from imagebroker.system.forks import Process, tell_in_child, withhold
-from imagebroker.system.owned_directory import open_owned
+from imagebroker.system.owned_directory import OwnedByAnother, open_owned
 from imagebroker.transfer.store.directory import close
+
+LOG = logging.getLogger(__name__)
 
 #: Bytes that one announcement may take: two paths of 4096 bytes in JSON's spelling are in it.
 _ROOM = 64 * 1024
@@ -52,11 +55,15 @@ class FlightsOnDisk:
         self._path, self._configured = path, configured
 
     def open(self, name: str) -> int:
-        """:raises ConfigError: the directory that was configured is not this user's own.
-        :raises OSError: it cannot be used.
+        """:raises ConfigError: the directory that was configured is open to other users.
+        :raises OSError: it cannot be used, or is another user's, who shares the config file.
         """
         try:
             directory = open_owned(self._path, "[imagebroker] state_dir")
+        except OwnedByAnother as error:
+            if self._configured:
+                LOG.warning("%s: downloads are not shared", error)
+            raise OSError(str(error)) from error
         except ConfigError as error:
             if self._configured:
                 raise

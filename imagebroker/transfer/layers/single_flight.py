@@ -128,7 +128,7 @@ class SingleFlight:
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
         """Wait until it is settled whom to follow; the candidate to begin with, and those after it.
 
-        :raises ConfigError: the directory of the announcements is not this user's own.
+        :raises ConfigError: the directory of the announcements is open to other users.
         :raises Cancelled, TransferTimeout: of the caller and the deadline.
         """
         if self._flights is None:

@@ -25,6 +25,7 @@ from imagebroker.backends.backend import BackendHost, Buffer, ImageSource
 from imagebroker.backends.declaration import Declaration
 from imagebroker.backends.listing import Budget
 from imagebroker.backends.steps import Late, Steps
+from imagebroker.backends.unwrapping import unwrapped
 from imagebroker.exceptions import (
     BackendError,
     BackendLoadError,
@@ -451,6 +452,8 @@ class Boundary:
                 f"the {self.title} backend lost its connection in {verb}: {shown_error(error)}"
             ) from error
         except Exception as error:
+            if (ours := unwrapped(error)) is not None:  # a library wrapped it
+                raise ours from error
             raise self._bug(f"{verb} failed with {shown_error(error)}") from error
 
     def _call(

@@ -6,17 +6,16 @@ redirects are not used. Importing this imports requests, which is a dependency o
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar
-from urllib3 import HTTPResponse
 
 from imagebroker.exceptions import PolicyViolation, TransferError
 from imagebroker.http.client import REDIRECTS, Client
+from imagebroker.http.loaded import as_urllib3
 from imagebroker.http.pools import Answer, Pools
 from imagebroker.http.urls import Place, Url
 
@@ -76,15 +75,7 @@ class Adapter(BaseAdapter):
                 hint="write that URL as endpoint or auth_url, if it is right",
             )
         answer = self._follow(request, place)
-        body: Any = answer.response
-        if not stream:
-            body = io.BytesIO(answer.read(self._limit))
-        # Of memory, or of what arrives; never decoded, because it was asked for as it is.
-        headers = [(n, v) for n, v in answer.head.fields if n not in ("set-cookie", "set-cookie2")]
-        made = HTTPResponse(
-            body, headers=_merged(headers), status=answer.head.status, reason=answer.head.reason,
-            preload_content=False, decode_content=False,
-        )  # fmt: skip
+        made = as_urllib3(answer, None if stream else self._limit)
         found = self._builder.build_response(request, made)
         found.url = answer.place.url.text
         return found
@@ -121,13 +112,6 @@ class Adapter(BaseAdapter):
 
 #: What says nothing of who asks.
 _HARMLESS = ("accept", "accept-language", "range", "if-match", "if-none-match", "if-range")
-
-
-def _merged(fields: list[tuple[str, str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in fields:
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
 
 
 class _Session(requests.Session):

@@ -5,7 +5,7 @@ See "A backend over HTTP" in docs/writing-a-backend.md. urllib3 is imported with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagebroker.http.answers import check_status, retry_after
 from imagebroker.http.client import Client, Session
@@ -26,7 +26,9 @@ __all__ = [
     "Pools",
     "Session",
     "Url",
+    "botocore_session",
     "check_status",
+    "pool_manager",
     "probe",
     "record",
     "requests_session",
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     import requests
+
+    from imagebroker.http.botocore_session import BotocoreSession
+    from imagebroker.http.pool_manager import Manager
 
 
 def requests_session(
@@ -50,3 +55,29 @@ def requests_session(
     from imagebroker.http.requests_session import requests_session as make
 
     return make(client, origins=origins, limit=limit)
+
+
+def botocore_session(
+    client: Client, boto: Any, *, origins: Collection[str] = (), limit: int | None = None
+) -> BotocoreSession:
+    """Let a botocore (boto3) client send through the same connections; it needs botocore.
+
+    :param origins: URLs whose scheme, host and port are the only ones asked; any if empty.
+    :param limit: bytes of a body that is loaded; the host's `max_answer` by default.
+    """
+    from imagebroker.http.botocore_session import botocore_session as make
+
+    return make(client, boto, origins=origins, limit=limit)
+
+
+def pool_manager(
+    client: Client, *, origins: Collection[str] = (), limit: int | None = None
+) -> Manager:
+    """A `urllib3.PoolManager` over the same connections; `clear()` ends them.
+
+    :param origins: URLs whose scheme, host and port are the only ones asked; any if empty.
+    :param limit: bytes of a body that is loaded; the host's `max_answer` by default.
+    """
+    from imagebroker.http.pool_manager import Manager
+
+    return Manager(client, frozenset(origins), limit)

@@ -1,0 +1,31 @@
+"""An answer of our pools as urllib3's own response, for libraries that expect one."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from urllib3 import HTTPResponse
+
+from imagebroker.http.pools import Answer
+
+
+def as_urllib3(answer: Answer, limit: int | None) -> HTTPResponse:
+    """`answer`, its body loaded up to `limit` bytes, or as it arrives (None); never decoded.
+
+    Cookies are left out: nothing here keeps any.
+    """
+    body: Any = answer.response if limit is None else io.BytesIO(answer.read(limit))
+    return HTTPResponse(
+        body, headers=fields_of(answer), status=answer.head.status, reason=answer.head.reason,
+        preload_content=False, decode_content=False,
+    )  # fmt: skip
+
+
+def fields_of(answer: Answer) -> dict[str, str]:
+    """The headers of an answer, each name once, without cookies."""
+    found: dict[str, str] = {}
+    for name, value in answer.head.fields:
+        if name not in ("set-cookie", "set-cookie2"):
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found

@@ -11,18 +11,20 @@ from contextvars import ContextVar
 #: Maximum length of shown text (characters).
 LIMIT = 1024
 
-_USERINFO = re.compile(r"//[^/\s@:]{0,256}:[^/\s@]{0,1024}@")
+# Compiled when first used: most commands show no secret.
+
+_USERINFO = r"//[^/\s@:]{0,256}:[^/\s@]{0,1024}@"
 #: The query of a URL, or what looks like a query after any path.
-_QUERY = re.compile(
+_QUERY = (
     r"((?:[a-z][a-z0-9+.-]{0,31}://[^\s?'\"#<>]{1,2048}))\?[^\s'\"#<>]+"
     r"|\?[^\s'\"#)<>]*=[^\s'\"#)<>]*"
 )
-_SECRET = re.compile(
+_LABELLED = (
     r"(?i)(?<![\w/.-])((?:proxy-)?authorization|x-(?:auth|service|subject|storage)-token|(?:set-)?cookie"
     r"|password|passwd|passphrase|secret|token|api[_-]?key)"
     r"(['\"]?\s*[:=]\s*['\"]?)((?:bearer|basic|digest|negotiate)\s+)?[^\s'\",;&]+"
 )
-_TOKEN = re.compile(r"\bgAAAA[A-Za-z0-9_=-]{8,}")
+_FERNET = r"\bgAAAA[A-Za-z0-9_=-]{8,}"
 
 
 #: Shorter secrets are not hidden: they occur by chance, and hiding them would reveal them.
@@ -92,11 +94,14 @@ def redact(text: object, limit: int = LIMIT) -> str:
     """
     shown = printable(_hidden(str(text)[: 4 * max(limit, LIMIT)])[: 4 * limit], 4 * limit)
     if "//" in shown:
-        shown = _USERINFO.sub("//***@", shown)
+        shown = re.sub(_USERINFO, "//***@", shown)
     if "?" in shown:
-        shown = _QUERY.sub(lambda match: (match[1] or "") + "?***", shown)
-    shown = _SECRET.sub(r"\1\2***", shown)
-    return printable(_TOKEN.sub("***", shown), limit)
+        shown = re.sub(_QUERY, lambda match: (match[1] or "") + "?***", shown)
+    if ":" in shown or "=" in shown:
+        shown = re.sub(_LABELLED, r"\1\2***", shown)
+    if "gAAAA" in shown:
+        shown = re.sub(_FERNET, "***", shown)
+    return printable(shown, limit)
 
 
 def shown_fields(record: object) -> str:

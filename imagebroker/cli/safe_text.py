@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-_UNSAFE = re.compile(
+_UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
@@ -22,7 +22,9 @@ _UNSAFE = re.compile(
 
 def safe(text: str) -> str:
     """`text` with those characters escaped."""
-    return text if text.isprintable() else _UNSAFE.sub(_escaped, text)
+    if text.replace("\n", "").isprintable():
+        return text
+    return re.sub(_UNSAFE, _escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -32,23 +32,23 @@ _NAME = r"[a-z][a-z0-9+.-]{0,31}"
 _INSTANCE = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?"
 # RFC 3986 characters of a path and of a query; a percent sign must begin an escape.
 _PCHAR = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
-_ID_REF = re.compile(rf"(?:(?P<name>{_NAME})(?::(?P<instance>{_INSTANCE}))?:)?(?P<id>{_UUID})")
-_URI = re.compile(
+_ID_REF = rf"(?:(?P<name>{_NAME})(?::(?P<instance>{_INSTANCE}))?:)?(?P<id>{_UUID})"
+_URI = (
     rf"(?P<name>{_NAME})(?::(?P<instance>{_INSTANCE}))?://(?P<authority>[^/?#]*)"
     rf"(?P<path>/(?:{_PCHAR}|/)*)?(?:\?(?P<query>(?:{_PCHAR}|[/?])*))?"
 )
-_AUTHORITY = re.compile(
+_AUTHORITY = (
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]{0,63})@)?"
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 #: An opaque name: the characters of a path segment without `@` and `:`, percent-encoded.
-_OPAQUE = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,1024}")
-_HOST_NAME = re.compile(
+_OPAQUE = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,1024}"
+_HOST_NAME = (
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*"
     r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?"
 )
-_IMAGE_URL = re.compile(rf"(?P<id>{_UUID})(?:/file)?")
+_IMAGE_URL = rf"(?P<id>{_UUID})(?:/file)?"
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def parse(identifier: object) -> ImageRef:
         )
     text, _, fragment = identifier.partition("#")
     pin = _parse_pin(identifier, fragment) if "#" in identifier else None
-    if match := _ID_REF.fullmatch(text):
+    if match := re.fullmatch(_ID_REF, text):
         return ImageRef(text, match["name"], match["instance"], match["id"], pin=pin)
-    if match := _URI.fullmatch(text):
+    if match := re.fullmatch(_URI, text):
         return _from_uri(text, match, pin)
     raise InvalidImageRef(
         f"{redact(identifier, 200)!r} is not an image identifier", hint=_hint(text)
@@ -208,13 +208,13 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
     try:
         return _with_host(ref, authority)
     except InvalidImageRef:
-        if ref.scheme in DEFAULT_PORTS or not _OPAQUE.fullmatch(authority):
+        if ref.scheme in DEFAULT_PORTS or not re.fullmatch(_OPAQUE, authority):
             raise
     return _with_name(ref, authority)
 
 
 def _with_host(ref: ImageRef, authority: str) -> ImageRef:
-    parts = _AUTHORITY.fullmatch(authority)
+    parts = re.fullmatch(_AUTHORITY, authority)
     if parts is None:
         hint = "write it as [user@]host[:port], without a password"
         raise InvalidImageRef(f"{redact(ref.text, 200)!r} has an invalid host", hint=hint)
@@ -237,7 +237,7 @@ def _host(text: str, host: str) -> str:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
             raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid IPv6 address") from None
-    if not _HOST_NAME.fullmatch(host):
+    if not re.fullmatch(_HOST_NAME, host):
         raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid host name")
     return host.lower()
 
@@ -257,9 +257,9 @@ def with_opaque_authority(ref: ImageRef, form: RefForm) -> ImageRef:
     """
     if not form.authority or ref.id is not None or (ref.host is None and ref.authority is None):
         return ref
-    match = _URI.fullmatch(ref.text)
+    match = re.fullmatch(_URI, ref.text)
     authority = match["authority"] if match else ""
-    if not _OPAQUE.fullmatch(authority):
+    if not re.fullmatch(_OPAQUE, authority):
         raise InvalidImageRef(
             f"{ref} has an invalid name before its path",
             hint=f"write it as {ref.scheme}://NAME/KEY, with characters such as @ and : as %XX",
@@ -364,7 +364,7 @@ def id_below(rest: str, form: RefForm) -> str | None:
     """The id in `rest` (the part after an endpoint), if the backend's form has one there."""
     if form.id_path is None or not rest.startswith(form.id_path):
         return None
-    match = _IMAGE_URL.fullmatch(rest[len(form.id_path) :])
+    match = re.fullmatch(_IMAGE_URL, rest[len(form.id_path) :])
     return match["id"] if match else None
 
 

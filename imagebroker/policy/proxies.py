@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from imagebroker.exceptions import ConfigError, ImageBrokerError, TransferError
 
-_URL = re.compile(
+_URL = (
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
     r"(?:(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/]*))?@)?"
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?/?"
@@ -36,7 +36,7 @@ class Proxy:
 
         :raises ValueError: it is not of this form. The text of the error does not quote it.
         """
-        match = _URL.fullmatch(text)
+        match = re.fullmatch(_URL, text)
         if match is None or (match["scheme"] or "http").lower() != "http":
             raise ValueError("not of the form http://[user:password@]host:port")
         port = int(match["port"] or 80)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 
-_REFERENCE = re.compile(
+_REFERENCE = (
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):)?(?://(?P<authority>[^/?#]*))?"
     r"(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 #: What must be escaped in a path or query, including a percent sign without two digits.
-_UNSAFE = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]|%(?![0-9A-Fa-f]{2})")
+_UNSAFE = r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]|%(?![0-9A-Fa-f]{2})"
 
 
 def resolved(base: str, location: str) -> str:
@@ -27,9 +27,9 @@ def resolved(base: str, location: str) -> str:
     :raises ValueError: it has characters that clients interpret in different ways.
     """
     location = location.strip(" ")
-    if found := _CONTROL.search(location):
+    if found := re.search(_CONTROL, location):
         raise ValueError(f"it has the control character {found[0]!r}")
-    ours, theirs = _REFERENCE.fullmatch(base), _REFERENCE.fullmatch(location)
+    ours, theirs = re.fullmatch(_REFERENCE, base), re.fullmatch(_REFERENCE, location)
     if ours is None or theirs is None:
         raise ValueError("it is not a URI")
     scheme, authority = theirs["scheme"], theirs["authority"]
@@ -83,4 +83,4 @@ def _escaped(text: str) -> str:
         encoding = "latin-1" if character <= "\xff" else "utf-8"
         return "".join(f"%{byte:02X}" for byte in character.encode(encoding))
 
-    return _UNSAFE.sub(escape, text)
+    return re.sub(_UNSAFE, escape, text)

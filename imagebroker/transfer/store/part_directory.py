@@ -199,9 +199,7 @@ def _adopt(directory: int, name: bytes) -> Part | None:
     except OSError:
         return None
     try:
-        found = os.fstat(fd)
-        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
-        if ours and _lock(fd) is True and is_named(directory, name, fd):
+        if _is_ours_alone(os.fstat(fd)) and _lock(fd) is True and is_named(directory, name, fd):
             os.fchmod(fd, 0o600)
             # What lies beyond was never counted; a hole at the end was never written.
             os.ftruncate(fd, kept.end)
@@ -229,10 +227,27 @@ def _journal(directory: int, part: bytes) -> Journal | None:
 
 
 def open_journal(directory: int, part: bytes) -> int:
-    """A descriptor of the journal beside a part file, made anew. :raises OSError: it cannot be."""
+    """A descriptor of the journal beside a part file. :raises OSError: it cannot be made.
+
+    One that is there is written over, in one step: made anew it would say nothing for a moment,
+    and a process that is killed then would lose all that was stored before.
+    """
     name = journal_name(part)
+    try:
+        fd = os.open(name, _READ_WRITE, dir_fd=directory)
+    except OSError:
+        pass
+    else:
+        if _is_ours_alone(os.fstat(fd)):
+            return withhold(fd)
+        close(fd)
     remove(directory, name)
     return withhold(os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=directory))
+
+
+def _is_ours_alone(found: os.stat_result) -> bool:
+    """Whether it is a regular file of this user, with one name."""
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
 def remove(directory: int, name: bytes) -> None:

@@ -30,21 +30,21 @@ _WIDE = (
 _FEW = 16
 
 #: A tag, a comment, a declaration or an instruction, after blanks.
-_MARKUP = re.compile(
-    r"[\s\ufeff]*<(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]|/?[a-z][\w:.-]*(?:[\s/>]|$))",
-    re.IGNORECASE,
+_MARKUP = (
+    r"(?i)[\s\ufeff]*<(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]"
+    r"|/?[a-z][\w:.-]*(?:[\s/>]|$))"
 )
-_EBCDIC_MARKUP = re.compile(r"\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])", re.IGNORECASE)
+_EBCDIC_MARKUP = r"(?i)\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])"
 #: Characters at the beginning of markup that must be readable.
 _READABLE = 64
 #: Some servers answer with one word; a very long one is not text.
-_WORD = re.compile(r"[A-Za-z]{4,40}[.!]?")
+_WORD = r"[A-Za-z]{4,40}[.!]?"
 #: Maximum period of a repeated pattern, in characters.
 _LONGEST_PERIOD = 16
 _UNKNOWN = "one of 8 bits"
-_LETTER = re.compile(rb"[\x80-\xff]")
+_LETTER = rb"[\x80-\xff]"
 #: Control characters, which no text in an 8-bit encoding has.
-_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+_CONTROL = rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]"
 _BLANK = frozenset("\t\n\v\f\r\b\a\x1b\x85\u2028\u2029 \ufeff")
 
 
@@ -94,7 +94,7 @@ def _readings(begin: bytes) -> Iterator[tuple[str, str]]:
         except UnicodeDecodeError:
             if encoding == "utf-8":
                 # Another one, of 8 bits: ASCII characters are visible.
-                yield _UNKNOWN, _LETTER.sub(b"?", begin).decode("ascii")
+                yield _UNKNOWN, re.sub(_LETTER, b"?", begin).decode("ascii")
 
 
 def _has_zeros(begin: bytes, size: int, at: tuple[int, ...]) -> bool:
@@ -106,12 +106,12 @@ def _has_zeros(begin: bytes, size: int, at: tuple[int, ...]) -> bool:
 
 
 def _is_markup(text: str) -> bool:
-    found = _MARKUP.match(text)
+    found = re.match(_MARKUP, text)
     return found is not None and _is_readable(text[:_READABLE].rstrip("\0"))
 
 
 def _is_ebcdic_markup(begin: bytes) -> bool:
-    return _EBCDIC_MARKUP.match(begin[:256].decode("cp037")) is not None
+    return re.match(_EBCDIC_MARKUP, begin[:256].decode("cp037")) is not None
 
 
 def _is_readable(text: str) -> bool:
@@ -127,7 +127,7 @@ def _has_words(text: str) -> bool:
     if words[0] in "{[\"'" or any(char in _BLANK for char in text):
         return True
     foreign = sum(char > "\x7f" for char in text)  # not all scripts have blanks
-    return foreign >= 4 or _WORD.fullmatch(words) is not None
+    return foreign >= 4 or re.fullmatch(_WORD, words) is not None
 
 
 def _is_pattern(text: str) -> bool:
@@ -144,7 +144,7 @@ def _is_pattern(text: str) -> bool:
 
 def _is_8_bit_text(begin: bytes) -> bool:
     """Whether it is text in an encoding that uses all bytes beyond ASCII for letters."""
-    if _CONTROL.search(begin) is not None or not _is_likely(begin):
+    if re.search(_CONTROL, begin) is not None or not _is_likely(begin):
         return False
     return any(blank in begin for blank in b" \t\n") and _has_words(begin.decode("latin-1"))
 

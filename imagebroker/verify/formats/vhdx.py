@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from functools import cache
-from uuid import UUID
 
 from imagebroker.exceptions import FormatError
 from imagebroker.verify.formats.policy import FormatPolicy
@@ -20,10 +19,18 @@ _TABLE = 64 * _KIB
 #: Headers and region tables are before it; no region must overlap them.
 _FIRST_REGION_AT = 1024 * _KIB
 _MOST_ENTRIES = 2047
-_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
-_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b").bytes_le
-_DISK_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8").bytes_le
-_PARENT = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c").bytes_le
+
+
+def _guid(text: str) -> bytes:
+    """Its bytes on a disk, the first three fields little-endian; importing uuid takes 4 ms."""
+    raw = bytes.fromhex(text.replace("-", ""))
+    return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
+
+
+_METADATA = _guid("8b7ca206-4790-4b9a-b8fe-575f050f886e")
+_PARAMETERS = _guid("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
+_DISK_SIZE = _guid("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
+_PARENT = _guid("a8d35f2d-b30b-454d-abf7-d3d84834ab0c")
 _HAS_PARENT = 2
 
 

@@ -20,7 +20,7 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.model.image import CopiedImage, Image, checked_info, copied_fields, given
+from imagebroker.model.image import Image, checked_info, copied_fields, given
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.stored_fields import check_stored, fitting, left_out
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from oslo_config import cfg
 
     from imagebroker.backends.backend import Context
+    from imagebroker.model.copied_image import CopiedImage
     from imagebroker.transfer.layers.cache import Cache, Cached
 
 #: Arguments of `open` that `copy` passes on.
@@ -421,6 +422,8 @@ class Broker:
                 made = _create(
                     call, context, info, iter(reader), backend, check_format=check_format
                 )
+                from imagebroker.model.copied_image import CopiedImage
+
                 return CopiedImage(**vars(made), not_stored=lost)
 
     def import_image(

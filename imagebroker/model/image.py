@@ -220,15 +220,6 @@ def given(info: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in info.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class CopiedImage(Image):
-    """The record of a copy."""
-
-    #: The fields of the original that the destination cannot store; properties as
-    #: `property-<name>`.
-    not_stored: tuple[str, ...] = ()
-
-
 #: The fields of a record that a copy keeps.
 _COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
 

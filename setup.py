@@ -1,4 +1,8 @@
-"""The distribution is described in setup.cfg; here is what makes its archive reproducible."""
+"""The distribution is described in setup.cfg; here is what cannot be written there.
+
+An archive that is reproducible, and the files that go below the prefix (/usr, ~/.local): setup.cfg
+would turn the hyphens of their folders into underscores.
+"""
 
 import gzip
 import os
@@ -39,4 +43,12 @@ class ReproducibleSdist(sdist):
         return name
 
 
-setup(cmdclass={"sdist": ReproducibleSdist})
+setup(
+    cmdclass={"sdist": ReproducibleSdist},
+    data_files=[
+        ("share/man/man1", ["docs/man/imagebroker.1"]),
+        ("share/bash-completion/completions", ["etc/bash-completion/imagebroker"]),
+        ("share/zsh/site-functions", ["etc/zsh/_imagebroker"]),
+        ("share/fish/vendor_completions.d", ["etc/fish/imagebroker.fish"]),
+    ],
+)

@@ -47,7 +47,7 @@ class Application(App):
         )
         self.command_manager.add_command("help", Help)
         self.command_manager.commands["complete"] = EntryPoint(
-            "complete", "imagebroker.cli.completion:Complete", "imagebroker.cli"
+            "complete", "imagebroker.cli.completion.command:Complete", "imagebroker.cli"
         )
 
     def build_option_parser(

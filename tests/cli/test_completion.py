@@ -45,11 +45,6 @@ def offered(line: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_script_in_etc_is_what_the_command_prints(shell: Shell) -> None:
-    printed = shell.run("complete").stdout.decode()
-    assert_that(printed, Equals(SCRIPT.read_text()))
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

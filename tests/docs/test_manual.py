@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import ContainsAll, Equals
+from testtools.matchers import Contains, ContainsAll, Equals
 
 from imagebroker.cli.commands import COMMANDS
+from imagebroker.cli.manual import CHECK_STATUSES, STATUSES
 
 MAN = Path(__file__).parents[2] / "docs" / "man"
 
@@ -35,3 +36,10 @@ def test_the_page_can_be_read_and_has_every_command() -> None:
     assert_that(done.stderr, Equals(""))
     words = " ".join(done.stdout.split())
     assert_that(words, ContainsAll([f"imagebroker {name} [OPTION]..." for name in COMMANDS]))
+
+
+def test_the_documentation_has_the_same_table_of_exit_statuses() -> None:
+    text = (MAN.parent / "command.md").read_text(encoding="utf-8").partition("## Exit status")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert_that(dict(rows[1:]), Equals(STATUSES))
+    assert_that(text, Contains(CHECK_STATUSES))

@@ -52,7 +52,7 @@ def copy_sources(folder: Path) -> None:
     """A source tree as a newcomer has it, without what this one has grown."""
     for name in SOURCES:
         shutil.copy(ROOT / name, folder)
-    for name in ("imagebroker", "plugins"):
+    for name in ("imagebroker", "plugins", "etc", "docs/man"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 

@@ -189,3 +189,14 @@ def test_the_types_hold_for_the_code_of_a_consumer(
     assert_that(done.returncode, Equals(0), done.stdout)
     for kind in ('"int"', '"int | None"', '"bytes"'):
         assert_that(done.stdout.replace("builtins.", ""), Contains(kind))
+
+
+def test_the_wheel_puts_the_man_page_and_completion_where_shells_look(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    names = {name.partition(".data/data/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert_that(names - {""}, Equals({
+        "share/man/man1/imagebroker.1",
+        "share/bash-completion/completions/imagebroker",
+        "share/zsh/site-functions/_imagebroker",
+        "share/fish/vendor_completions.d/imagebroker.fish",
+    }))  # fmt: skip

@@ -1,0 +1,1 @@
+"""`imagebroker complete`: completion for bash, zsh and fish, generated from the parsers."""

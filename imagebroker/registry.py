@@ -74,7 +74,9 @@ class Registry:
         #: Distributions whose metadata cannot be read; their plugins may be missing.
         self.damaged: tuple[Damage, ...] = entry_points.damaged
         enabled = settings.core.enabled_schemes
-        if settings.personal and not enabled:
+        #: Every installed scheme is enabled: one whose plugin cannot be loaded is no mistake.
+        self.all_installed = settings.personal and not enabled
+        if self.all_installed:
             enabled = sorted(self._found)
         self.enabled: tuple[str, ...] = tuple(dict.fromkeys(enabled))
         self._declared: dict[str, Declaration] = {}
@@ -93,7 +95,7 @@ class Registry:
         """
         for scheme in self.enabled:
             problem = self._scheme_problem(scheme)
-            if problem is not None and not self._settings.personal:
+            if problem is not None and not self.all_installed:
                 raise problem
 
     def _scheme_problem(self, scheme: str) -> ConfigError | None:

@@ -49,7 +49,7 @@ complete -c imagebroker -n '__imagebroker_at \'\'' -s q -l quiet -d 'Suppress ou
 complete -c imagebroker -n '__imagebroker_at \'\'' -l log-file -d 'Specify a file to log output. Disabled by default.' -r -F
 complete -c imagebroker -n '__imagebroker_at \'\'' -s h -l help -d 'Show help message and exit.'
 complete -c imagebroker -n '__imagebroker_at \'\'' -l debug -d 'Show tracebacks on errors.'
-complete -c imagebroker -n '__imagebroker_at \'\'' -l config-file -d 'config file to use (default: the first that exists of $XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; without a config file, every installed backend is enabled)' -r -F
+complete -c imagebroker -n '__imagebroker_at \'\'' -l config-file -d 'config file to use (default: the first that exists of $XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; the first of these overlays the personal defaults; any other denies what it does not allow)' -r -F
 complete -c imagebroker -n '__imagebroker_at \'\'' -a download -d 'Download an image to a file, or to standard output, and verify it'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a show -d 'Show the record of an image'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a list -d 'List images: by default the active ones that are not hidden'
@@ -101,9 +101,10 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l min-rate -d 'drop 
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l rate-limit -d 'limit the transfer to SIZE bytes a second, such as 10M' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-unknown-size -l no-allow-unknown-size -d 'accept an image with neither a known size nor a checksum'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
-complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --progress) -eq 1' -F
+complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 1' -F
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -113,7 +114,8 @@ complete -c imagebroker -n '__imagebroker_at \'show\'' -l print-empty -d 'Print 
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l noindent -d 'whether to disable indenting the JSON'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l deleted -d 'also show an image that was deleted'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l locations -d 'also show the locations of its data'
-complete -c imagebroker -n '__imagebroker_at \'show\'; and test (__imagebroker_arguments -f --format -c --column --max-width) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'show\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
+complete -c imagebroker -n '__imagebroker_at \'show\'; and test (__imagebroker_arguments -f --format -c --column --max-width --ca-file) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -142,6 +144,7 @@ complete -c imagebroker -n '__imagebroker_at \'list\'' -l container-format -d ''
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l size-min -d 'SIZE or larger' -x
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l size-max -d 'SIZE or smaller' -x
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l hidden -d 'list the hidden images instead'
+complete -c imagebroker -n '__imagebroker_at \'list\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'create\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'create\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'create\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -171,6 +174,7 @@ complete -c imagebroker -n '__imagebroker_at \'create\'' -l owner -d '' -x
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l member -d 'share a shared image with this project; repeatable' -x
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l min-disk -d 'smallest disk to boot it on' -x
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l min-ram -d 'least memory to boot it with' -x
+complete -c imagebroker -n '__imagebroker_at \'create\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
 complete -c imagebroker -n '__imagebroker_at \'update\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'update\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
@@ -201,18 +205,21 @@ complete -c imagebroker -n '__imagebroker_at \'update\'' -l remove-property -d '
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l purge-props -d 'remove all properties that are not set with --property'
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l if-version -d 'refuse if the image has another version by now' -x
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l no-check-format -d 'store the data even if a download would refuse it'
+complete -c imagebroker -n '__imagebroker_at \'update\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'update\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file --size --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --remove --remove-property --if-version --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'update\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file --size --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --remove --remove-property --if-version --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'delete\'' -s h -l help -d 'show this help message and exit'
-complete -c imagebroker -n '__imagebroker_at \'delete\'; and test (__imagebroker_arguments ) -ge 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'delete\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
+complete -c imagebroker -n '__imagebroker_at \'delete\'; and test (__imagebroker_arguments --ca-file) -ge 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores not_stored'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l noindent -d 'whether to disable indenting the JSON'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l backend -d 'backend to copy it to' -r -f -a 'file glance http scp'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l strict -d 'fail if the backend cannot store a field of the record'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l name -d '' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l disk-format -d 'raw, qcow2, iso, vmdk, ...' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l container-format -d 'bare, ovf, ...' -x
@@ -243,8 +250,9 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l min-rate -d 'drop a co
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l rate-limit -d 'limit the transfer to SIZE bytes a second, such as 10M' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-unknown-size -l no-allow-unknown-size -d 'accept an image with neither a known size nor a checksum'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -255,8 +263,9 @@ complete -c imagebroker -n '__imagebroker_at \'import\'' -l noindent -d 'whether
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l url -d 'URL that the service fetches it from' -x
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l store -d 'store of the service to put it in; repeatable' -x
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l deadline -d 'stop waiting after this time' -x
+complete -c imagebroker -n '__imagebroker_at \'import\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'import\'; and test (__imagebroker_arguments -f --format -c --column --max-width --url --store --deadline --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'import\'; and test (__imagebroker_arguments -f --format -c --column --max-width --url --store --deadline --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -271,6 +280,7 @@ complete -c imagebroker -n '__imagebroker_at \'purge\'' -l sort-descending -d 's
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l backend -d 'backend to clean up (default: default_backend)' -r -f -a 'file glance http scp'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l older-than -d 'remove only what is older, in seconds or like 90m, 12h (default: 7d)' -x
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l dry-run -d 'list what would be removed, but remove nothing'
+complete -c imagebroker -n '__imagebroker_at \'purge\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at'
@@ -314,8 +324,9 @@ complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l fit-width -d 'Fi
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l noindent -d 'whether to disable indenting the JSON'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l checksum -d 'digest that the image must have' -x
+complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'cache load\'; and test (__imagebroker_arguments -f --format -c --column --max-width --checksum --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'cache load\'; and test (__imagebroker_arguments -f --format -c --column --max-width --checksum --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref backend distribution reason capabilities'

@@ -25,6 +25,7 @@ from imagebroker.system.person import own_folder
 
 if TYPE_CHECKING:
     from imagebroker.broker import Broker
+    from imagebroker.config.settings import Settings
 
 _DESCRIPTION = "Get, store and list disk images, wherever they live."
 _SYSTEM_CONFIG = Path("/etc/imagebroker/imagebroker.conf")
@@ -38,6 +39,8 @@ class Application(App):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._broker: Broker | None = None
+        #: Values from the command line for the options of every backend that has them.
+        self.overrides: dict[str, Any] = {}
         self._handlers: list[logging.Handler] = []
         super().__init__(
             description=_DESCRIPTION,
@@ -65,7 +68,8 @@ class Application(App):
             metavar="FILE",
             help="config file to use (default: the first that exists of "
             "$XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; "
-            "without a config file, every installed backend is enabled)",
+            "the first of these overlays the personal defaults; any other denies what it does "
+            "not allow)",
         )
         return parser
 
@@ -166,9 +170,16 @@ class Application(App):
         """The config file to use; None for the personal defaults, without a config file."""
         if self.options.config_file is not None:
             return Path(self.options.config_file)
-        own = own_folder("XDG_CONFIG_HOME", ".config")
-        paths = [] if own is None else [own / "imagebroker" / "imagebroker.conf"]
-        return next((path for path in (*paths, _SYSTEM_CONFIG) if os.path.exists(path)), None)
+        paths = [path for path in (_own_config(), _SYSTEM_CONFIG) if path is not None]
+        return next((path for path in paths if os.path.exists(path)), None)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether a person runs the command: with no config file, or with their own, which
+        overlays the personal defaults. A file that is named is deny by default.
+        """
+        path = self.config_file
+        return path is None or (self.options.config_file is None and path == _own_config())
 
     @property
     def broker(self) -> Broker:
@@ -180,16 +191,25 @@ class Application(App):
             from imagebroker.broker import Broker
             from imagebroker.telemetry.calls import Telemetry
 
-            path = self.config_file
-            if path is None:
-                self._broker = Broker.for_person()
-            else:
-                from imagebroker.config.settings import Settings, own_state_home
-
-                self._broker = Broker(Settings.from_file(path, state_home=own_state_home()))
+            self._broker = Broker(self._settings())
             # A short process is never scraped for metrics, and the imports would slow its start.
             self._broker.telemetry = Telemetry(metrics=False, tracing=False)
         return self._broker
+
+    def _settings(self) -> Settings:
+        from imagebroker.config.settings import Settings, own_state_home
+
+        path = self.config_file
+        if path is None:
+            return Settings.for_person(overrides=self.overrides)
+        return Settings.from_file(
+            path, personal=self.is_personal, state_home=own_state_home(), overrides=self.overrides
+        )
+
+
+def _own_config() -> Path | None:
+    folder = own_folder("XDG_CONFIG_HOME", ".config")
+    return None if folder is None else folder / "imagebroker" / "imagebroker.conf"
 
 
 class Help(HelpCommand):

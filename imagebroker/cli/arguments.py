@@ -197,6 +197,14 @@ def transfer_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in _TRANSFER if (value := getattr(parsed, name)) is not None}
 
 
+def add_ca_file(parser: argparse.ArgumentParser) -> None:
+    """`--ca-file`, for the commands that talk to servers; `BrokerCommand` reads it."""
+    parser.add_argument(
+        "--ca-file", metavar="FILE",
+        help="PEM file with the certificates of the authorities to trust, instead of the system's",
+    )  # fmt: skip
+
+
 def add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("auto", "json", "plain", "none"), default="auto",

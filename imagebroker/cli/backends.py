@@ -27,7 +27,8 @@ class Backends(ListCommand):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        loaded = load(cast(Application, self.app).config_file)
+        app = cast(Application, self.app)
+        loaded = load(app.config_file, app.is_personal)
         if loaded.error is not None:
             self.status = self.console.error(loaded.error)
         registry = Registry(loaded.settings)

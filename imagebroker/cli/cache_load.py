@@ -25,6 +25,7 @@ class CacheLoad(ShowCommand):
         parser.add_argument(
             "--checksum", metavar="ALGORITHM:HEX", help="digest that the image must have"
         )
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

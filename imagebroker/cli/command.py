@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -32,12 +33,16 @@ class BrokerCommand(Command):
         super().__init__(app, app_args)
 
     @property
+    def application(self) -> Application:
+        return cast(Application, self.app)
+
+    @property
     def broker(self) -> Broker:
-        return cast(Application, self.app).broker
+        return self.application.broker
 
     @property
     def console(self) -> Console:
-        return cast(Application, self.app).console
+        return self.application.console
 
     def get_epilog(self) -> str:
         # cliff's own scans all installed distributions for the one that provides this command.
@@ -52,6 +57,10 @@ class BrokerCommand(Command):
                 hint=f"choose one of {', '.join(self.column_names)}",
             )
         parsed_args.columns = wanted
+        if ca_file := getattr(parsed_args, "ca_file", None):
+            # By the names that this option has in the sections of backends.
+            path = os.path.abspath(ca_file)
+            self.application.overrides = {"ca_file": path, "cafile": path}
         return super().run(parsed_args) or self.status
 
 

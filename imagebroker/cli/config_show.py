@@ -60,7 +60,8 @@ class ConfigShow(ListCommand):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], list[Sequence[Any]]]:
-        loaded = load(cast(Application, self.app).config_file)
+        app = cast(Application, self.app)
+        loaded = load(app.config_file, app.is_personal)
         if not loaded.readable and loaded.error is not None:
             raise loaded.error
         registry = Registry(loaded.settings)

@@ -29,6 +29,7 @@ class Copy(ShowCommand):
         )  # fmt: skip
         arguments.add_field_options(parser)
         arguments.add_transfer_options(parser)
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

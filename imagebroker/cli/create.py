@@ -35,6 +35,7 @@ class Create(ShowCommand):
         )  # fmt: skip
         arguments.add_no_check_format(parser, UNCHECKED_HELP)
         arguments.add_field_options(parser)
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from imagebroker.cli import arguments
 from imagebroker.cli.command import BrokerCommand
 from imagebroker.exceptions import ImageBrokerError
 
@@ -14,6 +15,7 @@ class Delete(BrokerCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("refs", metavar="REF", nargs="+", help="an image")
+        arguments.add_ca_file(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:

@@ -106,6 +106,7 @@ class Download(ShowCommand):
             parser, "--preallocate", "reserve disk space for the whole image before the transfer"
         )
         arguments.add_transfer_options(parser)
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

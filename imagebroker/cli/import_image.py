@@ -34,6 +34,7 @@ class Import(ShowCommand):
             "--deadline", type=arguments.seconds, metavar="SECONDS",
             help="stop waiting after this time",
         )  # fmt: skip
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

@@ -47,6 +47,7 @@ class List(ListCommand):
             "--long", action="store_true", help="show more columns; -c chooses any of them"
         )
         _add_filters(parser)
+        arguments.add_ca_file(parser)
         return parser
 
     def take_action(

@@ -26,12 +26,15 @@ class LoadedConfig:
     readable: bool = True
 
 
-def load(path: Path | None) -> LoadedConfig:
-    """Load the config file `path`; None: the personal defaults, without a file."""
+def load(path: Path | None, personal: bool = False) -> LoadedConfig:
+    """Load the config file `path`; None: the personal defaults, without a file.
+
+    `personal`: it is the user's own, and overlays the personal defaults.
+    """
     if path is None:
         return LoadedConfig(Settings.for_person())
     try:
-        return LoadedConfig(Settings.from_file(path))
+        return LoadedConfig(Settings.from_file(path, personal=personal))
     except ConfigError as error:
         first = error
     conf = cfg.ConfigOpts()
@@ -40,7 +43,8 @@ def load(path: Path | None) -> LoadedConfig:
     except (cfg.Error, ValueError, OSError):
         empty = cfg.ConfigOpts()
         _parse(empty, [])
-        return LoadedConfig(Settings(empty), [(str(path), first)], first, readable=False)
+        broken = Settings(empty, personal=personal)
+        return LoadedConfig(broken, [(str(path), first)], first, readable=False)
     conf.register_opts(CORE_OPTIONS, group=GROUP)
     invalid = []
     for option in CORE_OPTIONS:
@@ -49,7 +53,7 @@ def load(path: Path | None) -> LoadedConfig:
         except ConfigError as error:
             invalid.append((f"[{GROUP}] {option.name}", error))
             conf.set_override(option.dest, option.default, group=GROUP)
-    return LoadedConfig(Settings(conf), invalid, first)
+    return LoadedConfig(Settings(conf, personal=personal), invalid, first)
 
 
 def _parse(conf: cfg.ConfigOpts, files: list[str]) -> None:

@@ -29,6 +29,7 @@ class Purge(ListCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="list what would be removed, but remove nothing"
         )
+        arguments.add_ca_file(parser)
         return parser
 
     def take_action(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.record import record
 from imagebroker.exceptions import Gone
@@ -26,6 +27,7 @@ class Show(ShowCommand):
         parser.add_argument(
             "--locations", action="store_true", help="also show the locations of its data"
         )
+        arguments.add_ca_file(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:

@@ -42,6 +42,7 @@ class Update(ShowCommand):
             help="refuse if the image has another version by now",
         )  # fmt: skip
         arguments.add_no_check_format(parser, UNCHECKED_HELP)
+        arguments.add_ca_file(parser)
         arguments.add_progress(parser)
         return parser
 

@@ -285,12 +285,17 @@ class Settings:
         personal: bool = False,
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
+        overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        """:raises ConfigError: a core option has an invalid value."""
+        """`overrides`: values for the options of every backend that has one of that name.
+
+        :raises ConfigError: a core option has an invalid value.
+        """
         self._conf = conf
         self.tuning = tuning
-        #: True if a person runs the command without a config file.
+        #: True if a person runs the command, with no config file but their own.
         self.personal = personal
+        self._overrides = dict(overrides or {})
         #: Where state is kept if `state_dir` is not set.
         self.state_home = state_home
         #: The file that was read; None if a service passes its own configuration object.
@@ -307,18 +312,26 @@ class Settings:
         cls,
         path: str | os.PathLike[str],
         *,
+        personal: bool = False,
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
+        overrides: Mapping[str, Any] | None = None,
     ) -> Settings:
-        """:raises ConfigError: the file is missing, not readable, or not valid oslo.config."""
-        settings = cls(_parse([os.fspath(path)]), state_home=state_home, tuning=tuning)
+        """`personal`: what the file does not set is as without a file, see `for_person`.
+
+        :raises ConfigError: the file is missing, not readable, or not valid oslo.config.
+        """
+        settings = cls(
+            _parse([os.fspath(path)]), personal=personal, state_home=state_home, tuning=tuning,
+            overrides=overrides,
+        )  # fmt: skip
         settings._file = os.path.abspath(path)
         return settings
 
     @classmethod
-    def for_person(cls) -> Settings:
+    def for_person(cls, *, overrides: Mapping[str, Any] | None = None) -> Settings:
         """The settings without a config file: defaults, and trust in the user at the shell."""
-        return cls(_parse([]), personal=True, state_home=own_state_home())
+        return cls(_parse([]), personal=True, state_home=own_state_home(), overrides=overrides)
 
     def again(self) -> Settings:
         """The same files read again, or the current values of the service's own object.
@@ -326,8 +339,13 @@ class Settings:
         :raises ConfigError: they are invalid.
         """
         if self._file is not None:
-            return Settings.from_file(self._file, state_home=self.state_home, tuning=self.tuning)
-        return Settings.for_person() if self.personal else Settings(self._conf)
+            return Settings.from_file(
+                self._file, personal=self.personal, state_home=self.state_home,
+                tuning=self.tuning, overrides=self._overrides,
+            )  # fmt: skip
+        if self.personal:
+            return Settings.for_person(overrides=self._overrides)
+        return Settings(self._conf)
 
     @property
     def limits(self) -> Limits:
@@ -375,7 +393,7 @@ class Settings:
 
         `names`: the options of `section`, whose backend raised the error.
         """
-        if error.where or self.personal:
+        if error.where or (self.personal and not self.files):
             return
         groups = {option.dest: GROUP for option in CORE_OPTIONS}
         if section is not None:
@@ -426,7 +444,9 @@ class Settings:
         every = [*common, *reloadable(options)]
         # The default of require_checksum differs between backends; endpoint is registered already.
         self._conf.register_opts(every, group=cfg.OptGroup(section.group))
-        return self._snapshot(section.group, every)
+        values = self._snapshot(section.group, every)
+        over = {name: value for name, value in self._overrides.items() if name in values}
+        return Options({**values, **over}) if over else values
 
     def policy(self, section: Section, options: Options, servers: Iterable[str] = ()) -> Policy:
         """The network policy of one instance; `servers`: its options with URLs of servers.
@@ -453,7 +473,8 @@ class Settings:
             allowed_networks=allowed,
             allowed_ports=frozenset(options.allowed_ports),
             configured=frozenset(allowed_as_they_are),
-            trusting=self.personal,
+            # A person who lists networks means these.
+            trusting=self.personal and not allowed,
         )
 
     def is_set(self, group: str, option: str) -> bool:

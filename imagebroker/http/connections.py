@@ -225,7 +225,8 @@ def _tls_errors(peer: str) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise PolicyViolation(
             f"{peer}: its certificate is refused: {error.verify_message}",
-            hint="set ca_file to the authority that signed it; check the host name and the clock",
+            hint="if a private authority signed it, name its certificate: --ca-file FILE, or "
+            "ca_file in the config file; else check the host name and the clock",
         ) from error
     except TimeoutError as error:
         raise TransferTimeout(

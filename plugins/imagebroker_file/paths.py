@@ -30,8 +30,11 @@ class Paths:
     """The files that refs can name."""
 
     def __init__(self, host: BackendHost, allowed: Sequence[str]) -> None:
-        """`allowed`: absolute directories. A person (`host.personal`) can read any file."""
+        """`allowed`: absolute directories. A person (`host.personal`) who lists none can read any
+        file.
+        """
         self._host = host
+        self._any = host.personal and not allowed
         # The longest first: the most specific directory counts.
         self._roots = sorted(map(_segments, map(os.fsencode, allowed)), key=len, reverse=True)
         self._resolved: dict[bytes, bytes] = {}
@@ -58,7 +61,7 @@ class Paths:
 
     def _locate(self, ref: ImageRef) -> tuple[bytes, bytes]:
         """The directory to open beneath, and the path in it."""
-        if self._host.personal:
+        if self._any:
             # A person may use links. They are resolved first: no link must be followed between
             # the check and the opening.
             return b"/", os.path.realpath(ref.path_bytes)[1:]

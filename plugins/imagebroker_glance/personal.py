@@ -1,4 +1,4 @@
-"""The user's own cloud: `OS_CLOUD` and `OS_*`, only for the command without a config file."""
+"""The user's own cloud: `OS_CLOUD` and `OS_*`, only for a person who runs the command."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _VARIABLES = {
     "OS_CERT": "certfile",
     "OS_KEY": "keyfile",
 }
+#: Options that say which cloud is meant, or who logs in.
+_OF_A_CLOUD = ("auth_type", "auth_url", "endpoint", "username", "user_id", "password",
+               "application_credential_id")  # fmt: skip
 #: Entries of a cloud, in addition to its `auth`.
 _ENTRIES = {
     "auth_type": "auth_type",
@@ -32,13 +35,16 @@ _ENTRIES = {
 def personal_options(options: Options, environ: Mapping[str, str] = os.environ) -> Options:
     """`options`, and those of the user's cloud from the environment.
 
+    What a config file sets stays. If it names a cloud itself, or credentials, the environment is
+    not read: the password for one cloud must not be sent to another.
+
     :raises ConfigError: the cloud of `OS_CLOUD` is not found.
     """
-    if options.get("auth_type"):
+    if any(options.get(name) for name in _OF_A_CLOUD):
         return options
     cloud = environ.get("OS_CLOUD")
     found = _from_clouds(cloud, environ) if cloud else _from_variables(environ)
-    return Options({**options, **found})
+    return Options({**options, **{k: v for k, v in found.items() if not options.get(k)}})
 
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:

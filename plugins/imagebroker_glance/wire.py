@@ -177,8 +177,10 @@ def _ours(server: str, error: Exception) -> ImageBrokerError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return PolicyViolation(
                 f"{server}: the certificate is refused: {cause.verify_message}",
-                hint="name the certificate authority that signed it in cafile",
+                hint="if a private authority signed it, name its certificate: --ca-file FILE, or "
+                "cafile in the config file",
                 nothing_sent=True,
+                option="cafile",
             )
     if any(isinstance(each, (errors.TimeoutError, TimeoutError)) for each in causes):
         return TransferTimeout(

@@ -145,9 +145,17 @@ class Inside(Shell):
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[bytes]) -> None:
         super().__init__(folder)
         self._capture = capture
+        #: Named with `--config-file`, as for a service: what it does not allow is denied.
+        self.config_file: Path | None = None
+
+    def config(self, text: str) -> Path:
+        self.config_file = super().config(text)
+        return self.config_file
 
     def __call__(self, *argv: str) -> Done:
         self._capture.readouterr()
+        if self.config_file is not None and "--config-file" not in argv:
+            argv = ("--config-file", str(self.config_file), *argv)
         status = main(argv)
         output = self._capture.readouterr()
         return Done(status, output.out, output.err.decode())

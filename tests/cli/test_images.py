@@ -180,7 +180,8 @@ def test_resolve_says_which_backend_and_why(imagebroker: Inside) -> None:
 
 
 def test_the_config_file_of_the_user_is_in_force(imagebroker: Inside) -> None:
-    imagebroker.config("[imagebroker]\nenabled_schemes =\n")
+    imagebroker.config("[imagebroker]\nenabled_schemes = https\n")
+    imagebroker.config_file = None  # found, not named
     refused = imagebroker("resolve", "file:///etc/hostname")
     assert_that(refused.status, Equals(7))
     other = imagebroker.folder / "other.conf"

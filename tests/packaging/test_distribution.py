@@ -99,7 +99,8 @@ def test_what_people_look_for_is_in_the_source_distribution(dist: Path) -> None:
 def test_the_wheel_has_the_packages_with_their_types_and_no_tests(dist: Path) -> None:
     [wheel] = dist.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    packages = {name.partition("/")[0] for name in names if ".dist-info" not in name}
+    packages = {name.partition("/")[0] for name in names if ".dist-info" not in name
+                and ".data/" not in name}  # fmt: skip
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if (path / "py.typed").exists()}
     assert_that(packages, Equals({"imagebroker"} | plugins))
     for package in packages:

@@ -45,9 +45,12 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
 )
 
 
-def check(path: Path | None) -> list[Problem]:
-    """All problems of a config file; None: of the personal defaults, without a file."""
-    loaded = load(path)
+def check(path: Path | None, personal: bool = False) -> list[Problem]:
+    """All problems of a config file; None: of the personal defaults, without a file.
+
+    `personal`: it is the user's own, and overlays the personal defaults.
+    """
+    loaded = load(path, personal)
     problems = [failure(where, error) for where, error in loaded.invalid]
     if not loaded.readable:
         return problems

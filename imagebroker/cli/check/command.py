@@ -28,8 +28,9 @@ class Check(ListCommand):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        path = cast(Application, self.app).config_file
-        problems = check(path)
+        app = cast(Application, self.app)
+        path = app.config_file
+        problems = check(path, app.is_personal)
         self.status = exit_status(problems)
         if not problems:
             self.console.note(

@@ -17,7 +17,7 @@ def check(configuration: Configuration) -> Iterator[Problem]:
             WARNING, _WHERE, "no scheme is enabled: every image is refused",
             "list the schemes to allow, for example: enabled_schemes = file, https",
         )  # fmt: skip
-    if configuration.settings.personal:
+    if configuration.registry.all_installed:
         return  # every installed scheme is tried: one that cannot be loaded is not a mistake
     for _, error in configuration.broken:
         yield failure(_WHERE, error)

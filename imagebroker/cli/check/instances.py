@@ -32,7 +32,8 @@ def _check_instance(instance: Instance, hosts: list[BackendHost]) -> Iterator[Pr
     """One instance; the host of its backend is added to `hosts` if it could be loaded."""
     yield from unknown_options.check_instance(instance)
     errors, host = instance.load()
-    if instance.configuration.settings.personal:
+    settings = instance.configuration.settings
+    if settings.personal and settings.line(instance.section.group) is None:
         return  # nobody configured it: that it cannot be used is not a mistake
     yield from (failure(_where(instance.section, error), error) for error in errors)
     if host is not None:

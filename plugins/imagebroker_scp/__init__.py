@@ -5,7 +5,7 @@ It starts no child process and no shell (but see `legacy_scp`), and does not rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from oslo_config import cfg
@@ -65,7 +65,13 @@ class ScpBackend(ImageBackend):
     ref_form = RefForm(user=True, host=True, port=True, path=True, forbidden=b"\r\n")
     options = OPTIONS
 
-    def __init__(self, host: BackendHost, key_lifetime: KeyLifetime = DEFAULT) -> None:
+    def __init__(
+        self,
+        host: BackendHost,
+        key_lifetime: KeyLifetime = DEFAULT,
+        tested: Collection[str] | None = None,
+    ) -> None:
+        """`tested`: releases of paramiko whose packets are read here; by default those that are."""
         super().__init__(host)
         try:
             from imagebroker_scp.sessions import Sessions
@@ -74,7 +80,7 @@ class ScpBackend(ImageBackend):
                 f"the scp backend needs paramiko, which cannot be imported ({error})",
                 hint="pip install 'imagebroker[scp]'",
             ) from error
-        self._sessions = Sessions(host, key_lifetime)
+        self._sessions = Sessions(host, key_lifetime, tested)
 
     def open(self, context: object, ref: ImageRef) -> ImageSource:
         from imagebroker_scp.connection import NoSftp

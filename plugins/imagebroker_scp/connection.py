@@ -75,6 +75,7 @@ class Connection:
         *,
         strict_kex: bool,
         keys: KeyLifetime,
+        own_reader: bool,
         command: bytes | None = None,
     ) -> None:
         """Connect, verify the server's key, log in, and start the sftp subsystem or run `command`.
@@ -90,7 +91,9 @@ class Connection:
         self._closing = threading.Lock()
         self._sock = host.connect(peer.host, peer.port)
         try:
-            self._transport = Transport(self._sock, known.types, self._patience, keys)
+            self._transport = Transport(
+                self._sock, known.types, self._patience, keys, own_reader=own_reader
+            )
             self._packets = self._transport.packetizer
         except BaseException:
             self._sock.close()
@@ -191,8 +194,9 @@ class Connection:
             channel.settimeout(self._patience + _GRACE)
         # paramiko adjusts the window after a tenth of it: that would be three packets per MiB.
         channel.in_window_threshold = CHANNEL_WINDOW // 4
-        inbox = channel.in_buffer = Inbox()
-        self._packets.deliver(channel.chanid, inbox)
+        if self._packets.own_reader:
+            inbox = channel.in_buffer = Inbox()
+            self._packets.deliver(channel.chanid, inbox)
         return channel
 
     def _start(self, command: bytes | None) -> None:

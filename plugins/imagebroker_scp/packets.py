@@ -107,8 +107,12 @@ class ProtocolViolation(paramiko.SSHException):
 class Packets(Packetizer):
     """Packets from and to an untrusted server."""
 
-    def __init__(self, sock: socket.socket, keys: KeyLifetime) -> None:
+    def __init__(self, sock: socket.socket, keys: KeyLifetime, own_reader: bool) -> None:
         super().__init__(sock)
+        #: Whether packets of AES-GCM are opened here; otherwise paramiko does that.
+        self.own_reader = own_reader
+        # Whether the server has encrypted with AES-GCM.
+        self._sealed = False
         # paramiko's own checks go by these.
         self.REKEY_BYTES, self.REKEY_BYTES_OVERFLOW_MAX = keys.due, keys.grace
         self._sock = sock
@@ -140,19 +144,22 @@ class Packets(Packetizer):
         self._arrived = 0
 
     def deliver(self, channel: int, inbox: Inbox) -> None:
-        """From now on the data of this channel go to `inbox`."""
+        """From now on the data of this channel go to `inbox`; for the own reader."""
         self._inbox_head = bytes([_CHANNEL_DATA]) + channel.to_bytes(4, "big")
         self._inbox = inbox
 
     def set_inbound_cipher(self, block_engine: Any, *how: Any, **more: Any) -> None:
         super().set_inbound_cipher(block_engine, *how, **more)
-        if more.get("aead"):
+        if not more.get("aead"):
+            if self._sealed:
+                # Nor has paramiko counted the packets, which it needs for their MACs.
+                raise self._fail(
+                    ProtocolViolation("the server stopped using AES-GCM during the session")
+                )
+            return
+        self._sealed = True
+        if self.own_reader:
             self._seals = Seals(block_engine, more["iv_in"])
-        elif self._seals is not None:
-            # paramiko has not counted the packets, which it needs for their MACs.
-            raise self._fail(
-                ProtocolViolation("the server stopped using AES-GCM during the session")
-            )
 
     def reset_seqno_in(self) -> None:
         super().reset_seqno_in()
@@ -345,12 +352,18 @@ class Transport(paramiko.Transport):
     agreed_on_strict_kex: bool
 
     def __init__(
-        self, sock: socket.socket, known_types: Sequence[str], patience: float, keys: KeyLifetime
+        self,
+        sock: socket.socket,
+        known_types: Sequence[str],
+        patience: float,
+        keys: KeyLifetime,
+        *,
+        own_reader: bool,
     ) -> None:
         """`known_types`: of the host's keys, to be preferred; `patience` in seconds."""
         super().__init__(
             sock,
-            packetizer_class=partial(Packets, keys=keys),  # type: ignore[arg-type]
+            packetizer_class=partial(Packets, keys=keys, own_reader=own_reader),  # type: ignore[arg-type]
             default_window_size=CHANNEL_WINDOW,
             default_max_packet_size=CHANNEL_PACKET,
             disabled_algorithms={"pubkeys": WEAK_SIGNATURES, "keys": WEAK_SIGNATURES},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -16,6 +17,7 @@ from imagebroker_scp.connection import Connection, Peer
 from imagebroker_scp.credentials import Offer, configured_key, is_closed, personal_keys, ssh_folder
 from imagebroker_scp.key_lifetime import KeyLifetime
 from imagebroker_scp.known_hosts import SSH_PORT, HostKeys, KnownHosts
+from imagebroker_scp.releases import TESTED, own_reader
 from imagebroker_scp.sftp import Sftp
 
 LOG = logging.getLogger(__name__)
@@ -82,9 +84,15 @@ class Session:
 class Sessions:
     """Opens sessions for one instance of the backend, if its options allow them."""
 
-    def __init__(self, host: BackendHost, key_lifetime: KeyLifetime) -> None:
-        """:raises ConfigError: options contradict each other, or one is not supported."""
+    def __init__(
+        self, host: BackendHost, key_lifetime: KeyLifetime, tested: Collection[str] | None
+    ) -> None:
+        """`tested`: the releases of paramiko whose packets are read here; None: `TESTED`.
+
+        :raises ConfigError: options contradict each other, or one is not supported.
+        """
         self._host, self._key_lifetime = host, key_lifetime
+        self._own_reader = own_reader(TESTED if tested is None else tested)
         options = host.options
         if options.get("proxy"):
             raise ConfigError(
@@ -189,6 +197,7 @@ class Sessions:
                 offer,
                 strict_kex=strict,
                 keys=self._key_lifetime,
+                own_reader=self._own_reader,
                 command=command,
             )
 

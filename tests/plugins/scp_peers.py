@@ -8,7 +8,7 @@ import hmac
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from imagebroker.plugin import BackendHost, ImageSource, Limits, Options
 from imagebroker.policy.addresses import Policy, networks
 from tests.servers.sshd import Sshd
 
+#: Releases of paramiko whose packets are read by the backend itself: those that it knows, or as
+#: `test_paramiko_releases.py` says.
+TESTED = os.environ["IMAGEBROKER_TESTED_PARAMIKO"].split() if (
+    "IMAGEBROKER_TESTED_PARAMIKO" in os.environ
+) else None  # fmt: skip
+
 #: Short enough that a test of a stall ends soon, long enough for a busy machine.
 STALL = 1.0
 
@@ -32,6 +38,7 @@ def make_backend(
     reach: str = "127.0.0.0/8",
     personal: bool = False,
     keys: KeyLifetime = DEFAULT,
+    tested: Collection[str] | None = TESTED,
     **options: Any,
 ) -> ScpBackend:
     """A backend as the core makes it, that may log in to `sshd`."""
@@ -48,6 +55,7 @@ def make_backend(
             personal=personal,
         ),
         keys,
+        tested,
     )
 
 

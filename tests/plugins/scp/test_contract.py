@@ -14,6 +14,7 @@ import testtools
 from imagebroker_scp import ScpBackend
 
 from imagebroker.testing import BackendContract
+from tests.plugins.scp_peers import TESTED
 from tests.servers.sshd import Sshd
 
 _numbers = itertools.count()
@@ -41,7 +42,8 @@ class TestScp(BackendContract, testtools.TestCase):
                 known_hosts=str(self.sshd.known_hosts),
                 identity_file=str(self.sshd.key),
                 endpoint=[self.sshd.url(self.folder) + "/"],
-            )
+            ),
+            tested=TESTED,
         )
 
     def image_fields(self) -> dict[str, Any]:

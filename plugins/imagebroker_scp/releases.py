@@ -1,0 +1,28 @@
+"""Which releases of paramiko the reader of packets fits, which stands in for their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import paramiko
+
+LOG = logging.getLogger(__name__)
+
+#: Releases with which the whole suite has passed.
+TESTED = ("3.5.1", "4.0.0", "5.0.0", "5.0.1", "5.1.0")
+
+
+def own_reader(tested: Collection[str]) -> bool:
+    """Whether packets are opened by our reader. paramiko's own takes more processor time, and
+    works with every release."""
+    release = paramiko.__version__
+    if release in tested:
+        return True
+    LOG.info(
+        "paramiko %s is none of the releases that were tested (%s): it opens packets itself, which "
+        "takes more processor time",
+        release,
+        ", ".join(tested) or "none",
+    )
+    return False

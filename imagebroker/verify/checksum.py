@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.background_hasher import BackgroundHasher
+from imagebroker.system.worker import Worker
 
 #: Strong algorithms, with the number of hex digits of their digests.
 STRONG = {
@@ -29,6 +29,8 @@ STRONG = {
 WEAK = {"md5": 32, "sha1": 40}
 #: Computed if no checksum is required.
 DEFAULT = "sha256"
+#: Bytes that may wait for the thread that hashes, and below which it costs more than it saves.
+_BACKLOG, _INLINE = 8 * 1024 * 1024, 1024 * 1024
 
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
@@ -151,21 +153,30 @@ def _new(algorithm: str) -> Any:
         ) from error
 
 
-class Digests:
-    """Computes digests in the background, of bytes that are fed in order.
+def in_background(hash_chunk: Callable[[Buffer], object]) -> Worker[Buffer]:
+    """Hashes chunks while the next ones are received and written.
 
-    Chunks must not be modified after they were fed.
+    hashlib releases the GIL, so hashing takes no extra time as long as it is faster than the
+    source. Chunks must not be modified after they were added.
     """
+    return Worker(hash_chunk, "imagebroker-hash", size=len, backlog=_BACKLOG, inline=_INLINE)
 
-    def __init__(self, algorithms: Sequence[str]) -> None:
+
+class Checksums:
+    """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
+
+    def __init__(self, required: Sequence[Checksum]) -> None:
+        self._required = tuple(required)
+        algorithms = [c.algorithm for c in required] or [DEFAULT]
         self._hashers = {name: _new(name) for name in dict.fromkeys(algorithms)}
-        self._hasher = BackgroundHasher(self._update)
+        self._worker = in_background(self._update)
         self._hashed = 0
         self._snapshot_wanted = False
         self._snapshot: tuple[int, dict[str, str]] | None = None
 
     def feed(self, chunk: Buffer) -> None:
-        self._hasher.feed(chunk)
+        """Hash it, soon."""
+        self._worker.add(chunk)
 
     def _update(self, chunk: Buffer) -> None:
         for hasher in self._hashers.values():
@@ -179,45 +190,23 @@ class Digests:
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
     def snapshot(self) -> tuple[int, dict[str, str]] | None:
-        """The number of bytes hashed at the last call, and their digests; never waits."""
+        """The number of bytes hashed recently, and their digests; never waits, and is None if
+        nothing was hashed since the last call."""
         taken, self._snapshot = self._snapshot, None
         self._snapshot_wanted = True
         return taken
 
-    def values(self) -> dict[str, str]:
-        """Algorithm to hex digest of everything fed so far."""
-        self._hasher.wait()
-        return self._hexdigests()
-
-    def close(self) -> None:
-        """End the thread; chunks that still wait are not hashed."""
-        self._hasher.close()
-
-
-class Checksums:
-    """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
-
-    def __init__(self, required: Sequence[Checksum]) -> None:
-        self._required = tuple(required)
-        self._digests = Digests([c.algorithm for c in required] or [DEFAULT])
-
-    def feed(self, chunk: Buffer) -> None:
-        self._digests.feed(chunk)
-
-    def snapshot(self) -> tuple[int, dict[str, str]] | None:
-        """The number of bytes hashed recently, and their digests; None at the first call."""
-        return self._digests.snapshot()
-
     def prefix(self) -> dict[str, str]:
-        """Digests of everything fed so far; feeding can continue."""
-        return self._digests.values()
+        """Algorithm to hex digest of everything fed so far; feeding can continue."""
+        self._worker.wait()
+        return self._hexdigests()
 
     def evidence(self, ref: str) -> dict[str, Any]:
         """What was computed, and what it was checked against.
 
         :raises ChecksumMismatch: a required digest differs.
         """
-        computed = self._digests.values()
+        computed = self.prefix()
         for checksum in self._required:
             got = computed[checksum.algorithm]
             if not hmac.compare_digest(got, checksum.digest):
@@ -231,4 +220,4 @@ class Checksums:
         return {**computed, "checked_against": tuple(str(c) for c in self._required)}
 
     def close(self) -> None:
-        self._digests.close()
+        self._worker.close()

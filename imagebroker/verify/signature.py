@@ -13,13 +13,13 @@ from imagebroker.backends.backend import Buffer, Limits, Options
 from imagebroker.exceptions import ConfigError, InvalidImageRef, SignatureError
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.background_hasher import BackgroundHasher
 from imagebroker.verify.certificate import (
     MOST,
     KeyManager,
     check_trusted,
     is_certificate_id,
 )
+from imagebroker.verify.checksum import in_background
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -232,11 +232,11 @@ class SignatureCheck:
         """:raises SignatureError: the certificate's key does not match the key type."""
         self._signature = signature
         self._verifier = signature.new_verifier()
-        self._hasher = BackgroundHasher(self._verifier.update)
+        self._worker = in_background(self._verifier.update)
 
     def feed(self, chunk: Buffer) -> None:
         with self._judged():
-            self._hasher.feed(chunk)
+            self._worker.add(chunk)
 
     def evidence(self) -> dict[str, Any]:
         """What was verified. Call it once.
@@ -244,7 +244,7 @@ class SignatureCheck:
         :raises SignatureError: the signature does not match these bytes.
         """
         with self._judged():
-            self._hasher.wait()
+            self._worker.wait()
             self._verifier.verify()
         return {"signature": str(self._signature)}
 
@@ -261,4 +261,4 @@ class SignatureCheck:
             ) from error
 
     def close(self) -> None:
-        self._hasher.close()
+        self._worker.close()

@@ -13,8 +13,8 @@ import os
 from collections import deque
 from time import monotonic
 
-from imagebroker.system.exhaustion import started
-from imagebroker.system.forks import Condition, Thread, release, tell_in_child, withhold
+from imagebroker.system.forks import release, tell_in_child, withhold
+from imagebroker.system.worker import Worker
 from imagebroker.transfer.store.file_systems import EXT4, XFS, kind_of
 
 #: Bytes that go to the disk at once, and how many such blocks there are: while one is written,
@@ -81,13 +81,9 @@ class DirectWriter:
         self._blocks: list[_Block] = []
         self._free: deque[_Block] = deque()
         self._gathered: _Block | None = None
-        self._due: deque[_Block] = deque()
-        self._writing: _Block | None = None
+        self._writer = Worker(self._store, "imagebroker-write", done=self._free.append)
+        self._changed = self._writer.changed
         self._fast, self._seen, self._since = False, 0, monotonic()
-        self._closing = False
-        self._changed = Condition()
-        self._thread: Thread | None = None
-        self._failed: Exception | None = None
         tell_in_child(self)
 
     def in_child(self) -> None:
@@ -142,9 +138,10 @@ class DirectWriter:
         if self._gathered is not None and self._gathered.end != offset:
             self._hand_over()
         if self._gathered is None:
-            while not self._free and len(self._blocks) == _BLOCKS and self._failed is None:
+            writer = self._writer
+            while not self._free and len(self._blocks) == _BLOCKS and writer.failed is None:
                 self._changed.wait()
-            self._raise_what_failed()
+            writer.check()
             if not self._free:
                 self._blocks.append(_Block())
                 self._free.append(self._blocks[-1])
@@ -154,42 +151,12 @@ class DirectWriter:
 
     def _hand_over(self) -> None:
         block, self._gathered = self._gathered, None
-        if block is None:
-            return
-        self._due.append(block)
-        if self._thread is None:
-            self._thread = started(self._run, "imagebroker-write")
-        if self._thread is None:
-            self._write(self._due.popleft())
-        self._changed.notify_all()
+        if block is not None:
+            self._writer.add(block)
 
-    def _raise_what_failed(self) -> None:
-        if self._failed is not None:
-            raise self._failed
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._writing = None
-                self._changed.notify_all()
-                while not self._due and not self._closing:
-                    self._changed.wait()
-                if not self._due:
-                    return
-                self._writing = block = self._due.popleft()
-            self._write(block)
-
-    def _write(self, block: _Block) -> None:
-        try:
-            if self._failed is None:
-                self._store(block.start, block.bytes)
-        except Exception as error:
-            self._failed = error
-        with self._changed:
-            self._free.append(block)
-
-    def _store(self, start: int, view: memoryview) -> None:
+    def _store(self, block: _Block) -> None:
         """Whole sectors go past the cache, what lies before and behind them through it."""
+        start, view = block.start, block.bytes
         head = -start % _ALIGNED
         whole = (len(view) - head) // _ALIGNED * _ALIGNED
         if whole >= _WORTH_IT and self._direct >= 0:
@@ -213,9 +180,7 @@ class DirectWriter:
         """Let the file have all that was taken. :raises OSError: it cannot be written."""
         with self._changed:
             self._hand_over()
-            while self._due or self._writing:
-                self._changed.wait()
-            self._raise_what_failed()
+            self._writer.wait()
 
     def holds(self, start: int, stop: int) -> bool:
         """Whether bytes between these have not reached the file."""
@@ -227,8 +192,8 @@ class DirectWriter:
 
     def _pending(self) -> list[_Block]:
         with self._changed:
-            blocks = [self._writing, *self._due, self._gathered]
-            return [block for block in blocks if block is not None]
+            gathered = [] if self._gathered is None else [self._gathered]
+            return self._writer.pending() + gathered
 
     def drop(self) -> None:
         """Forget what was taken and not written, and what failed."""
@@ -236,20 +201,12 @@ class DirectWriter:
             if self._gathered is not None:
                 self._free.append(self._gathered)
                 self._gathered = None
-            self._free.extend(self._due)
-            self._due.clear()
-            while self._writing:
-                self._changed.wait()
-            self._failed = None
+            self._writer.drop()
 
     def close(self) -> None:
         """Let go; what was not flushed is lost."""
         self.drop()
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        self._writer.close()
         self._end_direct()
 
     def _end_direct(self) -> None:

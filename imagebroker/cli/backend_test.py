@@ -56,7 +56,7 @@ class BackendTest(ListCommand):
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         contract, origin = contract_of(parsed_args.scheme)
         self.console.note(f"testing {parsed_args.scheme}: {origin}")
-        report = run(contract, parsed_args.only)
+        report = run(contract, parsed_args.only, self._tell)
         self.status = 0 if report.good else 1
         if not report.results:
             self.console.note(f"no test matches --only {parsed_args.only!r}")
@@ -65,6 +65,10 @@ class BackendTest(ListCommand):
             for each in _sorted(report)
         ]
         return self.column_names, rows
+
+    def _tell(self, number: int, count: int, clause: str, what: str) -> None:
+        """What it does now: a test can take 20 s."""
+        self.console.note(f"{number} of {count}: {clause} {what}")
 
 
 def _row(result: Any) -> list[Any]:

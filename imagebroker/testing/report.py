@@ -6,7 +6,7 @@ import inspect
 import re
 import traceback
 import unittest
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -14,6 +14,10 @@ from typing import Any
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 _NAME = re.compile(r"test_c(?P<number>\d+)_(?P<words>\w+)")
+
+
+#: Number, count, clause, what must hold.
+Tell = Callable[[int, int, str, str], object]
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,17 @@ class Report:
         return frozenset(each.clause for each in self.of(FAILED))
 
 
-def run(contract: type[unittest.TestCase], only: str = "") -> Report:
-    """Run all tests of a contract test's class, or those whose name matches a pattern."""
+def run(
+    contract: type[unittest.TestCase], only: str = "", tell: Tell = lambda *progress: None
+) -> Report:
+    """Run all tests of a contract test's class, or those whose name matches a pattern.
+
+    :param tell: called before each test, with its number from 1, how many there are, its clause,
+        and what must hold.
+    """
     names = unittest.TestLoader().getTestCaseNames(contract)
     names = [name for name in names if re.search(only, name)]
-    found = _Collector()
+    found = _Collector(len(names), tell)
     # A suite, because it is a suite that sets classes up.
     unittest.TestSuite(contract(name) for name in sorted(names, key=_order)).run(found)
     return Report(f"{contract.__module__}.{contract.__qualname__}", tuple(found.results))
@@ -70,14 +80,17 @@ def _order(name: str) -> tuple[int, str]:
 
 
 class _Collector(unittest.TestResult):
-    def __init__(self) -> None:
+    def __init__(self, count: int, tell: Tell) -> None:
         super().__init__()
+        self._count, self._tell = count, tell
         self.results: list[Result] = []
         self._began = 0.0
 
     def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
         super().startTest(test)
         self._began = monotonic()
+        clause, what, _ = _named(test)
+        self._tell(self.testsRun, self._count, clause, what)
 
     def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
         self._add(test, PASSED, "")
@@ -92,19 +105,29 @@ class _Collector(unittest.TestResult):
         self._add(test, SKIPPED, reason)
 
     def _add(self, test: unittest.TestCase, result: str, detail: str) -> None:
-        name = test.id().rpartition(".")[2]
-        match = _NAME.match(name)
-        method = getattr(type(test), name, None)
+        clause, what, harm = _named(test)
         self.results.append(
             Result(
-                clause=f"C{match['number']}" if match else "",
-                what=(match["words"] if match else name).replace("_", " "),
+                clause=clause,
+                what=what,
                 result=result,
                 detail=detail,
-                harm=(inspect.getdoc(method) or "").partition("\n")[0],
+                harm=harm,
                 seconds=monotonic() - self._began,
             )
         )
+
+
+def _named(test: unittest.TestCase) -> tuple[str, str, str]:
+    """The clause of a test, what must hold, and what a backend that fails does to a user."""
+    name = test.id().rpartition(".")[2]
+    match = _NAME.match(name)
+    method = getattr(type(test), name, None)
+    return (
+        f"C{match['number']}" if match else "",
+        (match["words"] if match else name).replace("_", " "),
+        (inspect.getdoc(method) or "").partition("\n")[0],
+    )
 
 
 def _in_words(err: tuple[type[BaseException], BaseException, TracebackType] | Any) -> str:

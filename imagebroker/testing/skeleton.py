@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 
 from imagebroker.exceptions import InvalidImageRef
+from imagebroker.testing.http_skeleton import HTTP_FILES
 
 #: What a scheme may look like that is also part of the names of a distribution and a module.
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*")
 _LONGEST = 32
 
 
-def skeleton(name: str) -> dict[str, str]:
+def skeleton(name: str, *, http: bool = False, folder: str = "") -> dict[str, str]:
     """Path to content of the files of a distribution that serves the scheme `name`.
 
+    :param http: for a service that speaks HTTP, instead of a directory of files.
+    :param folder: where the distribution will be; its example configuration works there.
     :raises InvalidImageRef: no ref could begin with `name`.
     """
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
@@ -24,8 +27,9 @@ def skeleton(name: str) -> dict[str, str]:
     package = "imagebroker_" + re.sub(r"[-.]", "_", name)
     cls = "".join(part.capitalize() for part in re.split(r"[-.]", name))
     files = {}
-    for path, content in _FILES.items():
-        for mark, value in (("@NAME@", name), ("@PACKAGE@", package), ("@CLASS@", cls)):
+    marks = (("@NAME@", name), ("@PACKAGE@", package), ("@CLASS@", cls), ("@FOLDER@", folder))
+    for path, content in (_FILES | HTTP_FILES if http else _FILES).items():
+        for mark, value in marks:
             path, content = path.replace(mark, value), content.replace(mark, value)
         files[path] = content.lstrip("\n")
     return files
@@ -163,20 +167,21 @@ from @PACKAGE@ import contract
 class Test@CLASS@(contract.@CLASS@Contract):
     """Each test is named after a clause of imagebroker's docs/contract.md."""
 ''',
+    "images/hello.img": "Hello from @NAME@.\n",
     "@NAME@.conf": """
 [imagebroker]
 enabled_schemes = @NAME@
 
 [backend:@NAME@]
-root = /var/lib/@NAME@
+root = @FOLDER@/images
 """,
     "README.md": """
 # imagebroker-@NAME@
 
 Images behind `@NAME@:` refs, for [imagebroker](https://pypi.org/project/imagebroker/).
 
-    pip install .
-    imagebroker --config-file @NAME@.conf download @NAME@:///image.qcow2
+    python -m pip install .
+    imagebroker --config-file @NAME@.conf download @NAME@:///hello.img
 
 Put this into the configuration of a service:
 
@@ -188,7 +193,7 @@ Put this into the configuration of a service:
 
 ## Working on it
 
-    pip install -e '.[test]'
+    python -m pip install -e '.[test]'
     imagebroker backend test @NAME@     # the conformance kit, with a report to read
     python -m pytest                    # the same, beside tests of your own
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -40,7 +46,7 @@ class Workshop:
     def install(self, name: str) -> None:
         done = self.python(
             "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index",
-            "--disable-pip-version-check", "--target", str(self.site), f"./{name}",
+            "--disable-pip-version-check", "--target", str(self.site), name if name.startswith("/") else f"./{name}",
         )  # fmt: skip
         assert_that(done.returncode, Equals(0), done.stderr)
 
@@ -104,13 +110,52 @@ def test_a_new_backend_is_served(workshop: Workshop) -> None:
     (workshop.folder / "images" / "a.img").write_bytes(b"an image")
     config = (workshop.folder / "imagebroker-shelf" / "shelf.conf").read_text()
     (workshop.folder / "my.conf").write_text(
-        config.replace("/var/lib/shelf", str(workshop.folder / "images"))
+        config.replace(f"{workshop.folder}/imagebroker-shelf/images", f"{workshop.folder}/images")
     )
     done = workshop.command("--config-file", "my.conf", "download", "shelf:///a.img", "copy.img")
     assert_that(done.returncode, Equals(0), done.stderr)
     assert_that((workshop.folder / "copy.img").read_bytes(), Equals(b"an image"))
     missing = workshop.command("--config-file", "my.conf", "show", "shelf:///b.img")
     assert_that(missing.returncode, Equals(3))
+
+
+def test_what_is_printed_to_be_typed_works(workshop: Workshop, tmp_path: Path) -> None:
+    for name, *options in (("first",), ("second", "--http")):
+        made = workshop.command("backend", "new", name, "--dir", str(tmp_path), *options)
+        lines = [
+            line.partition("next: ")[2] for line in made.stderr.splitlines() if "next: " in line
+        ]
+        assert_that(lines[0], Contains("-m pip install -e"))
+        assert_that(lines[1], Equals(f"imagebroker backend test {name}"))
+        workshop.install(str(tmp_path / f"imagebroker-{name}"))
+        config = (tmp_path / f"imagebroker-{name}" / f"{name}.conf").read_text()
+        assert_that(config, Not(Contains("@")))
+    command = shlex.split(lines[-1])
+    with serving(tmp_path / "imagebroker-second" / "images") as port:
+        path = Path(command[2])
+        path.write_text(path.read_text().replace(":8000", f":{port}"))
+        done = workshop.command(*command[1:])
+        assert_that((workshop.folder / "hello.img").read_text(), Equals("Hello from second.\n"))
+        (workshop.folder / "hello.img").unlink()
+    assert_that(done.returncode, Equals(0), done.stderr)
+
+
+def test_a_backend_over_http_passes_the_kit_too(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.command("backend", "new", "web-shelf", "--http", "--dir", str(tmp_path))
+    workshop.install(str(tmp_path / "imagebroker-web-shelf"))
+    done = workshop.command("backend", "test", "web-shelf")
+    assert_that(done.returncode, Equals(0), done.stdout)
+    assert_that(done.stderr, Contains("1 of "))
+    assert_that(done.stdout, Not(Contains("needs the hook forbid")))
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def test_nothing_is_overwritten(workshop: Workshop) -> None:

@@ -190,6 +190,8 @@ class BrokenReadClauses(FaultInjection):
         if source is None or source.image.version is None or not source.seekable:
             self.skipTest("the source does not promise to notice: it has no version")
             raise AssertionError("unreachable")
+        if _is_addressed_by_content(source):
+            self.skipTest("the version is the digest of the bytes, which the core verifies")
         taken = self.take(source, 1000)
         if wires.told and taken.error is None:
             self.fail("the ETag and all bytes are others, and read(1000) ends well")
@@ -221,6 +223,12 @@ def _exhaust(reading: Any, taken: ReadResult) -> None:
             taken.add(chunk)
     except Exception as error:
         taken.error = error
+
+
+def _is_addressed_by_content(source: ImageSource) -> bool:
+    """Whether the version of an image is a digest of its bytes: others cannot have it."""
+    strong = source.image.strong_checksum
+    return strong is not None and strong[1] in (source.image.version or "")
 
 
 def _worth_a_retry(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from time import monotonic, sleep
 
 from imagebroker.backends.backend import ImageBackend
 from imagebroker.testing.clauses.fault_injection import FaultInjection
@@ -97,16 +98,26 @@ class ErrorClauses(FaultInjection):
         self.tap.once = False
         backend = self.backend_with_fault(Fault(stall_after=0))
         running = BackgroundCall(lambda: backend.open(self.context, self.ref(ref)))
+        wires = self.tap.wires
+        self._wait_until(lambda: bool(wires and wires.connections) or running.ended(0))
         if running.ended(0.5):
             self.skipTest("open waits for no answer")
-        for host in self.hosts:
-            host.abort(running.ident or 0)
-        if not running.ended(self.grace + 1):
-            self.fail("open does not end after its sockets were shut down")
+        aborted = monotonic()
+        while not running.ended(0.05):  # again: it may connect to more than one server
+            for host in self.hosts:
+                host.abort(running.ident or 0)
+            if monotonic() > aborted + self.grace + 1:
+                self.fail("open does not end after its sockets were shut down")
         try:
             self._close_quietly(running.answer())
         except Exception as error:
             self.check_error(error, "an open that was ended")
+
+    def _wait_until(self, happened: Callable[[], bool]) -> None:
+        """Wait for something that a slow machine needs its time for; at most `patience`."""
+        ends = monotonic() + self.patience
+        while not happened() and monotonic() < ends:
+            sleep(0.02)
 
 
 def _early_faults() -> Iterator[Fault]:

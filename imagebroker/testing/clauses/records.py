@@ -301,6 +301,8 @@ class UploadClauses(RecordClauses):
         error: Exception | None = None
         try:
             found += self.in_time("the rest", lambda: b"".join(map(bytes, reading)))
+        except self.failureException:
+            raise  # it does not end: that is another mistake than lost data
         except Exception as caught:
             error = caught
         self.check_error(error, "reading while the image is deleted")

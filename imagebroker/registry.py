@@ -227,9 +227,18 @@ class Registry:
         names = tuple(options)
 
         def locate(error: ImageBrokerError) -> None:
+            if isinstance(error, ConfigError) and (named := self._only_named(section)):
+                error.hint = f"no section [{section.group}] is configured: name one of {named}"
             self._settings.locate(error, section, names)
 
         return Boundary(declared, host, _origin(self._found[scheme][0]), locate)
+
+    def _only_named(self, section: Section) -> str:
+        """The instances of a backend whose unnamed one is not configured; empty otherwise."""
+        written = self._settings.sections()
+        if section.instance is not None or section in written:
+            return ""
+        return ", ".join(s.title for s in written if s.name == section.name)
 
     def distributions(self) -> list[str]:
         """The names of the distributions whose plugins are enabled."""

@@ -24,9 +24,10 @@ from imagebroker.config.lines import Line, Lines
 from imagebroker.config.option_value import value_of
 from imagebroker.config.tuning import DEFAULT, Tuning
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
-from imagebroker.model.reference import DEFAULT_PORTS, parse
+from imagebroker.model.reference import DEFAULT_PORTS, ImageRef, parse
 from imagebroker.policy.addresses import Policy, networks
 from imagebroker.policy.proxies import Proxy
+from imagebroker.redaction import redact
 from imagebroker.system.person import own_folder, own_home
 
 GROUP = "imagebroker"
@@ -422,14 +423,7 @@ class Settings:
         prefixes = []
         for value in self._snapshot(section.group, options).endpoint:
             prefix = value if value.endswith("/") else value + "/"
-            try:
-                ref = parse(prefix)
-            except InvalidImageRef as error:
-                raise ConfigError(
-                    f"[{section.group}] endpoint: {error}", hint=error.hint
-                ) from error
-            if ref.host is None and ref.path is None:
-                raise ConfigError(f"[{section.group}] endpoint: {value!r} is not a URI")
+            _parsed(section, "endpoint", prefix)
             prefixes.append(prefix)
         return prefixes
 
@@ -534,11 +528,24 @@ def _each(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) and value else list(value or ())
 
 
-def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
+def _parsed(section: Section, option: str, url: str) -> ImageRef:
+    """:raises ConfigError: it is no URL."""
+    where = f"[{section.group}] {option}"
+    if "://" not in url:
+        schemes = [section.name] if section.name in DEFAULT_PORTS else ["https", "http"]
+        shown = redact(url, 200)
+        raise ConfigError(
+            f"{where}: {shown!r} is no URL: it has no scheme",
+            hint="write " + " or ".join(f"{scheme}://{shown}" for scheme in schemes),
+        )
     try:
-        ref = parse(url if url.count("/") > 2 else url + "/")
+        return parse(url)
     except InvalidImageRef as error:
-        raise ConfigError(f"[{section.group}] {option}: {error}", hint=error.hint) from error
+        raise ConfigError(f"{where}: {error}", hint=error.hint) from error
+
+
+def _host_and_port(section: Section, option: str, url: str) -> tuple[str, int]:
+    ref = _parsed(section, option, url if url.count("/") > 2 else url + "/")
     return ref.host or "", ref.port or DEFAULT_PORTS.get(ref.scheme or "", 0)
 
 

@@ -218,6 +218,10 @@ def make_pool(
                      server_hostname=host.rstrip("."))  # fmt: skip
 
 
+#: What OpenSSL says of an answer that is none of TLS, as from a server of plain http.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
 @contextmanager
 def _tls_errors(peer: str) -> Iterator[None]:
     try:
@@ -239,8 +243,11 @@ def _tls_errors(peer: str) -> Iterator[None]:
             hint="check that the port speaks TLS; try again",
         ) from error
     except OSError as error:
+        speaks_tls = getattr(error, "reason", None) not in _NO_TLS
         raise TransferError(
             f"{peer}: no TLS connection: {error.strerror or error}",
-            hint="check that the port speaks TLS of at least min_tls",
+            hint="check that the port speaks TLS of at least min_tls"
+            if speaks_tls
+            else "write http:// instead of https://, if that server has no TLS",
             retryable=False,
         ) from error

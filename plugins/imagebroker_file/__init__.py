@@ -18,6 +18,7 @@ from oslo_config import cfg
 from imagebroker.plugin import (
     BackendHost,
     ConfigError,
+    Finding,
     Image,
     ImageBackend,
     ImageData,
@@ -150,6 +151,11 @@ class FileBackend(ImageBackend):
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
         """Purge the store; files outside of it are never removed."""
         return self._store.purge(context, older_than, dry_run)
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        from imagebroker_file.findings import check
+
+        return check(self._store)
 
     def close(self) -> None:
         if self._known_store is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from imagebroker.plugin import (
     BackendHost,
     BackendLoadError,
+    Finding,
     Gone,
     Image,
     ImageBackend,
@@ -151,6 +152,11 @@ class GlanceBackend(ImageBackend):
             if not dry_run:
                 self._records(context).delete(str(image.id))
             yield image
+
+    def check(self, context: Any) -> Iterator[Finding]:
+        from imagebroker_glance.findings import check as try_out
+
+        return try_out(self, self.host.options)
 
     def close(self) -> None:
         self._wire.close()

@@ -340,6 +340,19 @@ class _Adapter(BaseAdapter):
         self._builder.close()
 
 
+#: What to do where auth_url leads to something else.
+_KEYSTONE = "set auth_url to the address of Keystone, such as https://HOST:5000/v3"
+
+
+def _remedy(status: int, said: str) -> str:
+    """What to do about an answer of Keystone that is an error."""
+    if status >= 500:
+        return "check Keystone's log"
+    if status == 400 and "domain" in said:
+        return "set user_domain_name and project_domain_name (often Default)"
+    return "check the auth options" if status == 400 else _KEYSTONE
+
+
 @contextlib.contextmanager
 def _translated(where: str) -> Iterator[None]:
     """Turn keystoneauth's exceptions, and those that a malformed answer causes in it, into ours."""
@@ -360,13 +373,13 @@ def _translated(where: str) -> Iterator[None]:
     except ks.HttpError as error:
         raise BackendError(
             f"{where}: Keystone answered {error.http_status}: {error}",
-            hint="check auth_url" if error.http_status < 500 else "check Keystone's log",
+            hint=_remedy(error.http_status, str(error)),
             retryable=error.http_status >= 500 or error.http_status == 429,
         ) from error
     except ks.ClientException as error:
         raise BackendError(
             f"{where}: cannot get a token from Keystone: {error}",
-            hint="check auth_url",
+            hint=_KEYSTONE,
             retryable=False,
         ) from error
     except (
@@ -374,6 +387,6 @@ def _translated(where: str) -> Iterator[None]:
     ) as error:  # fmt: skip
         raise MalformedAnswer(
             f"{where}: invalid response from Keystone ({type(error).__name__})",
-            hint="check that auth_url is the URL of an identity service",
+            hint=_KEYSTONE,
             retryable=False,
         ) from error

@@ -119,6 +119,10 @@ class LazyOptions:
         return backend_options()
 
 
+#: Auth types that cannot do without a password.
+_WITH_PASSWORD = ("password", "v2password", "v3password")
+
+
 def check(options: Options, where: str) -> None:
     """Refuse combinations that cannot work.
 
@@ -134,6 +138,11 @@ def check(options: Options, where: str) -> None:
         raise ConfigError(
             f"{where}: insecure is set, but allow_insecure is not",
             hint="set cafile to the server's CA instead",
+        )
+    if options.get("auth_type") in _WITH_PASSWORD and not options.get("password"):
+        raise ConfigError(
+            f"{where}: auth_type is {options['auth_type']}, but password is not set",
+            hint="set password, or another auth_type",
         )
     if options.get("keyfile") and not options.get("certfile"):
         raise ConfigError(f"{where}: keyfile is set, but certfile is not", hint="set certfile, too")

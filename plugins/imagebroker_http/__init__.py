@@ -5,8 +5,11 @@ Nothing but the backend's section configures it: no environment variable, no net
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from imagebroker.plugin import (
     BackendHost,
+    Finding,
     Image,
     ImageBackend,
     ImageRef,
@@ -52,3 +55,8 @@ class HttpBackend(ImageBackend):
         show_deleted: bool = False,
     ) -> Image:
         return http.record(self._client, ref)
+
+    def check(self, context: object) -> Iterator[Finding]:
+        from imagebroker_http.findings import check
+
+        return check(self.host, self._client)

@@ -13,6 +13,7 @@ from oslo_config import cfg
 from imagebroker.plugin import (
     BackendHost,
     BackendLoadError,
+    Finding,
     Image,
     ImageBackend,
     ImageData,
@@ -118,3 +119,8 @@ class ScpBackend(ImageBackend):
         from imagebroker_scp.directory import Directory
 
         Directory(self._sessions, "delete images").remove(ref)
+
+    def check(self, context: object) -> Iterator[Finding]:
+        from imagebroker_scp.findings import check
+
+        return check(self._sessions)

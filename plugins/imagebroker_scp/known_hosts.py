@@ -79,6 +79,11 @@ class KnownHosts:
         self.files = tuple(files)
         self._parsed: dict[Path, tuple[tuple[int, ...], list[Line]]] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no line for any host."""
+        return not any(self._lines(file) for file in self.files)
+
     def about(self, host: str, port: int) -> HostKeys:
         """The keys of `host`. A file that does not exist counts as empty.
 

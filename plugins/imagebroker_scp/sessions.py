@@ -115,6 +115,21 @@ class Sessions:
             )
         self._known = KnownHosts(self._known_hosts_files())
 
+    def check_key(self) -> None:
+        """:raises ConfigError, NotAuthorized: there is no key that could be used."""
+        with self._keys():
+            pass
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file to add a host to."""
+        return self._known.files[0]
+
+    @property
+    def knows_nobody(self) -> bool:
+        """Whether every host is unknown."""
+        return self._known.is_empty
+
     def _known_hosts_files(self) -> list[Path]:
         configured = Path(self._host.options.known_hosts)
         if self._host.personal and str(configured) == DEFAULT_KNOWN_HOSTS:

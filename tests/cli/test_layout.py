@@ -11,7 +11,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 import imagebroker.cli.check
-from imagebroker.cli.check import checks, insecure, paths, servers, unknown_options
+from imagebroker.cli.check import checks, insecure, paths, plugins, servers, unknown_options
 from imagebroker.cli.commands import COMMANDS
 from imagebroker.cli.list import COLUMNS, LONG, SHORT
 from imagebroker.model.image import Image
@@ -24,7 +24,7 @@ def test_every_command_has_a_module_of_its_own() -> None:
 
 #: Run for each instance of a backend, by `instances.check`.
 _OF_AN_INSTANCE = {
-    insecure.check, paths.check, servers.check, unknown_options.check_instance
+    insecure.check, paths.check, plugins.check, servers.check, unknown_options.check_instance
 }  # fmt: skip
 
 

@@ -16,9 +16,11 @@ from imagebroker.cli.check import (
     direct_schemes,
     directories,
     enabled_schemes,
+    endpoints,
     instances,
     misplaced_options,
     packages,
+    plain_http,
     secrets,
     unknown_options,
     unknown_sections,
@@ -38,6 +40,8 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     default_backend.check,
     direct_schemes.check,
     directories.check,
+    endpoints.check,
+    plain_http.check,
     instances.check,
     secrets.check,
     packages.check_damage,
@@ -45,10 +49,11 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
 )
 
 
-def check(path: Path | None, personal: bool = False) -> list[Problem]:
+def check(path: Path | None, personal: bool = False, *, offline: bool = False) -> list[Problem]:
     """All problems of a config file; None: of the personal defaults, without a file.
 
-    `personal`: it is the user's own, and overlays the personal defaults.
+    `personal`: it is the user's own, and overlays the personal defaults. `offline`: connect to no
+    server. Otherwise what was tried and works is among them, too.
     """
     loaded = load(path, personal)
     problems = [failure(where, error) for where, error in loaded.invalid]
@@ -56,7 +61,7 @@ def check(path: Path | None, personal: bool = False) -> list[Problem]:
         return problems
     registry = Registry(loaded.settings)
     try:
-        configuration = Configuration(loaded.settings, registry, written_in(path))
+        configuration = Configuration(loaded.settings, registry, written_in(path), offline)
         for each in CHECKS:
             problems += each(configuration)
     finally:

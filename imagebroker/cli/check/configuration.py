@@ -34,6 +34,8 @@ class Configuration:
     settings: Settings
     registry: Registry
     written: Written
+    #: Connect to no server.
+    offline: bool = False
     #: The enabled backends whose plugin could be loaded, by name.
     backends: dict[str, Declaration] = field(default_factory=dict)
     #: Why the others could not: scheme and error.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from imagebroker.backends.backend import BackendHost
-from imagebroker.cli.check import insecure, paths, servers, unknown_options
+from imagebroker.cli.check import insecure, paths, plugins, servers, unknown_options
 from imagebroker.cli.check.configuration import Configuration, Instance
 from imagebroker.cli.check.problem import FAILURE, Problem, failure
 from imagebroker.config.settings import Section
@@ -25,7 +25,13 @@ def check(configuration: Configuration) -> Iterator[Problem]:
                 redact(f"the plugin failed with {type(error).__name__}: {error}"),
                 "this is a bug in the plugin: report it to its authors",
             )  # fmt: skip
-    yield from servers.check(hosts, configuration.settings.limits.connect_timeout)
+    if configuration.offline:
+        return
+    unreachable = list(servers.check(hosts, configuration.settings.limits.connect_timeout))
+    yield from unreachable
+    silent = {problem.where.partition("]")[0].lstrip("[") for problem in unreachable}
+    sections = [Section(host.name, host.instance) for host in hosts]
+    yield from plugins.check(configuration, [s for s in sections if s.group not in silent])
 
 
 def _check_instance(instance: Instance, hosts: list[BackendHost]) -> Iterator[Problem]:

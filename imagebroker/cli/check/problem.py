@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from imagebroker.exceptions import ImageBrokerError
 
+#: Something was tried, and works.
+OK = "ok"
 #: Something that is configured cannot work.
 FAILURE = "failure"
 #: Something works, but probably not as intended.
@@ -17,7 +19,7 @@ WARNING = "warning"
 class Problem:
     """One problem. The fields are the columns."""
 
-    #: `FAILURE` or `WARNING`.
+    #: `FAILURE`, `WARNING` or `OK`.
     level: str
     #: `[section] option` of the config file.
     where: str
@@ -34,4 +36,4 @@ def failure(where: str, error: ImageBrokerError) -> Problem:
 
 def exit_status(problems: Iterable[Problem]) -> int:
     """0 without problems, 1 for warnings, 2 for failures."""
-    return max(({FAILURE: 2, WARNING: 1}[problem.level] for problem in problems), default=0)
+    return max(({FAILURE: 2, WARNING: 1, OK: 0}[problem.level] for problem in problems), default=0)

@@ -10,9 +10,10 @@ from tests.cli.conftest import Inside
 class Findings:
     """What one run of `check` found."""
 
-    def __init__(self, imagebroker: Inside, config: str) -> None:
-        imagebroker.config(config)
-        done = imagebroker("check", "-f", "json")
+    def __init__(self, imagebroker: Inside, config: str, *options: str, mode: int = 0o644) -> None:
+        imagebroker.config(config).chmod(mode)
+        done = imagebroker("check", "-f", "json", *options)
+        self.stderr = done.stderr
         self.status = done.status
         self.found = [{name: row[name] or "" for name in row} for row in done.record]
 

@@ -77,7 +77,7 @@ complete -c imagebroker -n '__imagebroker_at \'backend\'' -a new -d 'Generate a 
 complete -c imagebroker -n '__imagebroker_at \'backend\'' -a test -d 'Run the conformance kit on an installed backend'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -s f -l format -d 'the output format, defaults to line' -r -f -a 'json line table value yaml'
-complete -c imagebroker -n '__imagebroker_at \'download\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'path size seconds rate source attempts resumed_from checked_against sha512 sha256 sha384 sha3_512 sha3_256 blake2b md5 sha1 disk_format virtual_size signature compression compressed_size decompressed_sha256 insecure'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'path size seconds rate source attempts resumed_from via checked_against sha512 sha256 sha384 sha3_512 sha3_256 blake2b md5 sha1 disk_format virtual_size signature compression compressed_size decompressed_sha256 insecure'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l print-empty -d 'Print empty table if there is no data to show.'
@@ -347,7 +347,7 @@ complete -c imagebroker -n '__imagebroker_at \'backends\'' -l sort-column -d 'sp
 complete -c imagebroker -n '__imagebroker_at \'backends\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'backends\'' -l sort-descending -d 'sort the column(s) in descending order'
 complete -c imagebroker -n '__imagebroker_at \'check\'' -s h -l help -d 'show this help message and exit'
-complete -c imagebroker -n '__imagebroker_at \'check\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
+complete -c imagebroker -n '__imagebroker_at \'check\'' -s f -l format -d 'the output format, defaults to line' -r -f -a 'csv json line table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'check\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'level where what remedy file'
 complete -c imagebroker -n '__imagebroker_at \'check\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'check\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
@@ -357,6 +357,7 @@ complete -c imagebroker -n '__imagebroker_at \'check\'' -l quote -d 'when to inc
 complete -c imagebroker -n '__imagebroker_at \'check\'' -l sort-column -d 'specify the column(s) to sort the data (columns specified first have a priority, non-existing columns are ignored), column names are case-insensitive and accept underscores for spaces, can be repeated' -x
 complete -c imagebroker -n '__imagebroker_at \'check\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'check\'' -l sort-descending -d 'sort the column(s) in descending order'
+complete -c imagebroker -n '__imagebroker_at \'check\'' -l offline -d 'connect to no server'
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'section option value source'

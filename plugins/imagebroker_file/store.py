@@ -77,6 +77,11 @@ class Store:
         self._records = Records(self._database, directory, ref_of)
         self._uploads = Uploads(self._records, self._bits)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether any image was ever created."""
+        return self._database.exists()
+
     def close(self) -> None:
         self._database.close()
 

@@ -10,8 +10,10 @@ from tests.cli.conftest import Inside
 class Findings:
     """What one run of `check` found."""
 
-    def __init__(self, imagebroker: Inside, config: str, *options: str, mode: int = 0o644) -> None:
-        imagebroker.config(config).chmod(mode)
+    def __init__(self, imagebroker: Inside, config: str, *options: str, mode: int | None = None) -> None:
+        path = imagebroker.config(config)
+        if mode is not None:
+            path.chmod(mode)
         done = imagebroker("check", "-f", "json", *options)
         self.stderr = done.stderr
         self.status = done.status

@@ -35,6 +35,7 @@ from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.fetch.versions import Joining
+from imagebroker.transfer.layers.present import PresentAtPath
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, IntoObject
@@ -590,12 +591,13 @@ def _to_path(
 ) -> Download:
     """Into a part file: unpacked, or in order, or with whatever this host has of it."""
     wanted = request.transfer(decompress)
+    present = PresentAtPath(part, request.entitlement, decompress)
     if decompress is not None or part.sequential:
-        return transfer.download(wanted, AtPathInOrder(part, path))
+        return transfer.download(wanted, AtPathInOrder(part, path), present=present)
     destination = AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
     with request.flight(wanted.demands) as flight:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
-        return transfer.download(wanted, destination, flight, cache)
+        return transfer.download(wanted, destination, flight, cache, present)
 
 
 def _checked_kind(decompress: str | None) -> str | None:

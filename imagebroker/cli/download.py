@@ -45,7 +45,8 @@ _REFUSED = (NotAuthorized, ImageNotFound)
 
 #: The columns that `-c` can name; digests are shown if they were computed.
 _COLUMNS = (
-    "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "checked_against",
+    "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "via",
+    "checked_against",
     *STRONG, *WEAK, "disk_format", "virtual_size", "signature", "compression", "compressed_size",
     "decompressed_sha256", "insecure",
 )  # fmt: skip
@@ -238,13 +239,18 @@ def _columns(done: Done) -> dict[str, Any]:
         "path": None if done.path is None else os.fspath(done.path),
         "size": done.size,
         "seconds": round(done.seconds, 3),
-        "rate": round(done.size / done.seconds) if done.seconds else None,
+        "rate": round(done.size / done.seconds) if done.seconds and done.attempts else None,
         "source": redact(done.source),
         "attempts": done.attempts,
         "resumed_from": done.resumed_from,
+        "via": done.via,
         "checked_against": (),
         **done.evidence,
     }
+
+
+#: Where the bytes came from, if not from the server.
+_VIA = {"cache": " from the cache", "shared": " from another download"}
 
 
 def _sentence(values: Mapping[str, Any]) -> str:
@@ -252,10 +258,12 @@ def _sentence(values: Mapping[str, Any]) -> str:
     verified: sha256 of the record`
     """
     where = f"stored {redact(values['path'])}" if values["path"] else "written"
-    parts = [f"{where}: {size_text(values['size'])}"]
+    if values["via"] == "present":
+        where = f"{redact(values['path'])} is up to date"
+    parts = [f"{where}: {size_text(values['size'])}{_VIA.get(values['via'], '')}"]
     if values.get("compression"):
         parts[0] += f" from {size_text(values['compressed_size'])} of {values['compression']}"
-    if values["seconds"] >= 0.1:  # a shorter time says little about the rate
+    if values["seconds"] >= 0.1 and values["rate"]:  # a shorter time says little about the rate
         parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
     if values["attempts"] > 1:
         parts.append(f"{values['attempts']} attempts")

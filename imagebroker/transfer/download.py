@@ -17,6 +17,7 @@ from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.events import Content, Restart
 from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.fetch.versions import Joining
+from imagebroker.transfer.layers.present import UNKNOWN, Found, Presence
 from imagebroker.transfer.layers.single_flight import ALONE, Flying
 from imagebroker.transfer.layers.verified import Verified
 from imagebroker.transfer.reader import VerifiedStream
@@ -50,7 +51,7 @@ class Download:
     #: Bytes that each location sent, by its ref.
     served: dict[str, int] = field(default_factory=dict)
     #: From where the bytes came: "backend", "location", "shared" (another download that was running
-    #: on this host) or "cache".
+    #: on this host) or "cache"; "present": they were at the path already, and nothing was fetched.
     via: str = "backend"
 
     def __repr__(self) -> str:
@@ -67,28 +68,41 @@ def download(
     destination: Destination,
     flight: Flying = ALONE,
     cache: CacheLayer | None = None,
+    present: Presence = UNKNOWN,
 ) -> Download:
-    """The cache around single flight around one transfer; each leads to the next if it cannot help.
+    """What is there, the cache, single flight, and one transfer: each leads to the next if it
+    cannot help.
 
     A further layer around a transfer is a line here, and a further source of bytes a candidate.
     """
-    if cache is not None and (found := cache.find(transfer.demands)) is not None:
-        with closing(found):
+    if (found := present.find(transfer)) is not None:
+        return _up_to_date(found, destination, transfer)
+    if cache is not None and (cached := cache.find(transfer.demands)) is not None:
+        with closing(cached):
             try:
-                copied = _transferred(cache.copying(transfer, found), destination, ALONE)[0]
+                copying = cache.copying(transfer, cached)
+                copied = _transferred(copying, destination, ALONE, present)[0]
                 return replace(copied, via="cache")
             except ImageBrokerError as error:
-                cache.failed(error, found, transfer.watch)
+                cache.failed(error, cached, transfer.watch)
                 destination.rewind()
     shared = transfer._replace(candidates=flight.candidates(transfer.candidates))
-    done, account = _transferred(shared, destination, flight)
+    done, account = _transferred(shared, destination, flight, present)
     if cache is not None and not account.cloned:
         cache.keep(destination.part, done.size, done.evidence, done.image)
     return done
 
 
+def _up_to_date(found: Found, destination: Destination, transfer: Transfer) -> Download:
+    transfer.watch.report("done", always=True)
+    return Download(
+        destination.path, found.size, found.image, transfer.candidates[-1].ref, found.evidence,
+        attempts=0, seconds=transfer.watch.seconds, via="present",
+    )  # fmt: skip
+
+
 def _transferred(
-    transfer: Transfer, destination: Destination, flight: Flying
+    transfer: Transfer, destination: Destination, flight: Flying, present: Presence
 ) -> tuple[Download, Account]:
     """Fetch, verify and store; commit when every check has passed.
 
@@ -125,9 +139,10 @@ def _transferred(
                 candidates = candidates[-1:]
     transfer.watch.report("verify", always=True)
     flight.verified(account.evidence)
+    image = account.shown(transfer.demands.record or account.image or fetch.image)
+    present.note(image, account.evidence)
     destination.commit()
     transfer.watch.report("done", always=True)
-    image = account.shown(transfer.demands.record or account.image or fetch.image)
     evidence = account.evidence | insecurity(candidates, account.served)
     return Download(
         destination.path, destination.size, image, account.source, evidence, account.attempts,

@@ -18,6 +18,7 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.redaction import redact
+from imagebroker.system.files import is_named
 from imagebroker.system.forks import Process, withhold
 from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store import part_directory as parts
@@ -215,6 +216,28 @@ class PartFile:
             self._stored, self._resumes = journal.vouched, journal.resumes
         except OSError:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
+
+    def open_present(self) -> int:
+        """The file that is at the path now, open for reading; -1 if it cannot be looked at."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return -1 if self.sequential else os.open(self._name, flags, dir_fd=self._directory)
+        except OSError:
+            return -1
+
+    def keep_present(self, fd: int) -> bool:
+        """Leave that file in place as the result; False if another one is there by now.
+
+        :raises OSError: it cannot be stored, or cannot get the mode that is asked for.
+        """
+        if not is_named(self._directory, self._name, fd):
+            return False
+        if self._permissions is not None and self._permissions.asked:
+            self._permissions.apply(fd)
+        if self._fsync:
+            os.fsync(fd)
+            sync_directory(self._directory)
+        return True
 
     def fileno(self) -> int:
         return self._fd

@@ -10,7 +10,9 @@ from tests.cli.conftest import Inside
 class Findings:
     """What one run of `check` found."""
 
-    def __init__(self, imagebroker: Inside, config: str, *options: str, mode: int | None = None) -> None:
+    def __init__(
+        self, imagebroker: Inside, config: str, *options: str, mode: int | None = None
+    ) -> None:
         path = imagebroker.config(config)
         if mode is not None:
             path.chmod(mode)

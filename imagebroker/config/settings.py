@@ -66,13 +66,16 @@ class Size(types.ConfigType):
 
 
 def reloadable(options: Iterable[cfg.Opt]) -> list[cfg.Opt]:
-    """The same options, marked so that a service's `mutate_config_files` updates their values.
+    """The same options, marked so that a service's `mutate_config_files` updates their values,
+    and with explanations that are not wrapped.
 
     A broker uses the new values after `reload`, not before.
     """
     found = [copy.copy(option) for option in options]
     for option in found:
         option.mutable = True
+        # Wrapped once, by whoever shows it.
+        option.help = " ".join((option.help or "").split()) or None
     return found
 
 

@@ -25,22 +25,18 @@ from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import printable
 
-_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]+"')
+# Patterns are text: `re` compiles each when it is first used, and most answers need few.
+_STRONG_ETAG = r'"[\x21\x23-\x7e\x80-\xff]+"'
 #: With the odd blanks and signs that some servers write, and others read.
-_RANGE = re.compile(
-    r"(?:bytes[ \t:=]+)?([0-9]{1,18})[ \t]*-[ \t]*([0-9]{1,18})[ \t]*/[ \t]*([0-9]{1,18})",
-    re.IGNORECASE,
-)
+_RANGE = r"(?i:bytes[ \t:=]+)?([0-9]{1,18})[ \t]*-[ \t]*([0-9]{1,18})[ \t]*/[ \t]*([0-9]{1,18})"
 #: What has the image as its content; 203 is a 200 that a proxy may have written anew.
 _WHOLE = (200, 203)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TIME = r"([0-9]{2}:[0-9]{2}:[0-9]{2})"
 _MONTH = f"({'|'.join(_MONTHS)})"
 #: The form that servers may send, and the two that they once did (RFC 9110, 5.6.7).
-_DATE = re.compile(
-    rf"[A-Z][a-z]{{2,8}}, ([0-9]{{1,2}})[ -]{_MONTH}[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} GMT"
-)
-_ASCTIME = re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} ([ 0-9][0-9]) {_TIME} ([0-9]{{4}})")
+_DATE = rf"[A-Z][a-z]{{2,8}}, ([0-9]{{1,2}})[ -]{_MONTH}[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} GMT"
+_ASCTIME = rf"[A-Z][a-z]{{2}} {_MONTH} ([ 0-9][0-9]) {_TIME} ([0-9]{{4}})"
 
 
 def described(ref: ImageRef, url: Url, head: Head, *, whole: bool) -> Image:
@@ -75,7 +71,7 @@ def _file_name(url: Url) -> str | None:
 def strong_etag(head: Head) -> str | None:
     """The ETag, quotes included, if it promises that equal means equal bytes."""
     etag = head.get("etag")
-    return etag if etag is not None and _STRONG_ETAG.fullmatch(etag) else None
+    return etag if etag is not None and re.fullmatch(_STRONG_ETAG, etag) else None
 
 
 def takes_ranges(head: Head) -> bool:
@@ -95,7 +91,7 @@ def has_whole(head: Head) -> bool:
 def content_range(head: Head) -> tuple[int, int, int] | None:
     """`(start, stop, total)`, stop exclusive; None if it is anything but one complete range."""
     values = head.all("content-range")
-    match = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    match = re.fullmatch(_RANGE, values[0]) if len(values) == 1 else None
     if match is None or head_type(head) == "multipart/byteranges":
         return None
     start, last, total = map(int, match.groups())
@@ -121,9 +117,9 @@ def head_type(head: Head) -> str:
 
 def parse_date(text: str | None) -> datetime | None:
     """A date in a form of RFC 9110; None if it is anything else."""
-    if match := _DATE.fullmatch(text or ""):
+    if match := re.fullmatch(_DATE, text or ""):
         day, month, year, time = match.groups()
-    elif match := _ASCTIME.fullmatch(text or ""):
+    elif match := re.fullmatch(_ASCTIME, text or ""):
         month, day, time, year = match.groups()
     else:
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 from collections.abc import Mapping
-from functools import cache
 
+from imagebroker._version import VERSION
 from imagebroker.backends.backend import BackendHost, Options
 from imagebroker.exceptions import ConfigError, NotAuthorized, TransferError
 from imagebroker.http.digests import WANTED
@@ -148,9 +147,5 @@ def _authorization(options: Options, title: str, bound: bool) -> str | None:
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-@cache
 def user_agent() -> str:
-    try:
-        return f"imagebroker/{importlib.metadata.version('imagebroker')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "imagebroker"
+    return f"imagebroker/{VERSION}"

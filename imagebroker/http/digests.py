@@ -20,10 +20,8 @@ _VALUE = (
     r"""(?:\?[01]|-?[0-9]{1,15}|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]{0,63}|"[ !#-\[\]-~]{0,64}")"""
 )
 #: A member of a dictionary of structured fields (RFC 9651) whose value is a byte sequence.
-_MEMBER = re.compile(
-    rf"({_KEY})=:([A-Za-z0-9+/]{{0,512}}={{0,2}}):(?:;[ ]{{0,8}}{_KEY}(?:={_VALUE})?){{0,8}}"
-)
-_COMMA = re.compile(r"[ \t]{0,8},[ \t]{0,8}")
+_MEMBER = rf"({_KEY})=:([A-Za-z0-9+/]{{0,512}}={{0,2}}):(?:;[ ]{{0,8}}{_KEY}(?:={_VALUE})?){{0,8}}"
+_COMMA = r"[ \t]{0,8},[ \t]{0,8}"
 
 
 def digests(head: Head, *, whole: bool) -> dict[str, str]:
@@ -45,8 +43,9 @@ def _parsed(text: str) -> dict[str, str]:
     position = 0
     if not text or len(text) > _LONGEST:
         return {}
+    members, commas = re.compile(_MEMBER), re.compile(_COMMA)  # few answers have a digest
     while True:
-        member = _MEMBER.match(text, position)
+        member = members.match(text, position)
         if member is None:
             return {}
         key, encoded = member[1], member[2]
@@ -57,7 +56,7 @@ def _parsed(text: str) -> dict[str, str]:
                 return {}
         if member.end() == len(text):
             return found
-        comma = _COMMA.match(text, member.end())
+        comma = commas.match(text, member.end())
         if comma is None:
             return {}
         position = comma.end()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from string import ascii_letters, digits
+from typing import NamedTuple
 
 from imagebroker.exceptions import MalformedAnswer
 from imagebroker.redaction import printable
@@ -19,10 +20,12 @@ MAX_FIELDS = 100
 _STATUS_LINE = re.compile(
     r"HTTP/1\.([01]) +([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?", re.IGNORECASE
 )
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LENGTH = re.compile(r"[0-9]{1,18}")
+#: The characters of a name.
+_TOKEN = frozenset("!#$%&'*+.^_`|~-" + ascii_letters + digits)
+#: Digits of a length.
+_MOST_DIGITS = 18
 #: A field behind a chunked body. Nobody needs one there, so none is repaired.
-_TRAILER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_TRAILER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 #: What says where the body ends.
 _FRAMING = ("content-length", "transfer-encoding")
 
@@ -37,8 +40,7 @@ class Malformed(MalformedAnswer):
     hint = "check that the URL leads to a web server, and what stands in between"
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """Status and headers of an answer."""
 
     #: 0 or 1: HTTP/1.0 or HTTP/1.1.
@@ -68,7 +70,7 @@ class Head:
         if not values:
             return None
         value = values.pop()
-        if values or not _LENGTH.fullmatch(value):
+        if values or not _is_length(value):
             raise Malformed(f"the Content-Length is not one number: {printable(value, 40)!r}")
         return int(value)
 
@@ -89,7 +91,7 @@ class Head:
         for coding in self.codings:
             yield f"Transfer-Encoding: {coding}\r\n".encode("latin-1")
         for name, value in self.fields:
-            if name not in _FRAMING and _TOKEN.fullmatch(name):
+            if name not in _FRAMING and _is_name(name):
                 yield f"{name}: {value}\r\n".encode("latin-1")
         yield b"\r\n"
 
@@ -117,7 +119,7 @@ class HeadLines:
             self._fold(line)
             return
         name, colon, value = line.partition(":")
-        if not colon or (not _TOKEN.fullmatch(name) and _looks_like_framing(name)):
+        if not colon or (not _is_name(name) and _looks_like_framing(name)):
             raise self._malformed(line)
         # A name that is none means nothing to anybody, and what follows may be folded to it.
         self._fields.append((name.rstrip(" \t").lower(), value.strip(" \t")))
@@ -140,8 +142,16 @@ class HeadLines:
 
 def check_trailer(peer: str, line: str) -> None:
     """:raises Malformed: other programs might not read one field there."""
-    if not _TRAILER.fullmatch(line):
+    if not re.fullmatch(_TRAILER, line):
         raise Malformed(f"{peer} sent a malformed trailer: {printable(line, 60)!r}")
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and _TOKEN.issuperset(text)
+
+
+def _is_length(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 def _looks_like_framing(name: str) -> bool:

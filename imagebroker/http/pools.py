@@ -6,7 +6,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +37,17 @@ _SAFE = ("GET", "HEAD")
 _ANY = 1 << 30
 
 
-@dataclass
 class Answer:
     """The head of an answer, and its body, which is read or closed."""
 
-    place: Place
-    head: Head
-    #: urllib3's.
-    response: BaseHTTPResponse
-    #: `http.client`'s below it: urllib3's own reading takes 40 us for each block.
-    body: HTTPResponse
+    def __init__(
+        self, place: Place, head: Head, response: BaseHTTPResponse, body: HTTPResponse
+    ) -> None:
+        self.place, self.head = place, head
+        #: urllib3's.
+        self.response = response
+        #: `http.client`'s below it: urllib3's own reading takes 40 us for each block.
+        self.body = body
 
     def blocks(self) -> Iterator[memoryview]:
         """The body as it arrives. At its end the connection is kept for the next request.
@@ -244,13 +244,11 @@ class Pools:
         self._forget_idle()
 
 
-@dataclass(frozen=True)
 class _Dial:
     """How the pool of one server connects."""
 
-    pools: Pools
-    url: Url
-    proxy: Proxy | None = field(repr=False)
+    def __init__(self, pools: Pools, url: Url, proxy: Proxy | None) -> None:
+        self.pools, self.url, self.proxy = pools, url, proxy
 
     @property
     def peer(self) -> str:

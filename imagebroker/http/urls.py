@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_URL = re.compile(
+_URL = (
     r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 )
 
 
-@dataclass(frozen=True)
-class Url:
+class Url(NamedTuple):
     """An absolute URL that has passed the parser of refs. `str` hides the query."""
 
     text: str
@@ -27,7 +26,7 @@ class Url:
     @classmethod
     def parse(cls, text: str) -> Url:
         """:raises ValueError: it is not an http(s) URL."""
-        match = _URL.fullmatch(text)
+        match = re.fullmatch(_URL, text)
         if match is None:
             raise ValueError("not an http or https URL")
         port = int(match["port"] or _DEFAULT_PORTS[match["scheme"]])
@@ -64,8 +63,7 @@ class Url:
         return self.site + self.path + ("?***" if self.query else "")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a request goes, and whether it may say who we are."""
 
     url: Url

@@ -31,7 +31,7 @@ MAX_INTERIM = 10
 _MAX_CHUNK_LINE = 4096
 #: Bytes that the first look at a connection makes room for.
 _FIRST_BLOCK = 64 * 1024
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_CHUNK = rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?"
 _NOTHING = memoryview(b"")
 
 
@@ -249,7 +249,7 @@ class Wire:
     # -- the body ------------------------------------------------------------------------------
 
     def _read_chunk_size(self) -> bytes:
-        match = _CHUNK.fullmatch(self._line(_MAX_CHUNK_LINE, "the size of a chunk"))
+        match = re.fullmatch(_CHUNK, self._line(_MAX_CHUNK_LINE, "the size of a chunk"))
         if match is None:
             raise self._broken_chunk()
         self._left = int(match[1], 16)

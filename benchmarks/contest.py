@@ -58,7 +58,7 @@ class Goal:
     most: float
     #: The contender whose time ours is divided by; None: the figure itself counts.
     beside: str | None = None
-    #: "seconds", or "counted".
+    #: "seconds", "counted" or "peak".
     figure: str = "seconds"
     unit: str = "s"
     #: Seconds to take off first: start-up, where a goal says "apart from it".

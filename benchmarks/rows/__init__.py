@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Row
-from benchmarks.rows import glance, http, local, sharing, ssh, start, ways
+from benchmarks.rows import glance, http, local, memory, sharing, ssh, start, ways
 
 Prepared = Callable[[Bench], AbstractContextManager[Row]]
 
@@ -15,6 +15,9 @@ ROWS: dict[str, Prepared] = {
     "start": start.version,
     "import": start.importing,
     "http": http.plain,
+    "http-memory": memory.plain,
+    "https": memory.tls,
+    "http-1m": memory.small,
     "http-4g": http.large,
     "http-sha512": http.sha512,
     "limited": ways.limited,

@@ -63,6 +63,9 @@ def cuts(bench: Bench) -> Iterator[Row]:
             peers.ours(config(bench), *words, count=images_handed),
             replace(stubborn, count=images_handed),
         ]
-        goals = [Goal(1.05, figure="counted", unit="images handed to the client")]
+        goals = [
+            Goal(1.05, figure="counted", unit="images handed to the client"),
+            Goal(90, figure="peak", unit="MiB"),
+        ]
         title = f"http, {bench.size_text(GIB)}, cut {_CUTS} times at random"
         yield Row(title, contenders, goals, dest, image.checker(dest))

@@ -8,7 +8,7 @@ from typing import Any
 from imagebroker.cli.output import cell
 from imagebroker.transfer.layers.cache import Cached
 
-COLUMNS = ("checksum", "size", "used_at")
+COLUMNS = ("checksum", "size", "used_at", "names", "refs")
 
 
 def cache_row(names: Sequence[str], cached: Cached, **more: Any) -> list[Any]:

@@ -121,6 +121,8 @@ def _transferred(
                 start=destination.first_missing(transfer.demands),
             )
         ) as fetch:  # fmt: skip
+            if not account.attempts and (found := present.find_record(fetch, transfer)) is not None:
+                return _up_to_date(found, destination, transfer), account
             announce = flight.announcer(fetch.required, destination.part)
             try:
                 stored = destination.receive(fetch, lambda fetch: in_order(fetch, transfer))

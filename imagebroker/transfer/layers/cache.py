@@ -34,9 +34,10 @@ from imagebroker.system.files import is_named, try_lock
 from imagebroker.system.forks import release, withhold
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
+from imagebroker.transfer.layers import labels
 from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
-from imagebroker.verify.checksum import STRONG, Checksum
+from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ class Cached:
     #: Bytes.
     size: int
     used_at: datetime
+    #: What was downloaded with these bytes: refs without their query, and the records' names.
+    refs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -179,7 +183,8 @@ class Cache:
         if not stat.S_ISREG(found.st_mode):
             return None
         used = datetime.fromtimestamp(found.st_atime, UTC)
-        return Cached(match["algorithm"], match["digest"], found.st_size, used)
+        refs, names = labels.read(directory, name)
+        return Cached(match["algorithm"], match["digest"], found.st_size, used, refs, names)
 
     def is_empty(self) -> bool:
         """:raises ConfigError, OSError: as the directory."""
@@ -225,10 +230,18 @@ class Cache:
 
     # -- storing ---------------------------------------------------------------------------------
 
-    def store(self, fd: int, size: int, digests: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    def store(
+        self,
+        fd: int,
+        size: int,
+        digests: Mapping[str, Any],
+        keys: Sequence[str],
+        image: Image | None = None,
+    ) -> bool:
         """Keep the first `size` bytes of an open file; whether there is room for them.
 
-        `digests`: what was computed over them, by algorithm. `keys`: what leads to them.
+        `digests`: what was computed over them, by algorithm. `keys`: what leads to them. `image`:
+        their record, for whoever lists the cache.
 
         :raises ConfigError, OSError: as the directory.
         """
@@ -237,7 +250,7 @@ class Cache:
             _copy(fd, target, size)
             return digests
 
-        return self._store(size, digests, copy, keys)
+        return self._store(size, digests, copy, keys, image) is not None
 
     def store_chunks(
         self,
@@ -245,8 +258,12 @@ class Cache:
         size: int,
         digests: Callable[[], Mapping[str, Any]],
         keys: Sequence[str],
-    ) -> bool:
-        """The same with bytes that come one after the other; `digests` is asked at their end."""
+        image: Image | None = None,
+    ) -> str | None:
+        """The same with bytes that come one after the other; `digests` is asked at their end.
+
+        Returns the name of the entry; None if there is no room.
+        """
 
         def copy(target: int) -> Mapping[str, Any]:
             position = 0
@@ -259,7 +276,7 @@ class Cache:
                 raise ImageChanged(f"{position} bytes came instead of {size}")
             return digests()
 
-        return self._store(size, {}, copy, keys)
+        return self._store(size, {}, copy, keys, image)
 
     def _store(
         self,
@@ -267,30 +284,43 @@ class Cache:
         digests: Mapping[str, Any],
         copy: Callable[[int], Mapping[str, Any]],
         keys: Sequence[str],
-    ) -> bool:
+        image: Image | None,
+    ) -> str | None:
         with self._directory() as directory:
-            name = _name(digests)
-            if name is not None and self._cached(directory, name) is not None:
+            name = self._there(directory, digests)
+            if name is not None:
                 self._note(directory, keys, name)
-                return True
+                labels.add(directory, name, image)
+                return name
             coming = self._begin(directory, size)
             if coming is None:
-                return False
+                return None
             temporary, fd = coming
             try:
-                name = _name(copy(fd))
+                found = copy(fd)
+                if not _names(found):
+                    return None
+                if DEFAULT not in found:  # one content has one name, whatever was computed of it
+                    found = {**found, DEFAULT: _digest(fd, size)}
+                name = self._there(directory, found)
                 if name is None:
-                    return False
-                with self._alone(directory):  # who adds up what there is must not miss this one
-                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-                temporary = ""
+                    name = _names(found)[0]
+                    with self._alone(directory):  # who adds up what there is must not miss it
+                        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                    temporary = ""
                 self._note(directory, keys, name)
-                return True
+                labels.add(directory, name, image)
+                return name
             finally:
                 if temporary:
                     with suppress(OSError):
                         os.unlink(temporary, dir_fd=directory)
                 release(fd)
+
+    def _there(self, directory: int, digests: Mapping[str, Any]) -> str | None:
+        """The entry with one of these digests."""
+        found = (name for name in _names(digests) if self._cached(directory, name) is not None)
+        return next(found, None)
 
     def _begin(self, directory: int, size: int) -> tuple[str, int] | None:
         """A new file of that size, locked; None if there is no room."""
@@ -428,10 +458,18 @@ class Cache:
                         os.unlink(name, dir_fd=directory)
 
 
-def _name(digests: Mapping[str, Any]) -> str | None:
-    """What an entry with these digests is called; None without a strong one."""
-    found: Sequence[str] = [name for name in STRONG if isinstance(digests.get(name), str)]
-    return f"{found[0]}-{digests[found[0]]}" if found else None
+def _names(digests: Mapping[str, Any]) -> list[str]:
+    """What an entry with these digests may be called, the usual name first."""
+    order = [DEFAULT, *(name for name in STRONG if name != DEFAULT)]
+    return [f"{name}-{digests[name]}" for name in order if isinstance(digests.get(name), str)]
+
+
+def _digest(fd: int, size: int) -> str:
+    hasher, position = hashlib.new(DEFAULT), 0
+    while position < size and (chunk := os.pread(fd, _CHUNK, position)):
+        hasher.update(chunk)
+        position += len(chunk)
+    return hasher.hexdigest()
 
 
 def _note(key: str) -> str:

@@ -99,7 +99,7 @@ class CacheLayer:
             return
         keys = self._entitlement.keys(image)
         try:
-            stored = self._cache.store(part.fileno(), size, evidence, keys)
+            stored = self._cache.store(part.fileno(), size, evidence, keys, image)
         except (OSError, ConfigError) as error:
             LOG.warning("%s is not cached: %s", redact(self._ref), error)
         else:
@@ -128,11 +128,13 @@ class CacheLayer:
             )
         keys = self._entitlement.keys(reader.image)
         try:
-            stored = self._cache.store_chunks(reader, reader.size, lambda: reader.evidence, keys)
+            name = self._cache.store_chunks(
+                reader, reader.size, lambda: reader.evidence, keys, reader.image
+            )
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write to {self._cache.path}") from error
-        for cached in self._cache.entries() if stored else ():
-            if reader.evidence.get(cached.algorithm) == cached.digest:
+        for cached in self._cache.entries() if name else ():
+            if cached.name == name:
                 return cached
         raise DestinationError(
             f"{reader.image.ref} has {reader.size} bytes, and the cache has no room for it",

@@ -1,4 +1,4 @@
-"""The destination may be the image already: then the backend is asked once, and nothing is fetched.
+"""The destination may be the image already: then the backend is asked, and nothing is fetched.
 
 What proves it is never the time of a file. Either a strong digest, or a signature, is required of
 the image, and holds for the bytes of the file; or an earlier download noted at the file which
@@ -12,19 +12,22 @@ the file system has none, only a required digest can prove anything.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
+from imagebroker.exceptions import Cancelled, ImageBrokerError, ImageChanged, TransferTimeout
 from imagebroker.model.image import Image
 from imagebroker.system.file_state import FileState
 from imagebroker.transfer.fetch.candidates import insecurity
+from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.layers.entitlement import Entitlement
+from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.transfer import Transfer
@@ -80,7 +83,10 @@ class Presence(Protocol):
     """What is at the destination of one call."""
 
     def find(self, transfer: Transfer) -> Found | None:
-        """The image, if it is there already."""
+        """The image, if what is known before the backend is asked tells that it may be there."""
+
+    def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
+        """The image, if the record of what was opened tells that it is there."""
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         """The image is about to be put in place."""
@@ -92,6 +98,9 @@ class Unknown:
     def find(self, transfer: Transfer) -> Found | None:
         return None
 
+    def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
+        return None
+
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         pass
 
@@ -100,18 +109,40 @@ UNKNOWN = Unknown()
 
 
 class PresentAtPath:
-    """A path, as far as it can be looked at."""
+    """A path, as far as it can be looked at.
+
+    Where nothing could prove the file to be the image, the backend is asked no more often than for
+    a path at which there is nothing.
+    """
 
     def __init__(self, part: PartFile, entitlement: Entitlement, unpacked: str | None) -> None:
         self._part, self._entitlement, self._unpacked = part, entitlement, unpacked
 
     def find(self, transfer: Transfer) -> Found | None:
         """:raises Cancelled, TransferTimeout: of the caller and the deadline."""
+        return self._looked(lambda fd: self._by_digest(fd, transfer))
+
+    def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
+        """:raises Cancelled, TransferTimeout: of the caller and the deadline."""
+        record = transfer.demands.served is None  # else the bytes of it are on their way already
+        if not record or self._unpacked is not None or not fetch.required.proves_all:
+            return None
+        return self._looked(lambda fd: self._by_record(fd, fetch, transfer))
+
+    def _looked(self, look: Callable[[int], Found | None]) -> Found | None:
         fd = self._part.open_present()
         if fd < 0:
             return None
         try:
-            return self._look(fd, transfer)
+            there = os.fstat(fd)
+            # Another user could change it at any time.
+            mine = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+            if not mine:
+                return None
+            state = FileState.of(fd)
+            found = look(fd)
+            state.check_same(fd, os.fsdecode(self._part.path))
+            return found
         except (Cancelled, TransferTimeout):
             raise
         except (ImageBrokerError, OSError):
@@ -119,25 +150,55 @@ class PresentAtPath:
         finally:
             close(fd)
 
-    def _look(self, fd: int, transfer: Transfer) -> Found | None:
-        there, note, demands = os.fstat(fd), Note.read(fd), transfer.demands
-        if not stat.S_ISREG(there.st_mode) or there.st_uid != os.geteuid():
-            return None  # another user may write to it at any time
-        digest = demands.served is None or any(c.algorithm in STRONG for c in demands.checksums)
-        if note is None and (not digest or self._unpacked is not None):
-            return None  # nothing could prove it: the backend need not be asked
+    def _by_digest(self, fd: int, transfer: Transfer) -> Found | None:
+        """What the caller, or a note at the file, says of its bytes."""
+        note, size = Note.read(fd), os.fstat(fd).st_size
+        strong = (c for c in transfer.demands.checksums if c.algorithm in STRONG)
+        wanted = {each.algorithm: each.digest for each in strong}
+        if self._unpacked is None and wanted:
+            if note is not None and any(
+                note.digests.get(name, digest) != digest for name, digest in wanted.items()
+            ):
+                return None  # an earlier version
+        elif note is None or note.resource != self._entitlement.resource.unsigned:
+            return None
+        else:
+            wanted = {DEFAULT: note.stored}
+        digests = _digests(fd, wanted, transfer.watch)
+        if digests != wanted:
+            return None
         image = self._entitlement.ask()
         if image is None:
             return None
-        required = transfer.arriving.for_image(demands.record or image, transfer.watch.check)
-        known = note if note is not None and self._is_of(note, image) else None
-        checks = self._checks(required, known, transfer)
-        if checks is None or (self._unpacked is None and image.size not in (None, there.st_size)):
+        if self._unpacked is None and image.size not in (None, size):
             return None
-        evidence = _read(fd, there.st_size, checks, transfer)
-        if self._part.keep_present(fd):
-            return Found(there.st_size, demands.record or image, evidence)
-        return None
+        required = transfer.arriving.for_image(
+            transfer.demands.record or image, transfer.watch.check
+        )
+        if self._unpacked is not None or not required.proves_all:
+            known = note if note is not None and self._is_of(note, image) else None
+            required = self._proven(required, known, transfer) or required
+            if known is None or required.signature is not None:
+                return None
+        evidence = _evidence(fd, size, required, digests, transfer)
+        return self._kept(fd, size, image, evidence, transfer)
+
+    def _by_record(self, fd: int, fetch: Fetch, transfer: Transfer) -> Found | None:
+        size = os.fstat(fd).st_size
+        if fetch.image.size not in (None, size):
+            return None
+        evidence = _read(fd, size, fetch.required, transfer)
+        if self._entitlement.ask() is None:
+            return None
+        return self._kept(fd, size, fetch.image, evidence, transfer)
+
+    def _kept(
+        self, fd: int, size: int, image: Image, evidence: dict[str, Any], transfer: Transfer
+    ) -> Found | None:
+        if not self._part.keep_present(fd):
+            return None
+        evidence |= insecurity(transfer.candidates, {})
+        return Found(size, transfer.demands.record or image, evidence)
 
     def _is_of(self, note: Note, image: Image) -> bool:
         """Whether it says that the file was made of what the backend has now."""
@@ -148,21 +209,18 @@ class PresentAtPath:
             and note.version == image.version
         )
 
-    def _checks(self, required: Required, note: Note | None, transfer: Transfer) -> Required | None:
-        """What must hold for the bytes of the file; None if nothing proves it."""
-        if self._unpacked is None and required.proves_all:
-            return required
+    def _proven(self, required: Required, note: Note | None, transfer: Transfer) -> Required | None:
+        """What must hold for the bytes of the file that the note proves; None if it does not."""
         if note is None:
             return None
-        remembered = Checksum(DEFAULT, note.stored, "the version stored before")
+        stored = Checksum(DEFAULT, note.stored, "the version stored before")
         if self._unpacked is None:
-            return replace(required, checksums=(*required.checksums, remembered))
+            return replace(required, checksums=(*required.checksums, stored))
         # What is required is required of the compressed data, which is not here any more.
-        held = all(note.digests.get(c.algorithm) == c.digest for c in required.checksums)
-        if required.signature is not None or not held:
-            return None
+        if any(note.digests.get(c.algorithm) != c.digest for c in required.checksums):
+            raise ImageChanged(f"{required.ref}: another digest is required")
         formats = transfer.demands.formats
-        return replace(required, checksums=(remembered,), formats=formats, declared=None)
+        return replace(required, checksums=(stored,), formats=formats, declared=None)
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         stored = evidence.get(DEFAULT if self._unpacked is None else "decompressed_sha256")
@@ -173,16 +231,44 @@ class PresentAtPath:
         Note(resource, image.version, stored, digests, self._unpacked).write(self._part.fileno())
 
 
+def _digests(fd: int, wanted: Iterable[str], watch: Watch) -> dict[str, str]:
+    """The digests of a file with these algorithms."""
+    hashers = {name: hashlib.new(name) for name in wanted}
+    for chunk in _chunks(fd, watch):
+        for hasher in hashers.values():
+            hasher.update(chunk)
+    return {name: hasher.hexdigest() for name, hasher in hashers.items()}
+
+
+def _evidence(
+    fd: int, size: int, required: Required, digests: Mapping[str, str], transfer: Transfer
+) -> dict[str, Any]:
+    """The evidence about a file with these digests. It is read again only if something is required
+    that they do not tell.
+
+    :raises VerificationError: the file is not what is required.
+    """
+    if required.signature is not None or any(
+        digests.get(c.algorithm) != c.digest for c in required.checksums
+    ):
+        return _read(fd, size, required, transfer)
+    found = required.inspected(fd, size)
+    against = tuple(str(each) for each in required.checksums)
+    return {**found, **digests, "checked_against": against}
+
+
 def _read(fd: int, size: int, required: Required, transfer: Transfer) -> dict[str, Any]:
     """The evidence over all bytes of a file. :raises VerificationError: they are others."""
-    watch, position = transfer.watch, 0
-    state = FileState.of(fd)
     with closing(required.start(size)) as checks:
-        while chunk := os.pread(fd, _CHUNK, position):
-            watch.check()
-            watch.report("verify")
+        for chunk in _chunks(fd, transfer.watch):
             checks.feed(chunk)
-            position += len(chunk)
-        evidence = checks.evidence()
-    state.check_same(fd, required.ref)
-    return evidence | insecurity(transfer.candidates, {})
+        return checks.evidence()
+
+
+def _chunks(fd: int, watch: Watch) -> Iterator[bytes]:
+    position = 0
+    while chunk := os.pread(fd, _CHUNK, position):
+        watch.check()
+        watch.report("verify")
+        yield chunk
+        position += len(chunk)

@@ -11,13 +11,10 @@ from typing import Any
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 
-from imagebroker.exceptions import PolicyViolation, TransferError
-from imagebroker.http.client import REDIRECTS, Client, user_agent
+from imagebroker.exceptions import TransferError
+from imagebroker.http.client import REDIRECTS, Client
+from imagebroker.http.lent import Lent, fields_for
 from imagebroker.http.loaded import as_urllib3, fields_of
-from imagebroker.http.urls import Url
-
-#: What our connections decide.
-_OURS = frozenset({"expect", "accept-encoding", "connection", "host"})
 
 
 class BotocoreSession:
@@ -27,9 +24,7 @@ class BotocoreSession:
         """:param origins: URLs whose scheme, host and port are the only ones asked; any if empty.
         :param limit: bytes of an answer that is loaded; the host's `max_answer` by default.
         """
-        self._client = client
-        self._origins = {Url.parse(each).origin for each in origins}
-        self._limit = client.host.limits.max_answer if limit is None else limit
+        self._lent = Lent(client, origins, limit, "signed requests")
         self._pools = client.pools()
 
     def send(self, request: AWSPreparedRequest) -> AWSResponse:
@@ -37,21 +32,9 @@ class BotocoreSession:
 
         :raises PolicyViolation, TransferError, NotAuthorized: as `Pools.send`.
         """
-        place = self._client.start(str(request.url))
-        if self._origins and place.url.origin not in self._origins:
-            raise PolicyViolation(
-                f"signed requests would be sent on to {place.url.site}",
-                hint="if that is the right server, name it in the option for the server's URL",
-            )
+        place = self._lent.place(str(request.url))
         # Not the client's own credentials: the signature is in the headers.
-        fields = [("Host", place.url.netloc), ("Accept-Encoding", "identity")]
-        fields += [
-            (name, value.decode("latin-1") if isinstance(value, bytes) else str(value))
-            for name, value in request.headers.items()
-            if name.lower() not in _OURS
-        ]
-        if not any(name.lower() == "user-agent" for name, _ in fields):
-            fields.append(("User-Agent", user_agent()))
+        fields = fields_for(place, request.headers.items())
         answer = self._pools.send(request.method, place, fields, request.body)
         if answer.head.status in REDIRECTS and answer.head.get("x-amz-bucket-region") is None:
             answer.close()
@@ -61,7 +44,7 @@ class BotocoreSession:
                 retryable=False,
             )
         stream = request.stream_output and answer.head.status < 300
-        made = as_urllib3(answer, None if stream else self._limit)
+        made = as_urllib3(answer, None if stream else self._lent.limit)
         return AWSResponse(request.url, answer.head.status, HeadersDict(fields_of(answer)), made)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ could be made to disagree; about everything else as lenient as curl. docs/securi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from string import ascii_letters, digits
 from typing import NamedTuple
 
@@ -138,6 +138,14 @@ class HeadLines:
 
     def _malformed(self, line: str) -> Malformed:
         return Malformed(f"{self._peer} sent a malformed header: {printable(line, 60)!r}")
+
+
+def joined(fields: Iterable[Field]) -> dict[str, str]:
+    """As one message has them: each name once."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def check_trailer(peer: str, line: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from urllib3 import HTTPResponse
 
+from imagebroker.http.head import joined
 from imagebroker.http.pools import Answer
 
 
@@ -24,8 +25,8 @@ def as_urllib3(answer: Answer, limit: int | None) -> HTTPResponse:
 
 def fields_of(answer: Answer) -> dict[str, str]:
     """The headers of an answer, each name once, without cookies."""
-    found: dict[str, str] = {}
-    for name, value in answer.head.fields:
-        if name not in ("set-cookie", "set-cookie2"):
-            found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+    return joined(
+        (name, value)
+        for name, value in answer.head.fields
+        if name not in ("set-cookie", "set-cookie2")
+    )

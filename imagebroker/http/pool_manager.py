@@ -10,13 +10,9 @@ from typing import Any
 
 from urllib3 import BaseHTTPResponse, PoolManager
 
-from imagebroker.exceptions import PolicyViolation
-from imagebroker.http.client import Client, user_agent
+from imagebroker.http.client import Client
+from imagebroker.http.lent import Lent, fields_for
 from imagebroker.http.loaded import as_urllib3
-from imagebroker.http.urls import Url
-
-#: What our connections decide.
-_OURS = frozenset({"accept-encoding", "connection", "expect", "host"})
 
 
 class Manager(PoolManager):
@@ -24,9 +20,7 @@ class Manager(PoolManager):
 
     def __init__(self, client: Client, origins: frozenset[str], limit: int | None) -> None:
         super().__init__()
-        self._client = client
-        self._origins = {Url.parse(each).origin for each in origins}
-        self._limit = client.host.limits.max_answer if limit is None else limit
+        self._lent = Lent(client, origins, limit, "credentials")
         self._own = client.pools()
 
     def urlopen(  # type: ignore[override]
@@ -36,19 +30,10 @@ class Manager(PoolManager):
 
         :raises PolicyViolation, TransferError, NotAuthorized: as `Pools.send`.
         """
-        place = self._client.start(url)
-        if self._origins and place.url.origin not in self._origins:
-            raise PolicyViolation(
-                f"credentials would be sent on to {place.url.site}",
-                hint="if that is the right server, name it in the option for the server's URL",
-            )
-        given = how.get("headers") or self.headers or {}
-        fields = [(n, str(v)) for n, v in given.items() if n.lower() not in _OURS]
-        if not any(name.lower() == "user-agent" for name, _ in fields):
-            fields.append(("User-Agent", user_agent()))
-        every = [("Host", place.url.netloc), ("Accept-Encoding", "identity"), *fields]
+        place = self._lent.place(url)
+        every = fields_for(place, (how.get("headers") or self.headers or {}).items())
         answer = self._own.send(method, place, every, how.get("body"))
-        return as_urllib3(answer, self._limit if how.get("preload_content", True) else None)
+        return as_urllib3(answer, self._lent.limit if how.get("preload_content", True) else None)
 
     def clear(self) -> None:
         super().clear()

@@ -17,7 +17,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.http.buffers import Buffers
-from imagebroker.http.head import Field, Head, Malformed
+from imagebroker.http.head import Field, Head, Malformed, joined
 from imagebroker.http.tls import Tls
 from imagebroker.http.urls import Place, Url
 from imagebroker.http.wire import Handle, Wire
@@ -135,7 +135,7 @@ class Pools:
         if method not in _SAFE:
             self._forget_idle()
         while True:
-            request = Request(_joined(every), target, patience)
+            request = Request(joined(every), target, patience)
             try:
                 answer = self._exchange(method, place, proxy, request, body)
             except TransferError as error:
@@ -315,14 +315,6 @@ def _unsendable(peer: str) -> Iterator[None]:
 
 def _has_os_error(error: BaseException) -> bool:
     return any(isinstance(each, OSError) for each in error.args)
-
-
-def _joined(fields: Sequence[Field]) -> dict[str, str]:
-    """As a request has them, each name once."""
-    found: dict[str, str] = {}
-    for name, value in fields:
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
 
 
 def _head(response: BaseHTTPResponse) -> Head:

@@ -8,7 +8,7 @@ function __imagebroker_words
     while test $at -le (count $words)
         set -l word $words[$at]
         set at (math $at + 1)
-        if contains -- $word --log-file --config-file
+        if contains -- $word --log-file --config-file --metrics-file
             set at (math $at + 1)
         else if not string match -q -- '-*' $word
             set -a command $word
@@ -50,6 +50,7 @@ complete -c imagebroker -n '__imagebroker_at \'\'' -l log-file -d 'Specify a fil
 complete -c imagebroker -n '__imagebroker_at \'\'' -s h -l help -d 'Show help message and exit.'
 complete -c imagebroker -n '__imagebroker_at \'\'' -l debug -d 'Show tracebacks on errors.'
 complete -c imagebroker -n '__imagebroker_at \'\'' -l config-file -d 'config file to use (default: the first that exists of $XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; the first of these overlays the personal defaults; any other denies what it does not allow)' -r -F
+complete -c imagebroker -n '__imagebroker_at \'\'' -l metrics-file -d 'write metrics of this run there, for the textfile collector of node-exporter, which reads *.prom' -r -F
 complete -c imagebroker -n '__imagebroker_at \'\'' -a download -d 'Download an image to a file, or to standard output, and verify it'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a show -d 'Show the record of an image'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a list -d 'List images: by default the active ones that are not hidden'
@@ -283,7 +284,7 @@ complete -c imagebroker -n '__imagebroker_at \'purge\'' -l dry-run -d 'list what
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
-complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at'
+complete -c imagebroker -n '__imagebroker_at \'cache list\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at names refs'
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'cache list\'' -l print-empty -d 'Print empty table if there is no data to show.'
@@ -305,7 +306,7 @@ complete -c imagebroker -n '__imagebroker_at \'cache verify\'' -l sort-ascending
 complete -c imagebroker -n '__imagebroker_at \'cache verify\'' -l sort-descending -d 'sort the column(s) in descending order'
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
-complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at'
+complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at names refs'
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -l print-empty -d 'Print empty table if there is no data to show.'
@@ -318,7 +319,7 @@ complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -l to -d 'remove i
 complete -c imagebroker -n '__imagebroker_at \'cache prune\'' -l unused -d 'also remove images that were not used for DAYS days; 0 removes all' -x
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
-complete -c imagebroker -n '__imagebroker_at \'cache load\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at'
+complete -c imagebroker -n '__imagebroker_at \'cache load\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'checksum size used_at names refs'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l max-width -d 'Maximum display width, <1 to disable. You can also use the CLIFF_MAX_TERM_WIDTH environment variable, but the parameter takes precedence.' -x
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l print-empty -d 'Print empty table if there is no data to show.'

@@ -18,6 +18,7 @@ from imagebroker._version import VERSION
 from imagebroker.cli.commands import Commands
 from imagebroker.cli.console import NAME, Console, LogLines, unprintable
 from imagebroker.cli.exit_status import USAGE
+from imagebroker.cli.metrics_file import MetricsFile
 from imagebroker.cli.parsers import actions
 from imagebroker.exceptions import DestinationError, InvalidImageRef
 from imagebroker.redaction import redact
@@ -26,6 +27,8 @@ from imagebroker.system.person import own_folder
 if TYPE_CHECKING:
     from imagebroker.broker import Broker
     from imagebroker.config.settings import Settings
+
+LOG = logging.getLogger(__name__)
 
 _DESCRIPTION = "Get, store and list disk images, wherever they live."
 _SYSTEM_CONFIG = Path("/etc/imagebroker/imagebroker.conf")
@@ -42,6 +45,7 @@ class Application(App):
         #: Values from the command line for the options of every backend that has them.
         self.overrides: dict[str, Any] = {}
         self._handlers: list[logging.Handler] = []
+        self._metrics: MetricsFile | None = None
         super().__init__(
             description=_DESCRIPTION,
             version=VERSION,
@@ -70,6 +74,12 @@ class Application(App):
             "$XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; "
             "the first of these overlays the personal defaults; any other denies what it does "
             "not allow)",
+        )
+        parser.add_argument(
+            "--metrics-file",
+            metavar="FILE",
+            help="write metrics of this run there, for the textfile collector of node-exporter, "
+            "which reads *.prom",
         )
         return parser
 
@@ -139,7 +149,10 @@ class Application(App):
             factory, name, rest = self.command_manager.find_command(argv)
         except ValueError:
             return self.refuse(argv[0])
+        status = USAGE
         try:
+            if self.options.metrics_file:
+                self._metrics = MetricsFile(self.options.metrics_file)
             command: Command = factory(self, self.options)
             # Intermixed, so that `download REF --flag DEST` works.
             parser = command.get_parser(f"{NAME} {name}")
@@ -147,15 +160,26 @@ class Application(App):
             if unknown:
                 raise _unknown_arguments(name, parser, unknown)
             self.console.json = getattr(parsed, "formatter", None) == "json"
-            return command.run(parsed)
+            status = command.run(parsed)
         except OSError as error:  # writing our own output failed: the core has wrapped all others
-            return self.console.error(unprintable(error))
+            status = self.console.error(unprintable(error))
         except (Exception, KeyboardInterrupt) as error:
-            return self.console.error(error)
+            status = self.console.error(error)
         finally:
             if self._broker is not None:
                 self._broker.close()
+            self._write_metrics(name, status)
             self.stop_logging()
+        return status
+
+    def _write_metrics(self, command: str, status: int) -> None:
+        """The run has ended as it has: that it cannot be counted does not change that."""
+        if self._metrics is None:
+            return
+        try:
+            self._metrics.write(command, status)
+        except DestinationError as error:
+            LOG.warning("%s", error)
 
     def refuse(self, word: str) -> int:
         """Report an unknown command, and suggest the most similar one."""
@@ -193,7 +217,8 @@ class Application(App):
 
             self._broker = Broker(self._settings())
             # A short process is never scraped for metrics, and the imports would slow its start.
-            self._broker.telemetry = Telemetry(metrics=False, tracing=False)
+            others = () if self._metrics is None else (self._metrics.ended,)
+            self._broker.telemetry = Telemetry(metrics=False, tracing=False, others=others)
         return self._broker
 
     def _settings(self) -> Settings:

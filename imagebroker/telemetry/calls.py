@@ -6,7 +6,7 @@ or contexts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ class Call:
         self.verb, self.backend, self.ref = verb, backend, ref
         self._began = monotonic()
         #: Functions to call at the end.
-        self.ends: list[Callable[[Call, BaseException | None], None]] = [log.ended]
+        self.ends: list[Ended] = [log.ended]
         #: Bytes of image data that were transferred.
         self.bytes = 0
         #: Failed attempts.
@@ -42,15 +42,20 @@ class Call:
             record(self, error)
 
 
+#: Called with a call that has ended, and the exception that ended it.
+Ended = Callable[[Call, BaseException | None], None]
+
+
 class Telemetry:
     """The recorders of one broker."""
 
-    def __init__(self, *, metrics: bool, tracing: bool) -> None:
-        self._metrics, self._tracing = metrics, tracing
+    def __init__(self, *, metrics: bool, tracing: bool, others: Sequence[Ended] = ()) -> None:
+        """`others`: further functions to call when a call has ended."""
+        self._metrics, self._tracing, self._others = metrics, tracing, others
 
     def begin(self, verb: str, backend: str, ref: object = "") -> Call:
         """Begin a call of `verb` at a backend (`NAME:INSTANCE`); any thread can end it."""
-        call = Call(verb, backend, ref)
+        call = self._begun(verb, backend, ref)
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
         if self._tracing and (spans := recorders.spans()) is not None:
@@ -60,7 +65,7 @@ class Telemetry:
     @contextmanager
     def call(self, verb: str, backend: str, ref: object = "") -> Iterator[Call]:
         """The same for a block; its exceptions are recorded, and its span is the current one."""
-        call = Call(verb, backend, ref)
+        call = self._begun(verb, backend, ref)
         current: AbstractContextManager[Any] = nullcontext()
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
@@ -75,6 +80,11 @@ class Telemetry:
                 call.end(error)
                 raise
             call.end()
+
+    def _begun(self, verb: str, backend: str, ref: object) -> Call:
+        call = Call(verb, backend, ref)
+        call.ends += self._others
+        return call
 
     def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
         """What `start()` yields; the call ends with the iterator, or when the caller closes it."""

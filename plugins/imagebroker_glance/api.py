@@ -218,12 +218,19 @@ class GlanceApi:
             self._keystone.endpoints = [each for each in order if each != server] + [server]
 
 
+def _is_no_image_service(what: str, said: str) -> bool:
+    """Whether a 404 says that the server does not know the path, as Keystone does."""
+    return what == "the list of images" or "requested URL was not found" in said
+
+
 def _refusal(reply: Reply, url: str, what: str, said: str) -> ImageBrokerError:
     status = reply.status
     text = f"{what}: {origin(url)} answered {status}" + (f": {said}" if said else "")
     if 300 <= status < 400:
         return _redirected(reply, url, what)
     kind, hint = _KINDS.get(status, (BackendError, "check the image service's log"))
+    if status == 404 and _is_no_image_service(what, said):
+        hint = "no image service answers there: set endpoint to the address of Glance, or remove it"
     if kind is not BackendError:
         return kind(text, hint=hint, status=status)
     return BackendError(

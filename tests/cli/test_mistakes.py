@@ -5,94 +5,25 @@ Where the remedy is a command, an option or a line of the config file, it is app
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shlex
 import socket
-import ssl
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, ContainsAll, Equals, MatchesRegex, StartsWith
+from testtools.matchers import Contains, ContainsAll, Equals, StartsWith
 
 from tests import distributions
 from tests.cli.conftest import Inside
+from tests.cli.mistakes import DATA, DIGEST, HTTP, IMAGE, LOCAL, Person, web
 from tests.servers.certificates import write_certificates
+from tests.servers.nginx import Nginx
+from tests.servers.openstack import OpenStack
 from tests.servers.process import HOST
-from tests.servers.raw import Connection, RawServer
 from tests.servers.sshd import Sshd
-
-DATA = bytes(range(256)) * 40
-DIGEST = hashlib.sha256(DATA).hexdigest()
-IMAGE = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
-HTTP = "[imagebroker]\nenabled_schemes = http, https\nretries = 0\n[backend:http]\n"
-LOCAL = f"{HTTP}allowed_networks = 127.0.0.1\n"
-
-
-@dataclass
-class Mistake:
-    """What the command says of one."""
-
-    id: str
-    message: str
-    where: str | None
-    hint: str
-    exit_status: int
-
-    @property
-    def line(self) -> str:
-        """The line for the config file that the hint holds, `option = value`."""
-        found = re.search(r"\b([a-z_]+ = [^;(]*[^;( ])", self.hint)
-        assert found is not None, self.hint
-        return found[1]
-
-
-class Person:
-    """Makes mistakes with the command, and corrects them."""
-
-    def __init__(self, imagebroker: Inside) -> None:
-        self.run = imagebroker
-        self.work = imagebroker.work
-        self.config = imagebroker.folder / "config" / "imagebroker" / "imagebroker.conf"
-
-    def writes(self, text: str) -> None:
-        self.run.config(text)
-
-    def replaces(self, old: str, new: str) -> None:
-        self.config.write_text(self.config.read_text().replace(old, new))
-
-    def adds(self, line: str) -> None:
-        """At the end of the config file, which is in the section that it is about."""
-        self.config.write_text(f"{self.config.read_text()}{line}\n")
-
-    def fails(self, *argv: str) -> Mistake:
-        done = self.run(*argv, "-f", "json")
-        said = json.loads(done.stderr.splitlines()[-1])
-        assert_that(done.status, Equals(said["exit_status"]))
-        assert_that(said["hint"], MatchesRegex("(?s).+"), "a mistake without a remedy")
-        assert_that(
-            [name for name in os.listdir(self.work) if "imagebroker-part" in name], Equals([])
-        )
-        return Mistake(said["id"], said["message"], said["where"], said["hint"], done.status)
-
-    def succeeds(self, *argv: str) -> None:
-        done = self.run(*argv)
-        assert_that(done.status, Equals(0), done.stderr)
-
-    def types(self, line: str) -> None:
-        """A line of shell, such as a hint holds."""
-        subprocess.run(line, shell=True, check=True, capture_output=True, cwd=self.work, timeout=30)
-
-    def checks(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = self.run("check", "-f", "json").record
-        return found
 
 
 @pytest.fixture
@@ -107,23 +38,6 @@ def disk(person: Person) -> str:
     folder.mkdir()
     (folder / "disk.raw").write_bytes(DATA)
     return f"file://{folder}/disk.raw"
-
-
-@contextmanager
-def web(certificate: Path | None = None, status: str = "200 OK", port: int = 0) -> Iterator[str]:
-    """The URL of an image on a web server."""
-
-    def serve(connection: Connection, number: int) -> None:
-        connection.read_head()
-        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(DATA)}\r\nConnection: close\r\n\r\n"
-        connection.sendall(head.encode() + DATA)
-
-    tls = None
-    if certificate is not None:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(certificate)
-    with RawServer(serve, tls=tls) as server:
-        yield f"{server.url}/disk.raw"
 
 
 class TestRefs:
@@ -240,7 +154,8 @@ class TestConfiguration:
         command = re.search(r"imagebroker (.*) > (.*)", told["hint"])
         assert command is not None
         Path(command[2]).write_bytes(person.run(*shlex.split(command[1])).stdout)
-        assert_that(person.run("--config-file", missing, "check").status, Equals(1))
+        done = person.run("--config-file", missing, "check", "-f", "json")
+        assert_that(["store_dir" in row["where"] for row in done.record if row], Equals([]))
 
     def test_14_a_line_that_is_none(self, person: Person, disk: str) -> None:
         person.writes(f"{HTTP}allowed_networks 127.0.0.1\n")
@@ -532,3 +447,120 @@ class TestDestinations:
             person.succeeds("download", disk, "small/x")
         finally:
             person.types(f"umount {small}")
+
+
+class TestDeployment:
+    """What a deployer tried first."""
+
+    def test_41_an_endpoint_without_a_scheme(self, person: Person) -> None:
+        with web() as url:
+            address = url.split("/")[2]
+            person.writes(f"{LOCAL}endpoint = {address}\n")
+            said = person.fails("download", url, "x")
+            assert_that(
+                (said.id, said.where),
+                Equals(("config-error", f"{person.config}:6: [backend:http] endpoint")),
+            )
+            assert_that(said.hint, Contains(f"http://{address}/"))
+            person.replaces(address, f"http://{address}/")
+            person.succeeds("download", url, "x")
+
+    def test_42_https_for_a_server_without_tls(self, person: Person, nginx: Nginx) -> None:
+        (nginx.root / "mistake-42.raw").write_bytes(DATA)
+        person.writes(LOCAL)
+        url = nginx.url("mistake-42.raw")
+        said = person.fails("download", url.replace("http://", "https://"), "x")
+        assert_that(said.hint, Contains("write http:// instead of https://"))
+        person.succeeds("download", url, "x")
+
+    def test_43_a_backend_of_which_only_instances_are_configured(
+        self, person: Person, openstack: OpenStack
+    ) -> None:
+        person.writes(glance(openstack, section="glance:east"))
+        said = person.fails("list", "--backend", "glance")
+        assert_that(said.hint, Contains("name one of glance:east"))
+        person.succeeds("list", "--backend", "glance:east")
+
+    def test_44_keystone_as_the_endpoint(self, person: Person, openstack: OpenStack) -> None:
+        keystone = openstack.auth_url.removesuffix("v3")
+        person.writes(glance(openstack, endpoint=keystone))
+        for argv in (("list", "--backend", "glance"), ("show", f"glance:{IMAGE}")):
+            said = person.fails(*argv)
+            assert_that(said.hint, Contains("set endpoint to the address of Glance"))
+        person.replaces(f"endpoint = {keystone}", f"endpoint = {openstack.endpoint}/")
+        person.succeeds("list", "--backend", "glance")
+
+    def test_45_no_domain_of_the_user(self, person: Person, openstack: OpenStack) -> None:
+        person.writes(glance(openstack, user_domain_name=None))
+        said = person.fails("list", "--backend", "glance")
+        assert_that(said.hint, StartsWith("set user_domain_name and project_domain_name"))
+        person.adds("user_domain_name = Default")
+        person.succeeds("list", "--backend", "glance")
+
+    def test_46_no_password(self, person: Person, openstack: OpenStack) -> None:
+        right = openstack.auth_options("red")["password"]
+        person.writes(glance(openstack, password=None))
+        said = person.fails("list", "--backend", "glance")
+        assert_that(said.hint, StartsWith("set password"))
+        person.adds(f"password = {right}")
+        person.succeeds("list", "--backend", "glance")
+
+    def test_47_an_address_in_the_catalogue_that_is_not_allowed(
+        self, person: Person, openstack: OpenStack
+    ) -> None:
+        person.writes(glance(openstack, endpoint=None))
+        said = person.fails("list", "--backend", "glance")
+        assert_that(said.line, Equals(f"allowed_networks = {HOST}"))
+        person.adds(said.line)
+        person.succeeds("list", "--backend", "glance")
+
+    def test_48_two_instances_with_one_endpoint(self, person: Person) -> None:
+        person.writes(f"{LOCAL}endpoint = https://images.example/\n[backend:http:west]\n"
+                      "endpoint = https://images.example\n")  # fmt: skip
+        found = json.loads(person.run("check", "--offline", "-f", "json").stdout)
+        assert_that(
+            [(row["file"], row["where"]) for row in found],
+            Equals([(f"{person.config}:8", "[backend:http:west] endpoint")]),
+        )
+        assert_that(found[0]["remedy"], Contains("remove it from one of the two sections"))
+        person.replaces("endpoint = https://images.example\n", "")
+        assert_that(person.run("check", "--offline").status, Equals(0))
+
+    def test_49_a_host_that_known_hosts_does_not_have(self, person: Person, sshd: Sshd) -> None:
+        known = person.work / "known_hosts"
+        known.write_text("")
+        person.writes(
+            "[imagebroker]\nenabled_schemes = scp\n[backend:scp]\nrequire_strict_kex = false\n"
+            f"identity_file = {sshd.key}\nknown_hosts = {known}\n"
+            f"endpoint = scp://{sshd.user}@{sshd.host}:{sshd.port}{person.work}/\n"
+        )
+        [found] = person.checks()
+        assert_that(found["where"], Equals("[backend:scp] known_hosts"))
+        command = re.search(r"(ssh-keyscan -p \d+ \S+)", found["remedy"])
+        assert command is not None
+        person.types(f"{command[1]} >> known_hosts")
+        assert_that(person.checks(), Equals([]))
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+    def test_50_a_cache_of_another_user(self, person: Person, disk: str) -> None:
+        cache = person.run.folder / "cache"
+        cache.mkdir(mode=0o700)
+        os.chown(cache, 12345, 12345)
+        folder = Path(disk.removeprefix("file://")).parent
+        person.writes(f"[imagebroker]\nenabled_schemes = file\ncache_dir = {cache}\n"
+                      f"[backend:file]\nallowed_paths = {folder}\n")  # fmt: skip
+        person.succeeds("download", disk, "x")
+        [found] = person.checks()
+        assert_that(
+            (found["level"], found["where"]), Equals(("warning", "[imagebroker] cache_dir"))
+        )
+        person.replaces(str(cache), str(person.run.folder / "own"))
+        assert_that(person.checks(), Equals([]))
+
+
+def glance(openstack: OpenStack, section: str = "glance", **changes: str | None) -> str:
+    """A config file that works, but for the changes; None leaves an option out."""
+    right = {**openstack.auth_options("red"), "endpoint": f"{openstack.endpoint}/"}
+    options = {k: v for k, v in {**right, **changes}.items() if v is not None}
+    lines = "".join(f"{name} = {value}\n" for name, value in options.items())
+    return f"[imagebroker]\nenabled_schemes = glance\nretries = 0\n[backend:{section}]\n{lines}"

@@ -20,6 +20,7 @@ def as_urllib3(answer: Answer, limit: int | None) -> HTTPResponse:
     return HTTPResponse(
         body, headers=fields_of(answer), status=answer.head.status, reason=answer.head.reason,
         preload_content=False, decode_content=False,
+        enforce_content_length=False,  # done below; an answer to HEAD has none of it
     )  # fmt: skip
 
 

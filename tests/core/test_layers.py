@@ -12,7 +12,13 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = ("imagebroker_file", "imagebroker_http", "imagebroker_scp", "imagebroker_glance")
+PLUGINS = (
+    "imagebroker_file",
+    "imagebroker_http",
+    "imagebroker_s3",
+    "imagebroker_scp",
+    "imagebroker_glance",
+)
 
 
 def test_the_contracts_in_pyproject_are_kept() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import imagebroker_file
 import imagebroker_http
+import imagebroker_s3
 import imagebroker_scp
 import pytest
 from imagebroker_glance import options as glance
@@ -44,6 +45,7 @@ def spelled(option: cfg.Opt) -> str:
         ("Every backend", backend_options()),
         ("file", imagebroker_file.OPTIONS),
         ("http", imagebroker_http.OPTIONS),
+        ("s3", imagebroker_s3.OPTIONS),
         ("scp", imagebroker_scp.OPTIONS),
         ("glance", [o for o in glance.OWN if o.dest not in NOT_SUPPORTED]),
     ],

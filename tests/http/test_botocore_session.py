@@ -115,3 +115,10 @@ def test_the_environment_and_its_proxies_are_not_used(
     with serving(answer(b"data")) as server:
         found = clients(server.url).get_object(Bucket="b", Key="k")
         assert_that(found["Body"].read(), Equals(b"data"))
+
+
+def test_an_answer_to_head_has_a_length_and_no_body(clients: Any) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nx-amz-meta-a: b\r\n\r\n"
+    with serving(head) as server:
+        found = clients(server.url).head_object(Bucket="b", Key="k")
+        assert_that((found["ContentLength"], found["Metadata"]), Equals((1000, {"a": "b"})))

@@ -20,6 +20,7 @@ from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
 from tests.servers import squid as squid_server
 from tests.servers import sshd as sshd_server
+from tests.servers import swift as swift_server
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -50,6 +51,14 @@ def apache() -> Iterator[apache_server.Apache]:
     """Apache; put files below ``apache.root``, under names that no other test uses."""
     require(apache_server.missing())
     with apache_server.Apache() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift() -> Iterator[swift_server.Swift]:
+    """Swift with its S3 API; make a bucket that no other test uses."""
+    require(swift_server.missing())
+    with swift_server.Swift() as server:
         yield server
 
 

@@ -1,0 +1,41 @@
+"""The options of `[backend:s3]`."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from imagebroker.plugin import http
+
+MIB = 1024 * 1024
+
+OPTIONS = (
+    cfg.StrOpt(
+        "endpoint_url",
+        help="URL of the server, for example https://s3.example.org. AWS if empty."),
+    cfg.StrOpt("region", help="Region of the server; us-east-1 if empty."),
+    cfg.StrOpt(
+        "access_key",
+        help="Access key id. Without one, requests are anonymous; if there is no config file, the "
+        "keys of the environment and of the AWS profile are used."),
+    cfg.StrOpt("secret_key", secret=True, help="Secret key. Keep the config file private."),
+    cfg.StrOpt("session_token", secret=True, help="Session token of temporary keys."),
+    cfg.StrOpt(
+        "addressing_style", default="auto", choices=["auto", "path", "virtual"],
+        help="Whether the bucket is in the path of URLs or in the name of the host. auto: in the "
+        "path where endpoint_url is set, in the host name for AWS."),
+    cfg.StrOpt(
+        "create_in", metavar="BUCKET[/PREFIX]",
+        help="Where create stores images and list looks for them."),
+    cfg.IntOpt(
+        "part_size", default=8, min=5, max=5120,
+        help="MiB in one part of an upload; more if an image would have more than 10000 parts."),
+    cfg.IntOpt(
+        "parallel_parts", default=4, min=1, max=32,
+        help="Parts that are uploaded at once. Each one is in memory."),
+    cfg.StrOpt(
+        "state_dir",
+        help="Directory that remembers uploads: one that was killed goes on in the next call, with "
+        "the parts that the server has. Without it, such a call begins again."),
+    # Basic authentication is no way to log in to S3.
+    *(option for option in http.OPTIONS if option.dest not in ("username", "password")),
+)  # fmt: skip

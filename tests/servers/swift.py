@@ -1,0 +1,193 @@
+"""Swift with its S3 API, on one node: tempauth, four servers and a memcached.
+
+boto3 talks to it with the access key `broker:broker`. tests/install-servers puts Swift into a virtual
+environment of its own; memcached comes from the distribution.
+"""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.servers.openstack_service import cache_directory
+from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retried
+
+ACCESS_KEY, SECRET_KEY = "broker:broker", "canary-of-the-swift-test-3301"
+#: Its servers, and what each one's configuration has beside the common part.
+_STORAGE = {"object": "[object-expirer]", "container": "[container-sync]", "account": ""}
+_FILTERS = {
+    "catch_errors": "catch_errors", "gatekeeper": "gatekeeper", "healthcheck": "healthcheck",
+    "cache": "memcache", "listing_formats": "listing_formats", "bulk": "bulk",
+    "tempurl": "tempurl", "s3api": "s3api", "tempauth": "tempauth", "copy": "copy", "slo": "slo",
+    "dlo": "dlo", "versioned_writes": "versioned_writes", "symlink": "symlink",
+}  # fmt: skip
+#: Swift reads /etc/swift/swift.conf at import, whatever it is told.
+_LAUNCH = """
+import runpy, sys
+import swift.common.utils
+swift.common.utils.SWIFT_CONF_FILE = sys.argv[1]
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def _environment() -> Path:
+    """The virtual environment with Swift."""
+    return cache_directory() / "swift"
+
+
+def missing() -> str | None:
+    """What to install, in a sentence; None if everything is there."""
+    if not (_environment() / "bin" / "swift-proxy-server").exists():
+        return "install Swift: tests/install-servers"
+    if shutil.which("memcached") is None:
+        return "install memcached: tests/install-servers"
+    return None
+
+
+class Swift:
+    """Use it as a context manager."""
+
+    region = "us-east-1"
+
+    def __init__(self) -> None:
+        self._processes: list[ServerProcess] = []
+        self._folder = Path(tempfile.mkdtemp(prefix="imagebroker-swift-"))
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def options(self, **others: Any) -> dict[str, Any]:
+        """Those of an s3 backend."""
+        keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
+        return {"endpoint_url": self.url, **keys, **others}
+
+    def client(self) -> Any:
+        """A client of boto3's own, with its own connections: the other side."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.session.Session().client(
+            "s3", endpoint_url=self.url, region_name=self.region,
+            aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+            config=Config(
+                s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        try:
+            retried(self._attempt)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _attempt(self) -> None:
+        self._stop()
+        self.port, self._cache, *ports = free_ports(5)
+        self._ports = dict(zip(_STORAGE, ports, strict=True))
+        self._configure()
+        self._start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _stop(self) -> None:
+        while self._processes:
+            self._processes.pop().stop()
+
+    def _end(self) -> None:
+        self._stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _configure(self) -> None:
+        folder = self._folder
+        for name in ("node/d1", "cache"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._write(
+            "swift.conf",
+            "[swift-hash]\nswift_hash_path_prefix = t\nswift_hash_path_suffix = t\n"
+            "[storage-policy:0]\nname = one\ndefault = yes\n",
+        )
+        bin_folder = _environment() / "bin"
+        for kind, port in self._ports.items():
+            builder = [bin_folder / "swift-ring-builder", folder / f"{kind}.builder"]
+            for step in (
+                ["create", "4", "1", "1"], ["add", f"r1z1-{HOST}:{port}/d1", "100"], ["rebalance"],
+            ):  # fmt: skip
+                subprocess.run([*builder, *step], check=True, capture_output=True, timeout=60)
+            self._write(
+                f"{kind}.conf",
+                self._common(port) + f"devices = {folder}/node\nmount_check = false\n"
+                f"disable_fallocate = true\nfallocate_reserve = 0\n"
+                f"recon_cache_path = {folder}/cache\n"
+                f"[pipeline:main]\npipeline = {kind}-server\n"
+                f"[app:{kind}-server]\nuse = egg:swift#{kind}\n{_STORAGE[kind]}\n",
+            )
+        own = {
+            "tempauth": f"user_broker_broker = {SECRET_KEY} .admin\nstorage_url_scheme = http\n",
+            "s3api": f"s3_acl = false\nmin_segment_size = 5242880\nlocation = {self.region}\n",
+            "cache": f"memcache_servers = {HOST}:{self._cache}\n",
+            "versioned_writes": "allow_versioned_writes = true\nallow_object_versioning = true\n",
+        }
+        filters = "".join(
+            f"[filter:{name}]\nuse = egg:swift#{egg}\n{own.get(name, '')}"
+            for name, egg in _FILTERS.items()
+        )
+        self._write(
+            "proxy.conf",
+            self._common(self.port)
+            + f"[pipeline:main]\npipeline = {' '.join(_FILTERS)} proxy-server\n"
+            "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
+            f"allow_account_management = true\n{filters}",
+        )
+
+    def _common(self, port: int) -> str:
+        return (
+            f"[DEFAULT]\nswift_dir = {self._folder}\nbind_ip = {HOST}\nbind_port = {port}\n"
+            f"workers = 0\nuser = {getpass.getuser()}\nlog_address = {self._folder}/none\n"
+        )
+
+    def _write(self, name: str, text: str) -> None:
+        (self._folder / name).write_text(text)
+
+    def _start(self) -> None:
+        memcached = ["memcached", "-l", HOST, "-p", str(self._cache), "-U", "0", "-m", "16"]
+        if getpass.getuser() == "root":
+            memcached += ["-u", "nobody"]
+        self._launch("memcached", memcached)
+        bin_folder = _environment() / "bin"
+        for kind in (*_STORAGE, "proxy"):
+            self._launch(
+                kind,
+                [str(bin_folder / "python"), "-W", "ignore", "-c", _LAUNCH, str(self._folder / "swift.conf"),
+                 str(bin_folder / f"swift-{kind}-server"), str(self._folder / f"{kind}.conf")],
+            )  # fmt: skip
+        self._processes[-1].wait_until(self._answers, seconds=60)
+
+    def _launch(self, name: str, argv: list[str]) -> None:
+        self._processes.append(
+            ServerProcess(argv, log=self._folder / f"{name}.log", cwd=self._folder)
+        )
+
+    def _answers(self) -> bool:
+        if not all(map(accepts, (self.port, self._cache, *self._ports.values()))):
+            return False
+        try:
+            self.client().list_buckets()
+        except Exception:
+            return False
+        return True

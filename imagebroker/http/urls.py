@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+from imagebroker.model.reference import DEFAULT_PORTS
+
 _URL = (
     r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
@@ -29,7 +30,7 @@ class Url(NamedTuple):
         match = re.fullmatch(_URL, text)
         if match is None:
             raise ValueError("not an http or https URL")
-        port = int(match["port"] or _DEFAULT_PORTS[match["scheme"]])
+        port = int(match["port"] or DEFAULT_PORTS[match["scheme"]])
         return cls(
             text,
             match["scheme"],
@@ -48,7 +49,7 @@ class Url(NamedTuple):
     def netloc(self) -> str:
         """Host and port as they stand in a Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def site(self) -> str:

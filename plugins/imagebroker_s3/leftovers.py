@@ -20,7 +20,8 @@ def abandoned(
     dry_run: bool,
 ) -> Iterator[Image]:
     """Abort the uploads that are so many seconds old; yields what each would have become."""
-    latest = datetime.now(UTC) - timedelta(seconds=older_than)
+    # Servers say whole seconds, and Swift rounds them up.
+    latest = datetime.now(UTC) - timedelta(seconds=older_than - 1)
     for upload in list(_uploads(server, bucket, prefix)):
         key, begun = str(upload["Key"]), upload["Initiated"].astimezone(UTC)
         if begun > latest:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, Not
+from testtools.matchers import Equals, Not
 
 import imagebroker
+from imagebroker.backends.boundary import Boundary
+from imagebroker.config.settings import Settings, parse_backend
 from imagebroker.exceptions import InvalidImageRef, PolicyViolation, SchemeNotEnabled
 from imagebroker.model.reference import in_form, parse
-from imagebroker.policy.addresses import Policy
+from imagebroker.registry import Registry
 from imagebroker.transfer.layers.entitlement import Resource
 from tests.distributions import install
 
@@ -95,29 +97,29 @@ def test_what_is_wrong_with_a_name_is_said(
         broker.resolve(ref)
 
 
-def _policy(broker: imagebroker.Broker, backend: str) -> Policy:
-    with broker._call() as call:
-        return call.routes.named(backend).host.policy
+def _boundary(folder: Path, config: str, title: str) -> Boundary:
+    path = folder / "buckets.conf"
+    path.write_text(config)
+    return Registry(Settings.from_file(path)).backend(parse_backend(title))
 
 
 @pytest.mark.promise("C6")
-def test_servers_that_a_plugin_names_are_allowed_as_they_are(broker: imagebroker.Broker) -> None:
-    found = _policy(broker, "bucket").configured
+@pytest.mark.usefixtures("broker")
+def test_servers_that_a_plugin_names_are_allowed_as_they_are(tmp_path: Path) -> None:
+    found = _boundary(tmp_path, CONFIG, "bucket").host.policy.configured
     expected = {("10.1.2.3", 9000), ("10.1.2.4", 9000), ("10.1.2.5", 80)}
     assert_that(set(found), Equals(expected))
-    assert_that(_policy(broker, "bucket:west").configured, Not(Contains(("10.1.2.3", 9000))))
+    west = _boundary(tmp_path, CONFIG, "bucket:west").host.policy.configured
+    assert_that(set(west), Equals({("10.9.9.9", 9000)}))
 
 
-def test_one_name_at_two_servers_is_two_images(
-    broker: imagebroker.Broker, make_broker: Any
-) -> None:
-    def resource(of: imagebroker.Broker) -> Resource:
-        with of._call() as call:
-            backend = call.routes.named("bucket")
-            ref = in_form(parse("bucket://images/key"), backend.declared.ref_form)
-            return Resource.of(backend, ref)
+@pytest.mark.usefixtures("broker")
+def test_one_name_at_two_servers_is_two_images(tmp_path: Path) -> None:
+    def resource(config: str) -> Resource:
+        backend = _boundary(tmp_path, config, "bucket")
+        ref = in_form(parse("bucket://images/key"), backend.declared.ref_form)
+        return Resource.of(backend, ref)
 
-    elsewhere = make_broker(CONFIG.replace("10.1.2.3", "10.1.2.9"))
-    again = make_broker(CONFIG)
-    assert_that(resource(broker), Equals(resource(again)))
-    assert_that(resource(broker), Not(Equals(resource(elsewhere))))
+    assert_that(resource(CONFIG), Equals(resource(CONFIG)))
+    elsewhere = CONFIG.replace("10.1.2.3", "10.1.2.9")
+    assert_that(resource(CONFIG), Not(Equals(resource(elsewhere))))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 from imagebroker.exceptions import ConfigError
 from imagebroker.redaction import printable, shown_error
@@ -30,14 +30,29 @@ def value_of(conf: cfg.ConfigOpts, group: str, option: cfg.Opt) -> Any:
         value = conf[group][option.dest]
     except Exception as error:  # types come from plugins, and may raise anything
         why, hint = explained(error)
-        if option.secret and hint == _CORRECT:
-            why = "the value is invalid"
+        if hint == _CORRECT:
+            why = "the value is invalid" if option.secret else why
+            hint = _remedy(option.type)
     else:
         if _is_number(value):
             return value
-        why, hint = f"{printable(str(value), 100)} is not a usable number", _CORRECT
+        why, hint = f"{printable(str(value), 100)} is not a usable number", _remedy(option.type)
     # Outside of the `except`: oslo.config's error, which quotes the value, must not be the cause.
     raise ConfigError(f"[{group}] {option.name}: {why}", hint=hint)
+
+
+def _remedy(kind: Any) -> str:
+    """What to write for an option of this type."""
+    kind = getattr(kind, "item_type", kind)
+    if getattr(kind, "choices", None):
+        return f"write one of {', '.join(map(str, kind.choices))}"
+    if isinstance(kind, types.Boolean):
+        return "write true or false"
+    if isinstance(kind, (types.Integer, types.Float)):
+        lowest = "" if kind.min is None else f" of at least {kind.min}"
+        what = "a whole number" if isinstance(kind, types.Integer) else "a number"
+        return f"write {what}{lowest}"
+    return _CORRECT
 
 
 def explained(error: Exception) -> tuple[str, str]:

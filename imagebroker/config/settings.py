@@ -455,7 +455,7 @@ class Settings:
         except ValueError as error:
             raise ConfigError(
                 f"[{section.group}] allowed_networks: {error}",
-                hint="write networks like 10.0.0.0/8",
+                hint="write networks or addresses, like 10.0.0.0/8 or 192.0.2.7, not names",
             ) from error
         named = [("endpoint", url) for url in self.endpoints(section)]
         named += [
@@ -537,9 +537,10 @@ def _parsed(section: Section, option: str, url: str) -> ImageRef:
     if "://" not in url:
         schemes = [section.name] if section.name in DEFAULT_PORTS else ["https", "http"]
         shown = redact(url, 200)
+        address = re.sub(r"^([^/:]+):/", r"\1/", shown)  # scp and rsync write HOST:/PATH
         raise ConfigError(
             f"{where}: {shown!r} is no URL: it has no scheme",
-            hint="write " + " or ".join(f"{scheme}://{shown}" for scheme in schemes),
+            hint="write " + " or ".join(f"{scheme}://{address}" for scheme in schemes),
         )
     try:
         return parse(url)
@@ -557,7 +558,8 @@ def _proxy_address(section: Section, text: str) -> tuple[str, int]:
         proxy = Proxy.parse(text, "option proxy")
     except ValueError as error:
         raise ConfigError(
-            f"[{section.group}] proxy: {error}", hint="write it as http://host:port"
+            f"[{section.group}] proxy: {error}",
+            hint="write it as http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT",
         ) from None
     return proxy.host, proxy.port
 

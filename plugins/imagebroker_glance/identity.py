@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import difflib
 import io
 import random
 import re
@@ -31,6 +32,7 @@ from imagebroker.plugin import (
     NotAuthorized,
     Options,
     PolicyViolation,
+    entry_points,
 )
 from imagebroker_glance import record
 from imagebroker_glance.options import backend_options, interfaces
@@ -118,6 +120,14 @@ class Keystone:
                     hint="set auth_type = password",
                 )
             return None
+        known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"{self.where}: unknown auth_type {name!r}",
+                hint=f"did you mean {near[0]}?" if near else
+                "set it to password, v3applicationcredential or token",
+            )  # fmt: skip
         first = next(iter(self.endpoints), None)
 
         def value(opt: Any) -> Any:
@@ -131,10 +141,16 @@ class Keystone:
                 f"{self.where}: unknown auth_type {name!r}",
                 hint="set it to password, v3applicationcredential or token",
             ) from error
-        except (ks.MissingRequiredOptions, ks.OptionError, TypeError, ValueError) as error:
+        except ks.MissingRequiredOptions as error:
+            missing = " and ".join(opt.dest for opt in error.options)
+            raise ConfigError(
+                f"{self.where}: auth_type is {name}, but {missing} is not set",
+                hint=f"set {missing}",
+            ) from error
+        except (ks.OptionError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{self.where}: the options of auth_type {name!r} are incomplete: {error}",
-                hint=f"see keystoneauth's documentation of {name}",
+                hint=f"set the options of {name} that it names in this section",
             ) from error
 
     def _requests_session(self) -> requests.Session:

@@ -41,14 +41,22 @@ def _check_instance(instance: Instance, hosts: list[BackendHost]) -> Iterator[Pr
     settings = instance.configuration.settings
     if settings.personal and settings.line(instance.section.group) is None:
         return  # nobody configured it: that it cannot be used is not a mistake
-    yield from (failure(_where(instance.section, error), error) for error in errors)
+    yield from (_problem(instance, error) for error in errors)
     if host is not None:
         yield from insecure.check(host)
         yield from paths.check(host, instance.backend.options)
         hosts.append(host)
 
 
-def _where(section: Section, error: ImageBrokerError) -> str:
-    """The option that the error's text begins with, or the section."""
-    match = re.match(rf"(\[{re.escape(section.group)}\] [a-z0-9_]+): ", str(error))
-    return match[1] if match else f"[{section.group}]"
+def _problem(instance: Instance, error: ImageBrokerError) -> Problem:
+    """At the option that the error's text begins with; else at the first option that it, or its
+    hint, names and that is in the file; else at the section."""
+    group = instance.section.group
+    begin = re.match(rf"\[{re.escape(group)}\](?: ([a-z0-9_]+))?: ", str(error))
+    what = re.sub(rf"^\[{re.escape(group)}\]:? ", "", str(error))
+    if begin is not None and begin[1]:
+        return failure(f"[{group}] {begin[1]}", error)
+    settings = instance.configuration.settings
+    written = {o.dest for o in instance.options if settings.line(group, o.dest) is not None}
+    named = [word for word in re.findall(r"[a-z0-9_]+", f"{what} {error.hint}") if word in written]
+    return Problem(FAILURE, f"[{group}] {named[0]}" if named else f"[{group}]", what, error.hint)

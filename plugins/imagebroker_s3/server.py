@@ -12,6 +12,12 @@ from imagebroker_s3.errors import translated
 
 #: Seconds that the URL of a download is valid: longer than any transfer may take.
 _VALID = 7 * 86400
+#: What a service's client has in place of what the environment says.
+_NOTHING = {
+    "profile": None, "config_file": os.devnull, "credentials_file": os.devnull,
+    "use_fips_endpoint": False, "use_dualstack_endpoint": False, "defaults_mode": "legacy",
+    "sigv4a_signing_region_set": None,
+}  # fmt: skip
 #: Where keys of a person may come from: not from services that botocore would connect to.
 _PERSONAL = frozenset({"env", "shared-credentials-file", "config-file"})
 
@@ -83,11 +89,12 @@ class Server:
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        options = self._options
+        options, own = self._options, self._as_a_person
         session = botocore.session.Session()
         keys = self._keys(session)
+        region = options.region or (session.get_config_variable("region") if own else None)
         style = options.addressing_style
-        if style == "auto":
+        if style == "auto" and not own:
             style = "path" if options.endpoint_url else "virtual"
         config = Config(
             signature_version="s3v4" if keys else UNSIGNED,
@@ -96,20 +103,26 @@ class Server:
             # The defaults of boto3 are refused by servers that do not know its trailers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            ignore_configured_endpoint_urls=True,
+            ignore_configured_endpoint_urls=not own,
             parameter_validation=True,
         )
         return session.create_client(
             "s3", endpoint_url=options.endpoint_url or None, config=config,
-            region_name=options.region or "us-east-1", **keys,
+            region_name=region or "us-east-1", **keys,
         )  # fmt: skip
+
+    @property
+    def _as_a_person(self) -> bool:
+        """Whether keys, region and server are those of the environment and the AWS profile."""
+        return self._host.personal and not self._options.access_key
 
     def _keys(self, session: Any) -> dict[str, str | None]:
         options = self._options
-        if options.access_key or not self._host.personal:
+        if not self._as_a_person:
             # Nothing of the environment, of ~/.aws and of the metadata service.
-            session.set_config_variable("config_file", os.devnull)
-            session.set_config_variable("credentials_file", os.devnull)
+            store = session.get_component("config_store")
+            for name, value in _NOTHING.items():
+                store.set_config_variable(name, value)
             session.get_component("credential_provider").providers = []
             if not options.access_key:
                 return {}

@@ -4,6 +4,7 @@
 
     ImageBrokerError
      ├─ InvalidImageRef          the identifier, a checksum or an argument is malformed
+     │   └─ UsageError           a wrong option or argument of the command
      ├─ ConfigError              an option is missing, unknown or invalid
      ├─ SchemeNotEnabled         the scheme is not enabled, or unknown
      ├─ BackendLoadError         the plugin of an enabled scheme cannot be loaded
@@ -106,6 +107,12 @@ class InvalidImageRef(ImageBrokerError):
     """An identifier, a checksum or an argument is malformed."""
 
     id = "invalid-image-ref"
+
+
+class UsageError(InvalidImageRef):
+    """A wrong option or argument of the command; nothing was done."""
+
+    id = "usage-error"
 
 
 class ConfigError(ImageBrokerError):

@@ -7,7 +7,6 @@ plugin that is needed, so that no other is imported.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
 import re
@@ -39,6 +38,7 @@ from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerErr
 from imagebroker.redaction import shown_error
 from imagebroker.system.exhaustion import limit_of, started
 from imagebroker.system.forks import never_finalize, tell_in_child
+from imagebroker.system.spelling import nearest
 
 LOG = logging.getLogger(__name__)
 
@@ -341,7 +341,7 @@ def _list(names: Iterable[str]) -> str:
 
 def _near(name: str, names: Iterable[str]) -> str:
     """The most similar name; empty if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)), "")
+    return next(iter(nearest(name, list(names))), "")
 
 
 def _unprovided(scheme: str, found: Iterable[str]) -> str:

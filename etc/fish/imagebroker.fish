@@ -83,16 +83,18 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-width -d 'Maxi
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l noindent -d 'whether to disable indenting the JSON'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -s o -l output -d 'the same as the argument DEST' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l overwrite -l no-overwrite -d 'replace an existing DEST'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l file-mode -d 'permissions of DEST, such as 0640 (default: those of the file it replaces, else 0666 less the umask)' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l keep-partial -l no-keep-partial -d 'keep an unfinished download in a hidden file, which the same command resumes'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l preallocate -l no-preallocate -d 'reserve disk space for the whole image before the transfer'
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l checksum -d 'digest that the image must have, such as sha256:0123..., or the URL of a SHA256SUMS file that lists it; checked in addition to the checksum in the image\'s record' -x
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l checksum -d 'digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a SHA256SUMS file that lists it, or - to read it from standard input; checked in addition to the checksum in the image\'s record' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l require-checksum -l no-require-checksum -d 'refuse an image for which no strong checksum is known (default: as configured; on for glance, off for other backends)'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allowed-formats -d 'disk formats to accept, such as qcow2,raw' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l no-check-format -d 'accept any content: text, an unsafe disk image, or another format than the declared one'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l trusted-certs -d 'require a signature whose certificate was issued by one of these certificates (ids in the key manager)' -x
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l decompress -d 'decompress the image: gzip, xz, zstd, bzip2, or auto (the default without KIND) to detect the kind from its first bytes; checksums are those of the compressed data' -r -f -a 'auto gzip xz zstd bzip2'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l decompress -d 'decompress the image, of any kind that its first bytes show, or only of one; checksums are those of the compressed data'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -a '--decompress=auto --decompress=gzip --decompress=xz --decompress=zstd --decompress=bzip2'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-size -d 'refuse an image that is larger, in bytes or like 10G' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-compression-ratio -d 'refuse an image that decompresses to more than N times its size (the first GiB is free)' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l deadline -d 'give up after this time, even if bytes still arrive' -x
@@ -104,8 +106,8 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-unknown-size
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
-complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file-mode --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 1' -F
+complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width -o --output --file-mode --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width -o --output --file-mode --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 1' -F
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -236,12 +238,13 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l owner -d '' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l member -d 'share a shared image with this project; repeatable' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l min-disk -d 'smallest disk to boot it on' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l min-ram -d 'least memory to boot it with' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l checksum -d 'digest that the image must have, such as sha256:0123..., or the URL of a SHA256SUMS file that lists it; checked in addition to the checksum in the image\'s record' -x
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l checksum -d 'digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a SHA256SUMS file that lists it, or - to read it from standard input; checked in addition to the checksum in the image\'s record' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l require-checksum -l no-require-checksum -d 'refuse an image for which no strong checksum is known (default: as configured; on for glance, off for other backends)'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allowed-formats -d 'disk formats to accept, such as qcow2,raw' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l no-check-format -d 'accept any content: text, an unsafe disk image, or another format than the declared one'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l trusted-certs -d 'require a signature whose certificate was issued by one of these certificates (ids in the key manager)' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l decompress -d 'decompress the image: gzip, xz, zstd, bzip2, or auto (the default without KIND) to detect the kind from its first bytes; checksums are those of the compressed data' -r -f -a 'auto gzip xz zstd bzip2'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l decompress -d 'decompress the image, of any kind that its first bytes show, or only of one; checksums are those of the compressed data'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -a '--decompress=auto --decompress=gzip --decompress=xz --decompress=zstd --decompress=bzip2'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-size -d 'refuse an image that is larger, in bytes or like 10G' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-compression-ratio -d 'refuse an image that decompresses to more than N times its size (the first GiB is free)' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l deadline -d 'give up after this time, even if bytes still arrive' -x
@@ -253,7 +256,7 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-unknown-size -l 
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --decompress --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
+complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -324,7 +327,7 @@ complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l max-width -d 'Ma
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l noindent -d 'whether to disable indenting the JSON'
-complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l checksum -d 'digest that the image must have' -x
+complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l checksum -d 'digest that the image must have, as for download' -x
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
 complete -c imagebroker -n '__imagebroker_at \'cache load\'; and test (__imagebroker_arguments -f --format -c --column --max-width --checksum --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// scp://'

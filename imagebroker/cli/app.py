@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cliff.app import App
 from cliff.command import Command
@@ -17,10 +16,8 @@ from cliff.help import HelpCommand
 from imagebroker._version import VERSION
 from imagebroker.cli.commands import Commands
 from imagebroker.cli.console import NAME, Console, LogLines, unprintable
-from imagebroker.cli.exit_status import USAGE
 from imagebroker.cli.metrics_file import MetricsFile
-from imagebroker.cli.parsers import actions
-from imagebroker.exceptions import DestinationError, InvalidImageRef
+from imagebroker.exceptions import DestinationError, UsageError
 from imagebroker.redaction import redact
 from imagebroker.system.person import own_folder
 
@@ -121,9 +118,8 @@ class Application(App):
     def initialize_app(self, argv: list[str]) -> None:
         """:raises SystemExit: no command was given."""
         if not argv and not self.options.deferred_help:
-            self.console.write(f"{NAME}: no command given")
-            self.console.write(f"  hint: list the commands with: {NAME} --help")
-            raise SystemExit(USAGE)
+            error = UsageError("no command given", hint=f"list the commands with: {NAME} --help")
+            raise SystemExit(self.console.error(error))
 
     def print_help_if_requested(self) -> None:
         if not self.options.deferred_help:
@@ -156,9 +152,7 @@ class Application(App):
             command: Command = factory(self, self.options)
             # Intermixed, so that `download REF --flag DEST` works.
             parser = command.get_parser(f"{NAME} {name}")
-            parsed, unknown = parser.parse_known_intermixed_args(rest)
-            if unknown:
-                raise _unknown_arguments(name, parser, unknown)
+            parsed = self._parsed(name, parser, rest)
             self.console.json = getattr(parsed, "formatter", None) == "json"
             status = command.run(parsed)
         except OSError as error:  # writing our own output failed: the core has wrapped all others
@@ -181,13 +175,35 @@ class Application(App):
         except DestinationError as error:
             LOG.warning("%s", error)
 
+    def _parsed(
+        self, name: str, parser: argparse.ArgumentParser, arguments: list[str]
+    ) -> argparse.Namespace:
+        """:raises UsageError: they are wrong."""
+
+        def refuse(message: str) -> NoReturn:
+            from imagebroker.cli.usage import refused
+
+            raise refused(name, parser, message)
+
+        setattr(parser, "error", refuse)  # noqa: B010 - argparse's would print and exit
+        try:
+            parsed, unknown = parser.parse_known_intermixed_args(arguments)
+            if unknown:
+                from imagebroker.cli.usage import unknown_arguments
+
+                raise unknown_arguments(name, parser, unknown, arguments)
+        except UsageError:
+            from imagebroker.cli.usage import asks_for_json
+
+            self.console.json = asks_for_json(arguments)
+            raise
+        return parsed
+
     def refuse(self, word: str) -> int:
-        """Report an unknown command, and suggest the most similar one."""
-        near = _nearest(word, list(self.command_manager.commands))
-        self.console.write(f"{NAME}: unknown command {word!r}")
-        self.console.write(f"  hint: did you mean {' or '.join(near)}?" if near else
-                           f"  hint: list the commands with: {NAME} --help")  # fmt: skip
-        return USAGE
+        """Report an unknown command, and suggest what was meant."""
+        from imagebroker.cli.usage import unknown_command
+
+        return self.console.error(unknown_command(word, list(self.command_manager.commands)))
 
     @property
     def config_file(self) -> Path | None:
@@ -250,28 +266,6 @@ class Help(HelpCommand):
             return super().take_action(parsed_args)
         except ValueError:
             return self.app.refuse(parsed_args.cmd[0])
-
-
-def _nearest(word: str, known: list[str]) -> list[str]:
-    """The most similar known word, and a second one if it is about as similar."""
-    found = difflib.get_close_matches(word, known, n=2)
-    likeness = [difflib.SequenceMatcher(None, word, each).ratio() for each in found]
-    return [each for each, ratio in zip(found, likeness, strict=True) if ratio > likeness[0] - 0.1]
-
-
-def _unknown_arguments(
-    name: str, parser: argparse.ArgumentParser, unknown: list[str]
-) -> InvalidImageRef:
-    word = redact(unknown[0].partition("=")[0], 100)
-    known = [s for action in actions(parser) for s in action.option_strings]
-    near = _nearest(word, known)
-    what = "option" if word.startswith("-") else "argument"
-    return InvalidImageRef(
-        f"{name}: unknown {what} {word!r}" if what == "option" else
-        f"{name}: unexpected {what} {word!r}",
-        hint=f"did you mean {' or '.join(near)}?" if near else
-        f"list the arguments and options with: {NAME} {name} --help",
-    )  # fmt: skip
 
 
 def _log_file(path: str) -> logging.FileHandler:

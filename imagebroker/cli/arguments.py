@@ -127,12 +127,24 @@ def names(text: str) -> list[str]:
     return found
 
 
+class _Attached(argparse.Action):
+    """An option whose value is optional, and attached: `--decompress=xz`. The next word is never
+    its value: it may be REF.
+    """
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, str(option_string).partition("=")[2] or AUTO)
+
+
 def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     """The options of a transfer, for download and copy."""
     parser.add_argument(
-        "--checksum", metavar="ALGORITHM:HEX|URL",
-        help="digest that the image must have, such as sha256:0123..., or the URL of a SHA256SUMS "
-        "file that lists it; checked in addition to the checksum in the image's record",
+        "--checksum", metavar="DIGEST|URL|FILE|-",
+        help="digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a "
+        "SHA256SUMS file that lists it, or - to read it from standard input; checked in addition "
+        "to the checksum in the image's record",
     )  # fmt: skip
     add_switch(
         parser, "--require-checksum",
@@ -151,9 +163,10 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "in the key manager)",
     )  # fmt: skip
     parser.add_argument(
-        "--decompress", nargs="?", const=AUTO, choices=(AUTO, *KINDS), metavar="KIND",
-        help=f"decompress the image: {', '.join(KINDS)}, or auto (the default without KIND) to "
-        "detect the kind from its first bytes; checksums are those of the compressed data",
+        "--decompress", *(f"--decompress={kind}" for kind in (AUTO, *KINDS)), nargs=0,
+        action=_Attached, dest="decompress",
+        help="decompress the image, of any kind that its first bytes show, or only of one; "
+        "checksums are those of the compressed data",
     )  # fmt: skip
     group = parser.add_argument_group("limits", "these override the config file")
     group.add_argument(
@@ -186,14 +199,27 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--rate-limit", type=size, metavar="SIZE",
         help="limit the transfer to SIZE bytes a second, such as 10M",
     )  # fmt: skip
+    # As curl and wget call it.
+    parser.add_argument("--limit-rate", type=size, dest="rate_limit", help=argparse.SUPPRESS)
     add_switch(group, "--allow-unknown-size",
                "accept an image with neither a known size nor a checksum")  # fmt: skip
     add_switch(group, "--allow-empty",
                "accept an empty image even if no record says that it is empty")  # fmt: skip
 
 
-def transfer_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The options above that were given, as keyword arguments of the broker."""
+def transfer_arguments(
+    parsed: argparse.Namespace, ref: str, called: str | None = None
+) -> dict[str, Any]:
+    """The options above that were given, as keyword arguments of the broker.
+
+    `ref`: of the image; `called`: its name, if it was named so. If a checksum was found in a local
+    list, `parsed.checksum_origin` says which.
+    """
+    parsed.checksum_origin = None
+    if parsed.checksum is not None:
+        from imagebroker.cli.checksum_argument import checksum_of
+
+        parsed.checksum, parsed.checksum_origin = checksum_of(parsed.checksum, ref, called)
     return {name: value for name in _TRANSFER if (value := getattr(parsed, name)) is not None}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from imagebroker.cli import arguments
 from imagebroker.cli.cache_entry import COLUMNS, cache_row
+from imagebroker.cli.checksum_argument import checksum_of
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.console import NAME
 from imagebroker.cli.progress import display
@@ -23,7 +24,9 @@ class CacheLoad(ShowCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="REF", help="the image")
         parser.add_argument(
-            "--checksum", metavar="ALGORITHM:HEX", help="digest that the image must have"
+            "--checksum",
+            metavar="DIGEST|URL|FILE|-",
+            help="digest that the image must have, as for download",
         )
         arguments.add_ca_file(parser)
         arguments.add_progress(parser)
@@ -32,7 +35,8 @@ class CacheLoad(ShowCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         title = redact(parsed_args.ref, 40) or NAME
         with display(parsed_args.progress, self.console, title) as shown:
-            cached = self.broker.load(
-                None, parsed_args.ref, checksum=parsed_args.checksum, progress=shown.callback
-            )
+            ref, checksum = self.ref_of(parsed_args.ref), parsed_args.checksum
+            if checksum is not None:
+                checksum = checksum_of(checksum, ref, parsed_args.ref).checksum
+            cached = self.broker.load(None, ref, checksum=checksum, progress=shown.callback)
         return COLUMNS, cache_row(COLUMNS, cached)

@@ -18,7 +18,7 @@ from imagebroker.broker import Broker
 from imagebroker.cli.app import Application
 from imagebroker.cli.console import Console
 from imagebroker.cli.output import CsvFormatter, TableFormatter, ValueFormatter
-from imagebroker.exceptions import ImageBrokerError, InvalidImageRef
+from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, UsageError
 
 
 class BrokerCommand(Command):
@@ -44,6 +44,21 @@ class BrokerCommand(Command):
     def console(self) -> Console:
         return self.application.console
 
+    def ref_of(self, text: str) -> str:
+        """The ref that `text` is, or that of the one image of this name in the default backend.
+
+        :raises InvalidImageRef, ImageNotFound: see `named_image.ref_of`.
+        """
+        from imagebroker.model.reference import parse
+
+        try:
+            parse(text)
+        except InvalidImageRef:
+            from imagebroker.cli.named_image import ref_of
+
+            return ref_of(self.broker, text)
+        return text
+
     def get_epilog(self) -> str:
         # cliff's own scans all installed distributions for the one that provides this command.
         return self._epilog or ""
@@ -52,9 +67,11 @@ class BrokerCommand(Command):
         wanted = [c.strip().lower().replace(" ", "_") for c in getattr(parsed_args, "columns", ())]
         unknown = [column for column in wanted if column not in self.column_names]
         if unknown:  # before anything is done
-            raise InvalidImageRef(
+            # curl and wget resume with -c.
+            resume = "resuming needs no -c; " if "/" in unknown[0] else ""
+            raise UsageError(
                 f"unknown column {unknown[0]!r}",
-                hint=f"choose one of {', '.join(self.column_names)}",
+                hint=f"{resume}-c takes one of {', '.join(self.column_names)}",
             )
         parsed_args.columns = wanted
         if ca_file := getattr(parsed_args, "ca_file", None):

@@ -14,7 +14,7 @@ from imagebroker.cli.command import ListCommand
 from imagebroker.cli.loaded_config import load
 from imagebroker.cli.output import Cell
 from imagebroker.config.settings import CORE_OPTIONS, GROUP, Section, Settings, backend_options
-from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
+from imagebroker.exceptions import ConfigError, ImageBrokerError, UsageError
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry
 
@@ -82,10 +82,10 @@ class ConfigShow(ListCommand):
 
 
 def _check_section(wanted: str, there: Sequence[str]) -> None:
-    """:raises InvalidImageRef: no enabled backend has such a section."""
+    """:raises UsageError: no enabled backend has such a section."""
     if wanted not in there:
         names = ", ".join(dict.fromkeys(there))
-        raise InvalidImageRef(f"unknown section [{wanted}]", hint=f"choose one of {names}")
+        raise UsageError(f"unknown section [{wanted}]", hint=f"choose one of {names}")
 
 
 def _core(settings: Settings, registry: Registry) -> Iterator[Shown]:

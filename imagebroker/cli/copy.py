@@ -35,14 +35,15 @@ class Copy(ShowCommand):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         title = redact(parsed_args.ref, 40)
+        ref = self.ref_of(parsed_args.ref)
         with display(parsed_args.progress, self.console, title) as shown:
             image = self.broker.copy(
                 None,
-                parsed_args.ref,
+                ref,
                 arguments.field_values(parsed_args),
                 backend=parsed_args.backend,
                 strict=parsed_args.strict,
                 progress=shown.callback,
-                **arguments.transfer_arguments(parsed_args),
+                **arguments.transfer_arguments(parsed_args, ref, parsed_args.ref),
             )
         return record(image, parsed_args, self.column_names)

@@ -23,7 +23,7 @@ class Delete(BrokerCommand):
         status = 0
         for ref in parsed_args.refs:
             try:
-                self.broker.delete(None, ref)
+                self.broker.delete(None, self.ref_of(ref))
             except ImageBrokerError as error:
                 failed = self.console.error(error)
                 status = status or failed

@@ -26,9 +26,9 @@ from imagebroker.exceptions import (
     BackendError,
     DestinationError,
     ImageNotFound,
-    InvalidImageRef,
     NotAuthorized,
     TransferError,
+    UsageError,
 )
 from imagebroker.redaction import redact
 from imagebroker.transfer.codecs import unpacked_name
@@ -87,9 +87,15 @@ class Download(ShowCommand):
         parser.add_argument("ref", metavar="REF", help="the image")
         parser.add_argument(
             "dest", metavar="DEST", nargs="?",
-            help="file to store it in, or - for standard output (default: the last part of REF, in "
-            "the current directory, without overwriting a file)",
+            help="file to store it in, a directory, or - for standard output (default: the current "
+            "directory); in a directory its name is the last part of REF, and no file is "
+            "overwritten",
         )  # fmt: skip
+        parser.add_argument(
+            "-o", "--output", metavar="DEST", dest="output", help="the same as the argument DEST"
+        )
+        for habit in ("--continue", "--force"):  # both are what is done without them
+            parser.add_argument(habit, action="store_true", help=argparse.SUPPRESS)
         parser.add_argument(
             "--overwrite", action=argparse.BooleanOptionalAction, default=True,
             help="replace an existing DEST",
@@ -112,6 +118,14 @@ class Download(ShowCommand):
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
+        if parsed_args.output is not None:
+            if parsed_args.dest not in (None, parsed_args.output):
+                raise UsageError(
+                    f"two destinations: {redact(parsed_args.dest, 100)!r} and --output "
+                    f"{redact(parsed_args.output, 100)!r}",
+                    hint="name one",
+                )
+            parsed_args.dest = parsed_args.output
         if parsed_args.dest != _STDOUT or not _is_one_place(1, 2):
             return super().run(parsed_args)
         # `> FILE 2>&1`: messages would end up in the image. Errors are printed all the same: then
@@ -124,22 +138,28 @@ class Download(ShowCommand):
             parsed_args.formatter = "table"
             self.formatter = TableFormatter()
         share_arenas()
-        dest, options = self._destination(parsed_args)
+        ref = self.ref_of(parsed_args.ref)
+        dest, options = self._destination(parsed_args, ref)
         title = redact(os.fsdecode(dest) if isinstance(dest, (str, bytes)) else NAME, 40)
         with display(parsed_args.progress, self.console, title) as shown:
             try:
                 done = self.broker.download(
-                    None, parsed_args.ref, dest, progress=shown.callback,
-                    **options, **arguments.transfer_arguments(parsed_args),
+                    None, ref, dest, progress=shown.callback,
+                    **options, **arguments.transfer_arguments(parsed_args, ref, parsed_args.ref),
                 )  # fmt: skip
             except DestinationError as error:
-                raise _with_better_hint(error, parsed_args) from error
+                raise _with_better_hint(error, parsed_args, dest) from error
             except (*_REFUSED, TransferError, BackendError, KeyboardInterrupt) as error:
-                self._say_how_to_go_on(error, parsed_args.ref)
+                self._say_how_to_go_on(error, ref)
                 raise
         if parsed_args.dest == _STDOUT:
             flush_output()  # before success is reported
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
+        if parsed_args.checksum_origin is not None:
+            columns["checked_against"] = tuple(
+                each.replace("the caller", parsed_args.checksum_origin)
+                for each in columns["checked_against"]
+            )
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
 
     def _say_how_to_go_on(self, error: BaseException, ref: str) -> None:
@@ -156,7 +176,7 @@ class Download(ShowCommand):
             hint = "; ".join(filter(None, [before, hint]))
         setattr(error, "hint", hint)  # noqa: B010 - it may be Ctrl-C
 
-    def _destination(self, parsed: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    def _destination(self, parsed: argparse.Namespace, ref: str) -> tuple[Any, dict[str, Any]]:
         """The destination for the broker, and the options that go with it."""
         if parsed.dest == _STDOUT:
             return self._standard_output(), {}
@@ -166,17 +186,28 @@ class Download(ShowCommand):
             "keep_partial": parsed.keep_partial,
             "preallocate": parsed.preallocate,
         }
-        if parsed.dest is not None:
+        folder = "" if parsed.dest is None else parsed.dest
+        if parsed.dest is not None and not (folder.endswith("/") or os.path.isdir(folder)):
             return parsed.dest, options
-        name = self.broker.resolve(parsed.ref).ref.file_name
+        name = self._file_name(parsed, ref)
+        if parsed.decompress is not None:
+            name = unpacked_name(name, parsed.decompress)
+        return os.path.join(os.fsencode(folder), name), {**options, "overwrite": False}
+
+    def _file_name(self, parsed: argparse.Namespace, ref: str) -> bytes:
+        """The name of the file in a directory: the image's name, if it was named so.
+
+        :raises UsageError: the ref ends in none.
+        """
+        if ref.partition("#")[0] != parsed.ref.partition("#")[0]:
+            return os.fsencode(parsed.ref.partition("#")[0].replace("/", "_"))
+        name = self.broker.resolve(ref).ref.file_name
         if not name:
-            raise InvalidImageRef(
+            raise UsageError(
                 f"{redact(parsed.ref, 200)!r} does not end in a file name",
                 hint="name the destination: imagebroker download REF DEST",
             )
-        if parsed.decompress is not None:
-            name = unpacked_name(name, parsed.decompress)
-        return name, {**options, "overwrite": False}
+        return name
 
     def _standard_output(self) -> BinaryIO:
         """:raises DestinationError: it is closed, or a terminal."""
@@ -215,16 +246,19 @@ def _is_one_place(image: int, text: int) -> bool:
     return os.path.samestat(found, os.fstat(text)) and not stat.S_ISCHR(found.st_mode)
 
 
-def _with_better_hint(error: DestinationError, parsed: argparse.Namespace) -> DestinationError:
+def _with_better_hint(
+    error: DestinationError, parsed: argparse.Namespace, dest: Any
+) -> DestinationError:
     """Replace the library's hint, which is for Python, with one for the command line."""
+    path = os.fsdecode(dest) if isinstance(dest, (str, bytes)) else ""
     if error.errno == errno.EEXIST:
         error.hint = (
-            "name the destination to overwrite it: imagebroker download REF DEST"
-            if parsed.dest is None
-            else "choose another name, or omit --no-overwrite"
+            "choose another name, or omit --no-overwrite"
+            if path == parsed.dest
+            else f"name the file as DEST to overwrite it: {shlex.quote(path)}"
         )
-    elif error.errno == errno.ENOENT and os.path.dirname(parsed.dest or ""):
-        parent = shlex.quote(os.path.dirname(parsed.dest))
+    elif error.errno == errno.ENOENT and os.path.dirname(path):
+        parent = shlex.quote(os.path.dirname(path))
         error.hint = f"create the parent directory first: mkdir -p {parent}"
     elif error.found == "socket":
         error.hint = "pipe the image to the program: imagebroker download REF - | PROGRAM"

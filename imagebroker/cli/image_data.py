@@ -12,7 +12,7 @@ from typing import Any
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.progress import WatchedFile, display
-from imagebroker.exceptions import InvalidImageRef
+from imagebroker.exceptions import UsageError
 from imagebroker.redaction import redact
 
 _STDIN = "-"
@@ -35,7 +35,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[Any]:
     """What to upload, None for nothing; reports progress if the user wants it.
 
-    :raises InvalidImageRef: the file cannot be read.
+    :raises UsageError: the file cannot be read.
     """
     if parsed.file is None:
         yield None
@@ -44,7 +44,7 @@ def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[An
     with display(parsed.progress, command.console, title) as shown:
         if parsed.file == _STDIN:
             if sys.stdin is None or sys.stdin.isatty():
-                raise InvalidImageRef(
+                raise UsageError(
                     "standard input is a terminal, or closed",
                     hint="pipe the image into it, or name a file: --file FILE",
                 )
@@ -61,6 +61,6 @@ def _opened(path: str) -> Any:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise InvalidImageRef(
+        raise UsageError(
             f"cannot read {redact(path)!r}: {error.strerror}", hint="check the path"
         ) from error

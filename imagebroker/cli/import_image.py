@@ -40,10 +40,11 @@ class Import(ShowCommand):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         limits = {} if parsed_args.deadline is None else {"deadline": parsed_args.deadline}
+        ref = self.ref_of(parsed_args.ref)
         with display(parsed_args.progress, self.console, redact(parsed_args.ref, 40)) as shown:
             image = self.broker.import_image(
                 None,
-                parsed_args.ref,
+                ref,
                 url=parsed_args.url,
                 stores=parsed_args.stores,
                 progress=shown.callback,

@@ -34,7 +34,7 @@ class Show(ShowCommand):
         try:
             image = self.broker.get(
                 None,
-                parsed_args.ref,
+                self.ref_of(parsed_args.ref),
                 include_locations=parsed_args.locations,
                 show_deleted=parsed_args.deleted,
             )

@@ -10,7 +10,7 @@ from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.image_data import UNCHECKED_HELP, add_file_options, opened_data
 from imagebroker.cli.record import record
-from imagebroker.exceptions import InvalidImageRef
+from imagebroker.exceptions import UsageError
 from imagebroker.model.image import FIELDS, SETTABLE
 
 
@@ -49,13 +49,14 @@ class Update(ShowCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         changes = _changes(parsed_args)
         if not changes and parsed_args.file is None and not parsed_args.purge_props:
-            raise InvalidImageRef(
+            raise UsageError(
                 "nothing to change", hint="list what can be changed with: imagebroker update --help"
             )
+        ref = self.ref_of(parsed_args.ref)
         with opened_data(parsed_args, self) as data:
             image = self.broker.update(
                 None,
-                parsed_args.ref,
+                ref,
                 changes,
                 data,
                 purge_props=parsed_args.purge_props,
@@ -66,11 +67,11 @@ class Update(ShowCommand):
 
 
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
-    """:raises InvalidImageRef: a field is both set and removed."""
+    """:raises UsageError: a field is both set and removed."""
     changes = arguments.field_values(parsed)
     for name in parsed.remove:
         if name in changes:
-            raise InvalidImageRef(f"{name} is both set and removed", hint="choose one of the two")
+            raise UsageError(f"{name} is both set and removed", hint="choose one of the two")
         changes[name] = None
     removed = dict.fromkeys(parsed.remove_property)
     if removed:

@@ -69,8 +69,8 @@ def parse_checksum(text: object, *, allow_weak: bool = False) -> Checksum:
     if match is None or digits != len(match[2]):
         raise InvalidImageRef(
             f"{redact(text, 160)!r} is not a checksum",
-            hint="write it as ALGORITHM:HEX, such as sha256:<64 hex digits>; algorithms: "
-            f"{', '.join(STRONG)}",
+            hint="write it as ALGORITHM:HEX, such as sha256:<64 hex digits>, or the URL of a "
+            f"checksum file, such as https://host/SHA256SUMS; algorithms: {', '.join(STRONG)}",
         )
     if match[1] in WEAK and not allow_weak:
         raise PolicyViolation(

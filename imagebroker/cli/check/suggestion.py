@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
+from imagebroker.system.spelling import nearest
 
-def similar(name: str, known: Iterable[str], cutoff: float) -> str | None:
+
+def similar(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like `name`; None if there is none."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+    return next(iter(nearest(name, list(known))), None)
 
 
 def suggestion(name: str | None) -> str:

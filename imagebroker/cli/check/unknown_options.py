@@ -31,5 +31,5 @@ def _unknown(
         if name not in known:
             yield Problem(
                 WARNING, f"[{group}] {name}", "unknown option: it has no effect",
-                suggestion(similar(name, sorted(known), cutoff=0.6)),
+                suggestion(similar(name, sorted(known))),
             )  # fmt: skip

@@ -1,0 +1,108 @@
+"""`--checksum`: a digest in any usual spelling, or where a list of digests is."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import NamedTuple
+
+from imagebroker.exceptions import InvalidImageRef, UsageError
+from imagebroker.redaction import redact
+
+_STDIN = "-"
+#: By the number of hex digits, where nothing else names the algorithm.
+_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
+_FORMS = (
+    "write sha256:HEX or the {n} hex digits alone, the URL of a checksum file such as "
+    "https://host/SHA256SUMS, the path of a local one, or - for standard input"
+)
+
+
+class Given(NamedTuple):
+    """What the broker gets, and where a digest was found, for the summary."""
+
+    checksum: str
+    origin: str | None = None
+
+
+def checksum_of(text: str, ref: str, called: str | None = None) -> Given:
+    """The checksum that `text` gives for the image `ref`; `called`: its name, if it was named so.
+
+    What is no form of ours is passed on as it is: the broker says what is wrong with it.
+
+    :raises UsageError: the file cannot be read.
+    :raises VerificationError: it has no usable digest for the image.
+    """
+    digits = re.fullmatch(r"\s*([0-9a-fA-F]+)\s*", text)
+    if digits and len(digits[1]) in _BY_DIGITS:
+        return Given(f"{_BY_DIGITS[len(digits[1])]}:{digits[1]}")
+    if spelled := re.fullmatch(r"([A-Za-z0-9_-]{3,16})[:=]([0-9a-fA-F]{32,128})", text):
+        return Given(f"{_algorithm(spelled[1])}:{spelled[2]}")
+    if text == _STDIN:
+        return _listed(_standard_input(), "standard input", None, ref, called)
+    if "://" not in text and (os.path.isfile(text) or _looks_like_file(text)):
+        return _listed(_content(text), redact(text, 200), text, ref, called)
+    return Given(text)
+
+
+def _algorithm(name: str) -> str:
+    """`SHA-256` and `sha256sum` as `sha256`."""
+    bare = name.lower().removesuffix("sum")
+    return re.sub(r"^sha-?(?:2-)?(\d)", r"sha\1", bare).replace("-", "_")
+
+
+def _looks_like_file(text: str) -> bool:
+    return "/" in text or text.lower().endswith(("sums", ".txt", ".sha256", ".sha512", ".asc"))
+
+
+def _standard_input() -> bytes:
+    from imagebroker.verify.checksum_file import LARGEST
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "--checksum - reads standard input, which is a terminal, or closed",
+            hint="pipe the list into it: sha256sum FILE | imagebroker download REF --checksum -",
+        )
+    return _bounded(sys.stdin.buffer.read(LARGEST + 1), "standard input")
+
+
+def _content(path: str) -> bytes:
+    from imagebroker.verify.checksum_file import LARGEST
+
+    try:
+        with open(path, "rb") as file:
+            return _bounded(file.read(LARGEST + 1), redact(path, 200))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the checksum file {redact(path, 200)!r}: {error.strerror}",
+            hint=_FORMS.format(n=64),
+        ) from error
+
+
+def _bounded(content: bytes, what: str) -> bytes:
+    from imagebroker.verify.checksum_file import LARGEST
+
+    if len(content) > LARGEST:
+        raise UsageError(
+            f"{what} is too large for a checksum file", hint="name the list, not the image"
+        )
+    return content
+
+
+def _listed(content: bytes, origin: str, path: str | None, ref: str, called: str | None) -> Given:
+    from urllib.parse import quote
+
+    from imagebroker.model.reference import parse
+    from imagebroker.verify.checksum_file import find_checksum
+
+    try:
+        file = None if path is None else parse(f"file://{quote(os.path.abspath(path))}")
+    except InvalidImageRef:
+        file = None  # its name says nothing about the algorithm then
+    found = find_checksum(
+        content, parse(ref), origin, allow_weak=True, file=file,  # the broker has its say
+
+        also_called=[os.fsencode(called)] if called else (),
+    )  # fmt: skip
+    return Given(f"{found.algorithm}:{found.digest}", found.origin)

@@ -16,6 +16,7 @@ from cliff.help import HelpCommand
 from imagebroker._version import VERSION
 from imagebroker.cli.commands import Commands
 from imagebroker.cli.console import NAME, Console, LogLines, unprintable
+from imagebroker.cli.exit_status import USAGE
 from imagebroker.cli.metrics_file import MetricsFile
 from imagebroker.exceptions import DestinationError, UsageError
 from imagebroker.redaction import redact

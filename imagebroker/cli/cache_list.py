@@ -15,6 +15,9 @@ class CacheList(ListCommand):
 
     column_names = COLUMNS
 
+    def nothing(self, parsed_args: argparse.Namespace) -> str:
+        return "the cache is empty"
+
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:

@@ -120,7 +120,17 @@ class ListCommand(BrokerCommand, Lister):
         status = super().produce_output(parsed_args, column_names, rows)
         if rows.error is not None:
             raise rows.error
+        if (
+            not rows.came
+            and parsed_args.formatter == "table"
+            and (said := self.nothing(parsed_args))
+        ):
+            self.console.note(said)
         return status
+
+    def nothing(self, parsed_args: argparse.Namespace) -> str:
+        """What to say of an empty table; empty if something else says it."""
+        return ""
 
 
 class _Rows:
@@ -129,14 +139,15 @@ class _Rows:
     def __init__(self, rows: Iterable[Any]) -> None:
         self._rows = rows
         self.error: ImageBrokerError | None = None
+        #: Whether there was one.
+        self.came = False
 
     def __iter__(self) -> Iterator[Any]:
-        came = False
         try:
             for row in self._rows:
-                came = True
+                self.came = True
                 yield row
         except ImageBrokerError as error:
-            if not came:
+            if not self.came:
                 raise
             self.error = error

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
-from imagebroker.cli.image_data import UNCHECKED_HELP, add_file_options, opened_data
+from imagebroker.cli.image_data import (
+    STDIN,
+    UNCHECKED_HELP,
+    add_file_options,
+    format_of,
+    opened_data,
+)
 from imagebroker.cli.record import record
-from imagebroker.model.image import FIELDS
+from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.model.image import FIELDS, Image
 
 
 class Create(ShowCommand):
-    """Create an image, and upload its data with --file; if that fails, no image is left."""
+    """Create an image, and upload its data with --file; if that fails, no image is left.
+
+    Without --name and --disk-format, the image has the name of the file, and the format that its
+    bytes show.
+    """
 
     column_names = FIELDS
 
@@ -44,13 +56,31 @@ class Create(ShowCommand):
         for name in ("id", "locations"):
             if getattr(parsed_args, name):
                 info[name] = getattr(parsed_args, name)
-        with opened_data(parsed_args, self) as data:
-            image = self.broker.create(
-                None,
-                info,
-                data,
-                backend=parsed_args.backend,
-                keep_record=parsed_args.keep_record,
-                check_format=arguments.checks_format(parsed_args),
-            )
+        assumed = _assumed(parsed_args.file, info)
+        try:
+            image = self._created(parsed_args, info | assumed)
+        except UnsupportedOperation:
+            if "name" not in assumed:
+                raise
+            # This backend stores no names, and none was asked for.
+            image = self._created(parsed_args, info | {**assumed, "name": None})
         return record(image, parsed_args)
+
+    def _created(self, parsed: argparse.Namespace, info: dict[str, Any]) -> Image:
+        with opened_data(parsed, self) as data:
+            return self.broker.create(
+                None,
+                {name: value for name, value in info.items() if value is not None},
+                data,
+                backend=parsed.backend,
+                keep_record=parsed.keep_record,
+                check_format=arguments.checks_format(parsed),
+            )
+
+
+def _assumed(file: str | None, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The name and the format that the file has, if the user names no others."""
+    if file is None or file == STDIN:
+        return {}
+    found: dict[str, Any] = {"name": os.path.basename(file), "disk_format": format_of(file)}
+    return {name: value for name, value in found.items() if value and name not in info}

@@ -273,7 +273,10 @@ def _columns(done: Done) -> dict[str, Any]:
         "path": None if done.path is None else os.fspath(done.path),
         "size": done.size,
         "seconds": round(done.seconds, 3),
-        "rate": round(done.size / done.seconds) if done.seconds and done.attempts else None,
+        # Of what arrived in this run: nothing that an earlier one stored.
+        "rate": round((sum(done.served.values()) or done.size) / done.seconds)
+        if done.seconds and done.attempts
+        else None,
         "source": redact(done.source),
         "attempts": done.attempts,
         "resumed_from": done.resumed_from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,10 @@ from typing import Any
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ShowCommand
 from imagebroker.cli.progress import WatchedFile, display
-from imagebroker.exceptions import UsageError
+from imagebroker.exceptions import FormatError, UsageError
 from imagebroker.redaction import redact
 
-_STDIN = "-"
+STDIN = "-"
 #: What `--no-check-format` does to an upload.
 UNCHECKED_HELP = "store the data even if a download would refuse it"
 
@@ -31,6 +32,23 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def format_of(path: str) -> str | None:
+    """The disk format that the bytes of a file show; None for what is no acceptable image, and for
+    what cannot be read: the upload says why.
+    """
+    from imagebroker.verify.disk_format import FormatPolicy, inspect_file
+
+    if not os.path.isfile(path):
+        return None  # what is read of a pipe is gone
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            found = inspect_file(file.fileno(), size, FormatPolicy())
+    except (OSError, FormatError):
+        return None
+    return str(found["disk_format"])
+
+
 @contextmanager
 def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[Any]:
     """What to upload, None for nothing; reports progress if the user wants it.
@@ -40,9 +58,9 @@ def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[An
     if parsed.file is None:
         yield None
         return
-    title = "standard input" if parsed.file == _STDIN else redact(parsed.file, 40)
+    title = "standard input" if parsed.file == STDIN else redact(parsed.file, 40)
     with display(parsed.progress, command.console, title) as shown:
-        if parsed.file == _STDIN:
+        if parsed.file == STDIN:
             if sys.stdin is None or sys.stdin.isatty():
                 raise UsageError(
                     "standard input is a terminal, or closed",

@@ -67,6 +67,11 @@ class List(ListCommand):
         names = COLUMNS if parsed_args.columns else LONG if parsed_args.long else SHORT
         return tuple(names), (_row(image, names) for image in images)
 
+    def nothing(self, parsed_args: argparse.Namespace) -> str:
+        where = parsed_args.backend or "the default backend"
+        what = "no image matches" if _filters(parsed_args) or parsed_args.marker else "no images"
+        return f"{what} in {where}"
+
 
 def _row(image: Image, names: Iterable[str]) -> list[Cell]:
     return [cell(name, COLUMNS[name](image)) for name in names]

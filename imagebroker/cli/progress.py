@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imagebroker.cli.console import Console
 from imagebroker.cli.output import size_text
-from imagebroker.cli.safe_text import below
 from imagebroker.redaction import redact
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ class Lines(Display):
             done += f" of {size_text(progress.total)} ({progress.done / progress.total:.0%})"
         rate = f", {size_text(progress.rate)}/s" if progress.done else ""
         retries = f", {progress.retries} retries" if progress.retries else ""
-        self._console.write(f"{self._title}: {progress.phase} {done}{rate}{retries}")
+        reason = f": {progress.reason}" if progress.reason else ""
+        self._console.write(f"{self._title}: {progress.phase} {done}{rate}{retries}{reason}")
 
 
 class Objects(Display):
@@ -88,57 +88,6 @@ class Objects(Display):
     def update(self, progress: Progress) -> None:
         location = redact(progress.location) if progress.location else None
         self._console.write(json.dumps(vars(replace(progress, location=location))))
-
-
-class Bar(Display):
-    """A bar on a terminal, from the first report to the end of the transfer."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._bar: Any = None
-        self._task: Any = None
-        self.callback = self.update
-
-    def update(self, progress: Progress) -> None:
-        try:
-            if self._bar is None:
-                self._draw()
-            what = self._title if progress.phase == "transfer" else progress.phase
-            rate = f"{size_text(progress.rate)}/s" if progress.done else ""
-            self._bar.update(
-                self._task, description=what, completed=progress.done, total=progress.total,
-                rate=rate,
-            )  # fmt: skip
-            self._bar.refresh()
-        except OSError:
-            pass  # the terminal is gone: the transfer goes on
-
-    def _draw(self) -> None:
-        # Imported here: most runs of the command draw nothing.
-        from rich import progress as rich
-        from rich.console import Console as Terminal
-
-        self._bar = rich.Progress(
-            rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(),
-            rich.DownloadColumn(binary_units=True),
-            rich.TextColumn("{task.fields[rate]}"),
-            rich.TimeRemainingColumn(),
-            console=Terminal(file=below(sys.stderr)),
-            auto_refresh=False,  # reports are frequent enough, and need no thread
-            transient=True,
-            redirect_stdout=False,  # the image may be written to it
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(self._title, total=None, rate="")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            try:
-                self._bar.stop()
-            except OSError:
-                pass  # see above
-            self._bar = None
 
 
 def display(
@@ -155,6 +104,8 @@ def display(
         return Lines(console, title, rare=True, clock=clock)
     if os.environ.get("TERM", "dumb") == "dumb" or not _rich_is_installed():
         return Lines(console, title, clock=clock)
+    from imagebroker.cli.progress_bar import Bar
+
     return Bar(title)
 
 

@@ -49,12 +49,14 @@ class Progress:
     done: int
     #: Bytes in all, None if unknown.
     total: int | None
-    #: Bytes a second since the transfer began.
+    #: Bytes a second that arrived in this call; those of an earlier one do not count.
     rate: float
     #: The ref that is being read.
     location: str | None
     #: Attempts that failed so far.
     retries: int
+    #: Why the last attempt failed, until further bytes arrive.
+    reason: str | None = None
 
 
 #: Seconds between two looks at the caller's wish to cancel and at the deadline.
@@ -84,6 +86,10 @@ class Watch:
         self._ends = self.started + rules.deadline
         self._reported = -1.0
         self.done = 0
+        #: Bytes of `done` that an earlier call stored.
+        self.taken_up = 0
+        self._reason: str | None = None
+        self._failed_at = 0
         self.total: int | None = None
         self.location: str | None = None
         #: Attempts that failed.
@@ -117,8 +123,12 @@ class Watch:
         if self._progress is None or not due:
             return
         self._reported = now
-        rate = self.done / max(now - self.started, 1e-6)
-        self._progress(Progress(phase, self.done, self.total, rate, self.location, self.retries))
+        arrived = max(self.done - self.taken_up, 0)
+        rate = arrived / max(now - self.started, 1e-6)
+        reason = self._reason if self.done <= self._failed_at else None
+        self._progress(
+            Progress(phase, self.done, self.total, rate, self.location, self.retries, reason)
+        )
         self._check_mine()
 
     def check(self) -> None:
@@ -216,6 +226,7 @@ class Watch:
 
     def pause(self, failures: int, error: ImageBrokerError) -> None:
         """Wait before the next attempt."""
+        self._reason, self._failed_at = str(error), self.done
         ends = monotonic() + self.backoff(failures, error)
         while (left := ends - monotonic()) > 0:
             self.check()

@@ -240,7 +240,8 @@ class Fetch:
         self._identity.versions.joined = self._identity.versions.joined or mixed
         if missing is not None:
             self._missing = list(missing)
-            self._retries.begin_at(self._count_done())
+            self._watch.taken_up = self._count_done()
+            self._retries.begin_at(self._watch.taken_up)
             self._void, self._begun = False, True
         while True:
             yield from self._news()
@@ -307,6 +308,7 @@ class Fetch:
     def _begin_again(self) -> None:
         """All that was handed out is void."""
         self._missing = [self._whole]
+        self._watch.taken_up = 0
         self._served.clear()
         self._void = True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import http.server
 import io
 import os
@@ -15,6 +16,7 @@ import pty
 import re
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -42,24 +44,48 @@ class Server(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.image)))
+        if self.path == "/SHA256SUMS":
+            self.send_sums()
+            return
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        stop = int(asked[2]) + 1 if asked and asked[2] else len(self.image)
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(self.image)}")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(stop - start))
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("ETag", '"1"')
         self.end_headers()
         try:
-            for start in range(0, len(self.image), RATE // 20):
-                self.wfile.write(self.image[start : start + RATE // 20])
+            for at in range(start, stop, RATE // 20):
+                self.wfile.write(self.image[at : min(at + RATE // 20, stop)])
                 time.sleep(1 / 20)
         except OSError:
             pass  # the client has seen enough
+
+    def send_sums(self) -> None:
+        text = f"{hashlib.sha256(self.image).hexdigest()}  disk.qcow2\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def log_message(self, *arguments: Any) -> None:
         pass
 
 
-def run(argv: list[str], folder: Path, enough: Callable[[str], bool] = lambda seen: False) -> str:
-    """What a terminal shows of the command, at its end or as soon as it is `enough`."""
+def run(
+    argv: list[str],
+    folder: Path,
+    enough: Callable[[str], bool] = lambda seen: False,
+    interrupt: bool = False,
+) -> str:
+    """What a terminal shows of the command, at its end or as soon as it is `enough`.
+
+    `interrupt`: press Ctrl-C then, and go on to its end.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     environment = {
@@ -67,7 +93,7 @@ def run(argv: list[str], folder: Path, enough: Callable[[str], bool] = lambda se
         "TERM": "xterm-256color", "COLUMNS": str(COLUMNS),
     }  # fmt: skip
     with subprocess.Popen(
-        [sys.executable, "-m", "imagebroker", *argv],
+        [sys.executable, "-m", "imagebroker", *argv], preexec_fn=heed_interrupts,
         cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave,
     ) as process:  # fmt: skip
         os.close(slave)
@@ -76,8 +102,11 @@ def run(argv: list[str], folder: Path, enough: Callable[[str], bool] = lambda se
             while select.select([master], [], [], 60)[0] and (piece := os.read(master, 65536)):
                 seen += piece
                 if enough(screen(seen.decode(errors="replace"))):
-                    process.terminate()
-                    break
+                    if not interrupt:
+                        process.terminate()
+                        break
+                    process.send_signal(signal.SIGINT)
+                    enough = never
         except OSError as error:
             if error.errno != errno.EIO:  # how Linux ends a terminal whose other side is closed
                 raise
@@ -85,6 +114,15 @@ def run(argv: list[str], folder: Path, enough: Callable[[str], bool] = lambda se
             process.wait(60)
             os.close(master)
     return screen(seen.decode(errors="replace"))
+
+
+def never(seen: str) -> bool:
+    return False
+
+
+def heed_interrupts() -> None:
+    """A process in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def screen(output: str) -> str:
@@ -102,11 +140,14 @@ def screen(output: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def draw(path: Path, argv: list[str], shown: str) -> None:
-    """The command as it was typed, and below it what the terminal showed."""
+def draw(path: Path, *runs: tuple[list[str], str]) -> None:
+    """Each command as it was typed, and below it what the terminal showed."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Text(f"$ {shlex.join(['imagebroker', *argv])}", style="bold"))
-    console.print(Text.from_ansi(shown))
+    for number, (argv, shown) in enumerate(runs):
+        if number:
+            console.print()
+        console.print(Text(f"$ {shlex.join(['imagebroker', *argv])}", style="bold"))
+        console.print(Text.from_ansi(shown))
     svg = console.export_svg(title="imagebroker", unique_id=path.stem)
     # No font from somewhere else: every reader has some monospaced one.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
@@ -116,7 +157,21 @@ def draw(path: Path, argv: list[str], shown: str) -> None:
 
 
 def picture(target: Path, folder: Path, argv: list[str], **how: Any) -> None:
-    draw(target, argv, run(argv, folder, **how))
+    draw(target, (argv, run(argv, folder, **how)))
+
+
+def first_look(target: Path, folder: Path, url: str) -> None:
+    """A download, one that is interrupted and resumed, and one that is refused."""
+    sums = ["--checksum", url.replace("disk.qcow2", "SHA256SUMS")]
+    broken = ["download", url, "again.qcow2", *sums]
+    wrong = ["download", url, "other.qcow2", "--checksum", "0" * 64]
+    draw(
+        target,
+        (whole := ["download", url, *sums], run(whole, folder)),
+        (broken, run(broken, folder, enough=half, interrupt=True)),
+        (broken, run(broken, folder)),
+        (wrong, run(wrong, folder)),
+    )
 
 
 def main(target: Path) -> None:
@@ -142,6 +197,8 @@ def main(target: Path) -> None:
 def make(target: Path, folder: Path, url: str) -> None:
     download = ["download", url]
     picture(target / "progress.svg", folder, [*download, "half.qcow2"], enough=half)
+    (folder / "look").mkdir()
+    first_look(target / "first-look.svg", folder / "look", url)
     picture(target / "done.svg", folder, [*download, "disk.qcow2"])
     (folder / "images.conf").write_text("[imagebroker]\nenabled_schemes = file, http\n")
     configured = ["--config-file", "images.conf"]

@@ -184,7 +184,7 @@ class Application(App):
         def refuse(message: str) -> NoReturn:
             from imagebroker.cli.usage import refused
 
-            raise refused(name, parser, message)
+            raise refused(name, parser, message, arguments)
 
         setattr(parser, "error", refuse)  # noqa: B010 - argparse's would print and exit
         try:

@@ -71,7 +71,7 @@ class BrokerCommand(Command):
             resume = "resuming needs no -c; " if "/" in unknown[0] else ""
             raise UsageError(
                 f"unknown column {unknown[0]!r}",
-                hint=f"{resume}-c takes one of {', '.join(self.column_names)}",
+                hint=f"{resume}choose one of {', '.join(self.column_names)}",
             )
         parsed_args.columns = wanted
         if ca_file := getattr(parsed_args, "ca_file", None):

@@ -255,7 +255,7 @@ def _with_better_hint(
         error.hint = (
             "choose another name, or omit --no-overwrite"
             if path == parsed.dest
-            else f"name the file as DEST to overwrite it: {shlex.quote(path)}"
+            else f"name the destination as DEST to overwrite it: {shlex.quote(path)}"
         )
     elif error.errno == errno.ENOENT and os.path.dirname(path):
         parent = shlex.quote(os.path.dirname(path))

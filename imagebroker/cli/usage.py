@@ -21,7 +21,8 @@ def unknown_command(word: str, commands: Sequence[str]) -> UsageError:
             f"unknown option {redact(word, 100)!r} before the command",
             hint=f"options of a command stand after it; list those before it with: {NAME} --help",
         )
-    near = nearest(word, commands) or [foreign.COMMANDS.get(word, "")]
+    begun = [each for each in commands if each.startswith(f"{word} ")]
+    near = begun or nearest(word, commands) or [foreign.COMMANDS.get(word, "")]
     return UsageError(
         f"unknown command {redact(word, 100)!r}",
         hint=f"did you mean {' or '.join(near)}?" if near[0] else
@@ -65,9 +66,13 @@ def _help(name: str) -> str:
     return f"list the arguments and options with: {NAME} {name} --help"
 
 
-def refused(name: str, parser: argparse.ArgumentParser, message: str) -> UsageError:
+def refused(
+    name: str, parser: argparse.ArgumentParser, message: str, arguments: Sequence[str]
+) -> UsageError:
     """The error for what argparse says of the arguments."""
     hint = _help(name)
+    if "required: " in message and (unknown := _unknown_options(parser, arguments)):
+        return unknown_arguments(name, parser, unknown, arguments)
     if match := re.match(r"ignored explicit argument '(.*)'", message.partition(": ")[2]):
         message = message.partition(":")[0]
         if "--decompress=" in message:
@@ -80,6 +85,13 @@ def refused(name: str, parser: argparse.ArgumentParser, message: str) -> UsageEr
     if "required: " in message:
         hint = f"run: {NAME} {name} {_arguments(parser)}; {hint}"
     return UsageError(f"{name}: {redact(message)}", hint=hint)
+
+
+def _unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Options that nobody knows: what is missing may have been their value."""
+    known = [spelling for action in parser._actions for spelling in action.option_strings]
+    words = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    return [word for word in words if not any(each.startswith(word) for each in known)]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> str:

@@ -33,7 +33,9 @@ def words(picture: Path) -> str:
     return re.sub(r"\d+(\.\d+)?( s|/s| [KM]iB(/s)?)?", "N", text).replace(" ", "")
 
 
-@pytest.mark.parametrize("name", ["done", "error-scheme", "error-address", "error-checksum"])
+@pytest.mark.parametrize(
+    "name", ["done", "error-scheme", "error-address", "error-checksum", "first-look"]
+)
 def test_a_picture_shows_what_the_command_says(name: str, fresh: Path) -> None:
     """After a change: `python docs/pictures/make.py`."""
     assert_that(words(PICTURES / f"{name}.svg"), Equals(words(fresh / f"{name}.svg")))

@@ -69,7 +69,7 @@ def test_the_script_in_etc_is_what_the_command_prints(shell_name: str, shell: Sh
         ("imagebroker list --backend gl", {"glance"}),
         ("imagebroker show -c disk", {"disk_format"}),
         ("imagebroker download ht", {"http://", "https://"}),
-        ("imagebroker download --max-size 10G s", {"scp://"}),
+        ("imagebroker download --max-size 10G sc", {"scp://"}),
         ("imagebroker download https:", {"https://"}),
         ("imagebroker download fil", {"file:", "file:///"}),
         ("imagebroker delete file:x sc", {"scp://"}),

@@ -49,6 +49,8 @@ def ref_of(broker: Broker, text: str) -> str:
     found = _called(broker, name, None, no_ref)
     if not found and (qualified := _QUALIFIED.fullmatch(name)):
         found = _called(broker, qualified[2], qualified[1], no_ref)
+    if not found and " " in name:
+        raise no_ref  # a sentence rather than a name: as malformed as it always was
     if not found:
         raise ImageNotFound(
             f"no image has the id or the name {redact(name, 200)!r}",

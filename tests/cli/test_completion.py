@@ -62,7 +62,7 @@ def offered(line: str, folder: Path) -> list[str]:
         ("imagebroker list --backend gl", ["glance"]),
         ("imagebroker show -c disk", ["disk_format"]),
         ("imagebroker download ht", ["http://", "https://"]),
-        ("imagebroker download --max-size 10G s", ["scp://"]),
+        ("imagebroker download --max-size 10G sc", ["scp://"]),
         ("imagebroker download https:", ["//"]),
         ("imagebroker download fil", ["file:", "file:///"]),
         ("imagebroker delete file:x sc", ["scp://"]),

@@ -87,6 +87,10 @@ def test_no_such_name(store: Inside) -> None:
     assert_that(done.stderr, ContainsAll(["'deb21'", "[image-not-found]", "imagebroker list"]))
 
 
+def test_no_such_name_that_reads_like_a_sentence_is_no_ref(store: Inside) -> None:
+    assert_that(store("download", "no such image", "x").status, Equals(2))
+
+
 def test_an_image_without_data_is_found_too(store: Inside) -> None:
     store("create", "--name", "empty")
     shown = store("show", "empty", "-f", "value", "-c", "status")

@@ -67,7 +67,7 @@ class GlanceBackend(ImageBackend):
         from imagebroker_glance.sessions import Sessions
         from imagebroker_glance.source import GlanceSource, check_readable
 
-        identity = self._identity(context)
+        identity = self._ready(context)
         sessions = Sessions(self._client)
         try:
             api = self._api(sessions)
@@ -97,7 +97,7 @@ class GlanceBackend(ImageBackend):
         show_deleted: bool = False,
     ) -> Image:
         """Glance does not show deleted images; `show_deleted` cannot change that."""
-        identity = self._identity(context)
+        identity = self._ready(context)
         api = self._api(self._sessions)
         raw, server = api.show(identity, str(ref.id))
         if include_locations and "locations" not in raw:
@@ -175,6 +175,15 @@ class GlanceBackend(ImageBackend):
 
     def _identity(self, context: Any) -> Identity:
         return self._keystone.identity(context)
+
+    def _ready(self, context: Any) -> Identity:
+        """The identity of a call that certainly sends a request, with its token."""
+        from imagebroker_glance.early import importing
+
+        identity = self._identity(context)
+        with importing("imagebroker_glance.api"):
+            identity.get_headers()
+        return identity
 
     def _image(self, raw: Mapping[str, Any], url: str, *, locations: bool) -> Image:
         from imagebroker_glance.record import to_image

@@ -38,7 +38,7 @@ from imagebroker.transfer.fetch.versions import Joining
 from imagebroker.transfer.layers.present import PresentAtPath
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
-from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, IntoObject
+from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
 from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.upload import uploaded
@@ -204,13 +204,16 @@ class Broker:
         file_mode: int | None = None,
         keep_partial: bool | None = None,
         preallocate: bool | None = None,
+        to_device: bool = False,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
         **limits: Any,
     ) -> Download:
         """Store the image into `dest`, a path or a writable binary file object.
 
-        A path is, at every instant, either what it was or the complete verified image.
+        A path is, at every instant, either what it was or the complete verified image. A device
+        (`to_device`) loses what it held; its first MiB is written last, after everything was read
+        back from the device and verified.
 
         :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's; or the URL
             of a file of checksums (SHA256SUMS, or lines in the form of BSD) that lists the image.
@@ -226,6 +229,7 @@ class Broker:
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
             the next call for the same image and `dest` goes on with.
         :param preallocate: set the whole size aside on the disk before the first byte.
+        :param to_device: `dest` is a block device that nothing uses; write the image to it.
         :param limits: `deadline`, `rate_limit` (bytes a second), `stall_timeout`, `retries` and
             others of `[imagebroker]`.
         :raises DestinationError: `dest` cannot take the bytes.
@@ -246,6 +250,11 @@ class Broker:
                         done = transfer.download(request.transfer(decompress), IntoObject(target))
                         log.facts |= transfer.facts_of(done)
                         return done
+                if to_device:
+                    keep = decompress is None and _chosen(keep_partial, core.keep_partial)
+                    done = _to_device(call, request, dest, decompress, keep)
+                    log.facts |= transfer.facts_of(done)
+                    return done
                 with PartFile(
                     dest,
                     key=request.part_key(decompress),
@@ -598,6 +607,29 @@ def _to_path(
     with request.flight(wanted.demands) as flight:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
         return transfer.download(wanted, destination, flight, cache, present)
+
+
+def _to_device(
+    call: Call,
+    request: Request,
+    dest: str | os.PathLike[str],
+    decompress: str | None,
+    keep: bool,
+) -> Download:
+    from imagebroker.transfer.store import device_destinations as devices  # few calls do
+    from imagebroker.transfer.store.block_device import BlockDevice
+
+    wanted, path = request.transfer(decompress), Path(os.fsdecode(dest))
+    journal = call.snapshot.device_journal(path) if decompress is None else None
+    with BlockDevice(dest, journal=journal, keep=keep, fits=request.may_go_on_with) as device:
+        destination: Destination
+        if decompress is not None:
+            destination = devices.OnDeviceInOrder(device, path, request.watch)
+        else:
+            destination = devices.OnDevice(
+                device, path, request.entitlement, request.watch, wanted.tuning
+            )
+        return transfer.download(wanted, destination)
 
 
 def _checked_kind(decompress: str | None) -> str | None:

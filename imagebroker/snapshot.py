@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
@@ -24,6 +25,11 @@ from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import SignaturePolicy
+
+if TYPE_CHECKING:
+    from imagebroker.transfer.store.device_journal import DeviceJournal
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,20 @@ class Snapshot:
             raise
         telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
         return cls(settings, registry, telemetry, _flights(settings), keyring)
+
+    def device_journal(self, device: Path) -> DeviceJournal | None:
+        """Where a later process finds what it can go on with; None if there is no place for it."""
+        from imagebroker.transfer.store.device_journal import DeviceJournal  # few calls do
+
+        state_dir = self.settings.core.state_dir
+        directory = Path(state_dir) if state_dir else self.settings.state_home
+        if directory is None:
+            return None
+        try:
+            return DeviceJournal(directory, device)
+        except (ConfigError, OSError) as error:
+            LOG.warning("%s: an interrupted download to %s begins again", error, device)
+            return None
 
 
 def _flights(settings: Settings) -> Flights | None:

@@ -88,6 +88,7 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l overwrite -l no-ov
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l file-mode -d 'permissions of DEST, such as 0640 (default: those of the file it replaces, else 0666 less the umask)' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l keep-partial -l no-keep-partial -d 'keep an unfinished download in a hidden file, which the same command resumes'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l preallocate -l no-preallocate -d 'reserve disk space for the whole image before the transfer'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l to-device -d 'DEST is a block device that nothing uses: replace what it holds by the image'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l checksum -d 'digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a SHA256SUMS file that lists it, or - to read it from standard input; checked in addition to the checksum in the image\'s record' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l require-checksum -l no-require-checksum -d 'refuse an image for which no strong checksum is known (default: as configured; on for glance, off for other backends)'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allowed-formats -d 'disk formats to accept, such as qcow2,raw' -x

@@ -112,6 +112,10 @@ class Download(ShowCommand):
         arguments.add_switch(
             parser, "--preallocate", "reserve disk space for the whole image before the transfer"
         )
+        parser.add_argument(
+            "--to-device", action="store_true",
+            help="DEST is a block device that nothing uses: replace what it holds by the image",
+        )  # fmt: skip
         arguments.add_transfer_options(parser)
         arguments.add_ca_file(parser)
         arguments.add_progress(parser)
@@ -185,6 +189,7 @@ class Download(ShowCommand):
             "file_mode": parsed.file_mode,
             "keep_partial": parsed.keep_partial,
             "preallocate": parsed.preallocate,
+            "to_device": parsed.to_device,
         }
         folder = "" if parsed.dest is None else parsed.dest
         if parsed.dest is not None and not (folder.endswith("/") or os.path.isdir(folder)):
@@ -262,6 +267,8 @@ def _with_better_hint(
         error.hint = f"create the parent directory first: mkdir -p {parent}"
     elif error.found == "socket":
         error.hint = "pipe the image to the program: imagebroker download REF - | PROGRAM"
+    elif error.found == "block device":
+        error.hint = "to replace what the device holds, add --to-device"
     elif error.hint == OPENED:
         error.hint = "write to it with: imagebroker download REF - > DEST"
     return error

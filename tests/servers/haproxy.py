@@ -25,18 +25,14 @@ class HAProxy(Server):
     log: Path
     port: int
 
-    def __init__(
-        self, ports: Sequence[int], directory: Path | None = None, *, tls: Path | None = None
-    ) -> None:
-        """``ports``: those of the servers behind it; ``tls``: the key and chain to show."""
+    def __init__(self, ports: Sequence[int], directory: Path | None = None) -> None:
+        """``ports``: those of the servers behind it."""
         super().__init__(directory)
         self.ports = list(ports)
-        self._tls = tls
         self._process: ServerProcess | None = None
 
     def url(self, path: str) -> str:
-        scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://{HOST}:{self.port}/{path.lstrip('/')}"
+        return f"http://{HOST}:{self.port}/{path.lstrip('/')}"
 
     def _start(self) -> None:
         self.log = self.directory / "haproxy.log"
@@ -49,8 +45,9 @@ class HAProxy(Server):
         servers = "\n".join(
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(self.ports)
         )
-        listen = f"{HOST}:{self.port}" + (f" ssl crt {self._tls}" if self._tls else "")
-        configuration.write_text(_CONFIGURATION % {"listen": listen} + servers + "\n")
+        configuration.write_text(
+            _CONFIGURATION % {"listen": f"{HOST}:{self.port}"} + servers + "\n"
+        )
         argv = [_program() or "haproxy", "-db", "-f", str(configuration)]
         self._process = ServerProcess(argv, log=self.log)
         self._process.wait_until(lambda: accepts(self.port))

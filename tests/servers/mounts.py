@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from tests.servers.process import ServerProcess
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -116,3 +118,21 @@ def mounted_on(file: Path, source: Path) -> Iterator[None]:
         _run("mount", "--bind", source, file)
         undo.callback(_run, "umount", "-l", file)
         yield
+
+
+@contextmanager
+def loop_device(file: Path, *options: str) -> Iterator[Path]:
+    """A block device over a file; the test is skipped where there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has loop devices")
+    found = subprocess.run(
+        ["losetup", "--find", "--show", *options, str(file)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if found.returncode:
+        pytest.skip(f"no loop device: {found.stderr.strip()}")
+    device = Path(found.stdout.strip())
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", str(device)], check=True)

@@ -1,4 +1,4 @@
-"""Where a download goes: a path, a path whose file system takes bytes in order only, an object."""
+"""Where a download goes: a path, a path that takes bytes in order only, an object."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.store.part_writer import PartWriter
+from imagebroker.transfer.store.storage import Storage
 
 #: Makes the bytes of a fetch come in order, verified, and unpacked if that is wanted.
 InOrder = Callable[[Fetch], Content]
@@ -64,38 +65,48 @@ class Destination(ABC):
         """What was received is the image."""
 
 
-class AtPath(Destination):
-    """A part file that takes bytes in any order."""
+class InAnyOrder(Destination):
+    """Storage that takes bytes in any order."""
 
     any_order = True
-    part: PartFile
 
     def __init__(
-        self, part: PartFile, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
+        self, storage: Storage, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
     ) -> None:
-        self.part, self.path = part, path
+        self._storage, self.path, self.part = storage, path, storage.file
         self._entitlement, self._watch, self._tuning = entitlement, watch, tuning
 
     @property
     def size(self) -> int:
-        return self.part.size
+        return self._storage.size
 
     def first_missing(self, demands: Demands) -> int:
-        kept = self.part.kept
+        kept = self._storage.kept
         if kept is None or kept.size is None:
             return 0
         sure = kept.version is not None or kept.shares_digest(demands.checksums)
         return min(kept.stored, kept.size - 1) if sure else 0
 
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
-        return PartWriter(fetch, self.part, self._entitlement, self._watch, self._tuning).events()
+        writer = PartWriter(fetch, self._storage, self._entitlement, self._watch, self._tuning)
+        return writer.events()
 
     def rewind(self) -> bool:
-        self.part.rewind()
+        self._storage.rewind()
         return True
 
+
+class AtPath(InAnyOrder):
+    """A part file."""
+
+    def __init__(
+        self, part: PartFile, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
+    ) -> None:
+        super().__init__(part, path, entitlement, watch, tuning)
+        self._file = part
+
     def commit(self) -> None:
-        self.part.commit()
+        self._file.commit()
 
 
 class AtPathInOrder(Destination):
@@ -111,7 +122,7 @@ class AtPathInOrder(Destination):
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
         content = in_order(fetch)
         self._part.reserve(content.size or 0)
-        return _written(content, self._part.append)
+        return written(content, self._part.append)
 
     def rewind(self) -> bool:
         self._part.rewind()
@@ -147,7 +158,7 @@ class IntoObject(Destination):
         return candidate._replace(open=opened)
 
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
-        return _written(in_order(fetch), self._target.write)
+        return written(in_order(fetch), self._target.write)
 
     def rewind(self) -> bool:
         return self._target.rewind()
@@ -156,7 +167,8 @@ class IntoObject(Destination):
         self._target.commit()
 
 
-def _written(content: Content, write: Callable[[Buffer], None]) -> Events:
+def written(content: Content, write: Callable[[Buffer], None]) -> Events:
+    """Hand the bytes to `write`, and the events on."""
     with closing(content.events()) as events:
         for event in events:
             if isinstance(event, (Chunk, Unpacked)):

@@ -10,7 +10,7 @@ from imagebroker.exceptions import TransferError
 from imagebroker.system.exhaustion import started
 from imagebroker.system.forks import Condition, Thread
 from imagebroker.transfer.ranges import Range, Ranges
-from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.transfer.store.storage import Storage
 
 #: Seconds between two looks at the deadline.
 _MOMENT = 0.1
@@ -29,7 +29,7 @@ class InOrder:
     comes, in a thread of its own: whoever stores goes on storing meanwhile.
     """
 
-    def __init__(self, part: PartFile, checks: Fed, position: int = 0) -> None:
+    def __init__(self, part: Storage, checks: Fed, position: int = 0) -> None:
         """`position`: bytes that were stored and fed before."""
         self._part, self._checks = part, checks
         #: Bytes from the beginning that are stored without a gap, and fed.

@@ -24,6 +24,7 @@ from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store import part_directory as parts
 from imagebroker.transfer.store.direct import DirectWriter
 from imagebroker.transfer.store.directory import close, open_directory
+from imagebroker.transfer.store.fallocate import allocate, punch
 from imagebroker.transfer.store.file_systems import (
     can_be_as_large,
     close_and_store,
@@ -262,6 +263,11 @@ class PartFile:
             )
 
     @property
+    def file(self) -> PartFile:
+        """The kernel may copy a file of this host into it."""
+        return self
+
+    @property
     def keeps(self) -> bool:
         """Whether `note` is of any use."""
         return self._keep and self._process.is_current
@@ -269,7 +275,7 @@ class PartFile:
     def clear(self, gaps: Sequence[Range]) -> None:
         """Let these ranges read as zeros: an earlier process may have written there."""
         for start, stop in gaps:
-            if start < self.size and not _punch(self._fd, start, min(stop, self.size)):
+            if start < self.size and not punch(self._fd, start, min(stop, self.size)):
                 self._holes = False  # zeros will be written like everything else
 
     def preallocate(self, size: int) -> None:
@@ -280,7 +286,7 @@ class PartFile:
         if not self._preallocate or size <= 0:
             return
         try:
-            _allocate(self._fd, size)
+            allocate(self._fd, size)
         except OSError as error:
             raise DestinationError.wrap(
                 error, f"cannot set aside {size} bytes for {self.shown!r}"
@@ -479,8 +485,6 @@ class PartFile:
 #: finds little left to do, instead of everything.
 _WRITE_BACK = 16 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
-_FALLOC_KEEP_SIZE = 1
-_FALLOC_PUNCH_HOLE = 2
 _FAR = 1 << 62
 
 
@@ -493,27 +497,3 @@ def _start_write_back(fd: int, start: int, size: int) -> None:
     if size > 0 and hasattr(libc, "sync_file_range"):
         where = ctypes.c_int64(start), ctypes.c_int64(size)
         libc.sync_file_range(fd, *where, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
-
-
-def _allocate(fd: int, size: int) -> None:
-    """Blocks for `size` bytes, which read as zeros; the file stays as long as it is.
-
-    Not os.posix_fallocate, which writes to every block where the file system cannot do this.
-    """
-    code = _fallocate(fd, _FALLOC_KEEP_SIZE, 0, size)
-    if code not in (0, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-        raise OSError(code, os.strerror(code))
-
-
-def _punch(fd: int, start: int, stop: int) -> bool:
-    """Whether there is a hole now."""
-    return _fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, start, stop - start) == 0
-
-
-def _fallocate(fd: int, mode: int, start: int, size: int) -> int:
-    """0, or the error; ENOSYS where there is no such call (fallocate, Linux 2.6.23)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "fallocate"):
-        return errno.ENOSYS
-    where = ctypes.c_int64(start), ctypes.c_int64(size)
-    return ctypes.get_errno() if libc.fallocate(fd, ctypes.c_int(mode), *where) else 0

@@ -1,4 +1,4 @@
-"""Stores an image in a part file, in whatever order its bytes come, and runs the checks in theirs.
+"""Stores an image in whatever order its bytes come, and runs the checks in theirs.
 
 It goes on with what an earlier process left, and notes in the journal what a later one may use.
 """
@@ -35,15 +35,16 @@ from imagebroker.transfer.store.clone import LocalImage
 from imagebroker.transfer.store.in_order import InOrder
 from imagebroker.transfer.store.journal import Journal, spelled
 from imagebroker.transfer.store.part_file import INTERRUPTED, PartFile
+from imagebroker.transfer.store.storage import Storage
 
 
 class PartWriter:
-    """One fetch on its way into a part file."""
+    """One fetch on its way into a part file or a device."""
 
     def __init__(
         self,
         fetch: Fetch,
-        part: PartFile,
+        part: Storage,
         entitlement: Entitlement,
         watch: Watch,
         tuning: Tuning,
@@ -80,9 +81,10 @@ class PartWriter:
                         yield Stored(self._part.in_file(self._fed.position))
                         continue
                     yield event
+                    file = self._part.file
                     if not isinstance(event, LocalFile):
                         self._take(event)
-                    elif (yield from self._clone(event)):
+                    elif file is not None and (yield from self._clone(event, file)):
                         return
             self._fed.finish(self._waiting)
             self._part.flush()
@@ -126,16 +128,16 @@ class PartWriter:
 
     # -- files of this host ----------------------------------------------------------------------
 
-    def _clone(self, event: LocalFile) -> Generator[Event, None, bool]:
+    def _clone(self, event: LocalFile, part: PartFile) -> Generator[Event, None, bool]:
         """Copy a file of this host; False if it cannot be read, and another candidate goes on."""
-        part, fetch = self._part, self._fetch
+        fetch = self._fetch
         if part.size:
             yield Restart()  # copying is faster than looking at what was kept
             part.rewind()
         try:
             with closing(LocalImage(event.source)) as file:
                 yield Received(event.candidate, file.size)
-                evidence = self._copied(file)
+                evidence = self._copied(file, part)
                 yield Cloned()
                 yield Checked(evidence)
                 return True
@@ -147,10 +149,10 @@ class PartWriter:
             self._begin_again()
             return False
 
-    def _copied(self, file: LocalImage) -> dict[str, Any]:
+    def _copied(self, file: LocalImage, part: PartFile) -> dict[str, Any]:
         """Copied by the kernel; what has landed is read back behind the copy, and only where a
         digest needs it."""
-        part, watch, required = self._part, self._watch, self._required
+        watch, required = self._watch, self._required
         part.reserve(file.allocated)
         checks = required.without_formats().start(file.size)
         fed = InOrder(part, checks)
@@ -166,7 +168,7 @@ class PartWriter:
 
         try:
             file.clone_into(part, copied, step=watch.rules.rate_limit)
-            evidence = self._inspected()
+            evidence = self._inspected(part)
             if required.covers_all:
                 fed.finish(self._waiting)
                 evidence |= checks.evidence()
@@ -175,8 +177,7 @@ class PartWriter:
             fed.stop()
             checks.close()
 
-    def _inspected(self) -> dict[str, Any]:
-        part = self._part
+    def _inspected(self, part: PartFile) -> dict[str, Any]:
         part.set_size()
         try:
             return self._required.inspected(part.fileno(), part.size)

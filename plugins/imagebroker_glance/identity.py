@@ -120,14 +120,6 @@ class Keystone:
                     hint="set auth_type = password",
                 )
             return None
-        known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"{self.where}: unknown auth_type {name!r}",
-                hint=f"did you mean {near[0]}?" if near else
-                "set it to password, v3applicationcredential or token",
-            )  # fmt: skip
         first = next(iter(self.endpoints), None)
 
         def value(opt: Any) -> Any:
@@ -137,10 +129,13 @@ class Keystone:
         try:
             return loading.get_plugin_loader(name).load_from_options_getter(value)
         except ks.NoMatchingPlugin as error:
+            known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
+            near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
                 f"{self.where}: unknown auth_type {name!r}",
-                hint="set it to password, v3applicationcredential or token",
-            ) from error
+                hint=f"did you mean {near[0]}?" if near else
+                "set it to password, v3applicationcredential or token",
+            ) from error  # fmt: skip
         except ks.MissingRequiredOptions as error:
             missing = " and ".join(opt.dest for opt in error.options)
             raise ConfigError(

@@ -182,8 +182,14 @@ class MissingRanges:
         return image.read_bytes() if image.exists() else None
 
     def _stored(self) -> int:
-        """What the journal promises to the next process."""
+        """What the journal promises to the next process.
+
+        One without its part file promises nothing: its process was killed between the rename that
+        completed the image and the removal of the journal, which the next download sweeps.
+        """
         for journal in self._dest.glob(".*.imagebroker-journal"):
+            if not journal.with_name(journal.name.replace("-journal", "-part")).exists():
+                continue
             try:
                 found = json.loads(journal.read_text())
                 early = sum(stop - start for start, stop, _ in found.get("early", ()))

@@ -56,14 +56,3 @@ def test_a_journal_with_a_second_name_is_not_written_to(tmp_path: Path) -> None:
     with path.open("rb") as file:
         read = journals.read(file.fileno())
     assert_that(read is not None and read.version, Equals("v2"))
-
-
-def test_what_waits_for_a_destination_goes_when_the_destination_is_complete(tmp_path: Path) -> None:
-    leave(tmp_path / "image", BEGUN)
-    leave(tmp_path / "other", BEGUN)
-    with PartFile(tmp_path / "image", key="1" * 16) as part:
-        part.write(0, DATA)
-        part.commit()
-    names = sorted(each.name for each in tmp_path.iterdir())
-    assert_that([name for name in names if "image." in name and "other" not in name], Equals([]))
-    assert_that([name for name in names if "other" in name], HasLength(2))

@@ -405,8 +405,6 @@ class PartFile:
         self._do("cannot store", self._settle)
         self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
         self.forget()
-        # Nobody goes on with another one for this destination: it would lie there for a day.
-        parts.remove_others(self._directory, self._name, self._part or b"")
         self._part = None
         if self._fsync:
             self._do("the image is complete, but cannot sync the directory of",

@@ -1,4 +1,4 @@
-"""Our errors as the exceptions of the service that calls, found by name in a module of its own."""
+"""Translates our errors into the calling service's exceptions, found by name in its module."""
 
 from __future__ import annotations
 

@@ -203,8 +203,8 @@ class API:
         Different on purpose: a cut transfer is resumed; `dest_path` is either what it was or the
         complete, verified image, synced to the disk, and a symbolic link there is replaced; a
         `data` that can seek gets its length back after a failure; wrong content is
-        ImageUnacceptable, however the bytes were reached; the iterator is read by nobody before
-        its caller, and holds back the last bytes until every check has passed.
+        ImageUnacceptable, wherever the bytes came from; only the caller reads the iterator,
+        which holds back the last bytes until every check has passed.
         """
         certificates = getattr(trusted_certs, "ids", trusted_certs)
         verify = {"trusted_certs": certificates} if certificates else {}
@@ -223,7 +223,7 @@ class API:
         return None
 
     def copy_image_to_store(self, context: Context, image_id: str, store: str) -> None:
-        """Let the service begin to copy an image into another of its own stores.
+        """Let the service begin to copy an image into another of its stores.
 
         As in Nova: it returns at once, and `stores` of the record has the store when it is done;
         an image that has it is ImageBadRequest, one that cannot be copied ImageImportImpossible
@@ -234,7 +234,7 @@ class API:
             self._broker.import_image(context, ref, stores=[store], cancel=_AtOnce())
 
     def _ref(self, id_or_uri: object) -> str:
-        """The identifier as text. What is none is not found: Glance says 404 to any odd id."""
+        """The identifier as text. An invalid one is not found: Glance answers 404 to it."""
         ref = str(id_or_uri)
         with self._errors.translated({**OF_IMAGE, InvalidImageRef: "ImageNotFound"}, ref):
             self._broker.resolve(ref)

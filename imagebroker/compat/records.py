@@ -93,7 +93,7 @@ def _decoded(image: Image) -> dict[str, Any]:
 def created_fields(image_info: Mapping[str, Any]) -> dict[str, Any]:
     """`image_info` of Nova's `create` as `Broker.create` takes it; None is not set.
 
-    `instance_owner`, a property that is none, makes that project a member.
+    `instance_owner` is not stored as a property: it makes that project a member.
     """
     properties = dict(image_info.get("properties") or {})
     member = properties.pop("instance_owner", None)

@@ -14,14 +14,14 @@ from imagebroker.verify.signature import Signature
 
 
 class Demands(NamedTuple):
-    """What must hold for the bytes, whoever sends them."""
+    """Requirements for the bytes, whatever their source."""
 
     #: Of the caller and of the ref.
     checksums: tuple[Checksum, ...] = ()
     #: The deployment insists on a strong checksum.
     require: bool = False
     allow_weak: bool = False
-    #: What the record's checksums are where whoever sends the bytes sends them too; None: a record.
+    #: What the checksums are if the server of the bytes computes them; None: those of a record.
     served: str | None = None
     #: The record that was asked for, where it was looked at before any candidate was opened.
     record: Image | None = None

@@ -153,7 +153,7 @@ def _transferred(
 
 
 def in_order(fetch: Fetch, transfer: Transfer) -> Content:
-    """What whoever takes bytes in order gets: verification above the fetch, then decompression."""
+    """The bytes in order: verification above the fetch, then decompression."""
     content: Content = Verified(fetch, transfer.watch)
     if transfer.decompress is not None:
         from imagebroker.transfer.layers.decompression import Decompressed  # few calls do

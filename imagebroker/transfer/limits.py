@@ -215,7 +215,7 @@ class Watch:
     def backoff(self, failures: int, error: ImageBrokerError) -> float:
         """Seconds before the next attempt: exponential with jitter, or as the peer asks.
 
-        `failures`: those in a row; 0 for one that brought bytes, after which waiting helps nobody.
+        `failures`: failures in a row; 0 after one that delivered bytes: then waiting does not help.
         """
         factor = min(2 ** (failures - 1), 16) if failures else _AFTER_PROGRESS
         jitter = 0.5 + random.random() / 2  # noqa: S311 - no secret depends on it

@@ -110,7 +110,7 @@ class Bits:
             self._sync_directory(self._images)
 
     def open(self, image_id: str) -> int:
-        """A descriptor of stored data. :raises FileNotFoundError: there is none."""
+        """A descriptor of stored data. :raises FileNotFoundError: there is no data."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(self._images / image_id, flags)
 

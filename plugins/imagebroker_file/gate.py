@@ -103,7 +103,7 @@ os.register_at_fork(before=GATE.close, after_in_parent=GATE.open, after_in_child
 
 
 def aside(work: Callable[[], T]) -> T:
-    """Run `work()`, in a thread of its own if this is the main thread.
+    """Run `work()`, in a separate thread if this is the main thread.
 
     Signal handlers run in the main thread, at any point: one that forks in the middle of a
     transaction would leave the child with a connection that it can neither use nor close.

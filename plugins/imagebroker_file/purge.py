@@ -23,7 +23,7 @@ _DELETED = """
 
 
 class Purge:
-    """One purge. An upload is dead if nobody holds its lock: its age does not matter."""
+    """One purge. An upload is dead if no process holds its lock, whatever its age."""
 
     def __init__(self, records: Records, bits: Bits, uploads: Uploads) -> None:
         self._records = records

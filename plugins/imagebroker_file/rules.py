@@ -109,7 +109,7 @@ def changed_image(
     """`image` after an update.
 
     :raises InvalidImageRef: a field does not exist, cannot be changed, or has an invalid value.
-    :raises NotAuthorized, PolicyViolation: this caller cannot do that; nobody can.
+    :raises NotAuthorized, PolicyViolation: this caller cannot do that; no caller can.
     """
     wanted: dict[str, Any] = {}
     for name, value in changes.items():

@@ -72,7 +72,7 @@ class Identity(abc.ABC):
         """URL prefixes, each ending in `/`, in the order in which to try them."""
 
     def renew(self) -> bool:
-        """Get a new token after a 401; False if there is none."""
+        """Get a new token after a 401; False if that is not possible."""
         return False
 
     def outlive(self) -> None:  # noqa: B027 - the service renews its own token

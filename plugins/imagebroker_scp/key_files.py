@@ -91,7 +91,7 @@ def public_half(file: Path) -> bytes | None:
 
 
 def public_key(file: Path) -> bytes | None:
-    """The key in a file that ends in .pub; None if there is none."""
+    """The key in a .pub file; None if the file has no key."""
     try:
         return base64.b64decode(_read(file, private=False).split()[1], validate=True)
     except (Unusable, ValueError, IndexError):

@@ -65,7 +65,7 @@ _DISCONNECT, _EXT_INFO, _INFO_REQUEST, _CHANNEL_DATA, _CHANNEL_EXTENDED = 1, 7, 
 _WATCHED = frozenset({_DISCONNECT, _EXT_INFO, _INFO_REQUEST, _CHANNEL_DATA, _CHANNEL_EXTENDED})
 _WINDOW_ADJUST = 93
 
-#: paramiko's log. It has a handler of its own, so that nothing comes to a terminal uninvited.
+#: paramiko's log. Its own handler keeps paramiko's messages off the terminal.
 LOG = logging.getLogger("imagebroker_scp.ssh")
 LOG.addHandler(logging.NullHandler())
 

@@ -101,7 +101,7 @@ class Reader:
 
         :raises FileEnded: before `stop`.
         :raises StatusError: the server cannot read on.
-        :raises TransferError: it sends what nobody has asked for.
+        :raises TransferError: it sends data that was not requested.
         """
         try:
             self._ask()

@@ -7,7 +7,7 @@ from imagebroker.model.image import Image
 from imagebroker.testing.clauses.records import UploadClauses
 from imagebroker.testing.hooks import random_bytes
 
-#: A port at which nobody listens.
+#: A closed port.
 _NOWHERE = "http://127.0.0.1:9/image"
 _WEEK = 7 * 86400.0
 

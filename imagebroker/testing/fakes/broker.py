@@ -52,7 +52,7 @@ class FakeBroker(FixedBroker):
         super().__init__(Settings(make_config(classes, values, {})), classes)
 
     def add(self, data: bytes | None, ref: str | None = None, **fields: Any) -> Image:
-        """An image with these bytes, at `ref` or with an id of its own in `glance`; its record.
+        """Add an image with these bytes, at `ref` or with a new id in `glance`; return its record.
 
         `fields` are those of `Image`; None for `data` makes a record that has no bytes yet.
         """
@@ -74,5 +74,5 @@ class FakeBroker(FixedBroker):
             stored.breaks = after, error
 
     def data(self, ref: str | ImageRef) -> bytes | None:
-        """The bytes of an image, whoever stored them."""
+        """The bytes of an image."""
         return self.shelf.find(key_of(self.resolve(parse(ref)).ref)).data

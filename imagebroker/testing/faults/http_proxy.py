@@ -223,7 +223,7 @@ class _Conversation:
 
 
 def _head(source: BinaryIO | io.BufferedReader) -> Head | None:
-    """The next head; None at the end. :raises ValueError: it is none."""
+    """The next head; None at the end. :raises ValueError: it is invalid."""
     lines: list[bytes] = []
     size = 0
     while line := source.readline(_HEAD_LIMIT):
@@ -240,7 +240,7 @@ def _head(source: BinaryIO | io.BufferedReader) -> Head | None:
 
 
 def _body(source: io.BufferedReader, head: Head, *, none: bool) -> Iterator[bytes]:
-    """The body as it is sent. `none`: there is none where nothing says how long it is."""
+    """The body as it is sent. `none`: without a declared length, there is no body."""
     if head.chunked:
         return _chunks(source)
     # Looked at now: the head may say something else when the body is passed on.

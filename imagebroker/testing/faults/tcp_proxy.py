@@ -46,7 +46,7 @@ class Fault:
     #: Seconds from one side to the other. The first bytes take a round trip more, as after a real
     #: handshake, which the proxy itself cannot delay.
     delay: float = 0
-    #: Answer the connection with RST at once. For a port at which nobody listens see
+    #: Answer the connection with RST at once. For a closed port see
     #: `TcpProxy.refuse`.
     refuse: bool = False
 
@@ -265,7 +265,7 @@ class TcpProxy(Wires):
     def refuse(self) -> None:
         """Stop listening: new connections get ECONNREFUSED. Open ones go on."""
         wake_and_close(self._listener)
-        self._listener = _bound(self.port)  # bound, not listening: nobody else gets the port
+        self._listener = _bound(self.port)  # bound, not listening: keeps the port reserved
 
     def listen(self) -> None:
         """Accept again after `refuse`."""
@@ -386,6 +386,6 @@ def _deliver(pipe: queue.Queue[tuple[float, bytes]], sink: socket.socket) -> Non
         try:
             sink.sendall(data)
         except OSError:
-            # Empties the pipe all the same: whoever fills it must not block for ever.
+            # Empties the pipe all the same, so that its writer does not block for ever.
             broken = True
             wake_and_close(sink)

@@ -140,7 +140,7 @@ def _hook(name: str, arguments: tuple[Any, ...]) -> None:
         each.record(name, arguments)
 
 
-#: Where Python and installed code live: importing is nobody's I/O.
+#: Where Python and installed code live: imports do not count as I/O of a plugin.
 _CODE = tuple(
     os.path.join(os.path.realpath(path), "")
     for path in {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}

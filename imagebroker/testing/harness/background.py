@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class BackgroundCall(threading.Thread, Generic[T]):
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         super().__init__(name="imagebroker-kit", daemon=True)

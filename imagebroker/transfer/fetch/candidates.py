@@ -51,7 +51,7 @@ class HandedOver(TransferError):
 
 
 def insecurity(candidates: Sequence[Candidate], served: Mapping[str, int]) -> dict[str, bool]:
-    """What belongs into the evidence though no check found it: nobody proved who a server was.
+    """What the evidence must say although no check found it: a server was not authenticated.
 
     The backend itself counts, also where the bytes came from elsewhere: it had the record.
     """

@@ -1,4 +1,4 @@
-"""Images that nobody could verify are refused before their first byte."""
+"""Images that cannot be verified are refused before their first byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_claims(image: Image, rules: Rules, *, demanded: bool, local: bool) -> 
 
 
 def check_coding(source: OpenedSource) -> None:
-    """:raises TransferError: nobody could tell the image from an encoding of it."""
+    """:raises TransferError: the bytes could be the image or an encoding of it."""
     if not source.coding:
         return
     from imagebroker.transfer.codecs import KINDS  # few servers do this

@@ -66,7 +66,7 @@ class Resumability(NamedTuple):
 
     #: What proves the same bytes at the backend itself; None if nothing does.
     version: str | None
-    #: Whether the middle can be asked for; None if nobody knows.
+    #: Whether ranges can be requested; None if unknown.
     possible: bool | None
 
 

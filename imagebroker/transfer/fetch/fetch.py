@@ -162,7 +162,7 @@ class Fetch:
 
     @property
     def _proven(self) -> bool:
-        """One that nobody can forge: bytes of several places may be joined."""
+        """A strong digest covers the whole image: bytes of several places may be joined."""
         return self._required is not None and self._required.proves_all
 
     # -- opening ---------------------------------------------------------------------------------
@@ -552,9 +552,9 @@ class Fetch:
         self._changed_at = self._watch.done
 
     def give_up(self, error: ImageBrokerError) -> None:
-        """Go on at the next candidate.
+        """Continue at the next candidate.
 
-        :raises: `error`, if there is none, or none could do better.
+        :raises: `error`, if there is no other, or no other could do better.
         """
         if len(self._candidates) == 1 or isinstance(error, FINAL):
             raise error

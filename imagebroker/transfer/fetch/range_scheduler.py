@@ -1,9 +1,9 @@
 """Several ranges at once: of one source, as many as make it faster, and of several sources.
 
-Bytes come out in the order of their arrival; whoever stores them must be able to write anywhere.
+Bytes come out in the order of their arrival; the destination must accept writes at any position.
 Ranges are handed out in the order in which they lie, each as long as its source takes a second or
 two for it, so that what arrives early is still in the page cache when its turn comes to be hashed.
-At the end, whoever has nothing left takes from the slowest what that one would need longer for.
+At the end, an idle source takes over part of the slowest range if that is faster.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RangeScheduler:
         self._sources = [main]
         self._main = main
         self._given_up: list[Candidate] = []
-        #: Ranges that nobody reads yet, in order.
+        #: Ranges that are not being read yet, in order.
         self._waiting = list(missing)
 
     def rest(self) -> Rest:
@@ -193,7 +193,7 @@ class RangeScheduler:
             self._waiting.sort()
 
     def _broken(self, read: RangeRead, error: ImageBrokerError) -> None:
-        """One read less; if nobody else delivers, or nobody could, the transfer's error."""
+        """End a broken read; raise the transfer's error if no other source can deliver."""
         source = read.source
         self._end(read)
         if source.reads and error.retryable and not isinstance(error, RangeIgnored):

@@ -30,7 +30,7 @@ class RangeRead:
     def __init__(
         self, source: RangeSource, flow: Flow, position: int, stop: int, *, endless: bool = False
     ) -> None:
-        """`endless`: the request has no end of its own; it is cut where the range stops."""
+        """`endless`: the request has no end; it is cut where the range stops."""
         self.source, self.flow = source, flow
         self.position, self.stop, self.endless = position, stop, endless
         self.began = monotonic()

@@ -1,4 +1,4 @@
-"""One image may lie on several servers behind one name, and each may give it a version of its own.
+"""Several servers behind one name may have an image, and each may give it its own version.
 
 A version (an ETag) that differs then says nothing about the bytes. Under a strong digest of the
 whole the bytes are joined all the same, and the digest decides. Without one they never are.
@@ -46,7 +46,7 @@ class Circumstances(NamedTuple):
     tolerant: bool
     #: There is no other place.
     last: bool
-    #: It can be asked for the missing bytes of its own version.
+    #: The missing bytes of its own version can be requested.
     resumable: bool
 
 

@@ -3,10 +3,10 @@
 Who may have an entry is decided elsewhere (`entitlement.py`): it is found by the keys under which
 it was stored, never by its digest alone.
 
-An entry is a file called `<algorithm>-<digest>`. It is made complete under another name and
-renamed, and nobody relies on that: whoever uses an entry computes its digest over what was copied
-from it. A lock (flock) says that an entry is in use, or that its writer lives. What is on its way
-in counts with its whole size from the beginning: the directory never holds more than it may.
+An entry is a file called `<algorithm>-<digest>`. It is completed under another name and then
+renamed, but readers do not rely on that: each one computes the digest of what it copied from the
+entry. A lock (flock) shows that an entry is in use, or that its writer is alive. An entry counts
+with its full size while it is being written: the directory never exceeds its limit.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Cached:
 
 
 class Entry:
-    """An entry in use: nobody removes it until it is closed."""
+    """An entry in use: it is not removed until it is closed."""
 
     def __init__(self, fd: int, cached: Cached) -> None:
         self.fd, self.cached = fd, cached
@@ -240,8 +240,8 @@ class Cache:
     ) -> bool:
         """Keep the first `size` bytes of an open file; whether there is room for them.
 
-        `digests`: what was computed over them, by algorithm. `keys`: what leads to them. `image`:
-        their record, for whoever lists the cache.
+        `digests`: their computed digests, by algorithm. `keys`: the keys that lead to them.
+        `image`: their record, for listing the cache.
 
         :raises ConfigError, OSError: as the directory.
         """
@@ -355,7 +355,7 @@ class Cache:
             release(fd)
 
     def _make_room(self, directory: int, size: int) -> bool:
-        """Remove what was not used for the longest time, and what nobody writes any more."""
+        """Remove the least recently used entries, and those whose writer is gone."""
         if size > self.limit:
             return False
         self._sweep(directory)

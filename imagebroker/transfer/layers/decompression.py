@@ -37,7 +37,7 @@ class Decompressed:
         self._below, self._formats, self._watch = below, formats, watch
         self._unpacker = Unpacker(below.image.ref, decompress)
         self._done = 0
-        #: Known before the end to nobody.
+        #: Unknown until the end.
         self.size: int | None = None
 
     @property

@@ -117,7 +117,7 @@ class Entitlement:
     ) -> None:
         """`probe` asks the backend, within so many seconds, what this caller may read.
 
-        `caller`: the same for calls of one user, and for nobody else's; empty if that is unknown.
+        `caller`: identifies the user; the same for all calls of one user. Empty if unknown.
         """
         self._caller = caller
         self.resource = resource

@@ -39,7 +39,7 @@ class Flights(Protocol):
     """Files by name, the same for all who share downloads."""
 
     def open(self, name: str) -> int:
-        """A descriptor of its own of the file, which is made if it is not there."""
+        """A new descriptor of the file, which is created if it is missing."""
 
     def is_current(self, name: str, fd: int) -> bool:
         """Whether that descriptor is of the file that has this name now."""
@@ -192,8 +192,7 @@ class Announcement:
 
 
 class Flight:
-    """One name under which a transfer is announced: locked by whoever transfers, read by those who
-    follow."""
+    """One name under which a transfer is announced: locked by the leader, read by the followers."""
 
     def __init__(self, flights: Flights, name: str) -> None:
         """:raises ConfigError, OSError: as `Flights.open`."""
@@ -204,7 +203,7 @@ class Flight:
         self._held = False
         self._head = b""
         self._last: Announcement | None = None
-        #: True while somebody else's transfer is followed here: whoever follows closes it.
+        #: True while another call's transfer is followed here: the follower closes it.
         self.is_followed = False
 
     def lock(self) -> bool | None:
@@ -220,14 +219,14 @@ class Flight:
                 return None
             os.ftruncate(self._fd, 0)  # of one who died
         except OSError:
-            self._flights.remove(self.name)  # where nobody can lock it, nobody needs it
+            self._flights.remove(self.name)  # without locks it is useless
             raise
         self._held = True
         return True
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody transfers here any more. Not to be asked of one that is ours."""
+        """Whether its leader is gone. Do not call it on a flight of this call."""
         if not try_lock(self._fd, shared=True):
             return False
         unlock(self._fd)
@@ -260,7 +259,7 @@ class Flight:
         return self._announced
 
     def close(self) -> None:
-        """Give it up; whoever holds it removes it first."""
+        """Release it; the leader removes it first."""
         if self._fd < 0:
             return
         if self._held and self._process.is_current:

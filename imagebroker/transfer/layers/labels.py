@@ -1,6 +1,6 @@
-"""What is known of the entries of the cache by name: refs and names, for whoever lists it.
+"""Labels of cache entries: refs and names, shown when the cache is listed.
 
-They stand in an extended attribute of each entry, and decide nothing.
+They are stored in an extended attribute of each entry, and decide nothing.
 """
 
 from __future__ import annotations

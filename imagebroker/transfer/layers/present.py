@@ -61,7 +61,7 @@ class Note:
 
     @classmethod
     def read(cls, fd: int) -> Note | None:
-        """None if there is none that can be understood."""
+        """The note of an open file; None if it is missing or invalid."""
         try:
             note = cls(**json.loads(os.getxattr(fd, _ATTRIBUTE)))
         except (OSError, ValueError, TypeError, RecursionError):

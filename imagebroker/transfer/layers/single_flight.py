@@ -77,7 +77,7 @@ class Flying(Protocol):
 
 
 class _Alone:
-    """A transfer that nobody shares."""
+    """A transfer that is not shared."""
 
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
         return list(own)
@@ -150,7 +150,7 @@ class SingleFlight:
     # -- following -------------------------------------------------------------------------------
 
     def next_leader(self, first: int, waiting: Callable[[], None]) -> _Following | None:
-        """The transfer to follow. None if there is none: then this call leads, or is alone."""
+        """The transfer to follow; None if this call leads or is not shared."""
         for number in range(first, _MOST):
             found = self._look_at(number, waiting)
             if found is not None:
@@ -450,7 +450,7 @@ class _FollowedSource(ImageSource):
     def _next(self, position: int, end: int) -> bytes:
         """What has landed since; nothing if that is nothing.
 
-        :raises TransferError: nobody can be followed any more.
+        :raises TransferError: there is no transfer to follow any more.
         """
         following = self._following
         now = following.look()
@@ -492,9 +492,9 @@ class _FollowedSource(ImageSource):
         return chunk or bytes(size)
 
     def _go_on(self, number: int) -> None:
-        """Follow the next transfer, from the byte that is missing.
+        """Follow the next transfer, from the first missing byte.
 
-        :raises HandedOver: there is none: this call goes on by itself.
+        :raises HandedOver: there is no other transfer: this call continues by itself.
         """
         try:
             following = self._owner.next_leader(number, self._wait)

@@ -43,7 +43,7 @@ _BLKROGET = 0x125E
 
 
 class BlockDevice:
-    """An open device that nobody else uses; it stays so until `discard`."""
+    """An open device in exclusive use until `discard`."""
 
     #: The kernel cannot copy a file into a device.
     file = None

@@ -29,7 +29,7 @@ InOrder = Callable[[Fetch], Content]
 class Destination(ABC):
     """Receives the bytes of one image. A further one is a further class here."""
 
-    #: Whether bytes may come in any order; whoever takes them so verifies them too.
+    #: Whether bytes may come in any order; such a destination also verifies them.
     any_order = False
     #: None for a file object.
     path: Path | None = None

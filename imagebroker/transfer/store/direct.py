@@ -65,7 +65,7 @@ class _Block:
         self.count += size
 
     def leave(self) -> None:
-        """Go on in memory of its own."""
+        """Continue in its own memory."""
         self._memory = memoryview(bytearray(_BLOCK))
 
 
@@ -93,7 +93,7 @@ class DirectWriter:
 
     @classmethod
     def beside(cls, fd: int, directory: int, name: bytes) -> DirectWriter | None:
-        """A writer into the file `fd`, which is `name` in `directory`; None where there is none."""
+        """A writer into the file `fd`, `name` in `directory`; None without direct I/O."""
         if kind_of(fd) not in _FILE_SYSTEMS:
             return None
         flags = os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -105,7 +105,7 @@ class DirectWriter:
             if os.path.sameopenfile(fd, direct):
                 return cls(fd, withhold(direct))
         except OSError:
-            pass  # nobody can tell: as if it were another file
+            pass  # unknown: as if it were another file
         os.close(direct)
         return None
 

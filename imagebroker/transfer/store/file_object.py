@@ -61,7 +61,7 @@ class FileObject:
         tell_in_child(self)
 
     def in_child(self) -> None:
-        """Let the copy of what is just being written lead nowhere: the parent writes it."""
+        """Redirect the child's copy of a write in progress to /dev/null: the parent writes it."""
         fd = self._fd() if self._writing and isinstance(self._raw, io.RawIOBase) else None
         if fd is not None:
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ _RENAME_NOREPLACE = 1
 
 
 def kind_of(fd: int) -> int | None:
-    """The number of the file system's type (statfs(2)); None where nobody can tell."""
+    """The number of the file system's type (statfs(2)); None if unknown."""
     libc = ctypes.CDLL(None)
     found = ctypes.create_string_buffer(256)  # struct statfs, which begins with the type, a long
     if not hasattr(libc, "fstatfs") or libc.fstatfs(fd, found) != 0:
@@ -113,7 +113,7 @@ def _rename_if_absent(directory: int, old: bytes, new: bytes) -> None:
     Taking the name first with an empty file would leave that behind where the process is killed:
     nothing but a complete image may ever have the name.
     """
-    # A descriptor of its own: the lock goes with it.
+    # A separate descriptor: the lock goes with it.
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         try:

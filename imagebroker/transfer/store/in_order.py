@@ -25,8 +25,8 @@ class Fed(Protocol):
 class InOrder:
     """Feeds `checks` as far as the stored bytes have no gap.
 
-    A chunk that comes in its turn is handed on as it is. What came early is read back when its turn
-    comes, in a thread of its own: whoever stores goes on storing meanwhile.
+    A chunk that arrives in order is passed on directly. One that arrives early is read back when
+    its turn comes, in a separate thread, while the writer continues.
     """
 
     def __init__(self, part: Storage, checks: Fed, position: int = 0) -> None:
@@ -74,7 +74,7 @@ class InOrder:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Read back what is next, if it is there and nobody is at it."""
+        """Read back the next bytes, if they are stored and not being read already."""
         if not self._busy and not self._stopping and self._early.begins_at(self.position):
             self._busy = True
             self._thread = started(self._catch_up, "imagebroker-read-back")

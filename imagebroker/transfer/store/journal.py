@@ -99,7 +99,7 @@ def spelled(required: Sequence[Checksum]) -> tuple[str, ...]:
 
 
 def read(fd: int) -> Journal | None:
-    """The journal in an open file; None if it is none."""
+    """The journal in an open file; None if it is not a journal."""
     try:
         found = json.loads(os.pread(fd, _LENGTH, 0))
         found["required"] = tuple(found["required"])

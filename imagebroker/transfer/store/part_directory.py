@@ -1,4 +1,4 @@
-"""Part files by name: made, taken up again, and swept when nobody works on them any more."""
+"""Part files by name: created, resumed, and swept when no process uses them any more."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from imagebroker.transfer.store.journal import Journal
 SUFFIX = ".imagebroker-part"
 #: The journal of a part file that may be taken up again.
 JOURNAL_SUFFIX = ".imagebroker-journal"
-#: Names of nobody else: with the key of an image (see `take`), and perhaps a number.
+#: Names that only part files have: with the key of an image (see `take`), and perhaps a number.
 _OURS = re.compile(rb"\..+\.[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-(part|journal)\Z", re.DOTALL)
 #: What follows the name of a destination there.
 _KEY = re.compile(rb"[0-9a-f]{16}(-[0-9a-f]{8})?\.imagebroker-part")
 _NAME_MAX = 255
 #: A file system cannot rename if so many trials fail.
 _TRIALS = 8
-#: Seconds after which a part file counts as abandoned though it has a journal, or though locks do
-#: not work here (some network file systems) and nobody can tell.
+#: Seconds after which a part file counts as abandoned even if it has a journal, or if locks do not
+#: work here (some network file systems).
 ABANDONED = 86400.0
 _READ_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -111,8 +111,8 @@ def _left_for(directory: int, name: bytes) -> Iterator[tuple[bytes, Journal]]:
 
 
 def remove_others(directory: int, name: bytes, part: bytes) -> None:
-    """One part file of a destination waits for a later process: of those that nobody works on,
-    only `part` stays."""
+    """Keep one part file of a destination for a later process: remove all unlocked ones but
+    `part`."""
     for each, _ in list(_left_for(directory, name)):
         if each != part:
             _sweep_one(directory, each, waiting=False)
@@ -268,9 +268,9 @@ def _lock(fd: int) -> bool | None:
 
 
 def sweep(directory: int) -> int:
-    """Remove the part files that nobody works on and nobody can take up; how many there were.
+    """Remove part files that are neither in use nor resumable; return their number.
 
-    One with a journal waits a day for a process that goes on with it.
+    One with a journal is kept for a day, for a process that resumes it.
     """
     try:
         names = {os.fsencode(entry) for entry in os.listdir(directory)}

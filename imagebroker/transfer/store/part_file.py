@@ -102,7 +102,7 @@ class PartFile:
         self.sequential = self._fuse = False
         self._keep, self._noted = keep, False
         self._preallocate = preallocate
-        #: Bytes that the journal vouches for, and whether a later call is known to go on with them.
+        #: Bytes that the journal confirms, and whether a later call is known to resume them.
         self._stored, self._resumes = 0, False
         # False once the file may have something else than zeros where nothing was written.
         self._holes = True
@@ -384,7 +384,7 @@ class PartFile:
         self.forget()
 
     def forget(self) -> None:
-        """Remove the journal: nobody can go on with what is stored, or it is not what it says."""
+        """Remove the journal: the stored bytes cannot be resumed, or do not match it."""
         if self._part is not None:
             parts.remove(self._directory, parts.journal_name(self._part))
         close(self._journal)

@@ -13,7 +13,7 @@ from imagebroker.exceptions import DestinationError
 _ACCESS, _DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 #: In an ACL as the kernel hands it out: what comes first, and each entry (tag, permissions, id).
 _HEAD, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
-#: What a file system without permissions of its own says (vfat, SMB): the mount gives them.
+#: Errors of file systems without permissions (vfat, SMB): the mount determines them.
 _HAS_NONE = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _USER, _GROUP, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
@@ -76,7 +76,7 @@ def _remove_acl(fd: int) -> None:
     try:
         os.removexattr(fd, _ACCESS)
     except OSError:
-        pass  # there is none
+        pass  # it has no ACL
 
 
 def _mode(acl: bytes) -> int:

@@ -104,7 +104,7 @@ def _is_mount_point(directory: int, name: bytes) -> bool:
 
 
 def _mount(fd: int) -> str | None:
-    """The id of the mount that a descriptor is in (Linux 3.15); None where nobody can tell."""
+    """The id of the mount that a descriptor is in (Linux 3.15); None if unknown."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as lines:
             for line in lines:

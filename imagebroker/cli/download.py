@@ -268,7 +268,10 @@ def _with_better_hint(
     elif error.found == "socket":
         error.hint = "pipe the image to the program: imagebroker download REF - | PROGRAM"
     elif error.found == "block device":
-        error.hint = "to replace what the device holds, add --to-device"
+        error.hint = (
+            "write to it with: imagebroker download REF - > DEST; or, read back and verified, with "
+            "--to-device"
+        )
     elif error.hint == OPENED:
         error.hint = "write to it with: imagebroker download REF - > DEST"
     return error

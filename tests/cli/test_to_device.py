@@ -18,7 +18,7 @@ def test_a_device_is_written_to_only_if_that_is_said(imagebroker: Inside) -> Non
     with loop_device(imagebroker.work / "file") as device:
         refused = imagebroker("download", ref, str(device))
         assert_that(refused.status, Equals(9))
-        assert_that(refused.stderr, Contains("add --to-device"))
+        assert_that(refused.stderr, Contains("--to-device"))
         done = imagebroker("download", ref, str(device), "--to-device")
         assert_that(done.stderr, StartsWith(f"imagebroker: stored {device}: 2.0 MiB"))
         assert_that(done.status, Equals(0))

@@ -187,7 +187,6 @@ def test_files_on_a_mounted_file_system_are_no_mount_points(
         ("fifo", "imagebroker download REF - > DEST"),
         ("device", "imagebroker download REF - > DEST"),
         ("socket", "imagebroker download REF - | PROGRAM"),
-        ("directory", "name a file in that directory"),
     ],
 )
 @pytest.mark.parametrize("link", [False, True])

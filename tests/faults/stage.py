@@ -49,6 +49,7 @@ def prepare(folder: Path) -> None:
     """A broker, warm, in this process; it notes for a later one what it has after each chunk."""
     global BROKER, STORE
     import imagebroker
+    import imagebroker.transfer.fetch.range_scheduler  # an import is not what is to be struck
 
     STORE = folder / "disk" / "store"
     (folder / "disk").mkdir()

@@ -53,7 +53,7 @@ def test_200_downloads_half_of_them_failing_leave_nothing_behind(
     with ThreadPoolExecutor(4) as pool:
         assert_that(list(pool.map(fetch, range(200))), Equals([True, False] * 100))
     assert_that(ssh_threads(), Equals([]))
-    assert_that(open_sockets(), Equals(sockets))
+    assert_that(open_sockets() <= sockets, Is(True))
     assert_that(len(os.listdir("/proc/self/fd")) <= descriptors, Is(True))
     gc.collect()
     # 100 images of a MiB were fetched: wide enough for what the allocator keeps.

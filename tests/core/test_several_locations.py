@@ -182,7 +182,7 @@ def test_one_that_cannot_begin_in_the_middle_sends_all_or_nothing(
     spread(good=throttled(), whole=throttled(seekable=False), too=throttled())
     done = download(broker, tmp_path)
     assert_that(sorted(done.served), Equals(["scripted://host/good", "scripted://host/too"]))
-    (tmp_path / "dest").unlink()
+    (tmp_path / "image").unlink()
     spread(whole=throttled(0.001, seekable=False), good=throttled(0.001))
     assert_that(download(broker, tmp_path).served, Equals({"scripted://host/whole": len(DATA)}))
 

@@ -20,7 +20,7 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.model.image import Image, checked_info, copied_fields, given
+from imagebroker.model.image import Image, checked_info, copied_fields, without_none
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.stored_fields import check_stored, fitting, left_out
@@ -408,7 +408,7 @@ class Broker:
         with self._call() as call:
             target = call.routes.named(backend).declared
             own = checked_info(image_info or {})
-            check_stored(given(own), target.record_fields, backend)
+            check_stored(without_none(own), target.record_fields, backend)
             if "create" not in target.capabilities:
                 raise UnsupportedOperation(
                     f"the {backend} backend cannot create images",
@@ -426,7 +426,7 @@ class Broker:
                 info = fitting(info, lost) | own
                 if info.get("disk_format") is None and reader.image.id is None and not unpacked:
                     found = _get(call, context, id_or_uri)
-                    info |= given({"disk_format": found.disk_format})
+                    info |= without_none({"disk_format": found.disk_format})
                 if reader.size is not None:
                     info["size"] = reader.size
                 made = _create(
@@ -549,7 +549,7 @@ def _get(
         if ref.id is None and image.disk_format is None:
             image = _detected(call, context, ref, backend, image)
     if image.deleted and not show_deleted:
-        raise Gone(f"{ref} was deleted", hint="pass show_deleted to see what is left of it")
+        raise Gone(f"{ref} was deleted", hint="pass show_deleted=True to get its record")
     if image.locations is not None and not include_locations:
         image = replace(image, locations=None)
     return image
@@ -662,8 +662,8 @@ def _create(
 ) -> Image:
     info = checked_info(image_info)
     target = call.routes.named(backend)
-    check_stored(given(info), target.declared.record_fields, target.title)
-    image = Image(ref=target.host.ref(info.get("id") or ""), **given(info))
+    check_stored(without_none(info), target.declared.record_fields, target.title)
+    image = Image(ref=target.host.ref(info.get("id") or ""), **without_none(info))
     formats = _upload_formats(call, check_format)
     with call.telemetry.call("create", target.title) as recorded:
         if data is None:

@@ -215,7 +215,7 @@ def _strings(key: str, values: Iterable[Any]) -> Iterator[Any]:
 FIELDS = tuple(f.name for f in fields(Image))
 
 
-def given(info: Mapping[str, Any]) -> dict[str, Any]:
+def without_none(info: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a new record, without those that are None."""
     return {name: value for name, value in info.items() if value is not None}
 

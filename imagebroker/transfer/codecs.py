@@ -232,7 +232,7 @@ class Unpacker:
             if count > _MEMBERS + self.taken // _SMALLEST:
                 raise CompressionError(
                     f"{self._ref}: the {kind.name} data consists of {count} tiny pieces",
-                    hint="nobody compresses an image like that: look at where it comes from",
+                    hint="no compressor makes such data: check the source of the image",
                 )
             member = _Member(self._ref, kind, begin, slices)
             yield member
@@ -254,7 +254,9 @@ class Unpacker:
         if kind.ignores_appended and len(begin) >= _MAGIC:  # fewer may be a member that was cut
             for _ in slices:
                 pass  # a digest of the whole is of these bytes too
-            LOG.warning("%s: what is appended to the %s data is ignored", self._ref, kind.name)
+            LOG.warning(
+                "%s: the data after the end of the %s data is ignored", self._ref, kind.name
+            )
             return b""
         raise CompressionError(
             f"{self._ref}: something else follows the {kind.name} data",

@@ -222,6 +222,6 @@ def write(sftp: Sftp, handle: bytes, chunks: Iterable[bytes]) -> int:
 def _written(sftp: Sftp, under_way: deque[int]) -> None:
     reply = sftp.next_reply()
     if reply.id not in under_way or reply.kind != STATUS:
-        raise nonsense(f"answered request {reply.id}, which nobody waits for")
+        raise nonsense(f"answered request {reply.id}, which was not sent")
     under_way.remove(reply.id)
     raise_for_status(sftp.body())

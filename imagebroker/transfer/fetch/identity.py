@@ -71,7 +71,7 @@ class Identity:
         if self._size is not None and image.size not in (None, self._size):
             raise ImageChanged(
                 f"{image.ref} has {image.size} bytes, and the record says {self._size}",
-                hint="the record and what it leads to are not of the same image",
+                hint="correct the size in the record, or replace the data it points to",
             )
 
     def check_size(self, size: int) -> None:

@@ -138,5 +138,5 @@ class CacheLayer:
                 return cached
         raise DestinationError(
             f"{reader.image.ref} has {reader.size} bytes, and the cache has no room for it",
-            hint="raise cache_size, or wait until what is cached is no longer in use",
+            hint="raise cache_size, or wait until cached images are no longer in use",
         )

@@ -138,7 +138,7 @@ class Entitlement:
                 self._watch.check()
             except ImageBrokerError as error:
                 # The own `open` says it, in its own words.
-                LOG.debug("%s: what others have of it is not used: %s", redact(self._ref), error)
+                LOG.debug("%s: cached and shared bytes are not used: %s", redact(self._ref), error)
         return self._answer
 
     def _waiting(self) -> None:

@@ -241,7 +241,7 @@ class SingleFlight:
     def _open(self, left: float, waiting: Waiting) -> OpenedSource:
         following = self._following
         if following is None or self._led is not None:
-            raise HandedOver("nobody else transfers it any more")
+            raise HandedOver("the other transfer has ended")
         self._source = _FollowedSource(self, following, hold_back=not self._covered)
         return OpenedSource(self._source, lambda verb: nullcontext())
 
@@ -261,7 +261,9 @@ class SingleFlight:
             return
         common = [name for name in digests if name in evidence]
         if not common or any(evidence[name] != digests[name] for name in common):
-            raise ChecksumMismatch(f"{self._ref}: what was followed changed while it was read")
+            raise ChecksumMismatch(
+                f"{self._ref}: the part file of the other transfer changed while it was read"
+            )
 
     # -- leading ---------------------------------------------------------------------------------
 

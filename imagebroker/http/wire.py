@@ -115,6 +115,8 @@ class Wire:
         self._view = _NOTHING
         self._buffer = bytearray()
         self._at = self._end = 0
+        # What stood before the LF of the line with the size of the chunk.
+        self._cr = b""
         self._room = min(_FIRST_BLOCK, limits.chunk_size)
         self._due: float | None = None
         self._failure: OSError | None = None
@@ -249,7 +251,9 @@ class Wire:
     # -- the body ------------------------------------------------------------------------------
 
     def _read_chunk_size(self) -> bytes:
-        match = re.fullmatch(_CHUNK, self._line(_MAX_CHUNK_LINE, "the size of a chunk"))
+        line = self._until_lf(_MAX_CHUNK_LINE, "the size of a chunk")
+        self._cr = line[-1:] if line.endswith(b"\r") else b""
+        match = re.fullmatch(_CHUNK, line.removesuffix(b"\r"))
         if match is None:
             raise self._broken_chunk()
         self._left = int(match[1], 16)
@@ -257,7 +261,8 @@ class Wire:
         return b"%x\r\n" % self._left
 
     def _read_chunk_end(self) -> None:
-        if self._line(2, "the end of a chunk"):
+        # Ended as its size was: a CR that may also be the last byte of the data is neither.
+        if self._until_lf(2, "the end of a chunk") != self._cr:
             raise self._broken_chunk()
         self._state = _State.CHUNK_SIZE
 
@@ -304,6 +309,10 @@ class Wire:
 
     def _line(self, limit: int, what: str) -> bytes:
         """The next line without its end, at most `limit` bytes of it."""
+        return self._until_lf(limit, what).removesuffix(b"\r")
+
+    def _until_lf(self, limit: int, what: str) -> bytes:
+        """The next line without its LF."""
         line = bytearray()
         ended = False
         while not ended:
@@ -321,8 +330,7 @@ class Wire:
             self._at = stop
             if len(line) > limit + 2:
                 raise Malformed(f"{self._peer} sent too much in {what}")
-        del line[-1:]
-        return bytes(line.removesuffix(b"\r"))
+        return bytes(line[:-1])
 
     def _block(self, most: int) -> memoryview:
         """At most so many bytes, as soon as there are any; none at the end. Never copied."""

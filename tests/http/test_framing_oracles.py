@@ -182,9 +182,15 @@ def test_all_three_read_what_is_well_formed(reply: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n01234567\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+8\r\n01234567\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n01234567\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n8\r\n01234567\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n01234567\r\n0\r\nno colon\r\n\r\n",
     ],
 )
 def test_what_is_not_is_refused(reply: bytes) -> None:
     assert_that(ours(reply), Is(None))
+
+
+def test_chunks_whose_lines_all_end_in_lf_are_read() -> None:
+    reply = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n8\n01234567\n0\n\n"
+    assert_that(ours(reply), Equals(DATA))

@@ -28,6 +28,8 @@ ROWS: dict[str, Prepared] = {
     "file-reflink": local.reflink,
     "scp": ssh.scp,
     "glance": glance.glance,
+    "glance-https": glance.https,
+    "glance-show": glance.show,
     "sharing": sharing.sixteen,
     "cuts": ways.cuts,
 }

@@ -23,12 +23,15 @@ _EXPIRED = (401, 403, 404, 410)
 class Client:
     """HTTP for one backend instance. One serves all its threads; it has no connections itself."""
 
-    def __init__(self, host: BackendHost) -> None:
-        """:raises ConfigError: an option cannot be used (`OPTIONS` has them)."""
+    def __init__(self, host: BackendHost, tls: Tls | None = None) -> None:
+        """
+        :param tls: where the options of TLS are not called as in `OPTIONS`.
+        :raises ConfigError: an option cannot be used (`OPTIONS` has them).
+        """
         title = ":".join(filter(None, ("backend", host.name, host.instance)))
         options = host.options
         self.host = host
-        self.tls = Tls(options, title)
+        self.tls = Tls(options, title) if tls is None else tls
         host.proxies  # noqa: B018 - one that cannot be used shows now, not in a download
         self._origins = {
             Url.parse(text).origin

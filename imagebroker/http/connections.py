@@ -16,7 +16,12 @@ from typing import Any, Protocol
 from urllib3 import connection, connectionpool
 
 from imagebroker.backends.backend import Limits
-from imagebroker.exceptions import PolicyViolation, TransferError, TransferTimeout
+from imagebroker.exceptions import (
+    ImageBrokerError,
+    PolicyViolation,
+    TransferError,
+    TransferTimeout,
+)
 from imagebroker.http.buffers import Buffers
 from imagebroker.http.wire import Handle, Wire
 
@@ -36,6 +41,10 @@ class Dial(Protocol):
 
     @property
     def buffers(self) -> Buffers: ...
+
+    @property
+    def ca_option(self) -> str:
+        """The option that names the authorities to trust."""
 
     def connect(self) -> socket:
         """A socket to the server, or through a proxy's tunnel to it.
@@ -182,7 +191,7 @@ class _HttpConnection(_Connection, connection.HTTPConnection):
 
 class _HttpsConnection(_Connection, connection.HTTPSConnection):
     def connect(self) -> None:
-        with _tls_errors(self._dial.peer):
+        with _tls_errors(self._dial.peer, self._dial.ca_option):
             super().connect()
         # A cut must not look like the end of the answer.
         self.sock.suppress_ragged_eofs = False  # type: ignore[union-attr]
@@ -223,14 +232,25 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACK
 
 
 @contextmanager
-def _tls_errors(peer: str) -> Iterator[None]:
+def _tls_errors(peer: str, ca_option: str) -> Iterator[None]:
+    try:
+        with _named(peer, ca_option):
+            yield
+    except ImageBrokerError as error:
+        error.nothing_sent = True  # type: ignore[attr-defined]  # another server may be asked
+        raise
+
+
+@contextmanager
+def _named(peer: str, ca_option: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLCertVerificationError as error:
         raise PolicyViolation(
             f"{peer}: its certificate is refused: {error.verify_message}",
             hint="if a private authority signed it, name its certificate: --ca-file FILE, or "
-            "ca_file in the config file; else check the host name and the clock",
+            f"{ca_option} in the config file; else check the host name and the clock",
+            option=ca_option,
         ) from error
     except TimeoutError as error:
         raise TransferTimeout(

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.backends.backend import BackendHost, Limits
@@ -67,15 +68,25 @@ class Answer:
         self.body.close()
         self.response.release_conn()
 
-    def read(self, limit: int) -> bytes:
+    def read(self, limit: int, *, seconds: float | None = None, whole: bool = True) -> bytes:
         """The whole body of an answer that is not image data; the answer is closed then.
 
-        :raises TransferError: it is longer than `limit`, or cut.
+        :param seconds: how long it may take.
+        :param whole: False: of a longer one, the beginning is enough.
+        :raises TransferError: it is longer than `limit`, or cut, or takes too long.
         """
         pieces, size = [], 0
+        due = None if seconds is None else monotonic() + seconds
         try:
             for block in self.blocks():
                 size += len(block)
+                if due is not None and monotonic() > due:
+                    raise TransferTimeout(
+                        f"{self.place.url.site}: the answer took more than {seconds:g} s",
+                        hint="the server or the network is too slow; try again later",
+                    )
+                if size > limit and not whole:
+                    break
                 if size > limit:
                     raise TransferError(
                         f"{self.place.url.site}: the answer is longer than {limit} bytes",
@@ -96,7 +107,7 @@ class Pools:
     """The connections of one user: a source, or a client of some service. Threads may share it."""
 
     def __init__(self, host: BackendHost, tls: Tls, agent: Callable[[], str]) -> None:
-        self.host, self._tls, self._agent = host, tls, agent
+        self.host, self.tls, self._agent = host, tls, agent
         self.buffers = Buffers(host.limits.chunk_size)
         self._lock = threading.Lock()
         self._pools: dict[tuple[Any, ...], HTTPConnectionPool] = {}
@@ -184,7 +195,7 @@ class Pools:
             if pool is None:
                 context = None
                 if place.url.scheme == "https":
-                    context = self._tls.context(identified=place.identified)
+                    context = self.tls.context(identified=place.identified)
                 dial = _Dial(self, place.url, proxy)
                 pool = make_pool(place.url.host, place.url.port, dial, context)
                 self._pools[key] = pool
@@ -261,6 +272,10 @@ class _Dial:
     @property
     def buffers(self) -> Buffers:
         return self.pools.buffers
+
+    @property
+    def ca_option(self) -> str:
+        return self.pools.tls.shown("ca_file")
 
     def connect(self) -> socket:
         return self.pools.connect(self.url, self.proxy)

@@ -6,53 +6,108 @@ redirects are not used. Importing this imports requests, which is a dependency o
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar
+from urllib3 import HTTPResponse
 
 from imagebroker.exceptions import PolicyViolation, TransferError
 from imagebroker.http.client import REDIRECTS, Client
-from imagebroker.http.loaded import as_urllib3
+from imagebroker.http.codings import foreign_coding
+from imagebroker.http.head import Malformed
+from imagebroker.http.loaded import fields_of
 from imagebroker.http.pools import Answer, Pools
 from imagebroker.http.urls import Place, Url
+from imagebroker.redaction import printable
 
 
 def requests_session(
-    client: Client, *, origins: Collection[str] = (), limit: int | None = None
+    client: Client,
+    *,
+    origins: Collection[str] = (),
+    limit: int | None = None,
+    pools: Pools | None = None,
+    streams: bool = True,
+    redirects: bool = True,
+    patience: float = 1.0,
 ) -> requests.Session:
     """A session whose every request goes through the client's TLS, proxies and policy.
 
     A redirect of a GET or HEAD is followed under the policy, without the headers that say who asks
     as soon as it leads to another origin; other redirects are answers. Bodies are loaded, up to
-    `limit`, unless they are asked for with `stream=True`.
+    `limit`, unless they are asked for with `stream=True`; of an error, the beginning is loaded.
 
     :param origins: URLs whose scheme, host and port are the only ones asked first; any if empty.
     :param limit: bytes of a body; the host's `max_answer` by default.
+    :param pools: the connections to use, of several sessions; by default the session has its own.
+    :param streams: False: every body is loaded, even if the library asks for a stream.
+    :param redirects: False: every redirect is an answer.
+    :param patience: multiplies the time that a server has to begin its answer.
     """
     session = _Session()
     session.trust_env = False
     session.headers.clear()
     session.cookies = _NoCookies()
     session.adapters.clear()
-    adapter = Adapter(client, {Url.parse(each).origin for each in origins}, limit)
+    first = frozenset(Url.parse(each).origin for each in origins)
+    adapter = Adapter(
+        client,
+        _Rules(
+            first, client.host.limits.max_answer if limit is None else limit, streams, redirects,
+            patience,
+        ),
+        client.pools() if pools is None else pools,
+    )  # fmt: skip
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
 
 
+def answer_of(response: requests.Response) -> Answer:
+    """What a streamed response was made of: its `blocks` are not copied on their way.
+
+    It is the caller's to close; the response is not used any more.
+    """
+    raw: Any = response.raw
+    if not isinstance(raw, _Raw) or raw.answer is None:
+        raise TypeError("this is not a new response of a session of requests_session")
+    answer, raw.answer = raw.answer, None
+    return answer
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """See `requests_session`."""
+
+    origins: frozenset[tuple[str, str, int]]
+    limit: int
+    streams: bool
+    redirects: bool
+    patience: float
+
+
+class _Raw(HTTPResponse):
+    """What requests reads from, and where that comes from."""
+
+    answer: Answer | None = None
+
+    def close(self) -> None:
+        """Python calls it, too, when nobody holds the response any more."""
+        if self.answer is not None:
+            super().close()
+
+
 class Adapter(BaseAdapter):
     """How requests sends."""
 
-    def __init__(
-        self, client: Client, origins: set[tuple[str, str, int]], limit: int | None
-    ) -> None:
+    def __init__(self, client: Client, rules: _Rules, pools: Pools) -> None:
         super().__init__()
-        self._client, self._origins = client, origins
-        self._limit = client.host.limits.max_answer if limit is None else limit
-        self._pools: Pools = client.pools()
+        self._client, self._rules, self._pools = client, rules, pools
         self._builder = HTTPAdapter()
 
     def send(
@@ -69,23 +124,51 @@ class Adapter(BaseAdapter):
         :raises PolicyViolation, TransferError, NotAuthorized: as `Pools.send`.
         """
         place = self._client.start(str(request.url))
-        if self._origins and place.url.origin not in self._origins:
+        if self._rules.origins and place.url.origin not in self._rules.origins:
             raise PolicyViolation(
                 f"credentials would be sent on to {place.url.site}",
                 hint="write that URL as endpoint or auth_url, if it is right",
             )
         answer = self._follow(request, place)
-        made = as_urllib3(answer, None if stream else self._limit)
+        body = self._body(answer, stream and self._rules.streams)
+        # Of memory, or of what arrives; never decoded, because it was asked for as it is.
+        made = _Raw(
+            body, headers=fields_of(answer), status=answer.head.status, reason=answer.head.reason,
+            preload_content=False, decode_content=False, enforce_content_length=False,
+        )  # fmt: skip
+        made.answer = answer
         found = self._builder.build_response(request, made)
         found.url = answer.place.url.text
         return found
+
+    def _body(self, answer: Answer, stream: bool) -> Any:
+        """:raises TransferError: it is too long, takes too long, or is encoded."""
+        seconds = 2 * self._client.host.limits.stall_timeout
+        coding = foreign_coding(answer.head.all("content-encoding"), ())
+        if answer.head.status >= 400:
+            try:
+                told = answer.read(MAX_MESSAGE, seconds=seconds, whole=False)
+            except TransferError:
+                told = b""  # the status is enough
+            return io.BytesIO(b"" if coding else told)
+        if stream:
+            return answer.response
+        if coding:
+            answer.close()
+            raise Malformed(
+                f"{answer.place.url.site}: the answer is encoded as {printable(coding, 60)!r}, "
+                "which was not asked for"
+            )
+        return io.BytesIO(answer.read(self._rules.limit, seconds=seconds))
 
     def _follow(self, request: requests.PreparedRequest, place: Place) -> Answer:
         method, limit = str(request.method), self._client.host.limits.redirects
         body = request.body.encode() if isinstance(request.body, str) else request.body
         for _ in range(limit + 1):
-            answer = self._pools.send(method, place, self._fields(request, place), body)
-            if method not in ("GET", "HEAD") or answer.head.status not in REDIRECTS:
+            fields = self._fields(request, place)
+            answer = self._pools.send(method, place, fields, body, patience=self._rules.patience)
+            follows = self._rules.redirects and method in ("GET", "HEAD")
+            if not follows or answer.head.status not in REDIRECTS:
                 return answer
             answer.close()
             place = self._client.moved(place, answer.head)
@@ -110,6 +193,8 @@ class Adapter(BaseAdapter):
         self._pools.close()
 
 
+#: Bytes of an error's body that are loaded.
+MAX_MESSAGE = 64 * 1024
 #: What says nothing of who asks.
 _HARMLESS = ("accept", "accept-language", "range", "if-match", "if-none-match", "if-range")
 

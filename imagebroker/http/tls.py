@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from imagebroker.backends.backend import Options
@@ -13,16 +16,21 @@ from imagebroker.exceptions import ConfigError
 if TYPE_CHECKING:
     import ssl
 
+LOG = logging.getLogger(__name__)
+
 
 class Tls:
     """Makes the contexts of an instance when they are first needed: loading takes 30 ms."""
 
-    def __init__(self, options: Options, title: str) -> None:
+    def __init__(
+        self, options: Options, title: str, names: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """`title` is what messages call the instance's section.
 
+        :param names: how the section calls options that have another name there.
         :raises ConfigError: the options contradict each other, or a file cannot be used.
         """
-        self._options, self._title = options, title
+        self._options, self._title, self._names = options, title, names
         self._contexts: dict[bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
         if options.insecure and not options.allow_insecure:
@@ -31,11 +39,20 @@ class Tls:
                 hint="remove it; set allow_insecure too if any server may pass for the real one",
             )
         if options.key_file and not options.cert_file:
-            raise ConfigError(f"[{title}] key_file is set", hint="set cert_file too")
+            raise ConfigError(
+                f"[{title}] {self.shown('key_file')} is set",
+                hint=f"set {self.shown('cert_file')} too",
+            )
         for name in ("ca_file", "cert_file", "key_file"):
             self._check_file(name)
+        if options.cert_file and not options.key_file and _is_open(options.cert_file):
+            LOG.warning("every user of this host can read the key in %s", options.cert_file)
         if options.ca_file or options.cert_file:
             self.context(identified=True)  # what cannot be used shows now, not in a download
+
+    def shown(self, name: str) -> str:
+        """What the section calls an option."""
+        return self._names.get(name, name)
 
     def context(self, *, identified: bool) -> ssl.SSLContext:
         """`identified`: the server may see the client certificate."""
@@ -68,13 +85,18 @@ class Tls:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"[{self._title}] the certificates cannot be used: {error}",
-                hint="ca_file, cert_file and key_file are PEM files; if the key has a passphrase, "
-                "set key_passphrase",
+                hint=f"{self.shown('ca_file')}, {self.shown('cert_file')} and "
+                f"{self.shown('key_file')} are PEM files{self._passphrase_hint()}",
             ) from error
         return context
 
+    def _passphrase_hint(self) -> str:
+        if "key_passphrase" not in self._options:
+            return "; the key must not have a passphrase"
+        return "; if the key has a passphrase, set key_passphrase"
+
     def _check_file(self, name: str) -> None:
-        path = self._options[name]
+        path, shown = self._options[name], self.shown(name)
         if not path:
             return
         try:
@@ -82,11 +104,18 @@ class Tls:
                 mode = os.fstat(file.fileno()).st_mode
         except OSError as error:
             raise ConfigError(
-                f"[{self._title}] {name} {path!r} cannot be read: {error.strerror}",
-                hint="correct the path, or let this user read the file",
+                f"[{self._title}] {shown} {path!r} cannot be read: {error.strerror}",
+                hint="correct the path of the PEM file, or let this user read it",
             ) from error
         if name == "key_file" and mode & (stat.S_IROTH | stat.S_IWOTH):
             raise ConfigError(
-                f"[{self._title}] key_file {path!r} is open to every user of this host",
+                f"[{self._title}] {shown} {path!r} is open to every user of this host",
                 hint=f"chmod o= {path}, and consider the key known",
             )
+
+
+def _is_open(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False

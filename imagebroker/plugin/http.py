@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imagebroker.http.answers import check_status, retry_after
-from imagebroker.http.client import Client, Session
+from imagebroker.http.answers import check_status, content_range, retry_after
+from imagebroker.http.client import Client, Session, user_agent
 from imagebroker.http.head import Head, Malformed
 from imagebroker.http.options import OPTIONS
 from imagebroker.http.pools import Answer, Pools
 from imagebroker.http.source import HttpSource, probe, record
+from imagebroker.http.tls import Tls
 from imagebroker.http.urls import Place, Url
 
 __all__ = [
@@ -25,14 +26,18 @@ __all__ = [
     "Place",
     "Pools",
     "Session",
+    "Tls",
     "Url",
+    "answer_of",
     "botocore_session",
     "check_status",
+    "content_range",
     "pool_manager",
     "probe",
     "record",
     "requests_session",
     "retry_after",
+    "user_agent",
 ]
 
 if TYPE_CHECKING:
@@ -45,16 +50,37 @@ if TYPE_CHECKING:
 
 
 def requests_session(
-    client: Client, *, origins: Collection[str] = (), limit: int | None = None
+    client: Client,
+    *,
+    origins: Collection[str] = (),
+    limit: int | None = None,
+    pools: Pools | None = None,
+    streams: bool = True,
+    redirects: bool = True,
+    patience: float = 1.0,
 ) -> requests.Session:
     """A `requests` session over the same connections, policy and bounds; it needs requests.
 
     :param origins: URLs whose scheme, host and port are the only ones asked first; any if empty.
     :param limit: bytes of a body that is loaded; the host's `max_answer` by default.
+    :param pools: the connections to use, of several sessions; by default the session has its own.
+    :param streams: False: every body is loaded, even if the library asks for a stream.
+    :param redirects: False: every redirect is an answer.
+    :param patience: multiplies the time that a server has to begin its answer.
     """
     from imagebroker.http.requests_session import requests_session as make
 
-    return make(client, origins=origins, limit=limit)
+    return make(
+        client, origins=origins, limit=limit, pools=pools, streams=streams, redirects=redirects,
+        patience=patience,
+    )  # fmt: skip
+
+
+def answer_of(response: requests.Response) -> Answer:
+    """What a response of such a session was made of: its `blocks` are not copied on their way."""
+    from imagebroker.http.requests_session import answer_of as find
+
+    return find(response)
 
 
 def botocore_session(

@@ -1,8 +1,8 @@
 """Images in OpenStack's image service (Glance, API v2), by id.
 
-keystoneauth gets the token and the endpoint; records and data are transferred with urllib3, through
-the host's checked connections. keystoneauth is imported when the backend is created, not with this
-package.
+python-glanceclient reads and changes records, keystoneauth gets tokens and endpoints, and both send
+through `imagebroker.plugin.http`, and so through the host's checked connections. They are imported
+when the backend is created or used, not with this package.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.plugin import (
@@ -28,8 +29,10 @@ from imagebroker_glance.options import LazyOptions, check
 from imagebroker_glance.shared import SharedDirectories
 
 if TYPE_CHECKING:
+    from imagebroker_glance.api import GlanceApi
     from imagebroker_glance.identity import Identity
     from imagebroker_glance.records import Records
+    from imagebroker_glance.sessions import Sessions
     from imagebroker_glance.source import GlanceSource
 
 __all__ = ["GlanceBackend"]
@@ -46,35 +49,35 @@ class GlanceBackend(ImageBackend):
 
     def __init__(self, host: BackendHost) -> None:
         super().__init__(host)
-        try:
-            import keystoneauth1  # noqa: F401 - only to check whether it is installed
-        except ImportError as error:
-            raise BackendLoadError(
-                "the glance backend needs keystoneauth1, which is not installed",
-                hint="pip install 'imagebroker[glance]'",
-            ) from error
-        from imagebroker_glance.api import GlanceApi
+        _check_installed()
         from imagebroker_glance.identity import Keystone
         from imagebroker_glance.personal import personal_options
-        from imagebroker_glance.wire import Wire
+        from imagebroker_glance.sessions import Sessions, make_client
 
         options = personal_options(host.options) if host.personal else host.options
         where = f"[backend:{host.name}{':' + host.instance if host.instance else ''}]"
         check(options, where)
         self._shared = SharedDirectories(options.get("shared_directories") or {}, where)
-        self._wire = Wire(host, options)
-        self._keystone = Keystone(host, options, self._wire, where)
-        self._api = GlanceApi(self._wire, self._keystone)
+        self._client = make_client(host, options, where)
+        self._keystone = Keystone(host, options, self._client, where)
+        self._sessions = Sessions(self._client)
 
     def open(self, context: Any, ref: ImageRef) -> GlanceSource:
         """Reads the record; the data is not requested yet."""
+        from imagebroker_glance.sessions import Sessions
         from imagebroker_glance.source import GlanceSource, check_readable
 
-        identity = self._identity(context)
-        raw, answer = self._api.show(identity, str(ref.id))
-        image = self._image(raw, answer.url, locations=False)
-        check_readable(image)
-        return GlanceSource(self._api, identity, image, raw, answer.server)
+        identity = self._ready(context)
+        sessions = Sessions(self._client)
+        try:
+            api = self._api(sessions)
+            raw, server = api.show(identity, str(ref.id))
+            image = self._image(raw, server, locations=False)
+            check_readable(image)
+            return GlanceSource(api, identity, image, raw, server)
+        except BaseException:
+            sessions.close()
+            raise
 
     def probe(self, context: Any, ref: ImageRef) -> Image:
         """A caller who can see a record may not be allowed to read its data: request one byte."""
@@ -94,11 +97,12 @@ class GlanceBackend(ImageBackend):
         show_deleted: bool = False,
     ) -> Image:
         """Glance does not show deleted images; `show_deleted` cannot change that."""
-        identity = self._identity(context)
-        raw, answer = self._api.show(identity, str(ref.id))
+        identity = self._ready(context)
+        api = self._api(self._sessions)
+        raw, server = api.show(identity, str(ref.id))
         if include_locations and "locations" not in raw:
-            raw["locations"] = self._api.locations(identity, str(ref.id))
-        image = self._image(raw, answer.url, locations=include_locations)
+            raw["locations"] = api.locations(identity, str(ref.id))
+        image = self._image(raw, server, locations=include_locations)
         if image.deleted and not show_deleted:
             raise Gone(f"image {ref.id} was deleted", hint="use another image")
         if image.locations:
@@ -112,7 +116,7 @@ class GlanceBackend(ImageBackend):
         def image_of(raw: Mapping[str, Any], url: str) -> Image:
             return self._image(raw, url, locations=False)
 
-        return list_images(self._api, self._identity(context), query, image_of)
+        return list_images(self._api(self._sessions), self._identity(context), query, image_of)
 
     def create(self, context: Any, image: Image, data: ImageData | None) -> Image:
         """With data, a failure removes the record again, or `UploadFailed` has its id."""
@@ -138,7 +142,9 @@ class GlanceBackend(ImageBackend):
         """Glance's `web-download`, or `copy-image` without a URL."""
         from imagebroker_glance.imports import import_image
 
-        return import_image(self._api, self._identity(context), str(ref.id), url, stores)
+        return import_image(
+            self._api(self._sessions), self._identity(context), str(ref.id), url, stores
+        )
 
     def purge(self, context: Any, older_than: float, dry_run: bool) -> Iterator[Image]:
         """Removes records of dead uploads. Glance itself cleans up after deleted images."""
@@ -159,10 +165,25 @@ class GlanceBackend(ImageBackend):
         return try_out(self, self.host.options)
 
     def close(self) -> None:
-        self._wire.close()
+        self._sessions.close()
+        self._keystone.close()
+
+    def _api(self, sessions: Sessions) -> GlanceApi:
+        from imagebroker_glance.api import GlanceApi
+
+        return GlanceApi(sessions, self._keystone)
 
     def _identity(self, context: Any) -> Identity:
         return self._keystone.identity(context)
+
+    def _ready(self, context: Any) -> Identity:
+        """The identity of a call that certainly sends a request, with its token."""
+        from imagebroker_glance.early import importing
+
+        identity = self._identity(context)
+        with importing("imagebroker_glance.api"):
+            identity.get_headers()
+        return identity
 
     def _image(self, raw: Mapping[str, Any], url: str, *, locations: bool) -> Image:
         from imagebroker_glance.record import to_image
@@ -175,4 +196,21 @@ class GlanceBackend(ImageBackend):
         def image_of(raw: Mapping[str, Any], url: str) -> Image:
             return self._image(raw, url, locations=False)
 
-        return Records(self._api, self._identity(context), image_of)
+        return Records(self._api(self._sessions), self._identity(context), image_of)
+
+
+def _check_installed() -> None:
+    """:raises BackendLoadError: a library is missing. glanceclient is only looked for: importing it
+    takes long, and is done with the first request."""
+    try:
+        import keystoneauth1  # noqa: F401
+
+        found = find_spec("glanceclient") is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise BackendLoadError(
+            "the glance backend needs python-glanceclient and keystoneauth1, which are not all"
+            " installed",
+            hint="pip install 'imagebroker[glance]'",
+        )

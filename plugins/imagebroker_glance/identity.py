@@ -9,19 +9,15 @@ from __future__ import annotations
 import abc
 import contextlib
 import difflib
-import io
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as ks
-import requests
-import urllib3
-from keystoneauth1 import loading, session
+from keystoneauth1 import loading, plugin
 from keystoneauth1.access import service_catalog
-from requests.adapters import BaseAdapter, HTTPAdapter
 
 from imagebroker.plugin import (
     BackendError,
@@ -31,12 +27,14 @@ from imagebroker.plugin import (
     MalformedAnswer,
     NotAuthorized,
     Options,
-    PolicyViolation,
     entry_points,
+    http,
+    redact,
 )
 from imagebroker_glance import record
 from imagebroker_glance.options import backend_options, interfaces
-from imagebroker_glance.wire import Wire, origin
+from imagebroker_glance.sessions import identity_session
+from imagebroker_glance.urls import origin
 
 _TOKEN = re.compile(r"[!-~]{1,16384}")
 #: Maximum size of Keystone's responses: requests and keystoneauth need 30 times as much memory.
@@ -44,14 +42,18 @@ MAX_ANSWER = 1024 * 1024
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class Identity(abc.ABC):
-    """The identity for a request to Glance: the service itself, or a caller with a token."""
+class Identity(plugin.BaseAuthPlugin, abc.ABC):
+    """Who asks Glance, for keystoneauth: the service itself, or a caller with a token."""
+
+    #: Sent along with each request, for the logs of the services.
+    request_id: str | None = None
 
     def __init__(self, conceal: Callable[..., None]) -> None:
+        super().__init__()
         self._secrets: set[str] = set()
         self._conceal = conceal
 
-    def headers(self) -> dict[str, str]:
+    def get_headers(self, session: Any = None) -> dict[str, str]:
         """The headers with its token. Only for `servers`."""
         headers = self._proof()
         self._secrets.update(filter(None, headers.values()))
@@ -75,28 +77,30 @@ class Identity(abc.ABC):
         """Get a new token after a 401; False if that is not possible."""
         return False
 
-    def outlive(self) -> None:  # noqa: B027 - the service renews its own token
+    def outlive(self) -> None:
         """The request may take longer than its token is valid."""
 
 
 class Keystone:
     """Makes identities from the options of one backend instance."""
 
-    def __init__(self, host: BackendHost, options: Options, wire: Wire, where: str) -> None:
+    def __init__(
+        self, host: BackendHost, options: Options, client: http.Client, where: str
+    ) -> None:
         """:raises ConfigError: the auth options do not fit together."""
         self.where = where
         self._personal = host.personal
         self.conceal = host.conceal
         self.options = options
-        self.wire = wire
-        self.limit = min(MAX_ANSWER, host.limits.max_answer)
         #: The configured endpoints; one that fails is moved to the end.
         self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
         random.shuffle(self.endpoints)
         self.auth = self._load_auth()
-        self.session = session.Session(
-            auth=self.auth, session=self._requests_session(), redirect=False
-        )
+        limit = min(MAX_ANSWER, host.limits.max_answer)
+        self.session = identity_session(client, self.auth, self._origins(), limit)
+
+    def close(self) -> None:
+        self.session.session.close()
 
     def identity(self, context: Any) -> Identity:
         """:raises NotAuthorized: the context has no token. ConfigError: no credentials here."""
@@ -148,16 +152,19 @@ class Keystone:
                 hint=f"set the options of {name} that it names in this section",
             ) from error
 
-    def _requests_session(self) -> requests.Session:
-        """keystoneauth's HTTP session: only to configured origins, over our connections."""
-        sending = requests.Session()
-        sending.trust_env = False
-        sending.headers.clear()
+    def _origins(self) -> list[str]:
+        """The configured URLs: no other server gets a password."""
         urls = [str(self.options.get(opt.dest) or "") for opt in backend_options()]
-        origins = {origin(url) for url in urls if url.startswith(("http://", "https://"))}
-        for scheme in list(sending.adapters):
-            sending.mount(scheme, _Adapter(self.wire, origins, self.limit))
-        return sending
+        found = [url for url in urls if url.startswith(("http://", "https://"))]
+        for url in found:
+            try:
+                http.Url.parse(url)
+            except ValueError:
+                raise ConfigError(
+                    f"{self.where}: {redact(url)} is not an http or https URL",
+                    hint="write it without a user name and a fragment: https://host:5000/v3",
+                ) from None
+        return found
 
     def catalogue_url(self) -> str:
         """The URL of the catalogue for a token."""
@@ -250,21 +257,16 @@ class _Caller(Identity):
         self._keystone = keystone
         self._token = token
         self._catalogue = getattr(context, "service_catalog", None)
-        self._request_id = str(getattr(context, "global_id", None) or "")
+        request_id = str(getattr(context, "global_id", None) or "")
+        self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else None
         self._found: list[str] = []
         self._with_service = bool(keystone.options.get("send_service_user_token"))
         self._may_outlive = False
 
-    def headers(self) -> dict[str, str]:
-        headers = super().headers()
-        if _REQUEST_ID.fullmatch(self._request_id):
-            headers["X-OpenStack-Request-ID"] = self._request_id
-        return headers
-
     def _proof(self) -> dict[str, str]:
         headers = {"X-Auth-Token": self._token}
         if self._with_service:
-            service = self._keystone.identity(None).headers()
+            service = self._keystone.identity(None).get_headers()
             headers["X-Service-Token"] = service.get("X-Auth-Token", "")
         return headers
 
@@ -287,68 +289,22 @@ class _Caller(Identity):
         return self._found
 
     def _read_catalogue(self) -> Any:
-        url = self._keystone.catalogue_url()
-        wire, limit = self._keystone.wire, self._keystone.limit
-        reply = wire.send("GET", url, {"X-Auth-Token": self._token, "Accept": "application/json"})
-        body = wire.read_all(reply, url, limit)
-        if reply.status in (401, 403):
+        url, keystone = self._keystone.catalogue_url(), self._keystone
+        headers = {"X-Auth-Token": self._token, "Accept": "application/json"}
+        with _translated(keystone.where):
+            response = keystone.session.get(
+                url, headers=headers, authenticated=False, raise_exc=False, log=False
+            )
+        status = response.status_code
+        if status in (401, 403):
             raise NotAuthorized("Keystone refuses the caller's token", hint="get a new token")
-        if reply.status != 200:
+        if status != 200:
             raise BackendError(
-                f"{origin(url)}: Keystone answered {reply.status} to a request for the catalogue",
+                f"{origin(url)}: Keystone answered {status} to a request for the catalogue",
                 hint="check auth_url, or set endpoint",
-                retryable=reply.status >= 500,
+                retryable=status >= 500,
             )
-        return record.parse_json(body, url).get("catalog")
-
-
-class _Adapter(BaseAdapter):
-    """How requests, and so keystoneauth, reaches the identity service: checked and limited."""
-
-    def __init__(self, wire: Wire, origins: set[str], limit: int) -> None:
-        super().__init__()
-        self._wire = wire
-        self._origins = origins
-        self._limit = limit
-        self._builder = HTTPAdapter()
-
-    def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: Any = True,
-        cert: Any = None,
-        proxies: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        """Uses the timeouts, certificates and proxy of the wire, not those of requests."""
-        url = str(request.url)
-        if origin(url) not in self._origins:
-            raise PolicyViolation(
-                f"Keystone at {sorted(self._origins)} would send credentials to {origin(url)}",
-                hint="if that is right, set auth_url to the URL that Keystone names",
-            )
-        body = request.body.encode() if isinstance(request.body, str) else request.body
-        if not (body is None or isinstance(body, bytes)):
-            raise TypeError(f"keystoneauth sends {type(body).__name__}")
-        headers = {
-            name: value.decode("latin-1") if isinstance(value, bytes) else value
-            for name, value in request.headers.items()
-        }
-        reply = self._wire.send(str(request.method), url, headers, body)
-        content = self._wire.read_all(reply, url, self._limit)
-        # A reply in memory: requests can neither read more, nor take cookies from it.
-        kept = urllib3.HTTPResponse(
-            io.BytesIO(content),
-            headers=reply.headers,
-            status=reply.status,
-            reason=reply.reason,
-            preload_content=False,
-        )
-        return self._builder.build_response(request, kept)
-
-    def close(self) -> None:
-        self._builder.close()
+        return record.parse_json(response.content, url).get("catalog")
 
 
 #: What to do where auth_url leads to something else.

@@ -10,11 +10,13 @@ from typing import Any
 from imagebroker.plugin import (
     BackendError,
     ImageBrokerError,
+    ImageNotFound,
+    NotAuthorized,
     TransferError,
     UploadFailed,
     printable,
 )
-from imagebroker_glance.api import MAX_RECORD, GlanceApi
+from imagebroker_glance.api import GlanceApi, Server
 from imagebroker_glance.identity import Identity
 
 #: The progress in the message of Glance's tasks.
@@ -61,25 +63,18 @@ class _Import:
 
     def begin(self) -> None:
         self._earlier = {str(task.get("id")) for task in self._tasks()}
-        method = {"name": "copy-image"} if self._url is None else {
-            "name": "web-download", "uri": self._url,
-        }  # fmt: skip
-        document: dict[str, Any] = {"method": method}
-        if self._stores:
-            document |= {"stores": self._stores, "all_stores_must_succeed": True}
         try:
-            self._post(document)
+            self._api.ask(self._identity, self._post, what=f"import of image {self._id}")
         except (TransferError, BackendError):
             # The answer may be lost although the import was accepted: then there is a task.
             if self._task() is None:
                 raise
 
-    def _post(self, document: Mapping[str, Any]) -> None:
-        answer = self._api.ask_json(
-            self._identity, "POST", f"images/{self._id}/import", document,
-            what=f"import of image {self._id}", allowed=(200, 202),
+    def _post(self, server: Server) -> None:
+        server.client.images.image_import(
+            self._id, method="copy-image" if self._url is None else "web-download",
+            uri=self._url, stores=self._stores, allow_failure=False,
         )  # fmt: skip
-        self._api.drop(answer)
 
     def is_done(self) -> bool:
         """:raises UploadFailed: it never will be."""
@@ -108,7 +103,7 @@ class _Import:
         """Tolerate a server that is unavailable for a moment."""
         now = time.monotonic()
         self._failing_since = self._failing_since or now
-        if not error.retryable or now - self._failing_since > self._api.wire.limits.stall_timeout:
+        if not error.retryable or now - self._failing_since > self._api.limits.stall_timeout:
             raise error
 
     def _failure(self, message: str, stores: set[str]) -> UploadFailed:
@@ -126,14 +121,19 @@ class _Import:
         return max(new, key=lambda task: str(task.get("created_at")), default=None)
 
     def _tasks(self) -> list[Mapping[str, Any]]:
-        answer = self._api.ask(
-            self._identity, "GET", f"images/{self._id}/tasks", what=f"tasks of image {self._id}",
-            allowed=(200, 403, 404), headers={"Accept": "application/json"},
-        )  # fmt: skip
-        if answer.reply.status != 200:
-            self._api.drop(answer)
-            return []
-        tasks = self._api.json_of(answer, MAX_RECORD).get("tasks")
+        """glanceclient's own call would ask for the versions of the service before each."""
+
+        def call(server: Server) -> Any:
+            return server.client.http_client.get(f"/v2/images/{self._id}/tasks")[1]["tasks"]
+
+        try:
+            tasks = self._api.ask(
+                self._identity, call, what=f"tasks of image {self._id}", reads=True
+            )
+        except (ImageNotFound, NotAuthorized) as error:
+            if getattr(error, "status", None) in (403, 404):
+                return []
+            raise
         return [each for each in tasks if isinstance(each, dict)] if isinstance(tasks, list) else []
 
 

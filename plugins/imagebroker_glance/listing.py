@@ -19,7 +19,7 @@ from imagebroker.plugin import (
 from imagebroker_glance.api import GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.record import API_NAMES, BASE, is_uuid
-from imagebroker_glance.wire import origin
+from imagebroker_glance.urls import origin
 
 #: Default number of images per request; servers allow up to 1000 by default.
 PAGE = 100
@@ -155,21 +155,17 @@ def _marks(following: Any, page: list[Any]) -> list[str]:
 
 def _page(
     api: GlanceApi, identity: Identity, parameters: list[tuple[str, str]], marks: list[str]
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Mapping[str, Any], str]:
     """One page; if its marker was deleted meanwhile, an earlier one is used."""
     for index, mark in enumerate(marks or [""]):
         try:
-            answer = api.list(
-                identity, "images", [*parameters, *([("marker", mark)] if mark else [])],
-                "the list of images",
-            )  # fmt: skip
+            page, url = api.page(identity, [*parameters, *([("marker", mark)] if mark else [])])
         except (ImageNotFound, InvalidImageRef):
             if index + 1 >= len(marks):
                 raise
             continue
-        page = api.json_of(answer, api.wire.limits.max_answer)
-        images = page.get("images")
+        images = page.get("images") if isinstance(page, dict) else None
         if not isinstance(images, list):
-            peer.malformed(origin(answer.url), "the list of images is not a list", _HINT)
-        return page, answer.url
+            peer.malformed(origin(url), "the list of images is not a list", _HINT)
+        return page, url
     raise AssertionError("unreachable")

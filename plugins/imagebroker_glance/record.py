@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imagebroker.plugin import Image, InvalidImageRef, Location, peer
-from imagebroker_glance.wire import origin
+from imagebroker_glance.urls import origin
 
 #: Attributes of the v2 schema; every other attribute is a custom property.
 BASE = frozenset({
@@ -43,9 +43,11 @@ def parse_json(body: bytes, url: str) -> dict[str, Any]:
     return peer.document(body, dict, origin(url))
 
 
-def parse_list(body: bytes, url: str) -> list[Any]:
-    """The JSON list in `body`. :raises MalformedAnswer: it is something else."""
-    return peer.document(body, list, origin(url))
+def a_list(found: Any, url: str) -> list[Any]:
+    """`found`. :raises MalformedAnswer: it is not a list."""
+    if not isinstance(found, list):
+        peer.malformed(origin(url), f"a list of locations is {type(found).__name__}")
+    return found
 
 
 def to_image(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
+
+from glanceclient.v2 import image_members
 
 from imagebroker.plugin import (
     BackendError,
@@ -25,14 +28,15 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
-from imagebroker_glance.api import PATCH_TYPE, GlanceApi
+from imagebroker_glance.answers import nothing_sent
+from imagebroker_glance.api import GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.listing import ImageOf
 from imagebroker_glance.record import API_NAMES, INTERNAL, api_properties, is_own
 from imagebroker_glance.upload import send_data, status_after_break, wait_for_status
-from imagebroker_glance.wire import nothing_sent
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Fields of `Image` that are plain attributes in Glance, and the value that None stands for.
 _PLAIN: Mapping[str, Any] = {
@@ -127,8 +131,11 @@ class Records:
             raise Conflict(f"image {chosen} already exists", hint="choose another id")
         document["id"] = image_id
         try:
-            self._api.send_json(
-                self._identity, "POST", "images", document, what=f"record of image {image_id}"
+            self._api.ask(
+                self._identity,
+                # Not by `images.create`, which takes a property named `backend` for an option.
+                lambda server: server.client.http_client.post("/v2/images", data=document)[1],
+                what=f"record of image {image_id}",
             )
         except (TransferError, BackendError) as error:
             if nothing_sent(error) or not self._appears(image_id):
@@ -197,15 +204,15 @@ class Records:
         raise error from error.__cause__
 
     def _remove(self, image_id: str) -> None:
-        answer = self._api.ask(
-            self._identity, "DELETE", f"images/{image_id}",
-            what=f"image {image_id}", allowed=(200, 204), headers={"Accept": "application/json"},
-        )  # fmt: skip
-        self._api.drop(answer)
+        self._api.ask(
+            self._identity,
+            lambda server: server.client.images.delete(image_id),
+            what=f"image {image_id}",
+        )
 
     def _appears(self, image_id: str) -> bool:
         """Whether a record exists whose answer was lost. Glance may still be creating it."""
-        ends = time.monotonic() + min(_LATE, self._api.wire.limits.stall_timeout)
+        ends = time.monotonic() + min(_LATE, self._api.limits.stall_timeout)
         pause = 0.1
         while not self._exists(image_id):
             if time.monotonic() > ends:
@@ -228,30 +235,29 @@ class Records:
             return False
 
     def _image(self, image_id: str, members: Iterable[str] | None) -> Image:
-        raw, answer = self._api.show(self._identity, image_id)
-        image = self._image_of(raw, answer.url)
+        raw, url = self._api.show(self._identity, image_id)
+        image = self._image_of(raw, url)
         return image if members is None else dataclasses.replace(image, members=tuple(members))
 
     def _patch(self, image_id: str, patch: list[dict[str, Any]]) -> None:
-        self._api.send_json(
-            self._identity, "PATCH", f"images/{image_id}", patch,
-            what=f"image {image_id}", kind=PATCH_TYPE,
-        )  # fmt: skip
+        self._api.patch(self._identity, image_id, patch)
 
     def _set_members(self, image_id: str, wanted: Iterable[str]) -> None:
-        path, what = f"images/{image_id}/members", f"members of image {image_id}"
-        answer = self._api.list(self._identity, path, [], what)
-        found = self._api.json_of(answer, self._api.wire.limits.max_answer).get("members") or []
-        present = _texts_in(found, "member_id")
+        def ask(call: Callable[[image_members.Controller], T], *, reads: bool = False) -> T:
+            return self._api.ask(
+                self._identity, lambda server: call(server.lists.image_members),
+                what=f"members of image {image_id}", reads=reads,
+            )  # fmt: skip
+
+        listed = ask(lambda members: [dict(each) for each in members.list(image_id)], reads=True)
+        present = _texts_in(listed, "member_id")
         for member in wanted:
             if member not in present:
-                self._api.send_json(self._identity, "POST", path, {"member": member}, what=what)
+                ask(lambda members, new=member: members.create(image_id, new))  # type: ignore[misc]
         for member in sorted(present - set(wanted)):
-            gone = self._api.ask(
-                self._identity, "DELETE", f"{path}/{quote(member, safe='')}",
-                what=what, allowed=(200, 204, 404),
-            )  # fmt: skip
-            self._api.drop(gone)
+            with contextlib.suppress(ImageNotFound):
+                old = quote(member, safe="")
+                ask(lambda members, old=old: members.delete(image_id, old))  # type: ignore[misc]
 
     def _add_locations(
         self,
@@ -278,11 +284,14 @@ class Records:
         except NotAuthorized as error:
             if getattr(error, "status", None) != 403:
                 raise
-        answer = self._api.ask_json(
-            self._identity, "POST", f"images/{image_id}/locations", document,
-            what=f"location of image {image_id}", allowed=(200, 202),
-        )  # fmt: skip
-        self._api.drop(answer)
+        self._api.ask(
+            self._identity,
+            # glanceclient's own call would ask for the versions of the service first.
+            lambda server: server.client.http_client.post(
+                f"/v2/images/{image_id}/locations", data=document
+            )[1],
+            what=f"location of image {image_id}",
+        )
         status = wait_for_status(self._api, self._identity, image_id, lambda now: now == "active")
         if status != "active":
             raise UploadFailed(

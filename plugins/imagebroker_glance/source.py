@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import socket
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imagebroker.plugin import (
@@ -18,20 +15,21 @@ from imagebroker.plugin import (
     ImageChanged,
     ImageNotFound,
     ImageSource,
+    InvalidImageRef,
     NotReady,
     PolicyViolation,
     RangeIgnored,
     TooLarge,
     TransferError,
+    foreign_coding,
+    http,
+    printable,
 )
 from imagebroker_glance.api import Answer, GlanceApi
 from imagebroker_glance.identity import Identity
-from imagebroker_glance.wire import Reply, refuse_encoding, translated
 
-#: Bytes read from the socket at a time; what has arrived is yielded without waiting for more.
-_PIECE = 256 * 1024
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+#: What stores without ranges answer to one.
+_NO_RANGE = (400, 416)
 #: Fields of a record that must not change during a transfer.
 _LASTING = ("status", "size", "disk_format", "os_hash_algo", "os_hash_value", "checksum")
 
@@ -70,8 +68,6 @@ class GlanceSource(ImageSource):
         self._servers = deque(identity.servers())
         self._first_server(server)
         self._begun = self._closed = False
-        #: The socket on which a response is awaited, for `close`.
-        self._sock: socket.socket | None = None
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         """Checks the record again before every later request, and after the last byte."""
@@ -87,8 +83,7 @@ class GlanceSource(ImageSource):
             try:
                 yield from self._pieces(answer, start, end)
             finally:
-                self._sock = None
-                answer.reply.close()  # after a complete body, its connection is back in the pool
+                answer.body.close()  # after a complete body, its connection is back in the pool
         if end == size:
             self._look_again()
 
@@ -97,43 +92,34 @@ class GlanceSource(ImageSource):
 
         :raises NotAuthorized, NotReady, ...: the caller cannot read it.
         """
-        answer = self._ask({"Range": "bytes=0-0"}, (200, 204, 206, 400, 416))
-        answer.reply.close()
-        if answer.reply.status in (400, 416):  # most stores do not support ranges
-            answer = self._ask({}, (200, 204))
-            answer.reply.close()
-        if answer.reply.status == 204:
-            self._check_empty()
+        answer = self._ask("bytes=0-0")
+        if answer is None:  # most stores do not support ranges
+            answer = self._ask("")
+        if answer is not None:
+            answer.body.close()
+            if answer.status == 204:
+                self._check_empty()
 
-    def _ask(self, headers: Mapping[str, str], allowed: Collection[int]) -> Answer:
-        with self._api.wire.watched(self._watch):
-            return self._api.ask(
-                self._identity, "GET", f"images/{self.image.id}/file",
-                what=f"image {self.image.id}", allowed=allowed,
-                headers={"Accept": "application/octet-stream, */*", **headers},
-                servers=list(self._servers),
-            )  # fmt: skip
+    def _ask(self, span: str) -> Answer | None:
+        """What the servers answer; None to a range that the store does not support."""
+        try:
+            return self._api.data(self._identity, str(self.image.id), span, list(self._servers))
+        except (InvalidImageRef, BackendError) as error:
+            if span and getattr(error, "status", None) in _NO_RANGE:
+                return None
+            raise
 
     def close(self) -> None:
+        """Ends a read that waits in another thread; the connections are this source's alone."""
         self._closed = True
-        sock = self._sock
-        if sock is not None:
-            # Ends a read that waits in another thread; it may have ended by itself already.
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def _watch(self, sock: socket.socket) -> None:
-        self._sock = sock
-        if self._closed:
-            self.close()
+        self._api.sessions.close()
 
     def _look_again(self) -> None:
         """:raises ImageChanged: the record has changed since the image was opened."""
         if self._closed:
             raise self._error(TransferError, "the source is closed")
         try:
-            with self._api.wire.watched(self._watch):
-                raw, _ = self._api.show(self._identity, str(self.image.id), list(self._servers))
+            raw, _ = self._api.show(self._identity, str(self.image.id), list(self._servers))
         except ImageNotFound:
             return  # deleted meanwhile: the transfer can finish, and its data is verified
         for name, first in self._first.items():
@@ -147,12 +133,13 @@ class GlanceSource(ImageSource):
 
     def _request(self, start: int, end: int | None) -> Answer | None:
         """The response with the data from `start` on; None for an empty image."""
-        headers = {}
+        span = ""
         if start:
-            last = "" if end is None or end == self.image.size else end - 1
-            headers["Range"] = f"bytes={start}-{last}"
+            span = f"bytes={start}-{'' if end is None or end == self.image.size else end - 1}"
         try:
-            answer = self._ask(headers, (200, 204, 206, 400, 416) if start else (200, 204))
+            answer = self._ask(span)
+            if answer is None:
+                raise self._no_range(start, "an error")
             self._first_server(answer.server)
             return self._acceptable(answer, start, end)
         except RangeIgnored:
@@ -168,13 +155,12 @@ class GlanceSource(ImageSource):
 
     def _acceptable(self, answer: Answer, start: int, end: int | None) -> Answer | None:
         try:
-            if answer.reply.status == 204:
+            if answer.status == 204:
                 self._check_empty()
                 return None
-            refuse_encoding(answer.reply, answer.url)
-            self._check_head(answer.reply, start, end)
+            self._check_head(answer.body.head, start, end)
         except ImageBrokerError:
-            answer.reply.close()
+            answer.body.close()
             raise
         return answer
 
@@ -185,72 +171,69 @@ class GlanceSource(ImageSource):
                 NotReady, "the service has its record, but no data", hint="upload its data again"
             )
 
-    def _check_head(self, reply: Reply, start: int, end: int | None) -> None:
+    def _check_head(self, head: http.Head, start: int, end: int | None) -> None:
         """Check that the response matches the request, before the first byte."""
+        if coding := foreign_coding(head.all("content-encoding"), ()):
+            raise self._error(
+                TransferError,
+                f"it is sent encoded as {printable(coding, 60)!r}, and nobody asked for that",
+                hint="switch compression off in the server or proxy",
+            )
         if start:
-            self._check_range(reply, start, end)
-        lengths = set(reply.headers.getlist("Content-Length"))
-        if any(not _LENGTH.fullmatch(value) for value in lengths) or len(lengths) > 1:
-            raise self._error(TransferError, f"the response has the length {sorted(lengths)}")
-        wanted = self.image.size
+            self._check_range(head, start, end)
+        elif head.status != 200:
+            raise BackendError(
+                f"image {self.image.id}: the server answered {head.status}",
+                hint="check the image service's log",
+                retryable=False,
+            )
+        wanted, length = self.image.size, head.content_length
         if start and wanted is not None and end is not None:
             wanted = end - start
-        length = int(lengths.pop()) if lengths else None
         if wanted is None or length is None or length == wanted:
             return
         kind: type[ImageBrokerError] = TooLarge if length > wanted else TransferError
         raise self._error(kind, f"expected {wanted} bytes, but the response has {length}")
 
-    def _check_range(self, reply: Reply, start: int, end: int | None) -> None:
-        if reply.status != 206:
-            raise self._error(
-                RangeIgnored,
-                f"the server does not support ranges: byte {start} (status {reply.status})",
-            )
-        ranges = reply.headers.getlist("Content-Range")
-        match = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
-        size = self.image.size
-        if match is not None:
-            first, last, total = map(int, match.groups())
+    def _check_range(self, head: http.Head, start: int, end: int | None) -> None:
+        if head.status != 206:
+            raise self._no_range(start, f"status {head.status}")
+        found, size = http.content_range(head), self.image.size
+        if found is not None:
+            first, stop, total = found
             wanted = (start, total if end is None else end, total if size is None else size)
-            if (first, last + 1, total) == wanted:
+            if (first, stop, total) == wanted:
                 self.may_refuse_ranges = False
                 return
-        raise self._error(RangeIgnored, f"requested byte {start}, but the server sent {ranges}")
+        raise self._error(
+            RangeIgnored,
+            f"requested byte {start}, but the server sent {head.all('content-range')}",
+        )
+
+    def _no_range(self, start: int, what: str) -> ImageBrokerError:
+        return self._error(
+            RangeIgnored, f"the server does not support ranges: byte {start} ({what})"
+        )
 
     def _pieces(self, answer: Answer, start: int, end: int | None) -> Iterator[Buffer]:
-        reply, at = answer.reply, start
-        while end is None or at < end:
-            try:
-                with translated(answer.url):
-                    piece = reply.read1(_PIECE)
-            except ImageBrokerError:
-                self._servers.rotate(-1)
-                raise
-            if self._closed:
-                # After a shutdown below TLS, the rest could be read as plain text.
-                raise self._error(TransferError, "the source was closed while it was read")
-            if not piece:
-                break
-            at += len(piece)
-            if end is not None and at > end:
+        """Not fewer bytes than in the record, and not more."""
+        at = start
+        try:
+            for piece in answer.body.blocks():
+                at += len(piece)
+                if end is None or at <= end:
+                    yield piece
+                    continue
                 if end == self.image.size:
                     raise self._error(TooLarge, f"the server sent more than {end} bytes")
-                piece, at = piece[: end - at], end
-            yield piece
-        self._check_end(answer, at, end)
-
-    def _check_end(self, answer: Answer, at: int, end: int | None) -> None:
-        """Not fewer bytes than in the record; without a Content-Length, not more, either."""
-        if end is not None and at < end:
+                if more := len(piece) - (at - end):
+                    yield piece[:more]
+                return
+            if end is not None and at < end:
+                raise self._error(TransferError, f"the data ended after {at} of {end} bytes")
+        except ImageBrokerError:
             self._servers.rotate(-1)
-            raise self._error(TransferError, f"the data ended after {at} of {end} bytes")
-        announced = "Content-Length" in answer.reply.headers
-        if end is not None and end == self.image.size and not announced:
-            with translated(answer.url):
-                more = answer.reply.read1(1)
-            if more:
-                raise self._error(TooLarge, f"the server sent more than {end} bytes")
+            raise
 
     def _error(
         self, kind: type[ImageBrokerError], what: str, hint: str = "check the image service's log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from imagebroker.plugin import (
@@ -18,16 +18,13 @@ from imagebroker.plugin import (
     TransferError,
     UploadFailed,
 )
-from imagebroker_glance.api import GlanceApi
+from imagebroker_glance.api import GlanceApi, Server
 from imagebroker_glance.identity import Identity
-from imagebroker_glance.wire import translated
 
 LOG = logging.getLogger(__name__)
 
 #: Attempts to send data that can be rewound.
 ATTEMPTS = 3
-#: Factor for the timeout of a response, while the server stores the data.
-PATIENCE = 20.0
 #: Seconds for which a status must not change before it counts.
 _SETTLING = 0.5
 _BETWEEN = ("saving", "uploading", "importing")
@@ -76,7 +73,7 @@ def send_data(
                 raise _failed(image_id, str(error), error) from error
             LOG.warning("sending image %s again after: %s", image_id, error)
             attempt += 1
-            gives_up = time.monotonic() + api.wire.limits.stall_timeout
+            gives_up = time.monotonic() + api.limits.stall_timeout
     for algorithm, digest in (declared or {}).items():
         if data.checksums.get(algorithm, digest.lower()) != digest.lower():
             raise _failed(image_id, f"its {algorithm} is not the declared one")
@@ -84,14 +81,38 @@ def send_data(
 
 
 def _put(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> None:
-    headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+    """glanceclient's own `upload` sends no length: stores that must reserve space become slow."""
+    headers = {"Content-Type": "application/octet-stream"}
     if data.size is not None:
-        headers["Content-Length"] = headers["x-openstack-image-size"] = str(data.size)
-    answer = api.ask(
-        identity, "PUT", f"images/{image_id}/file", what=f"upload of image {image_id}",
-        allowed=(200, 204), headers=headers, body=data, patience=PATIENCE,
-    )  # fmt: skip
-    api.drop(answer)
+        headers["x-openstack-image-size"] = str(data.size)
+
+    def call(server: Server) -> None:
+        server.uploads.put(
+            f"/v2/images/{image_id}/file", headers=headers, data=_body(data), raise_exc=False,
+            allow_reauth=False, log=False,
+        )  # fmt: skip
+
+    api.ask(identity, call, what=f"upload of image {image_id}", renews=False)
+
+
+def _body(data: ImageData) -> Iterable[bytes]:
+    return iter(data) if data.size is None else _Sized(data, data.size)
+
+
+class _Sized:
+    """Data whose size is known, as requests wants it for a Content-Length."""
+
+    def __init__(self, data: ImageData, size: int) -> None:
+        self._data, self._size = data, size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bool__(self) -> bool:
+        return True  # also with no bytes: requests would not look at it
 
 
 def status_after_break(api: GlanceApi, identity: Identity, image_id: str) -> object:
@@ -112,7 +133,7 @@ def wait_for_status(
     api: GlanceApi, identity: Identity, image_id: str, right: Callable[[object], bool]
 ) -> object:
     """The status once it is `right`, or after stall_timeout; None if it is not available."""
-    ends = time.monotonic() + api.wire.limits.stall_timeout
+    ends = time.monotonic() + api.limits.stall_timeout
     pause = 0.05
     while True:
         try:
@@ -151,15 +172,12 @@ def _digest(raw: Mapping[str, Any]) -> tuple[str, str]:
 def _reread(api: GlanceApi, identity: Identity, image_id: str) -> str:
     """The sha256 of the stored data, if the record has no digest that was computed here."""
     hasher = hashlib.sha256()
-    answer = api.ask(
-        identity, "GET", f"images/{image_id}/file", what=f"image {image_id}", allowed=(200, 204)
-    )
+    answer = api.data(identity, image_id, "", identity.servers())
     try:
-        with translated(answer.url):
-            while piece := answer.reply.read1(256 * 1024):
-                hasher.update(piece)
+        for piece in answer.body.blocks():
+            hasher.update(piece)
     finally:
-        answer.reply.close()
+        answer.body.close()
     return hasher.hexdigest()
 
 

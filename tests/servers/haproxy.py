@@ -25,14 +25,18 @@ class HAProxy(Server):
     log: Path
     port: int
 
-    def __init__(self, ports: Sequence[int], directory: Path | None = None) -> None:
-        """``ports``: those of the servers behind it."""
+    def __init__(
+        self, ports: Sequence[int], directory: Path | None = None, *, tls: Path | None = None
+    ) -> None:
+        """``ports``: those of the servers behind it; ``tls``: the key and chain to show."""
         super().__init__(directory)
         self.ports = list(ports)
+        self._tls = tls
         self._process: ServerProcess | None = None
 
     def url(self, path: str) -> str:
-        return f"http://{HOST}:{self.port}/{path.lstrip('/')}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{HOST}:{self.port}/{path.lstrip('/')}"
 
     def _start(self) -> None:
         self.log = self.directory / "haproxy.log"
@@ -45,9 +49,8 @@ class HAProxy(Server):
         servers = "\n".join(
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(self.ports)
         )
-        configuration.write_text(
-            _CONFIGURATION % {"listen": f"{HOST}:{self.port}"} + servers + "\n"
-        )
+        listen = f"{HOST}:{self.port}" + (f" ssl crt {self._tls}" if self._tls else "")
+        configuration.write_text(_CONFIGURATION % {"listen": listen} + servers + "\n")
         argv = [_program() or "haproxy", "-db", "-f", str(configuration)]
         self._process = ServerProcess(argv, log=self.log)
         self._process.wait_until(lambda: accepts(self.port))

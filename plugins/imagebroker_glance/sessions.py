@@ -1,0 +1,96 @@
+"""keystoneauth sessions: all over one set of connections, each for one kind of answer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import requests
+from keystoneauth1 import session
+
+from imagebroker.plugin import BackendHost, Options, http
+from imagebroker_glance.answers import parse, refuse
+
+#: Maximum size of one record, in bytes.
+MAX_RECORD = 1024 * 1024
+#: Factor for the timeout of a response, while the server stores the data.
+PATIENCE = 20.0
+#: What keystoneauth calls the options of TLS.
+TLS_NAMES = {"ca_file": "cafile", "cert_file": "certfile", "key_file": "keyfile"}
+
+
+def make_client(host: BackendHost, options: Options, title: str) -> http.Client:
+    """What HTTP needs of the options. The client certificate is shown to every server: they are
+    named by the deployer, or by the catalogue of the deployer's Keystone.
+
+    :raises ConfigError: a certificate file cannot be used.
+    """
+    named = {name: options.get(theirs) for name, theirs in TLS_NAMES.items()}
+    same = {name: options.get(name) for name in ("insecure", "allow_insecure", "min_tls", "proxy")}
+    values = Options({**named, **same})
+    seconds = options.get("timeout") or host.limits.stall_timeout
+    limits = dataclasses.replace(host.limits, stall_timeout=seconds)
+    return http.Client(
+        dataclasses.replace(host, options=values, limits=limits),
+        tls=http.Tls(values, title, TLS_NAMES),
+    )
+
+
+class Sessions:
+    """The connections of one user: a backend, or one opened image, which closes its own."""
+
+    def __init__(self, client: http.Client) -> None:
+        self.limits = client.host.limits
+        self._client, self._pools = client, client.pools()
+
+    @cached_property
+    def records(self) -> session.Session:
+        """For everything that is about one image."""
+        return self._make(parse, limit=min(MAX_RECORD, self.limits.max_answer), streams=False)
+
+    @cached_property
+    def pages(self) -> session.Session:
+        """For lists."""
+        return self._make(parse, streams=False)
+
+    @cached_property
+    def data(self) -> session.Session:
+        """For the bytes of images."""
+        return self._make(refuse)
+
+    @cached_property
+    def uploads(self) -> session.Session:
+        return self._make(refuse, streams=False, patience=PATIENCE)
+
+    def _make(
+        self, hook: Callable[..., requests.Response], **how: Any
+    ) -> session.Session:  # fmt: skip
+        made = http.requests_session(self._client, pools=self._pools, redirects=False, **how)
+        made.headers["Accept"] = "application/json"
+        made.hooks["response"] = [hook]
+        return _Prompt(session=made, redirect=False)
+
+    def close(self) -> None:
+        """End all requests, from any thread; idempotent."""
+        self._pools.close()
+
+
+class _Prompt(session.Session):
+    """Never waits before a request: an Adapter's limit of rates, which is none, compares with the
+    time of day, and would wait until that is reached again after the clock was set back."""
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        return super().request(*args, **{**options, "rate_semaphore": contextlib.nullcontext()})
+
+
+def identity_session(
+    client: http.Client, auth: Any, origins: list[str], limit: int
+) -> session.Session:
+    """For Keystone: only to these URLs' servers, because requests have a password in them."""
+    made = http.requests_session(
+        client, origins=origins, limit=limit, streams=False, redirects=False
+    )
+    return session.Session(auth=auth, session=made, redirect=False)

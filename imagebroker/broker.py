@@ -15,6 +15,7 @@ from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
     ConfigError,
     Conflict,
+    DestinationError,
     Gone,
     ImageBrokerError,
     InvalidImageRef,
@@ -244,6 +245,8 @@ class Broker:
                 progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
             decompress, core = _checked_kind(decompress), call.core
+            if to_device:
+                _check_device(dest, overwrite, file_mode)
             with call.recorded("download", request.backend, request.ref, request.watch) as log:
                 if not isinstance(dest, (str, bytes, os.PathLike)):
                     with FileObject(dest, fsync=core.fsync, process=call.process) as target:
@@ -609,6 +612,21 @@ def _to_path(
         return transfer.download(wanted, destination, flight, cache, present)
 
 
+def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
+    """:raises DestinationError: the call asks for what only a file has."""
+    if not isinstance(dest, (str, bytes, os.PathLike)):
+        raise DestinationError(
+            "to_device needs the path of a device, not a file object",
+            hint="name a device such as /dev/VG/LV",
+        )
+    if not overwrite or file_mode is not None:
+        which = "file_mode" if overwrite else "overwrite=False"
+        raise DestinationError(
+            f"{which} is for files: a device has no mode, and always loses what it held",
+            hint=f"omit {which}",
+        )
+
+
 def _to_device(
     call: Call,
     request: Request,
@@ -629,7 +647,9 @@ def _to_device(
             destination = devices.OnDevice(
                 device, path, request.entitlement, request.watch, wanted.tuning
             )
-        return transfer.download(wanted, destination)
+        cached = decompress is None and call.core.cache_dir
+        cache = request.cache(_cache(call.core)) if cached else None
+        return transfer.download(wanted, destination, cache=cache)
 
 
 def _checked_kind(decompress: str | None) -> str | None:

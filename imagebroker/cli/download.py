@@ -182,6 +182,8 @@ class Download(ShowCommand):
 
     def _destination(self, parsed: argparse.Namespace, ref: str) -> tuple[Any, dict[str, Any]]:
         """The destination for the broker, and the options that go with it."""
+        if parsed.to_device:
+            self._check_device(parsed)
         if parsed.dest == _STDOUT:
             return self._standard_output(), {}
         options = {
@@ -213,6 +215,21 @@ class Download(ShowCommand):
                 hint="name the destination: imagebroker download REF DEST",
             )
         return name
+
+    @staticmethod
+    def _check_device(parsed: argparse.Namespace) -> None:
+        """:raises DestinationError: something else is asked for that only a file has."""
+        if parsed.dest in (None, _STDOUT):
+            raise DestinationError(
+                "--to-device needs the name of a device",
+                hint="name it: imagebroker download REF /dev/VG/LV --to-device",
+            )
+        if not parsed.overwrite or parsed.file_mode is not None:
+            option = "--file-mode" if parsed.overwrite else "--no-overwrite"
+            raise DestinationError(
+                f"{option} is for files: a device has no mode, and always loses what it held",
+                hint=f"omit {option}",
+            )
 
     def _standard_output(self) -> BinaryIO:
         """:raises DestinationError: it is closed, or a terminal."""

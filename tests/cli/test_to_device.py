@@ -33,3 +33,17 @@ def test_a_file_is_no_device(imagebroker: Inside) -> None:
     assert_that(refused.status, Equals(9))
     assert_that(refused.stderr, Contains("omit --to-device"))
     assert_that((imagebroker.work / "file").read_bytes(), Equals(b"old"))
+
+
+def test_what_only_a_file_has_is_refused(imagebroker: Inside) -> None:
+    (imagebroker.work / "disk.raw").write_bytes(DATA)
+    ref = imagebroker("create", "--file", "disk.raw", "-f", "json").record["ref"]
+    for argv, said in (
+        (("-",), "needs the name of a device"),
+        ((), "needs the name of a device"),
+        (("/dev/none", "--no-overwrite"), "omit --no-overwrite"),
+        (("/dev/none", "--file-mode", "0600"), "omit --file-mode"),
+    ):
+        refused = imagebroker("download", ref, *argv, "--to-device")
+        assert_that((refused.status, refused.stdout), Equals((9, b"")))
+        assert_that(refused.stderr, Contains(said))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
@@ -116,6 +118,38 @@ def test_a_file_of_this_host_is_stored(
     device = make_device()
     scripted.broker.download(None, ref, device, to_device=True)
     assert_that(content(device) == DATA, Is(True))
+
+
+def test_a_cached_image_is_taken_from_the_cache(
+    on_path: Path, scripted: Scripted, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    config = tmp_path / "cached.conf"
+    config.write_text(
+        f"[imagebroker]\nenabled_schemes = scripted\ncache_dir = {tmp_path}/cache\n"
+        "cache_size = 100 MiB\n"
+    )
+    broker = imagebroker.Broker(Settings.from_file(config))
+    checksums = {"sha256": hashlib.sha256(DATA).hexdigest()}
+    ref, _ = scripted.image(DATA, version="v1", checksums=checksums)
+    broker.download(None, ref, tmp_path / "file")
+    device = make_device()
+    done = broker.download(None, ref, device, to_device=True)
+    assert_that(done.via, Equals("cache"))
+    assert_that(content(device) == DATA, Is(True))
+
+
+@pytest.mark.parametrize("how", [{"overwrite": False}, {"file_mode": 0o600}])
+def test_what_only_a_file_has_is_refused(
+    how: dict[str, Any], scripted: Scripted, make_device: MakeDevice
+) -> None:
+    device = make_device(size=MIB)
+    ref, script = scripted.image(DATA)
+    with pytest.raises(DestinationError, match="is for files"):
+        scripted.broker.download(None, ref, device, to_device=True, **how)
+    with pytest.raises(DestinationError, match="not a file object"):
+        scripted.broker.download(None, ref, io.BytesIO(), to_device=True)
+    assert_that(script.reads, Equals([]))
+    assert_that(content(device, MIB) == OLD * MIB, Is(True))
 
 
 def test_without_being_asked_a_device_is_not_touched(

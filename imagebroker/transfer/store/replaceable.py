@@ -22,6 +22,7 @@ _KINDS = {
 OPENED = "pass an opened file object to write into what is there"
 _HINTS = {
     "directory": "name a file in that directory",
+    "block device": "pass to_device=True to replace what it holds, or an opened file object",
     "socket": "read the image with `open`, and send what it returns",
 }
 #: What says that a link leads to nothing.

@@ -254,9 +254,7 @@ class Unpacker:
         if kind.ignores_appended and len(begin) >= _MAGIC:  # fewer may be a member that was cut
             for _ in slices:
                 pass  # a digest of the whole is of these bytes too
-            LOG.warning(
-                "%s: the data after the end of the %s data is ignored", self._ref, kind.name
-            )
+            LOG.warning("%s: data appended to the %s data is ignored", self._ref, kind.name)
             return b""
         raise CompressionError(
             f"{self._ref}: something else follows the {kind.name} data",

@@ -119,7 +119,7 @@ def test_tls_to_a_server_without_it_is_a_failure(imagebroker: Inside, nginx: Ngi
 def test_a_certificate_of_an_unknown_authority_is_a_failure(
     imagebroker: Inside, nginx: Nginx
 ) -> None:
-    level, what, remedy = Findings(imagebroker, http(nginx.https_url)).at("[backend:http] endpoint")
+    level, what, remedy = Findings(imagebroker, http(nginx.https_url)).at("[backend:http] ca_file")
     assert_that((level, "certificate" in what), Equals(("failure", True)))
     assert_that(remedy, Contains("ca_file"))
 

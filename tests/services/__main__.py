@@ -1,0 +1,92 @@
+"""Run the tests of services before and after imagebroker is swapped in.
+
+    python -m tests.services                    # everything: hours
+    python -m tests.services nova:image         # one suite
+    python -m tests.services --sample           # what CI runs
+
+Each service is installed, the newest from PyPI, into an environment of its own, which is kept. Every
+test that fails only after the swap is printed with the reason; one without a known reason makes
+the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.services.environment import INSIDE, Environment
+from tests.services.model import Service
+from tests.services.runs import Incomplete, run_suite
+from tests.services.table import Comparison
+
+
+def services() -> dict[str, Service]:
+    """By name: of each module that has a swap beside it."""
+    names = sorted(path.stem.removesuffix("_swap") for path in INSIDE.glob("*_swap.py"))
+    return {name: importlib.import_module(f"tests.services.{name}").SERVICE for name in names}
+
+
+def chosen(found: dict[str, Service], names: list[str], sample: bool) -> Iterator[tuple[str, str]]:
+    """The suites to run. :raises SystemExit: a name is unknown."""
+    known = [(s.name, suite) for s in found.values() for suite in s.suites]
+    for name in names:
+        service, _, suite = name.partition(":")
+        if service not in found or (suite and suite not in found[service].suites):
+            raise SystemExit(f"there is no {name}; there are {' '.join(map(':'.join, known))}")
+    for service, suite in known:
+        named = not names or service in names or f"{service}:{suite}" in names
+        if named and (found[service].suites[suite].sample or not sample):
+            yield service, suite
+
+
+def compared(environment: Environment, suite: str, work: Path, seconds: float) -> Comparison:
+    """Run one suite twice."""
+    service = environment.service
+    runs = {}
+    for swapped in (False, True):
+        folder = work / f"{service.name}-{suite}-{'after' if swapped else 'before'}"
+        runs[swapped] = run_suite(
+            environment, service.suites[suite], folder, swapped=swapped, seconds=seconds
+        )
+    return Comparison(service, suite, runs[False], runs[True])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.services", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("suites", nargs="*", metavar="SERVICE[:SUITE]")
+    parser.add_argument("--sample", action="store_true", help="only the suites that CI runs")
+    parser.add_argument("--renew", action="store_true", help="install the newest releases again")
+    parser.add_argument("--seconds", type=float, default=600, help="that one test may take")
+    parser.add_argument("--keep", type=Path, help="a folder for the logs; it must not exist")
+    arguments = parser.parse_args()
+    found, failed = services(), False
+    todo = list(chosen(found, arguments.suites, arguments.sample))
+    work = arguments.keep or Path(tempfile.mkdtemp(prefix="services-"))
+    work.mkdir(exist_ok=arguments.keep is None)
+    versions: dict[str, str] = {}
+    for service, suite in todo:
+        environment = Environment(found[service])
+        if service not in versions:
+            versions[service] = environment.install(renew=arguments.renew)
+            print(versions[service], flush=True)
+        try:
+            result = compared(environment, suite, work, arguments.seconds)
+        except Incomplete as error:
+            print(f"{service}, {suite}: could not be run: {error}", flush=True)
+            failed = True
+            continue
+        print("\n".join(result.lines()), flush=True)
+        failed = failed or bool(result.unknown()) or not result.before
+    if arguments.keep is None:
+        shutil.rmtree(work, ignore_errors=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

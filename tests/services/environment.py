@@ -1,0 +1,96 @@
+"""The virtual environment of a service, and what its test processes find there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.compat.nova_process import working_tree
+from tests.servers.openstack_service import cache_directory
+from tests.services.model import Service
+
+#: What runs in the environments; modules beside this one are called as the services are.
+INSIDE = Path(__file__).parent / "inside"
+
+
+class Environment:
+    """An environment with one service, which is nobody's else; kept for the next run."""
+
+    def __init__(self, service: Service, folder: Path | None = None) -> None:
+        self.service = service
+        self.folder = folder or cache_directory() / "services" / service.name
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    def install(self, *, renew: bool = False) -> str:
+        """Install what is missing; the service's name and version.
+
+        :param renew: take the newest of everything, even if it is complete.
+        """
+        stamp, wanted = self.folder / "complete", "\n".join(self.service.packages)
+        if renew or not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            uv = shutil.which("uv")
+            if uv is None:
+                _run([sys.executable, "-m", "venv", self.folder])
+                _run([self.python, "-m", "pip", "-q", "install", *self.service.packages])
+            else:
+                _run([uv, "venv", "-q", "--python", sys.executable, self.folder])
+                _run([uv, "pip", "install", "-q", "-p", self.python, *self.service.packages])
+            stamp.write_text(wanted)
+        return f"{self.service.name} {self._version()}"
+
+    def _version(self) -> str:
+        code = (
+            f"from importlib.metadata import version; print(version({self.service.packages[0]!r}))"
+        )
+        done = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def variables(self, work: Path, more: Mapping[str, str]) -> dict[str, str]:
+        """Those of a test process: nothing of the caller's, above all no proxies.
+
+        :param work: a folder for what the process writes, which has a link to our packages.
+        """
+        site = work / "site"
+        if not site.exists():
+            working_tree(site)
+            self._register(site)
+        return {
+            "PATH": f"{self.folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(work),
+            "TMPDIR": str(work),
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": f"{site}:{INSIDE}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **more,
+        }
+
+    def _register(self, site: Path) -> None:
+        """Let the entry points name the backends of the swap."""
+        if not self.service.backends:
+            return
+        info = site / f"{self.service.name}_swap-0.dist-info"
+        info.mkdir()
+        name = f"{self.service.name}-swap"
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+        points = "".join(f"{k} = {v}\n" for k, v in self.service.backends.items())
+        (info / "entry_points.txt").write_text(f"[imagebroker.backends]\n{points}")
+
+
+def _run(command: list[str | Path]) -> None:
+    subprocess.run(command, check=True, env={**os.environ, "UV_LINK_MODE": "hardlink"})
+
+
+def write_job(path: Path, **job: object) -> None:
+    """What `program.py` is to do."""
+    path.write_text(json.dumps(job))

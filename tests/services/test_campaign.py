@@ -1,0 +1,101 @@
+"""The campaign on a service of two files: what it says of tests that pass, fail, end their process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals
+
+from tests.services.environment import Environment
+from tests.services.model import Reason, Service, Suite
+from tests.services.runs import Incomplete, run_suite
+from tests.services.table import Comparison
+
+TESTS = """
+import os, sys, unittest
+import sample_service
+
+class Case(unittest.TestCase):
+    def test_same(self): self.assertTrue(sample_service.answer)
+    def test_broken(self): self.fail("never worked")
+    def test_changed(self): self.assertEqual(42, sample_service.answer)
+    def test_inside(self): self.assertEqual("own", sample_service.inside)
+    def test_ends_the_process(self):
+        if sample_service.answer != 42: os._exit(3)
+    @unittest.skip("not here")
+    def test_skipped(self): pass
+"""
+SWAP = """
+import sample_service
+def swap():
+    sample_service.answer, sample_service.inside = 43, "ours"
+"""
+CASE = "test_sample_service.Case."
+
+
+class Sample(Environment):
+    """The environment of these tests, which has the service already."""
+
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    (tmp_path / "sample_service.py").write_text('answer, inside = 42, "own"\n')
+    (tmp_path / "test_sample_service.py").write_text(TESTS)
+    (tmp_path / "sample_swap.py").write_text(SWAP)
+    suite = Suite(("test_sample_service",), environment={"PYTHONPATH": str(tmp_path)})
+    reasons = (
+        Reason(rf"{CASE}test_inside", "looks inside"),
+        Reason(rf"{CASE}test_same", "was mended long ago"),
+    )
+    return Service("sample", ("sample",), {"all": suite}, reasons)
+
+
+@pytest.fixture
+def result(service: Service, tmp_path: Path) -> Comparison:
+    environment = Sample(service, tmp_path / "none")
+    before, after = (
+        run_suite(environment, service.suites["all"], tmp_path / str(swapped), swapped=swapped,
+                  seconds=600)
+        for swapped in (False, True)
+    )  # fmt: skip
+    return Comparison(service, "all", before, after)
+
+
+def test_what_only_fails_after_the_swap_is_told_apart(result: Comparison) -> None:
+    assert_that(result.row(), Equals(("all", 6, 5, 2)))
+    names = [name.removeprefix(CASE) for name in result.changed()]
+    assert_that(names, Equals(["test_changed", "test_ends_the_process", "test_inside"]))
+
+
+def test_a_failure_without_a_reason_is_unknown_and_one_with_a_reason_is_not(
+    result: Comparison,
+) -> None:
+    unknown = {name.removeprefix(CASE): each.kind for name, each in result.unknown().items()}
+    assert_that(unknown, Equals({"test_changed": "fail", "test_ends_the_process": "crash"}))
+    assert_that(result.unknown()[f"{CASE}test_changed"].first_line, Contains("42 != 43"))
+
+
+def test_a_process_that_ends_in_a_test_costs_no_other_test(result: Comparison) -> None:
+    assert_that(set(result.after), Equals(set(result.before)))
+    assert_that(result.before[f"{CASE}test_skipped"].kind, Equals("skip"))
+
+
+def test_each_test_is_printed_with_its_reason(result: Comparison) -> None:
+    text = "\n".join(result.lines())
+    assert_that(text, Contains(f"  looks inside\n    {CASE}test_inside"))
+    assert_that(text, Contains(f"fails before, too (1):\n    {CASE}test_broken"))
+    assert_that(text, Contains(f"passes, though a reason to fail is known: {CASE}test_same"))
+
+
+def test_tests_that_cannot_be_loaded_are_no_success(service: Service, tmp_path: Path) -> None:
+    suite = Suite(("no_such_tests",))
+    with pytest.raises(Incomplete, match="no_such_tests"):
+        run_suite(Sample(service, tmp_path / "none"), suite, tmp_path / "run", swapped=False,
+                  seconds=600)  # fmt: skip

@@ -16,7 +16,7 @@ from imagebroker.plugin import (
     UploadFailed,
     printable,
 )
-from imagebroker_glance.api import GlanceApi, Server
+from imagebroker_glance.client import GlanceApi, Server
 from imagebroker_glance.identity import Identity
 
 #: The progress in the message of Glance's tasks.

@@ -16,7 +16,7 @@ from imagebroker.plugin import (
     TransferError,
     peer,
 )
-from imagebroker_glance.api import GlanceApi
+from imagebroker_glance.client import GlanceApi
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.record import API_NAMES, BASE, is_uuid
 from imagebroker_glance.urls import origin

@@ -28,8 +28,8 @@ from imagebroker.plugin import (
     UnsupportedOperation,
     UploadFailed,
 )
-from imagebroker_glance.answers import nothing_sent
-from imagebroker_glance.api import GlanceApi
+from imagebroker_glance.client import GlanceApi
+from imagebroker_glance.errors import nothing_sent
 from imagebroker_glance.identity import Identity
 from imagebroker_glance.listing import ImageOf
 from imagebroker_glance.record import API_NAMES, INTERNAL, api_properties, is_own

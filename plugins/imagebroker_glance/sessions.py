@@ -12,7 +12,7 @@ import requests
 from keystoneauth1 import session
 
 from imagebroker.plugin import BackendHost, Options, http
-from imagebroker_glance.answers import parse, refuse
+from imagebroker_glance.errors import parse, refuse
 
 #: Maximum size of one record, in bytes.
 MAX_RECORD = 1024 * 1024

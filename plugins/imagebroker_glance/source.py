@@ -25,7 +25,7 @@ from imagebroker.plugin import (
     http,
     printable,
 )
-from imagebroker_glance.api import Answer, GlanceApi
+from imagebroker_glance.client import Answer, GlanceApi
 from imagebroker_glance.identity import Identity
 
 #: What stores without ranges answer to one.

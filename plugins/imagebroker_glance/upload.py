@@ -18,7 +18,7 @@ from imagebroker.plugin import (
     TransferError,
     UploadFailed,
 )
-from imagebroker_glance.api import GlanceApi, Server
+from imagebroker_glance.client import GlanceApi, Server
 from imagebroker_glance.identity import Identity
 
 LOG = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagebroker.plugin import BackendHost, Image, ImageNotFound
-from imagebroker_s3.server import Server
+from imagebroker_s3.client import Server
 
 
 def abandoned(

@@ -22,9 +22,9 @@ from imagebroker.plugin import (
     TransferError,
     UploadFailed,
 )
+from imagebroker_s3.client import Server
 from imagebroker_s3.metadata import image_of, metadata_of
 from imagebroker_s3.options import MIB
-from imagebroker_s3.server import Server
 from imagebroker_s3.state import Begun, Memory, remembered
 
 LOG = logging.getLogger(__name__)

@@ -25,17 +25,9 @@ from imagebroker.plugin import (
     printable,
 )
 from imagebroker_scp import pipeline
-from imagebroker_scp.messages import (
-    CREATE,
-    EXCLUSIVE,
-    FAILURE,
-    FOR_WRITING,
-    NO_SUCH_FILE,
-    Attributes,
-    StatusError,
-    translated,
-)
-from imagebroker_scp.sessions import Endpoint, Session, Sessions
+from imagebroker_scp.client import Endpoint, Session, Sessions
+from imagebroker_scp.errors import FAILURE, NO_SUCH_FILE, StatusError, translated
+from imagebroker_scp.messages import CREATE, EXCLUSIVE, FOR_WRITING, Attributes
 from imagebroker_scp.sftp import Sftp
 from imagebroker_scp.source import check_regular, described, resolved_beneath
 

@@ -13,8 +13,8 @@ from imagebroker.plugin import (
     ImageNotFound,
     PolicyViolation,
 )
-from imagebroker_scp.messages import translated
-from imagebroker_scp.sessions import Endpoint, Sessions
+from imagebroker_scp.client import Endpoint, Sessions
+from imagebroker_scp.errors import translated
 
 
 def check(sessions: Sessions) -> Iterator[Finding]:

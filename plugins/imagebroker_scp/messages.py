@@ -1,21 +1,14 @@
-"""The contents of SFTP packets: numbers, fields, attributes of files, and statuses."""
+"""The contents of SFTP packets: numbers, fields and attributes of files."""
 
 from __future__ import annotations
 
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from imagebroker.plugin import (
-    ImageNotFound,
-    MalformedAnswer,
-    NotAuthorized,
-    TransferError,
-    UnsupportedOperation,
-    printable,
-)
+from imagebroker.plugin import printable
+from imagebroker_scp.errors import OK, StatusError, nonsense
 
 # Types of packets (draft-ietf-secsh-filexfer-02, section 3).
 INIT, VERSION = 1, 2
@@ -24,54 +17,11 @@ OPENDIR, READDIR, REMOVE, REALPATH, STAT, RENAME = 11, 12, 13, 16, 17, 18
 STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
 EXTENDED, EXTENDED_REPLY = 200, 201
 
-# Status codes.
-OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE, UNSUPPORTED = 0, 1, 2, 3, 4, 5, 8
-
 # Flags of OPEN.
 FOR_READING, FOR_WRITING, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20
 
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-
-
-class StatusError(Exception):
-    """The server answered with a status other than OK."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{message or 'no reason given'} (status {code})")
-        self.code = code
-
-
-def nonsense(what: str) -> MalformedAnswer:
-    """The error for an invalid response."""
-    return MalformedAnswer(
-        f"the server {what}", hint="check that the server's SFTP works: its log and version"
-    )
-
-
-@contextmanager
-def translated(subject: object) -> Iterator[None]:
-    """Translate statuses of the server to our errors about `subject`."""
-    try:
-        yield
-    except StatusError as error:
-        if error.code == NO_SUCH_FILE:
-            raise ImageNotFound(
-                f"{subject}: no such file on the server", hint="check the path"
-            ) from error
-        if error.code == PERMISSION_DENIED:
-            raise NotAuthorized(
-                f"{subject}: permission denied by the server",
-                hint="give the user the permission on the server, or use another user",
-            ) from error
-        if error.code == UNSUPPORTED:
-            raise UnsupportedOperation(
-                f"{subject}: the server does not support this: {error}",
-                hint="use another SFTP server",
-            ) from error
-        raise TransferError(
-            f"{subject}: the server reports {error}", hint="check the server's log"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator
 from time import monotonic
 
 from imagebroker.plugin import Buffer, TransferError
+from imagebroker_scp.errors import EOF, StatusError, nonsense
 from imagebroker_scp.messages import (
     DATA,
-    EOF,
     READ,
     STATUS,
     WRITE,
-    StatusError,
-    nonsense,
     raise_for_status,
     read_request,
     write_request,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imagebroker.plugin import TransferError
+from imagebroker_scp.errors import EOF, StatusError, nonsense
 from imagebroker_scp.messages import (
     ATTRS,
     CLOSE,
     DATA,
-    EOF,
     EXTENDED,
     EXTENDED_REPLY,
     FOR_READING,
@@ -37,8 +37,6 @@ from imagebroker_scp.messages import (
     VERSION,
     Attributes,
     Fields,
-    StatusError,
-    nonsense,
     raise_for_status,
     read_request,
     string,

@@ -15,9 +15,10 @@ from imagebroker.plugin import (
     TransferError,
     peer,
 )
-from imagebroker_scp.messages import Attributes, translated
+from imagebroker_scp.client import Endpoint, Session
+from imagebroker_scp.errors import translated
+from imagebroker_scp.messages import Attributes
 from imagebroker_scp.pipeline import FileEnded, Reader
-from imagebroker_scp.sessions import Endpoint, Session
 from imagebroker_scp.sftp import Sftp
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import imagebroker_file
-import imagebroker_http
-import imagebroker_s3
-import imagebroker_scp
+import imagebroker_file.options
+import imagebroker_http.options
+import imagebroker_s3.options
+import imagebroker_scp.options
 import pytest
 from imagebroker_glance import options as glance
 from oslo_config import cfg
@@ -43,10 +43,10 @@ def spelled(option: cfg.Opt) -> str:
     [
         ("The core", CORE_OPTIONS),
         ("Every backend", backend_options()),
-        ("file", imagebroker_file.OPTIONS),
-        ("http", imagebroker_http.OPTIONS),
-        ("s3", imagebroker_s3.OPTIONS),
-        ("scp", imagebroker_scp.OPTIONS),
+        ("file", imagebroker_file.options.OPTIONS),
+        ("http", imagebroker_http.options.OPTIONS),
+        ("s3", imagebroker_s3.options.OPTIONS),
+        ("scp", imagebroker_scp.options.OPTIONS),
         ("glance", [o for o in glance.OWN if o.dest not in NOT_SUPPORTED]),
     ],
 )

@@ -16,7 +16,8 @@ from tests.plugins.s3.conftest import Bucket
 from tests.servers.swift import ACCESS_KEY, SECRET_KEY
 
 pytest.importorskip("boto3")
-from imagebroker_s3 import OPTIONS, S3Backend
+from imagebroker_s3 import S3Backend
+from imagebroker_s3.options import OPTIONS
 
 
 def backend(*, personal: bool = False, **options: Any) -> S3Backend:

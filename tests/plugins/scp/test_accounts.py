@@ -360,9 +360,7 @@ def test_without_home_and_passwd_entry_the_host_is_unknown() -> None:
         "except PolicyViolation as error: print('unknown:', error)\n"
     )
     # Imports first: what lies below root's home cannot be read by others.
-    ready = (
-        "import getpass, pwd, encodings.idna, tests.plugins.scp_peers, imagebroker_scp.sessions\n"
-    )
+    ready = "import getpass, pwd, encodings.idna, tests.plugins.scp_peers, imagebroker_scp.client\n"
     ready += "import imagebroker_scp.source, imagebroker_scp.connection, imagebroker_scp.legacy\n"
     done = subprocess.run(
         [sys.executable, "-c", ready + program], capture_output=True, text=True, cwd=os.getcwd()

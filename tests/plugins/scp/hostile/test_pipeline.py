@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imagebroker_scp import pipeline
-from imagebroker_scp.messages import Fields, StatusError
+from imagebroker_scp.errors import StatusError
+from imagebroker_scp.messages import Fields
 from imagebroker_scp.sftp import Sftp
 from testtools.assertions import assert_that
 from testtools.matchers import GreaterThan, Is, LessThan

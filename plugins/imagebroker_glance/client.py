@@ -26,7 +26,7 @@ from imagebroker.plugin import (
     redact,
 )
 from imagebroker_glance import record
-from imagebroker_glance.answers import Refused, none_left, nothing_sent, translated
+from imagebroker_glance.errors import Refused, none_left, nothing_sent, translated
 from imagebroker_glance.identity import Identity, Keystone
 from imagebroker_glance.sessions import Sessions
 from imagebroker_glance.urls import origin

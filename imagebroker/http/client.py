@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from imagebroker._version import VERSION
 from imagebroker.backends.backend import BackendHost, Options
@@ -60,6 +60,25 @@ class Client:
             raise Malformed(f"{place.url}: a redirect with {len(locations)} locations")
         return place.moved(Url.parse(self.host.redirect(place.url.text, locations[0])))
 
+    def followed(self, place: Place, send: Callable[[Place], Answer]) -> Answer:
+        """What `send` brings from `place`, or from where that redirects to.
+
+        :raises PolicyViolation: a redirect may not be followed.
+        :raises TransferError: there are more than `limits.redirects` of them.
+        """
+        origin, limit = place, self.host.limits.redirects
+        for _ in range(limit + 1):
+            answer = send(place)
+            if answer.head.status not in REDIRECTS:
+                return answer
+            answer.close()
+            place = self.moved(place, answer.head)
+        raise TransferError(
+            f"{origin.url} leads through more than {limit} redirects",
+            hint="check the URL: the server may be sending it in circles",
+            retryable=False,
+        )
+
     def fields(self, place: Place) -> list[Field]:
         """The headers that every request has."""
         fields = [
@@ -112,21 +131,14 @@ class Session:
         return self._follow(method, self._start, fields)
 
     def _follow(self, method: str, place: Place, fields: tuple[Field, ...]) -> Answer:
-        limit = self._client.host.limits.redirects
-        for _ in range(limit + 1):
+        def send(place: Place) -> Answer:
             own = self._headers if place.home else []
             every = [*self._client.fields(place), WANTED, *own, *fields]
-            answer = self._pools.send(method, place, every)
-            if answer.head.status not in REDIRECTS:
-                self._place = place
-                return answer
-            answer.close()
-            place = self._client.moved(place, answer.head)
-        raise TransferError(
-            f"{self.title} leads through more than {limit} redirects",
-            hint="check the URL: the server may be sending it in circles",
-            retryable=False,
-        )
+            return self._pools.send(method, place, every)
+
+        answer = self._client.followed(place, send)
+        self._place = answer.place
+        return answer
 
     def close(self) -> None:
         """End all requests, from any thread; idempotent."""

@@ -17,7 +17,7 @@ from requests.cookies import RequestsCookieJar
 from urllib3 import HTTPResponse
 
 from imagebroker.exceptions import PolicyViolation, TransferError
-from imagebroker.http.client import REDIRECTS, Client
+from imagebroker.http.client import Client
 from imagebroker.http.codings import foreign_coding
 from imagebroker.http.head import Malformed
 from imagebroker.http.loaded import fields_of
@@ -129,7 +129,7 @@ class Adapter(BaseAdapter):
                 f"credentials would be sent on to {place.url.site}",
                 hint="write that URL as endpoint or auth_url, if it is right",
             )
-        answer = self._follow(request, place)
+        answer = self._answer(request, place)
         body = self._body(answer, stream and self._rules.streams)
         # Of memory, or of what arrives; never decoded, because it was asked for as it is.
         made = _Raw(
@@ -161,22 +161,17 @@ class Adapter(BaseAdapter):
             )
         return io.BytesIO(answer.read(self._rules.limit, seconds=seconds))
 
-    def _follow(self, request: requests.PreparedRequest, place: Place) -> Answer:
-        method, limit = str(request.method), self._client.host.limits.redirects
+    def _answer(self, request: requests.PreparedRequest, place: Place) -> Answer:
+        method = str(request.method)
         body = request.body.encode() if isinstance(request.body, str) else request.body
-        for _ in range(limit + 1):
+
+        def send(place: Place) -> Answer:
             fields = self._fields(request, place)
-            answer = self._pools.send(method, place, fields, body, patience=self._rules.patience)
-            follows = self._rules.redirects and method in ("GET", "HEAD")
-            if not follows or answer.head.status not in REDIRECTS:
-                return answer
-            answer.close()
-            place = self._client.moved(place, answer.head)
-        raise TransferError(
-            f"{place.url} leads through more than {limit} redirects",
-            hint="check the URL: the server may be sending it in circles",
-            retryable=False,
-        )
+            return self._pools.send(method, place, fields, body, patience=self._rules.patience)
+
+        if self._rules.redirects and method in ("GET", "HEAD"):
+            return self._client.followed(place, send)
+        return send(place)
 
     def _fields(self, request: requests.PreparedRequest, place: Place) -> list[tuple[str, str]]:
         own = {

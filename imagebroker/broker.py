@@ -218,7 +218,7 @@ class Broker:
 
         :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's; or the URL
             of a file of checksums (SHA256SUMS, or lines in the form of BSD) that lists the image.
-        :param require_checksum: False: take the image even if nobody has a strong checksum for it;
+        :param require_checksum: False: accept an image without a strong checksum;
             by default as configured. What the configuration asks for in so many words stands.
         :param trusted_certs: ids of certificates in the key manager; the image must have a
             signature whose certificate leads to a root among them.
@@ -228,7 +228,7 @@ class Broker:
         :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
             bytes show: store what is in the image. Checksums are those of the compressed data.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
-            the next call for the same image and `dest` goes on with.
+            the next call for the same image and `dest` resumes from.
         :param preallocate: set the whole size aside on the disk before the first byte.
         :param to_device: `dest` is a block device that nothing uses; write the image to it.
         :param limits: `deadline`, `rate_limit` (bytes a second), `stall_timeout`, `retries` and
@@ -494,7 +494,7 @@ class Broker:
         older_than: float = 7 * 86400.0,
         dry_run: bool = False,
     ) -> list[Image]:
-        """Remove what is left of deleted images, and of uploads that nobody goes on with.
+        """Remove what is left of deleted images, and of abandoned uploads.
 
         Returns their records as they were. An upload of this moment, a running download and the
         rule that no id is used twice are not touched.

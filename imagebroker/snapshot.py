@@ -41,7 +41,7 @@ class Snapshot:
     telemetry: Telemetry
     #: Where transfers are announced; None where downloads are not shared.
     flights: Flights | None
-    #: Whose signatures checksum files must have; None: nobody's.
+    #: Whose signatures checksum files must have; None: none.
     keyring: Keyring | None = None
 
     @classmethod

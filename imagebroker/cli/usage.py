@@ -88,7 +88,7 @@ def refused(
 
 
 def _unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """Options that nobody knows: what is missing may have been their value."""
+    """Unknown options: a missing argument may have been taken for their value."""
     known = [spelling for action in parser._actions for spelling in action.option_strings]
     words = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     return [word for word in words if not any(each.startswith(word) for each in known)]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 _ARGUMENTS = ("filters", "marker", "limit", "page_size", "sort_key", "sort_dir")
-#: What Nova's REST API hands on and no version of its image API ever looked at.
+#: What Nova's REST API passes on, and its image API has always ignored.
 _IGNORED = frozenset({"offset"})
 #: Filters that are no property's name. Every other name is one, as in Glance.
 _KNOWN = frozenset({
@@ -53,7 +53,7 @@ def _filters(filters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class LazyList(MutableSequence[T]):
-    """A list that takes its items from an iterator when they are first looked at.
+    """A list that takes its items from an iterator when they are first used.
 
     `len`, a negative index, `pop` and comparisons need all of them.
     """

@@ -74,7 +74,7 @@ def reloadable(options: Iterable[cfg.Opt]) -> list[cfg.Opt]:
     found = [copy.copy(option) for option in options]
     for option in found:
         option.mutable = True
-        # Wrapped once, by whoever shows it.
+        # Wrapped once, where it is shown.
         option.help = " ".join((option.help or "").split()) or None
     return found
 

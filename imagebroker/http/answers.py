@@ -155,7 +155,7 @@ def coding(ref: ImageRef, answer: Answer) -> str:
 
 
 def check_coding(ref: ImageRef, answer: Answer) -> None:
-    """:raises Malformed: nobody who asks knows whether these bytes are the image."""
+    """:raises Malformed: it does not say whether these bytes are the image."""
     if found := coding(ref, answer):
         raise Malformed(f"{answer.place.url}: sent encoded as {printable(found, 60)!r}")
 

@@ -1,7 +1,7 @@
 """botocore's requests over our pools, for backends that use boto3.
 
 botocore signs, we send: its own connections, proxies, certificates and environment are not used.
-Importing this imports botocore, which is a dependency of whoever needs it.
+Importing this imports botocore: a plugin that uses it depends on that.
 """
 
 from __future__ import annotations

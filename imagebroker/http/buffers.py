@@ -1,4 +1,4 @@
-"""Memory for what arrives, used again once nobody looks at it.
+"""Buffers for received data, reused once no view of them is left.
 
 New memory for each block would have to be filled with zeros by Python and found page by page by the
 kernel: together that takes as long as receiving the bytes.

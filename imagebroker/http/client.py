@@ -41,7 +41,7 @@ class Client:
         self._authorization = _authorization(options, title, bool(self._origins))
 
     def pools(self) -> Pools:
-        """New connections, for whoever closes them."""
+        """New connections, which the caller closes."""
         return Pools(self.host, self.tls, user_agent)
 
     def start(self, text: str) -> Place:

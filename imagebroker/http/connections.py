@@ -53,7 +53,7 @@ class Dial(Protocol):
         """
 
     def adopt(self, handle: Handle) -> None:
-        """Told about each connection that is made. :raises TransferError: nobody wants it."""
+        """Called for each new connection. :raises TransferError: it is not wanted any more."""
 
 
 class Request(dict[str, str]):

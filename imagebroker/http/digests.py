@@ -11,7 +11,7 @@ from imagebroker.http.head import Head
 #: Asks servers for it; most ignore that.
 WANTED = ("Want-Repr-Digest", "sha-512=2, sha-256=1")
 
-#: Characters of a field that are looked at, all its lines together.
+#: Longest field that is parsed, in characters over all its lines.
 _LONGEST = 4096
 #: What proves content, with its bytes; hashlib's name.
 _STRONG = {"sha-256": (32, "sha256"), "sha-512": (64, "sha512")}

@@ -125,7 +125,7 @@ class HeadLines:
         self._fields.append((name.rstrip(" \t").lower(), value.strip(" \t")))
 
     def _fold(self, line: str) -> None:
-        """A line that goes on with the value before it (RFC 9112, 5.2)."""
+        """A line that continues the value before it (obs-fold; RFC 9112, 5.2)."""
         if not self._fields or self._fields[-1][0] in _FRAMING:
             raise self._malformed(line)
         name, value = self._fields[-1]

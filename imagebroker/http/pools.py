@@ -59,7 +59,7 @@ class Answer:
         with translated(self.place.url.site):
             while block := body.read1(_ANY):
                 if body.length == 0:
-                    self._finish()  # now, because nobody may ask for more
+                    self._finish()  # now: the caller may not ask for more
                 yield memoryview(block)
             self._finish()
 

@@ -1,7 +1,7 @@
 """A `requests` session over the same pools, for libraries that bring an API of their own.
 
 requests decides nothing here: its proxies, its certificates, its environment, `.netrc`, cookies and
-redirects are not used. Importing this imports requests, which is a dependency of whoever needs it.
+redirects are not used. Importing this imports requests: a plugin that uses it depends on that.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Raw(HTTPResponse):
     answer: Answer | None = None
 
     def close(self) -> None:
-        """Python calls it, too, when nobody holds the response any more."""
+        """Also called when the response is garbage-collected."""
         if self.answer is not None:
             super().close()
 

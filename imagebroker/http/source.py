@@ -248,10 +248,10 @@ class HttpSource(ImageSource):
 def probe(
     client: Client, ref: ImageRef, url: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Image:
-    """What opening would settle as the image, for whoever may read its bytes.
+    """The image as opening it would describe it, if the caller may read its bytes.
 
     From an answer to a GET, because HEAD may be refused or permitted to others; for one byte,
-    because the rest of an answer that nobody reads is sent all the same.
+    because the rest of an unread answer is sent all the same.
     """
     session = Session(client, url or ref.text, headers)
     try:

@@ -48,7 +48,7 @@ class Handle:
         """:raises TransferError: there is no descriptor left."""
         self._lock = threading.Lock()
         self._owned = tls
-        #: True if our own side has shut the connection down: its end is nobody's end then.
+        #: True if our own side has shut the connection down: an end of data then proves nothing.
         self.aborted = False
         try:
             # TLS takes the descriptor out of the object, and `SSLSocket.shutdown` would make a read
@@ -216,7 +216,7 @@ class Wire:
                     lines.add(line)
                 head = lines.head()
                 if head.status == 101:
-                    raise Malformed(f"{self._peer} switches to a protocol that nobody asked for")
+                    raise Malformed(f"{self._peer} switches to a protocol that was not asked for")
                 if head.status >= 200:
                     self._frame(head)
                     self.head = head

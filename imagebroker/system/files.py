@@ -31,7 +31,7 @@ def unlock(fd: int) -> None:
 def is_named(directory: int | None, name: str | bytes | os.PathLike[str], fd: int) -> bool:
     """Whether `name` leads to the open file `fd`; a symbolic link of that name does not.
 
-    :raises OSError: the name cannot be looked at, for another reason than that it is not there.
+    :raises OSError: stat fails, for another reason than that the file is missing.
     """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Directories that only this user can write to: nobody else can have put files there."""
+"""Directories that only this user can write to, so that every file in them is this user's."""
 
 from __future__ import annotations
 

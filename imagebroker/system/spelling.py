@@ -1,4 +1,4 @@
-"""What a word that nobody knows was meant to be: a typing error, not a word that looks alike."""
+"""What an unknown word was meant to be: a typing error of a known one, not just a similar word."""
 
 from __future__ import annotations
 

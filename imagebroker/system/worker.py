@@ -117,7 +117,7 @@ class Worker(Generic[T]):
             self.check()
 
     def drop(self) -> None:
-        """Forget what nobody works on yet, wait for the rest, and forget what failed."""
+        """Drop the queued work, wait for the running one, and forget its error."""
         with self.changed:
             self._finish(self._waiting)
             while self._current:
@@ -125,7 +125,7 @@ class Worker(Generic[T]):
             self.failed = None
 
     def close(self) -> None:
-        """End the thread; what nobody works on yet is dropped."""
+        """End the thread; queued work is dropped."""
         with self.changed:
             self._closing = True
             self._finish(self._waiting)

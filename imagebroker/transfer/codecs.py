@@ -166,7 +166,7 @@ class Unpacker:
     def __init__(self, ref: str, decompress: str) -> None:
         """`ref` is what messages call the image."""
         self._ref, self._wanted = ref, decompress
-        #: What the data turned out to be; None: not compressed, or not looked at yet.
+        #: The compression that was found; None: not compressed, or not known yet.
         self.kind: Compression | None = None
         #: Bytes that were taken.
         self.taken = 0

@@ -23,11 +23,11 @@ class Demands(NamedTuple):
     allow_weak: bool = False
     #: What the checksums are if the server of the bytes computes them; None: those of a record.
     served: str | None = None
-    #: The record that was asked for, where it was looked at before any candidate was opened.
+    #: The record, if it was read before any candidate was opened.
     record: Image | None = None
     #: What the content may be; None: it is not checked.
     formats: FormatPolicy | None = None
-    #: Whoever sends the bytes may send a web page or another text in their place.
+    #: The server may send a web page or another text in place of the bytes.
     may_be_page: bool = False
     #: The caller has said which bytes they are, by a digest of their own.
     wanted: bool = False
@@ -37,7 +37,7 @@ class Demands(NamedTuple):
     signature: Callable[[Image, Callable[[], Any]], Signature | None] | None = None
 
     def of_record(self, waiting: Callable[[], Any]) -> Required | None:
-        """All that must hold, before any candidate is opened; None if no record was looked at."""
+        """All that must hold, before any candidate is opened; None if no record was read."""
         return None if self.record is None else self.for_image(self.record, waiting)
 
     def for_image(self, image: Image, waiting: Callable[[], Any]) -> Required:

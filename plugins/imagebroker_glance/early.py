@@ -13,7 +13,7 @@ from collections.abc import Iterator
 def importing(name: str) -> Iterator[None]:
     """Import the module `name` in a thread of its own, which has ended afterwards.
 
-    An error of the import is for whoever imports it again.
+    An error is raised by the next import.
     """
     if name in sys.modules:
         yield

@@ -176,7 +176,7 @@ class GlanceSource(ImageSource):
         if coding := foreign_coding(head.all("content-encoding"), ()):
             raise self._error(
                 TransferError,
-                f"it is sent encoded as {printable(coding, 60)!r}, and nobody asked for that",
+                f"it is sent encoded as {printable(coding, 60)!r}, which was not asked for",
                 hint="switch compression off in the server or proxy",
             )
         if start:

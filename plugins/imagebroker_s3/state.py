@@ -1,7 +1,7 @@
 """What is remembered of an upload, so that one that was killed goes on.
 
 A file with a lock for each object that is being uploaded: the kernel lets go of the lock of a
-process that was killed, and whoever takes it goes on with the upload that the file names.
+process that was killed, and the process that takes it resumes the upload that the file names.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Sessions:
         return self._known.files[0]
 
     @property
-    def knows_nobody(self) -> bool:
+    def has_no_hosts(self) -> bool:
         """Whether every host is unknown."""
         return self._known.is_empty
 

@@ -47,7 +47,7 @@ def _look_at(sessions: Sessions, endpoint: Endpoint) -> Finding:
 def _check_without_server(sessions: Sessions) -> Iterator[Finding]:
     """Any host in known_hosts may be asked for: whether it lets us in is seen then."""
     sessions.check_key()
-    if sessions.knows_nobody:
+    if sessions.has_no_hosts:
         yield Finding(
             f"there is no host in {sessions.known_hosts}: every server is refused", WARNING,
             f"add the servers: ssh-keyscan HOST >> {sessions.known_hosts}   and compare the keys "

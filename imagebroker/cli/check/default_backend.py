@@ -20,7 +20,7 @@ def check(configuration: Configuration) -> Iterator[Problem]:
         yield failure(_WHERE, error)
         return
     if "default_backend" not in configuration.written.get(GROUP, {}):
-        return  # nobody asked for it: that it is not enabled is not a mistake
+        return  # not configured: no mistake that it is not enabled
     enabled = {*configuration.registry.enabled, *configuration.backends}
     if section.name not in enabled:
         yield Problem(

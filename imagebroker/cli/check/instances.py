@@ -40,7 +40,7 @@ def _check_instance(instance: Instance, hosts: list[BackendHost]) -> Iterator[Pr
     errors, host = instance.load()
     settings = instance.configuration.settings
     if settings.personal and settings.line(instance.section.group) is None:
-        return  # nobody configured it: that it cannot be used is not a mistake
+        return  # not configured: no mistake that it cannot be used
     yield from (_problem(instance, error) for error in errors)
     if host is not None:
         yield from insecure.check(host)

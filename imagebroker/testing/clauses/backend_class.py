@@ -72,7 +72,7 @@ class ClassClauses(Hooks):
             self.fail(f"api_version is written as {ast.unparse(written)}; write the number")
 
     def test_c4_name_is_a_scheme_that_its_refs_begin_with(self) -> None:
-        """Its options would stand in a section that nobody finds."""
+        """Otherwise deployers do not find the section of its options."""
         name = self.cls.name
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]{0,31}", name):
             self.fail(f"name is {name!r}, which no ref can begin with")

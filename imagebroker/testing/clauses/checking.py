@@ -44,4 +44,4 @@ class CheckingClauses(FaultInjection):
         if wires is None or not wires.connections:
             self.skipTest("check connects to nothing")
         if not any(finding.level == FAILURE for finding in found):
-            self.fail("check finds no failure though nobody answers")
+            self.fail("check reports no failure although the server does not answer")

@@ -42,7 +42,7 @@ class ClosingClauses(FaultInjection):
             closing.answer()
 
     def test_c17_close_ends_a_read_that_waits(self) -> None:
-        """Whoever cancels a download from a dead server would wait as long as the server."""
+        """Otherwise a cancelled download from a dead server hangs as long as the server."""
         data = random_bytes(600_000)
         ref = self.publish(data)
         self.stall_timeout = 30.0  # or it would be the limit that ends the read
@@ -99,7 +99,7 @@ class ClosingClauses(FaultInjection):
         if most != 0:
             self.take(source, most=most)
         self._close_quietly(source)
-        return source  # still held by whoever looks at what is left: that is the point
+        return source  # kept alive on purpose
 
     def check_growth(self, what: str, act: Callable[[], object]) -> None:
         """Whether doing something again and again holds more and more."""

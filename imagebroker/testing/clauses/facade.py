@@ -68,7 +68,7 @@ class FacadeClauses(FaultInjection):
             self.fail(f"opened without host.open_beneath: {'; '.join(map(str, around))}")
 
     def test_c28_a_link_is_not_followed(self) -> None:
-        """Whoever may place a link in an image directory could read any file of the host."""
+        """Otherwise a user who can place a link in a directory of images reads any file."""
         ref = self.publish(b"what a link leads to")
         path = self._file_of(ref)
         link = path.with_name(path.name + "-link")

@@ -31,7 +31,7 @@ class ProcessClauses(FaultInjection):
             self.fail(f"it printed {text!r:.200}")
 
     def test_c31_it_changes_nothing_that_all_code_shares(self) -> None:
-        """Other parts of the service would break in ways that nobody understands."""
+        """Otherwise other parts of the service break, far from the cause."""
         ref = self.publish(random_bytes(1000))
         with self.opened(ref) as source:  # what imports change, they change once
             self.bytes_of(source)

@@ -47,7 +47,7 @@ class Unpacked(NamedTuple):
 class Restart(NamedTuple):
     """All bytes before are void: the image begins again at byte 0.
 
-    Whoever has stored them passes this on before they are dropped.
+    The layer that has stored them passes this on before it drops them.
     """
 
 

@@ -127,7 +127,7 @@ class Fetch:
 
     @property
     def image(self) -> Image:
-        """As the candidate that was looked at last describes it."""
+        """As the candidate that was opened last describes it."""
         image = self._identity.image
         if image is None:
             raise AssertionError("no source was opened")
@@ -494,7 +494,7 @@ class Fetch:
         source = self._source
         if isinstance(error, RangeIgnored):
             self._ranges = False  # it would be ignored again
-            # Whoever refuses all that is asked has not said that it cannot: see what it sends now.
+            # That it refuses ranges does not prove that it cannot: see what it sends now.
             self._let_go()
         elif source is not None and (not self._may_resume(source) or self._retries.should_reopen):
             self.close()

@@ -19,7 +19,7 @@ class Identity:
         self._size, self._max_size = size, max_size
         #: The image as the candidate that is being read first described it.
         self._first: Image | None = None
-        #: As shown to others: the last that was looked at afresh.
+        #: As shown to others: the one opened last.
         self.image: Image | None = None
         self._any_version = False
 
@@ -28,7 +28,7 @@ class Identity:
         self._first = None
 
     def is_now(self, image: Image) -> None:
-        """Go on with another candidate, which was looked at already."""
+        """Continue with another candidate, which has been opened before."""
         self._first = image
 
     def accept_any_version(self) -> None:

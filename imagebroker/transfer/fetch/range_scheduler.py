@@ -154,7 +154,7 @@ class RangeScheduler:
         """What has arrived in one read; a read that broke gives its rest back."""
         source = read.source
         if read not in source.reads:
-            return  # it was ended while others were looked at
+            return  # it ended while others were handled
         try:
             batch = read.flow.take(0.0)
         except (TransferError, BackendError) as error:

@@ -385,7 +385,7 @@ class Cache:
                 os.unlink(name, dir_fd=directory)
                 return True
         except OSError:
-            pass  # not to be looked at, or locked
+            pass  # unreadable, or locked
         finally:
             release(fd)
         return False

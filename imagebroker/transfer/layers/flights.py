@@ -209,7 +209,7 @@ class Flight:
     def lock(self) -> bool | None:
         """True: it is ours now. False: somebody has it. None: the name was given up, open it anew.
 
-        :raises OSError: it cannot be locked or looked at; it is removed.
+        :raises OSError: it cannot be locked or examined; it is removed.
         """
         try:
             if not try_lock(self._fd):

@@ -93,7 +93,7 @@ class Presence(Protocol):
 
 
 class Unknown:
-    """A destination that cannot be looked at."""
+    """A destination that cannot be examined."""
 
     def find(self, transfer: Transfer) -> Found | None:
         return None
@@ -109,7 +109,7 @@ UNKNOWN = Unknown()
 
 
 class PresentAtPath:
-    """A path, as far as it can be looked at.
+    """A path, as far as it can be examined.
 
     Where nothing could prove the file to be the image, the backend is asked no more often than for
     a path at which there is nothing.

@@ -49,7 +49,7 @@ from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum, required_chec
 
 LOG = logging.getLogger(__name__)
 
-#: Transfers of one ref that are looked at: of another version, or stalled, are all but the last.
+#: Flights of one ref that are considered: all but the last have another version, or have stalled.
 _MOST = 4
 #: Seconds between two looks at another transfer.
 _MOMENT = 0.02
@@ -305,7 +305,7 @@ class SingleFlight:
     def _announcement(
         self, image: Image, required: Required, part: PartFile, marks: tuple[str, ...], stored: int
     ) -> Announcement:
-        """:raises OSError: the part file cannot be looked at."""
+        """:raises OSError: stat fails on the part file."""
         found = os.fstat(part.fileno())
         return Announcement(
             marks,
@@ -357,7 +357,7 @@ class SingleFlight:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Whoever waits shall not wait for this call."""
+        """Callers that wait stop waiting for this one."""
         flight, self._led = self._led, None
         if flight is not None:
             flight.close()

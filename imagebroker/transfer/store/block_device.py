@@ -131,7 +131,7 @@ class BlockDevice:
         if fits(kept) and kept.end <= self._length:
             self.kept, self._head = kept, bytearray(head)
             self.size = kept.end
-            self._stored, self._resumes = kept.vouched, kept.resumes
+            self._stored, self._resumes = kept.covered, kept.resumes
 
     # -- what a download does with it -------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class BlockDevice:
         self.flush()
         if self._journal.write(journal, self._head):
             self._noted = True
-            self._stored, self._resumes = journal.vouched, journal.resumes
+            self._stored, self._resumes = journal.covered, journal.resumes
         else:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
 

@@ -46,7 +46,7 @@ class Destination(ABC):
         return candidate
 
     def first_missing(self, demands: Demands) -> int:
-        """The byte that a fetch will begin with, if it goes on with what an earlier one left."""
+        """The byte that a fetch begins with, if it resumes an earlier one."""
         return 0
 
     @abstractmethod

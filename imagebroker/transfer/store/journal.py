@@ -47,7 +47,7 @@ class Journal:
         return some and (self.version is not None or bool(self.required))
 
     @property
-    def vouched(self) -> int:
+    def covered(self) -> int:
         """Bytes in all."""
         return self.stored + sum(stop - start for start, stop, _ in self.early)
 

@@ -80,7 +80,7 @@ def take(
     :raises OSError, DestinationError: none can be made.
     """
     fitting = [(part, kept) for part, kept in _left_for(directory, name) if fits(kept)]
-    fitting.sort(key=lambda each: each[1].vouched, reverse=True)
+    fitting.sort(key=lambda each: each[1].covered, reverse=True)
     found = None
     for part, _ in fitting:
         if found is None:

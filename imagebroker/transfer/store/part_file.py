@@ -160,7 +160,7 @@ class PartFile:
             self._direct = DirectWriter.beside(self._fd, self._directory, part.name)
         self.size = part.kept.end if part.kept is not None else 0
         if part.kept is not None:
-            self._stored, self._resumes = part.kept.vouched, part.kept.resumes
+            self._stored, self._resumes = part.kept.covered, part.kept.resumes
 
     def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
         try:
@@ -214,12 +214,12 @@ class PartFile:
                 self._journal = parts.open_journal(self._directory, self._part)
             journal.write(self._journal)
             self._noted = True
-            self._stored, self._resumes = journal.vouched, journal.resumes
+            self._stored, self._resumes = journal.covered, journal.resumes
         except OSError:
             self._keep = False  # a transfer that cannot be taken up is a transfer all the same
 
     def open_present(self) -> int:
-        """The file that is at the path now, open for reading; -1 if it cannot be looked at."""
+        """The file that is at the path now, open for reading; -1 if it cannot be opened."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             return -1 if self.sequential else os.open(self._name, flags, dir_fd=self._directory)

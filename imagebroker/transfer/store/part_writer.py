@@ -1,6 +1,6 @@
 """Stores an image in whatever order its bytes come, and runs the checks in theirs.
 
-It goes on with what an earlier process left, and notes in the journal what a later one may use.
+It resumes what an earlier process left, and records in the journal what a later one may use.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def filled(chunk: Buffer, offset: int) -> list[tuple[int, int]]:
     """Where a chunk that belongs at `offset` of a file has blocks with more than zeros.
 
     Blocks are those of the file, so that a run of zeros becomes a hole in whatever chunks it
-    arrives. Only a block whose first byte is zero is looked at: almost all other data costs
+    arrives. Only a block whose first byte is zero is examined: almost all other data costs
     one look at every 4096th byte.
     """
     view = memoryview(chunk)

@@ -8,6 +8,7 @@ import re
 import textwrap
 import time
 from functools import partial
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from oslo_config import cfg, types
@@ -41,13 +42,7 @@ class ClassClauses(Hooks):
 
     def test_c1_its_entry_points_lead_to_this_class(self) -> None:
         """The broker would serve the scheme with another class, or not at all."""
-        points = [
-            point
-            for point in entry_points(ENTRY_POINTS)
-            if point.value.partition(":")[2] == self.cls.__qualname__
-            and point.value.partition(":")[0].partition(".")[0]
-            == self.cls.__module__.partition(".")[0]
-        ]
+        points = _points(self.cls)
         if not points:
             self.skipTest("the class is not installed: no entry point names it")
         for point in points:
@@ -190,11 +185,20 @@ class ClassClauses(Hooks):
                     self.fail(f"{verb} is not overridden and raises {type(error).__name__}")
 
 
+def _points(cls: type[ImageBackend]) -> list[EntryPoint]:
+    """The entry points that name the class, in its module or where its package re-exports it."""
+    package = cls.__module__.partition(".")[0]
+    named = []
+    for point in entry_points(ENTRY_POINTS):
+        module, _, name = point.value.partition(":")
+        if name == cls.__qualname__ and module.partition(".")[0] == package:
+            named.append(point)
+    return named
+
+
 def _registered(cls: type[ImageBackend]) -> set[str]:
     """The schemes that entry points register the class for."""
-    value = f"{cls.__module__}:{cls.__qualname__}"
-    points = entry_points(ENTRY_POINTS)
-    return {point.name for point in points if point.value == value}
+    return {point.name for point in _points(cls)}
 
 
 def _written(cls: type, name: str) -> ast.expr | None:

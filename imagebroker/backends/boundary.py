@@ -12,7 +12,6 @@ import base64
 import contextvars
 import logging
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -398,7 +397,9 @@ class Boundary:
         self._check_mine()
         self.host.conceal(getattr(context, "auth_token", None))
         if ref is not None and ref.query:
-            self.host.conceal(ref.query, *re.split("[&=]", ref.query))
+            # Names of parameters are no secrets, and messages need them.
+            parts = (each.partition("=") for each in ref.query.split("&"))
+            self.host.conceal(ref.query, *(value if sign else name for name, sign, value in parts))
 
     def _checked(self, verb: str, answer: Any) -> Image:
         with self.translated(verb):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = (
     "imagebroker_file",
     "imagebroker_http",
+    "imagebroker_oci",
     "imagebroker_s3",
     "imagebroker_scp",
     "imagebroker_glance",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import imagebroker_file.options
 import imagebroker_http.options
+import imagebroker_oci.options
 import imagebroker_s3.options
 import imagebroker_scp.options
 import pytest
@@ -45,6 +46,7 @@ def spelled(option: cfg.Opt) -> str:
         ("Every backend", backend_options()),
         ("file", imagebroker_file.options.OPTIONS),
         ("http", imagebroker_http.options.OPTIONS),
+        ("oci", imagebroker_oci.options.OPTIONS),
         ("s3", imagebroker_s3.options.OPTIONS),
         ("scp", imagebroker_scp.options.OPTIONS),
         ("glance", [o for o in glance.OWN if o.dest not in NOT_SUPPORTED]),

@@ -38,11 +38,11 @@ def write_certificates(directory: Path) -> Path:
     alone = below.private_key_pem.bytes() + below.cert_chain_pems[0].bytes()
     (directory / "no-intermediate.pem").write_bytes(alone)
     below.private_key_and_cert_chain_pem.write_to_path(str(directory / "intermediate.pem"))
-    (directory / "self-signed.pem").write_bytes(_self_signed())
+    (directory / "self-signed.pem").write_bytes(self_signed())
     return ca_file
 
 
-def _self_signed() -> bytes:
+def self_signed() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

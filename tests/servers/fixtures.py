@@ -18,6 +18,7 @@ from tests.servers import dropbear as dropbear_server
 from tests.servers import images as image_files
 from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
+from tests.servers import registry as registry_server
 from tests.servers import squid as squid_server
 from tests.servers import sshd as sshd_server
 from tests.servers import swift as swift_server
@@ -60,6 +61,30 @@ def swift() -> Iterator[swift_server.Swift]:
     require(swift_server.missing())
     with swift_server.Swift() as server:
         yield server
+
+
+def _registry(kind: str) -> Iterator[registry_server.Registry]:
+    require(registry_server.missing())
+    with registry_server.Registry(kind) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[registry_server.Registry]:
+    """A registry where anybody may do everything; use repositories that no other test uses."""
+    yield from _registry("open")
+
+
+@pytest.fixture(scope="session")
+def basic_registry() -> Iterator[registry_server.Registry]:
+    """One with TLS, a user and a password."""
+    yield from _registry("basic")
+
+
+@pytest.fixture(scope="session")
+def token_registry() -> Iterator[registry_server.Registry]:
+    """One with a token server: anybody may pull, the user may push."""
+    yield from _registry("token")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,22 @@
+"""What `imagebroker check` finds out: the repository can be read, and we are let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from imagebroker.plugin import Finding, ImageNotFound
+from imagebroker_oci.client import Registry
+from imagebroker_oci.names import Name
+
+
+def check(registry: Registry, place: Name | None) -> Iterator[Finding]:
+    """Without a repository no registry is named that could be asked."""
+    if place is None:
+        return
+    try:
+        tags = registry.tags(place)
+    except ImageNotFound:
+        yield Finding(f"{place.registry} answers; {place.repository} is not there yet",
+                      option="create_in")  # fmt: skip
+        return
+    yield Finding(f"{place.place} has {len(tags)} tags", option="create_in")

@@ -1,0 +1,195 @@
+"""What `create` stores other programs read, and a failed upload leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testtools import ExpectedException
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals, HasLength
+
+from imagebroker.exceptions import (
+    Conflict,
+    ImageNotFound,
+    InvalidImageRef,
+    PolicyViolation,
+    UnsupportedOperation,
+    UploadFailed,
+)
+from imagebroker.testing.hooks import random_bytes
+from tests.plugins.oci.conftest import Repository
+
+DISK = random_bytes(3_500_000)
+NEW = {"name": "1.0", "disk_format": "raw", "container_format": "bare"}
+
+needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo")
+
+
+def skopeo(*words: str) -> str:
+    done = subprocess.run(["skopeo", *words], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def docker_ref(repository: Repository, tag: str) -> str:
+    return f"docker://{repository.server.address}/{repository.name}:{tag}"
+
+
+@needs_skopeo
+def test_skopeo_copies_what_was_created_byte_for_byte(
+    repository: Repository, tmp_path: Path
+) -> None:
+    image = repository.broker().create(None, NEW, DISK)
+    assert_that(image.ref, Equals(repository.ref("1.0")))
+    folder = tmp_path / "copy"
+    skopeo("copy", "--src-tls-verify=false", docker_ref(repository, "1.0"), f"dir:{folder}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (layer,) = manifest["layers"]
+    assert_that((folder / layer["digest"].partition(":")[2]).read_bytes(), Equals(DISK))
+    assert_that(layer["annotations"]["org.opencontainers.image.title"], Equals("1.0.raw"))
+    assert_that(layer["mediaType"], Equals("application/vnd.kubevirt.disk.raw"))
+
+
+@needs_skopeo
+def test_what_skopeo_has_copied_is_read(repository: Repository) -> None:
+    repository.broker().create(None, NEW, DISK)
+    copied = f"{repository.name}/copied"
+    where = f"docker://{repository.server.address}/{copied}:2"
+    skopeo(
+        "copy", "--src-tls-verify=false", "--dest-tls-verify=false",
+        docker_ref(repository, "1.0"), where,
+    )  # fmt: skip
+    assert_that(repository.downloaded(repository.server.ref(copied, "2")), Equals(DISK))
+    tags = json.loads(skopeo("list-tags", "--tls-verify=false", where.rpartition(":")[0]))
+    assert_that(tags["Tags"], Equals(["2"]))
+
+
+def test_the_record_is_in_the_manifest(repository: Repository) -> None:
+    fields = {
+        **NEW, "tags": ["gold"], "properties": {"os_distro": "debian"}, "min_disk": 3,
+        "protected": True,
+    }  # fmt: skip
+    broker = repository.broker()
+    ref = broker.create(None, fields, DISK).ref
+    found = repository.broker().get(None, ref)
+    assert_that(
+        (found.name, found.tags, dict(found.properties), found.min_disk, found.disk_format),
+        Equals(("1.0", ("gold",), {"os_distro": "debian"}, 3, "raw")),
+    )
+    with ExpectedException(PolicyViolation, ".*protected.*"):
+        broker.delete(None, ref)
+    changed = broker.update(None, ref, {"protected": False, "properties": {"os_version": "12"}})
+    assert_that(dict(changed.properties), Equals({"os_distro": "debian", "os_version": "12"}))
+    assert_that(repository.downloaded(ref), Equals(DISK))
+    broker.delete(None, ref)
+    with ExpectedException(ImageNotFound):
+        broker.get(None, ref)
+
+
+def test_a_stream_of_unknown_size_is_stored(repository: Repository) -> None:
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(DISK), 100_000):
+            yield DISK[start : start + 100_000]
+
+    image = repository.broker().create(None, NEW, chunks())
+    assert_that(repository.downloaded(image.ref), Equals(DISK))
+
+
+def test_a_tag_that_is_taken_stays_what_it_is(repository: Repository) -> None:
+    repository.push_disk("1.0", b"another")
+    with ExpectedException(Conflict, ".*already exists.*"):
+        repository.broker().create(None, NEW, DISK)
+    assert_that(repository.downloaded(repository.ref("1.0")), Equals(b"another"))
+    assert_that(repository.server.uploads(repository.name), HasLength(0))
+
+
+def test_a_source_that_fails_leaves_no_upload(repository: Repository) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield DISK[:2_000_000]
+        raise OSError("the disk is broken")
+
+    with ExpectedException(UploadFailed, ".*the disk is broken.*"):
+        repository.broker().create(None, NEW, chunks())
+    assert_that(repository.server.uploads(repository.name), HasLength(0))
+    with ExpectedException(ImageNotFound):
+        repository.broker().get(None, repository.ref("1.0"))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "x" * 129, "ä", "a:b"])
+def test_a_name_that_is_no_tag_is_refused(repository: Repository, name: str) -> None:
+    with ExpectedException(InvalidImageRef, ".*cannot be the tag.*"):
+        repository.broker().create(None, {**NEW, "name": name}, DISK)
+    assert_that(repository.server.uploads(repository.name), HasLength(0))
+
+
+def test_without_a_repository_nothing_is_created_or_listed(repository: Repository) -> None:
+    broker = repository.broker(create_in=None)
+    with ExpectedException(UnsupportedOperation, ".*without a repository.*"):
+        broker.create(None, NEW, DISK)
+    with ExpectedException(UnsupportedOperation, ".*without a repository.*"):
+        list(broker.get_all(None))
+
+
+def test_a_user_may_push_with_a_token_and_anybody_else_may_not(
+    token_repository: Repository,
+) -> None:
+    from imagebroker.exceptions import NotAuthorized
+
+    image = token_repository.broker().create(None, NEW, DISK)
+    assert_that(token_repository.downloaded(image.ref), Equals(DISK))
+    anybody = token_repository.broker(pull_secret_file=None)
+    with ExpectedException(NotAuthorized, ".*UNAUTHORIZED.*|.*DENIED.*"):
+        anybody.create(None, {**NEW, "name": "2.0"}, DISK)
+    with ExpectedException(NotAuthorized):
+        anybody.delete(None, image.ref)
+    token_repository.broker().delete(None, image.ref)
+
+
+def test_one_of_two_tags_of_a_manifest_is_not_deleted_with_the_other(
+    repository: Repository,
+) -> None:
+    broker = repository.broker()
+    broker.create(None, NEW, DISK)
+    digest, manifest = repository.server.manifest(repository.name, "1.0")
+    body = repository.server.request(
+        "GET", f"/v2/{repository.name}/manifests/1.0",
+        headers={"Accept": manifest["mediaType"]},
+    )[2]  # fmt: skip
+    repository.server.push_manifest(repository.name, "stable", body)
+    error = None
+    try:
+        broker.delete(None, repository.ref("1.0"))
+    except Conflict as caught:
+        error = caught
+    assert error is not None
+    assert_that(str(error), Contains("stable"))
+    assert_that(repository.downloaded(repository.ref("stable")), Equals(DISK))
+    broker.delete(None, f"{repository.ref('1.0').rpartition(':')[0]}@{digest}")
+    with ExpectedException(ImageNotFound):
+        broker.get(None, repository.ref("stable"))
+
+
+def test_the_tags_of_the_repository_are_listed(repository: Repository) -> None:
+    broker = repository.broker()
+    for number in range(3):
+        broker.create(None, {**NEW, "name": f"v{number}"}, DISK[: 1000 + number])
+    repository.push("signature", repository.blob(b"", "application/vnd.oci.empty.v1+json"))
+    found = list(broker.get_all(None, sort_key="name", sort_dir="asc"))
+    assert_that([image.name for image in found], Equals(["v0", "v1", "v2"]))
+    assert_that(found[1].ref, Equals(repository.ref("v1")))
+    (one,) = broker.get_all(None, filters={"size_min": 1002})
+    assert_that(one.name, Equals("v2"))
+
+
+def test_a_named_instance_is_in_its_refs(repository: Repository, tmp_path: Path) -> None:
+    west = repository.config().replace("[backend:oci]", "[backend:oci:west]")
+    broker = repository.make(west.replace("default_backend = oci", "default_backend = oci:west"))
+    image = broker.create(None, NEW, DISK)
+    assert_that(image.ref, Equals(repository.ref("1.0").replace("oci://", "oci:west://")))
+    broker.download(None, image.ref, tmp_path / "disk")
+    assert_that((tmp_path / "disk").read_bytes(), Equals(DISK))

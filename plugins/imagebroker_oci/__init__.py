@@ -5,9 +5,6 @@ KubeVirt), a file in a layer of a container image (containerDisk), or chunks (Ta
 part is checked against the digest in what led to it, from the manifest on.
 """
 
-from __future__ import annotations
-
 from imagebroker_oci.backend import OciBackend
-from imagebroker_oci.options import OPTIONS
 
-__all__ = ["OPTIONS", "OciBackend"]
+__all__ = ["OciBackend"]

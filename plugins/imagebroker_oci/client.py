@@ -27,7 +27,6 @@ from imagebroker_oci.names import REPOSITORY, TAG, Name
 _MOST_MANIFEST = 4 * 1024 * 1024
 #: Tags of one repository.
 _MOST_TAGS = 10_000
-_REDIRECTS = (301, 302, 303, 307, 308)
 _API = rf"/v2/(?P<repository>{REPOSITORY})/(?:blobs|manifests|tags)/.+"
 
 
@@ -102,8 +101,7 @@ class Registry(Asker):
         self, method: str, name: Name, url: str, fields: Sequence[tuple[str, str]],
         body: bytes | None, actions: str,
     ) -> http.Answer:  # fmt: skip
-        place = self.http.start(url)
-        for _ in range(self.host.limits.redirects + 1):
+        def send(place: http.Place) -> http.Answer:
             every = [
                 ("Host", place.url.netloc), ("User-Agent", http.user_agent()),
                 ("Accept-Encoding", "identity"), *fields,
@@ -111,16 +109,10 @@ class Registry(Asker):
             if place.home:
                 known = self.identity.known(self, name, actions)
                 every += [("Authorization", known)] if known is not None else []
-            answer = self._pools.send(method, place, every, body)
-            if method not in ("GET", "HEAD") or answer.head.status not in _REDIRECTS:
-                return answer
-            answer.close()
-            place = self.http.moved(place, answer.head)
-        raise TransferError(
-            f"{name} leads through more than {self.host.limits.redirects} redirects",
-            hint="check the registry: it may be sending requests in circles",
-            retryable=False,
-        )
+            return self._pools.send(method, place, every, body)
+
+        place = self.http.start(url)
+        return self.http.followed(place, send) if method in ("GET", "HEAD") else send(place)
 
     def ask_token(
         self, method: str, url: str, authorization: str | None, body: bytes | None

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagebroker_oci import OPTIONS, OciBackend
+from imagebroker_oci import OciBackend
 from imagebroker_oci.credentials import PullSecrets
 from imagebroker_oci.names import Name
+from imagebroker_oci.options import OPTIONS
 from testtools import ExpectedException
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Not

@@ -104,17 +104,18 @@ class Broker:
         return Registry(settings)
 
     @contextmanager
-    def _call(self) -> Iterator[Call]:
+    def _call(self, verb: str | None = None, asked: str | ImageRef = "") -> Iterator[Call]:
         """One call, with the snapshot of this moment. Its errors say where the option stands that
         decides."""
         while not (snapshot := self._snapshot).registry.hold():
             pass  # it was replaced in this moment
-        call = Call(snapshot)
+        call = Call(snapshot, verb, asked)
         try:
             with said():
                 yield call
         except ImageBrokerError as error:
             call.locate(error)
+            call.refused(error)
             raise
         finally:
             call.end()
@@ -132,7 +133,7 @@ class Broker:
 
         :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
         """
-        with self._call() as call:
+        with self._call("get", id_or_uri) as call:
             return _get(call, context, id_or_uri, include_locations, show_deleted)
 
     def get_all(
@@ -151,12 +152,10 @@ class Broker:
 
         Arguments are checked now; pages are read as they are needed.
         """
-        with self._call() as call:
+        with self._call("get_all") as call:
             query = checked_query(filters, marker, limit, page_size, sort_key, sort_dir)
             source = call.routes.named(backend)
-            images = call.telemetry.iterated(
-                "get_all", source.title, lambda: source.get_all(context, query)
-            )
+            images = call.iterated("get_all", source.title, lambda: source.get_all(context, query))
             call.outlived_by(images)
             return images
 
@@ -180,7 +179,7 @@ class Broker:
 
         The arguments are those of `download`.
         """
-        with self._call() as call:
+        with self._call("open", id_or_uri) as call:
             return _open(
                 call, context, id_or_uri, decompress, checksum=checksum,
                 require_checksum=require_checksum, trusted_certs=trusted_certs,
@@ -237,7 +236,7 @@ class Broker:
         :raises VerificationError: the bytes are not what was asked for.
         :raises TransferError, ImageChanged: they did not arrive; `.retryable` says if trying helps.
         """
-        with self._call() as call:
+        with self._call("download", id_or_uri) as call:
             request = Request(
                 call, context, id_or_uri, checksum=checksum,
                 require_checksum=require_checksum, trusted_certs=trusted_certs,
@@ -296,7 +295,7 @@ class Broker:
 
         :raises ConfigError: no cache is configured. :raises DestinationError: it does not fit.
         """
-        with self._call() as call:
+        with self._call("load", id_or_uri) as call:
             cache = _cache(call.core)
             request = Request(
                 call, context, id_or_uri, checksum=checksum, progress=progress, cancel=cancel,
@@ -336,7 +335,7 @@ class Broker:
         :raises FormatError: the bytes are not of the `disk_format`, or not safe; nothing is stored.
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
-        with self._call() as call:
+        with self._call("create") as call:
             return _create(call, context, image_info, data, backend, keep_record, check_format)
 
     def update(
@@ -355,12 +354,12 @@ class Broker:
         :param check_format: as for `create`.
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
-        with self._call() as call:
+        with self._call("update", id_or_uri) as call:
             changes = checked_info(image_info)
             ref, target = call.routes.find(id_or_uri)
             check_stored(changes, target.declared.record_fields, target.title)
             formats = _upload_formats(call, check_format)
-            with call.telemetry.call("update", target.title, ref) as recorded:
+            with call.record("update", target.title, ref) as recorded:
                 found = None
                 if if_version is not None or _needs_record(target, data, formats):
                     found = target.get(context, ref, include_locations=False, show_deleted=False)
@@ -383,9 +382,9 @@ class Broker:
 
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
         """Remove an image; a download that runs may finish."""
-        with self._call() as call:
+        with self._call("delete", id_or_uri) as call:
             ref, backend = call.routes.find(id_or_uri)
-            with call.telemetry.call("delete", backend.title, ref):
+            with call.record("delete", backend.title, ref):
                 backend.delete(context, ref)
 
     def copy(
@@ -408,7 +407,7 @@ class Broker:
 
         :param strict: raise `UnsupportedOperation` instead, before anything is sent.
         """
-        with self._call() as call:
+        with self._call("copy", id_or_uri) as call:
             target = call.routes.named(backend).declared
             own = checked_info(image_info or {})
             check_stored(without_none(own), target.record_fields, backend)
@@ -459,7 +458,7 @@ class Broker:
         :raises UploadFailed: the service gave up. What ends the waiting (`cancel`, the deadline)
             does not end the import.
         """
-        with self._call() as call:
+        with self._call("import_image", id_or_uri) as call:
             ref, backend = call.routes.find(id_or_uri)
             checked_import(url, stores)
             if "import_image" not in backend.declared.capabilities:
@@ -470,7 +469,7 @@ class Broker:
             limited = rules(call.core, None, limits)
             watch = Watch(limited, progress, cancel, call.settings.tuning)
             watch.location = url or ref.text
-            with call.telemetry.call("import_image", backend.title, ref):
+            with call.record("import_image", backend.title, ref):
                 if url is None:
                     watch.total = backend.get(context, ref).size
 
@@ -504,9 +503,9 @@ class Broker:
         """
         if not 0 <= older_than < float("inf"):
             raise InvalidImageRef(f"older_than is {older_than!r}, not a number of seconds")
-        with self._call() as call:
+        with self._call("purge") as call:
             target = call.routes.named(backend)
-            with call.telemetry.call("purge", target.title):
+            with call.record("purge", target.title):
                 return list(target.purge(context, older_than, dry_run))
 
     # -- about the broker ------------------------------------------------------------------------
@@ -545,7 +544,7 @@ def _get(
     show_deleted: bool = True,
 ) -> Image:
     ref, backend = call.routes.find(id_or_uri)
-    with call.telemetry.call("get", backend.title, ref):
+    with call.record("get", backend.title, ref):
         image = backend.get(
             context, ref, include_locations=include_locations, show_deleted=show_deleted
         )
@@ -582,7 +581,7 @@ def _open(
 ) -> ImageReader:
     request = Request(call, context, id_or_uri, **arguments)
     decompress = _checked_kind(decompress)
-    with call.telemetry.call("open", request.backend.title, request.ref):
+    with call.record("open", request.backend.title, request.ref):
         stream = transfer.opened(request.transfer(decompress))
     read = call.telemetry.begin("read", request.backend.title, request.ref)
 
@@ -685,7 +684,7 @@ def _create(
     check_stored(without_none(info), target.declared.record_fields, target.title)
     image = Image(ref=target.host.ref(info.get("id") or ""), **without_none(info))
     formats = _upload_formats(call, check_format)
-    with call.telemetry.call("create", target.title) as recorded:
+    with call.record("create", target.title) as recorded:
         if data is None:
             created = target.create(context, image, None)
             recorded.ref = created.ref

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from imagebroker.transfer.store.device_journal import DeviceJournal
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,13 @@ def _flights(settings: Settings) -> Flights | None:
 class Call:
     """One call of a verb: it works with the snapshot that it began with, whatever `reload` does."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(
+        self, snapshot: Snapshot, verb: str | None = None, asked: str | ImageRef = ""
+    ) -> None:
+        """`asked`: the identifier, as the caller wrote it."""
         self.snapshot = snapshot
+        self._verb, self._asked = verb, asked
+        self._recorded = False
         self.routes = Routes(snapshot.settings, snapshot.registry)
         #: Where the call began.
         self.process = Process()
@@ -112,11 +119,29 @@ class Call:
         self, verb: str, backend: Boundary, ref: ImageRef, watch: Watch
     ) -> Iterator[Recorded]:
         """A transfer in the log, the metrics and spans, with what was moved."""
-        with self.telemetry.call(verb, backend.title, ref) as call:
+        with self.record(verb, backend.title, ref) as call:
             try:
                 yield call
             finally:
                 call.bytes, call.retries = watch.done, watch.retries
+
+    def record(
+        self, verb: str, backend: str, ref: ImageRef | str = ""
+    ) -> AbstractContextManager[Recorded]:
+        """A call of a backend in the log, the metrics and spans."""
+        self._recorded = True
+        return self.telemetry.call(verb, backend, ref)
+
+    def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """The same for what an iterator yields."""
+        self._recorded = True
+        return self.telemetry.iterated(verb, backend, start)
+
+    def refused(self, error: ImageBrokerError) -> None:
+        """Record a call that has failed before any backend was asked."""
+        if self._verb is None or self._recorded:
+            return
+        self.telemetry.begin(self._verb, "", self._asked).end(error)
 
     def locate(self, error: ImageBrokerError) -> None:
         """Say in the error where the option stands that decides."""

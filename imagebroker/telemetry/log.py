@@ -24,7 +24,7 @@ def ended(call: Call, error: BaseException | None) -> None:
     backend, _, instance = call.backend.partition(":")
     facts = {
         "ref": str(call.ref) or None,
-        "backend": backend,
+        "backend": backend or None,
         "instance": instance or None,
         **call.facts,
         "retries": call.retries or None,

@@ -52,6 +52,24 @@ def test_the_error_that_ends_the_command_is_in_it(imagebroker: Inside, tmp_path:
     assert_that(lines(log)[-1], MatchesRegex(r"ERROR +imagebroker .*retries.*"))
 
 
+def test_a_call_that_no_backend_was_asked_for_is_one_line_too(
+    imagebroker: Inside, tmp_path: Path
+) -> None:
+    refused = [
+        ("nfs://host/x?token=secret", "SchemeNotEnabled"),
+        ("file:///x/../y", "PolicyViolation"),
+    ]
+    for ref, outcome in refused:
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        imagebroker("--log-file", str(log), "download", ref, "dest")
+        calls = [line for line in lines(log) if "imagebroker.calls" in line]
+        assert_that(len(calls), Equals(1))
+        assert_that(calls[0], Contains(f"download: ref={ref.partition(':')[0]}:"))
+        assert_that(calls[0], Contains(f" outcome={outcome} "))
+        assert_that(log.read_text(), Not(Contains("secret")))
+
+
 def test_each_retry_is_in_it_with_its_reason(imagebroker: Inside, tmp_path: Path) -> None:
     imagebroker.config(
         "[imagebroker]\nenabled_schemes = http\nretries = 2\nretry_backoff = 0\n"

@@ -36,7 +36,7 @@ from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.fetch.versions import Joining
-from imagebroker.transfer.layers.present import PresentAtPath
+from imagebroker.transfer.layers.present import Presence, PresentAtPath
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
     from imagebroker.model.copied_image import CopiedImage
     from imagebroker.transfer.layers.cache import Cache, Cached
+    from imagebroker.transfer.store.converting import Conversion, ConvertedPath
 
 #: Arguments of `open` that `copy` passes on.
 _OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "progress", "cancel")
@@ -200,6 +201,7 @@ class Broker:
         allowed_formats: Sequence[str] | None = None,
         check_format: bool = True,
         decompress: str | None = None,
+        convert: str | None = None,
         overwrite: bool = True,
         file_mode: int | None = None,
         keep_partial: bool | None = None,
@@ -226,6 +228,8 @@ class Broker:
             in so many words that it is checked.
         :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
             bytes show: store what is in the image. Checksums are those of the compressed data.
+        :param convert: `"raw"`: store the disk in a qcow2, VMDK, VHD, VHDX or VDI at `dest`,
+            a path. Checksums are those of the image; `evidence` has `raw_sha256` beside them.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
             the next call for the same image and `dest` resumes from.
         :param preallocate: set the whole size aside on the disk before the first byte.
@@ -244,6 +248,7 @@ class Broker:
                 progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
             decompress, core = _checked_kind(decompress), call.core
+            conversion = None if convert is None else _conversion(core, request, dest, convert)
             if to_device:
                 _check_device(dest, overwrite, file_mode)
             with call.recorded("download", request.backend, request.ref, request.watch) as log:
@@ -254,22 +259,31 @@ class Broker:
                         return done
                 if to_device:
                     keep = decompress is None and _chosen(keep_partial, core.keep_partial)
-                    done = _to_device(call, request, dest, decompress, keep)
+                    done = _to_device(call, request, dest, decompress, keep, conversion)
                     log.facts |= transfer.facts_of(done)
                     return done
+                kind: dict[str, Any] = {
+                    "overwrite": overwrite, "file_mode": file_mode, "fsync": core.fsync,
+                }  # fmt: skip
+                speed = {
+                    "preallocate": _chosen(preallocate, core.preallocate),
+                    "direct": core.fsync and core.direct_io,
+                }
                 with PartFile(
                     dest,
                     key=request.part_key(decompress),
                     fits=request.may_go_on_with if decompress is None else lambda kept: False,
-                    overwrite=overwrite,
-                    file_mode=file_mode,
-                    fsync=core.fsync,
                     # A decoder cannot go on where another one was.
                     keep=decompress is None and _chosen(keep_partial, core.keep_partial),
-                    preallocate=_chosen(preallocate, core.preallocate),
-                    direct=core.fsync and core.direct_io,
+                    **kind | (speed if conversion is None else {}),
                 ) as part:
-                    done = _to_path(call, request, part, Path(os.fsdecode(dest)), decompress)
+                    path = Path(os.fsdecode(dest))
+                    if conversion is None:
+                        done = _to_path(call, request, part, path, decompress)
+                    else:
+                        with PartFile(dest, key=request.part_key("raw"), **kind, **speed) as disk:
+                            into = conversion.into(disk, path, request.watch)
+                            done = _to_path(call, request, part, path, decompress, into)
                     log.facts |= transfer.facts_of(done)
                     return done
 
@@ -598,14 +612,28 @@ def _open(
 
 
 def _to_path(
-    call: Call, request: Request, part: PartFile, path: Path, decompress: str | None
+    call: Call,
+    request: Request,
+    part: PartFile,
+    path: Path,
+    decompress: str | None,
+    into: ConvertedPath | None = None,
 ) -> Download:
-    """Into a part file: unpacked, or in order, or with whatever this host has of it."""
-    wanted = request.transfer(decompress)
-    present = PresentAtPath(part, request.entitlement, decompress)
-    if decompress is not None or part.sequential:
-        return transfer.download(wanted, AtPathInOrder(part, path), present=present)
-    destination = AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
+    """Into a part file: unpacked, or in order, or with whatever this host has of it.
+
+    `into`: where the disk in it goes, if that is what is wanted.
+    """
+    wanted, in_order = request.transfer(decompress), decompress is not None or part.sequential
+    present: Presence = PresentAtPath(part, request.entitlement, decompress)
+    destination: Destination
+    if in_order:
+        destination = AtPathInOrder(part, path)
+    else:
+        destination = AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
+    if into is not None:
+        destination, present = into.behind(destination, part), into.presence(present)
+    if in_order:
+        return transfer.download(wanted, destination, present=present)
     with request.flight(wanted.demands) as flight:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
         return transfer.download(wanted, destination, flight, cache, present)
@@ -632,6 +660,7 @@ def _to_device(
     dest: str | os.PathLike[str],
     decompress: str | None,
     keep: bool,
+    conversion: Conversion | None,
 ) -> Download:
     from imagebroker.transfer.store import device_destinations as devices  # few calls do
     from imagebroker.transfer.store.block_device import BlockDevice
@@ -658,6 +687,23 @@ def _checked_kind(decompress: str | None) -> str | None:
     from imagebroker.transfer.codecs import checked_kind  # few calls unpack anything
 
     return checked_kind(decompress)
+
+
+def _conversion(core: Options, request: Request, dest: object, convert: str) -> Conversion:
+    """:raises InvalidImageRef, UnsupportedOperation: that cannot be."""
+    from imagebroker.transfer.store.converting import conversion  # few calls convert anything
+
+    if not isinstance(dest, (str, bytes, os.PathLike)):
+        raise UnsupportedOperation(
+            "an image is converted on its way to a path, not into a file object",
+            hint="name a file or, with to_device, a device",
+        )
+    if not request.checks_format:
+        raise InvalidImageRef(
+            "an image is converted only after its content was checked",
+            hint="omit --no-check-format, or set inspect_formats in [imagebroker]",
+        )
+    return conversion(core, convert)
 
 
 def _cache(core: Options) -> Cache:

@@ -83,6 +83,11 @@ class Request:
         #: Where `checksum` leads, if it is a URL that was not read yet.
         self._file = call.routes.aside(str(checksum)) if is_url(checksum) else None
 
+    @property
+    def checks_format(self) -> bool:
+        """Whether the content is checked."""
+        return self._demands.formats is not None
+
     def part_key(self, decompress: str | None) -> str:
         """What tells the part file of this image from those of others at the same destination."""
         wanted = self.ref.text if decompress is None else f"{self.ref.text} {decompress}"

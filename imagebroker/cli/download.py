@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import shlex
 import stat
 import sys
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from imagebroker.transfer.download import Download as Done
 
 _STDOUT = "-"
+#: How names of images end that have a disk inside.
+_CONVERTED = re.compile(rb"\.(qcow2|vmdk|vhd|vpc|vhdx|vdi)\Z", re.IGNORECASE)
 #: How servers may answer a URL whose signature has expired.
 _REFUSED = (NotAuthorized, ImageNotFound)
 
@@ -48,7 +51,7 @@ _COLUMNS = (
     "path", "size", "seconds", "rate", "source", "attempts", "resumed_from", "via",
     "checked_against",
     *STRONG, *WEAK, "disk_format", "virtual_size", "signature", "compression", "compressed_size",
-    "decompressed_sha256", "insecure",
+    "decompressed_sha256", "converted_from", "converted_size", "raw_sha256", "insecure",
 )  # fmt: skip
 
 
@@ -115,6 +118,11 @@ class Download(ShowCommand):
         parser.add_argument(
             "--to-device", action="store_true",
             help="DEST is a block device that nothing uses: replace what it holds by the image",
+        )  # fmt: skip
+        parser.add_argument(
+            "--convert", choices=("raw",), metavar="raw",
+            help="store the disk that is in the image (qcow2, VMDK, VHD, VHDX or VDI), unpacked by "
+            "a confined qemu-img after the image was verified",
         )  # fmt: skip
         arguments.add_transfer_options(parser)
         arguments.add_ca_file(parser)
@@ -185,6 +193,12 @@ class Download(ShowCommand):
         if parsed.to_device:
             self._check_device(parsed)
         if parsed.dest == _STDOUT:
+            if parsed.convert is not None:
+                raise UsageError(
+                    "--convert needs a file or a device as DEST: an image is stored before it is "
+                    "converted",
+                    hint="name the destination: imagebroker download REF DEST --convert raw",
+                )
             return self._standard_output(), {}
         options = {
             "overwrite": parsed.overwrite,
@@ -192,6 +206,7 @@ class Download(ShowCommand):
             "keep_partial": parsed.keep_partial,
             "preallocate": parsed.preallocate,
             "to_device": parsed.to_device,
+            "convert": parsed.convert,
         }
         folder = "" if parsed.dest is None else parsed.dest
         if parsed.dest is not None and not (folder.endswith("/") or os.path.isdir(folder)):
@@ -199,6 +214,8 @@ class Download(ShowCommand):
         name = self._file_name(parsed, ref)
         if parsed.decompress is not None:
             name = unpacked_name(name, parsed.decompress)
+        if parsed.convert is not None:
+            name = _CONVERTED.sub(b".raw", name)
         return os.path.join(os.fsencode(folder), name), {**options, "overwrite": False}
 
     def _file_name(self, parsed: argparse.Namespace, ref: str) -> bytes:
@@ -327,6 +344,8 @@ def _sentence(values: Mapping[str, Any]) -> str:
     parts = [f"{where}: {size_text(values['size'])}{_VIA.get(values['via'], '')}"]
     if values.get("compression"):
         parts[0] += f" from {size_text(values['compressed_size'])} of {values['compression']}"
+    if values.get("converted_from"):
+        parts[0] += f" from {size_text(values['converted_size'])} of {values['converted_from']}"
     if values["seconds"] >= 0.1 and values["rate"]:  # a shorter time says little about the rate
         parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"
     if values["attempts"] > 1:
@@ -334,7 +353,11 @@ def _sentence(values: Mapping[str, Any]) -> str:
     if values["resumed_from"]:
         parts.append(f"resumed at {size_text(values['resumed_from'])}")
     of = " of the compressed data" if values.get("compression") else ""
+    if values.get("converted_from") and not of:
+        of = f" of the {values['converted_from']}"
     parts += [f"{name}:{values[name]}{of}" for name in (*STRONG, *WEAK) if values.get(name)]
+    if values.get("raw_sha256"):
+        parts.append(f"sha256:{values['raw_sha256']} of the raw disk")
     if values.get("disk_format"):
         parts.append(_format(values))
     return f"{', '.join(parts)}; {_verification(values)}"

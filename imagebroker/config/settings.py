@@ -200,6 +200,21 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.Opt(
         "max_virtual_size", type=Size(), default=64 << 40, sample_default="64T",
         help="Refuse images with a larger virtual disk (bytes, or with K, M, G, T)."),
+    cfg.IntOpt(
+        "convert_timeout", default=3600, min=1,
+        help="Seconds that qemu-img may take to convert an image to raw."),
+    cfg.Opt(
+        "convert_memory", type=Size(), default=2 << 30, sample_default="2G",
+        help="Address space that qemu-img may use to convert an image (bytes, or with K, M, G)."),
+    cfg.StrOpt(
+        "convert_dir", default="/var/tmp",  # noqa: S108 - part files are made so that it is safe
+        help="Directory that an image is stored in until it is converted and written to a device. "
+        "One that goes to a file is stored beside it."),
+    cfg.BoolOpt(
+        "convert_unconfined", default=False,
+        help="Run qemu-img without confinement where bubblewrap (bwrap) is missing or does not "
+        "work. A malicious image that finds a bug in qemu-img can then do what the service can "
+        "do. If off, such a host converts no images."),
     cfg.BoolOpt(
         "verify_signatures", default=False,
         help="Refuse images without a valid signature (properties img_signature...). Certificates "

@@ -89,7 +89,7 @@ def download(
     shared = transfer._replace(candidates=flight.candidates(transfer.candidates))
     done, account = _transferred(shared, destination, flight, present)
     if cache is not None and not account.cloned:
-        cache.keep(destination.part, done.size, done.evidence, done.image)
+        cache.keep(destination.part, done.evidence, done.image)
     return done
 
 

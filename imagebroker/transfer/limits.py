@@ -43,7 +43,7 @@ class Progress:
     """How a transfer fares; what a caller's `progress` is called with."""
 
     #: "connect", "transfer", "wait" (before a retry, or for another transfer of the same image),
-    #: "verify" or "done".
+    #: "verify", "convert" or "done".
     phase: str
     #: Bytes that are there.
     done: int
@@ -106,6 +106,13 @@ class Watch:
             allow_unknown_size=True, allow_empty=True,
         )  # fmt: skip
         return Watch(rules, cancel=self._cancel, tuning=self._tuning)
+
+    def afterwards(self, total: int) -> Watch:
+        """A watch over what is done with the bytes when they are here: for the same caller, with
+        the same deadline, and progress from 0 to `total`."""
+        watch = Watch(self.rules, self._progress, self._cancel, self._tuning)
+        watch._ends, watch.total, watch.location = self._ends, total, self.location
+        return watch
 
     @property
     def left(self) -> float:

@@ -34,6 +34,8 @@ class Candidate(NamedTuple):
     secondhand: bool = False
     #: Its backend does not verify whom it speaks to (`insecure`).
     insecure: bool = False
+    #: Its file is this service's own, and never changes: it may be read where it is.
+    private: bool = False
     #: As `open`, where the first byte that will be read is another than byte 0.
     open_at: Callable[[int, float, Waiting], OpenedSource] | None = None
 

@@ -87,7 +87,7 @@ class Entry:
         def opened(left: float, waiting: Waiting) -> OpenedSource:
             return OpenedSource(_EntrySource(self, image), lambda verb: nullcontext())
 
-        return Candidate(ref, opened)
+        return Candidate(ref, opened, private=True)
 
     @property
     def checksum(self) -> Checksum:

@@ -85,21 +85,22 @@ class CacheLayer:
 
         :raises: `error`, where another source would not help.
         """
-        if isinstance(error, (DestinationError, Cancelled)) or watch.left <= 0:
+        if (
+            isinstance(error, (DestinationError, Cancelled, UnsupportedOperation))
+            or watch.left <= 0
+        ):
             raise error
         LOG.warning("the cached copy of %s cannot be used: %s", redact(self._ref), error)
         if not found.entry.is_intact():
             self._cache.drop(found.entry)
 
-    def keep(
-        self, part: PartFile | None, size: int, evidence: Mapping[str, Any], image: Image
-    ) -> None:
+    def keep(self, part: PartFile | None, evidence: Mapping[str, Any], image: Image) -> None:
         """The image is in place: what goes wrong now costs a later download its cached copy."""
         if part is None or self._left_out:
             return
         keys = self._entitlement.keys(image)
         try:
-            stored = self._cache.store(part.fileno(), size, evidence, keys, image)
+            stored = self._cache.store(part.fileno(), part.size, evidence, keys, image)
         except (OSError, ConfigError) as error:
             LOG.warning("%s is not cached: %s", redact(self._ref), error)
         else:

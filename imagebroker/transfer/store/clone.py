@@ -102,6 +102,17 @@ class LocalImage:
         fd, self.fd = self.fd, -1
         close(fd)
 
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """All of it, in order. :raises TransferError: it cannot be read."""
+        position = 0
+        while position < self.size:
+            chunk = self._pread(size, position)
+            if not chunk:
+                self.check_unchanged()
+                raise self._state.wrong_size(self.image.ref, position)
+            yield chunk
+            position += len(chunk)
+
     def clone_into(self, part: PartFile, copied: Copied, step: int | None = None) -> None:
         """Give `part` the same bytes and holes, sharing blocks where the file system can.
 

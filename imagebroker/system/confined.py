@@ -1,0 +1,247 @@
+"""A program that reads untrusted data: it sees no file but those it is handed, and no network.
+
+bubblewrap gives it namespaces of its own, with the system's programs and libraries read-only, and
+nothing else. prlimit bounds its memory, and lets it write to no file. It is killed with the process
+that started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic, sleep
+from types import TracebackType
+from typing import IO, Self
+
+from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.redaction import redact
+
+LOG = logging.getLogger(__name__)
+
+#: Where programs and their libraries are; links among them stay links.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
+#: The name of the file that a confined program reads; read-only there, whatever the caller may do.
+_INSIDE = "/image"
+_MOUNT = ["--ro-bind", "/proc/self/fd/0", _INSIDE, "--"]
+#: Runs the program if the file that was mounted is the one that was meant.
+_COMPARED = [
+    "/bin/sh", "-c", f'test /proc/self/fd/0 -ef {_INSIDE} && exec "$@" </dev/null', "sh",
+]  # fmt: skip
+#: A search path for services that have none.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: One arena for all threads: the address space is limited.
+_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
+#: Seconds within which a program tells its version.
+_PATIENCE = 30.0
+#: Seconds between two looks at a program that runs.
+_MOMENT = 0.05
+#: Bytes of its last words that are kept.
+_LAST_WORDS = 4096
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What a program is held to."""
+
+    #: Bytes of address space.
+    memory: int
+    #: Whether it may only run where it can be kept from everything else.
+    required: bool = True
+
+
+class Running:
+    """A program under way; it is gone when this is closed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        self._process, self._complaints = process, complaints
+        os.set_blocking(complaints.fileno(), False)
+        self._said = b""
+
+    def listen(self) -> None:
+        """Take what it has written to standard error, so that it never waits for us."""
+        while chunk := self._complaints.read(65536):
+            self._said = (self._said + chunk)[-_LAST_WORDS:]
+
+    def _hung_up(self) -> bool:
+        self.listen()
+        return self._complaints.read(1) == b""
+
+    @property
+    def said(self) -> str:
+        """The last lines of it that say what is wrong, for a message."""
+        self.listen()
+        lines = self._said.decode("utf-8", "replace").split("\n")
+        return redact(" ".join(filter(None, map(str.strip, lines)))[-300:])
+
+    def ended(self, seconds: float) -> int | None:
+        """Its status, None if it does not end within `seconds`."""
+        try:
+            return self._process.wait(max(seconds, 0.0))
+        except subprocess.TimeoutExpired:
+            return None
+
+    def answer(self, most: int, waiting: Callable[[], object]) -> tuple[int, bytes]:
+        """Its status, and what it writes to standard output, as far as `most` bytes.
+
+        `waiting` is called again and again, and may raise.
+        """
+        stream = self._process.stdout
+        if stream is None:
+            raise AssertionError("its output was not asked for")
+        os.set_blocking(stream.fileno(), False)
+        found, status = b"", None
+        while status is None:
+            status = self.ended(_MOMENT)
+            waiting()
+            self.listen()
+            while chunk := stream.read(65536):
+                found = (found + chunk)[:most]
+        return status, found
+
+    def close(self) -> None:
+        """Kill it, if it still runs, and wait until that is done."""
+        self._process.kill()
+        self._process.wait()
+        # Inside its walls it dies a moment later. What it writes to ends when nobody has it open.
+        ends = monotonic() + _PATIENCE
+        while not self._hung_up() and monotonic() < ends:
+            sleep(_MOMENT / 10)
+        for stream in (self._process.stdout, self._complaints):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Program:
+    """One that is run confined."""
+
+    def __init__(self, name: str, package: str, confinement: Confinement) -> None:
+        """`package`: what to install where it is missing."""
+        self._name, self._package, self._confinement = name, package, confinement
+        self._checked = False
+        self._walled = confinement.required or _path_of("bwrap") is not None
+
+    def check(self) -> None:
+        """:raises UnsupportedOperation: it is missing, or cannot be confined here."""
+        if self._checked:
+            return
+        try:
+            self._try()
+        except UnsupportedOperation:
+            if self._confinement.required or not self._walled:
+                raise
+            self._walled = False
+            self._try()
+        self._checked = True
+        if not self._walled:
+            LOG.warning("%s is not confined: bwrap does not work here", self._name)
+
+    def _try(self) -> None:
+        with self.start(["--version"]) as running:
+            status = running.ended(_PATIENCE)
+            if status == 0:
+                return
+            why = running.said or f"status {status}"
+        raise UnsupportedOperation(
+            f"{self._name} cannot be run {'confined ' if self._walled else ''}here: {why}",
+            hint="allow this user to make namespaces, or set convert_unconfined in [imagebroker]"
+            if self._walled
+            else f"install {self._package} anew",
+        )
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        reads: int | None = None,
+        fds: Sequence[int] = (),
+        output: bool = False,
+    ) -> Running:
+        """Run it; it has `fds` under their numbers. `output`: its standard output is wanted.
+
+        `reads`: a descriptor of the one file that it may read, under the name `input`.
+
+        :raises UnsupportedOperation: as `check`.
+        """
+        argv = [*self._command(reads is not None), *arguments]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a fixed program
+                argv, stdin=subprocess.DEVNULL if reads is None else reads,
+                stdout=subprocess.PIPE if output else subprocess.DEVNULL, stderr=subprocess.PIPE,
+                pass_fds=fds, env=_ENVIRONMENT, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise UnsupportedOperation(
+                f"{self._name} cannot be started: {error.strerror or error}", retryable=True
+            ) from error
+        if process.stderr is None:
+            raise AssertionError("its standard error was asked for")
+        return Running(process, process.stderr)
+
+    @property
+    def input(self) -> str:
+        """What it must call the file that it reads."""
+        return _INSIDE if self._walled else "/proc/self/fd/0"
+
+    def _command(self, reads: bool) -> list[str]:
+        """The command without its arguments."""
+        program = os.path.realpath(_located(self._name, self._package))
+        if not self._walled:
+            kill = [_located("setpriv", "util-linux"), "--pdeathsig=KILL", "--"]
+            return [*self._limits(), *kill, program]
+        walls = [*self._limits(), *self._walls(program)]
+        # bubblewrap mounts what has the name of the file: no other one may have got it meanwhile.
+        return [*walls, *_MOUNT, *_COMPARED, program] if reads else [*walls, "--", program]
+
+    def _limits(self) -> list[str]:
+        memory = self._confinement.memory
+        return [
+            _located("prlimit", "util-linux"),
+            f"--as={memory}", "--fsize=0", "--core=0", "--nofile=256", "--stack=1048576", "--",
+        ]  # fmt: skip
+
+    def _walls(self, program: str) -> list[str]:
+        try:
+            bwrap = _located("bwrap", "bubblewrap")
+        except UnsupportedOperation as error:
+            error.hint += ", or set convert_unconfined in [imagebroker]"
+            raise
+        walls = [
+            bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
+            "--proc", "/proc", "--dev", "/dev", "--chdir", "/",
+        ]  # fmt: skip
+        for folder in _SYSTEM:
+            if os.path.islink(folder):
+                walls += ["--symlink", os.readlink(folder), folder]
+            elif os.path.isdir(folder):
+                walls += ["--ro-bind", folder, folder]
+        walls += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+        if not program.startswith(_SYSTEM):
+            walls += ["--ro-bind", program, program]
+        return walls
+
+
+def _path_of(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH") or _PATH)
+
+
+def _located(name: str, package: str) -> str:
+    """:raises UnsupportedOperation: it is not installed."""
+    found = _path_of(name)
+    if found is None:
+        raise UnsupportedOperation(f"{name} is not installed", hint=f"install {package}")
+    return found

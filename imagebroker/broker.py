@@ -595,9 +595,10 @@ def _open(
 ) -> ImageReader:
     request = Request(call, context, id_or_uri, **arguments)
     decompress = _checked_kind(decompress)
-    with call.record("open", request.backend.title, request.ref):
+    with call.record("open", request.backend.title, request.ref) as opening:
         stream = transfer.opened(request.transfer(decompress))
     read = call.telemetry.begin("read", request.backend.title, request.ref)
+    read.request_ids = opening.request_ids  # which its source goes on filling
 
     def ended(error: BaseException | None) -> None:
         if isinstance(error, ImageBrokerError):

@@ -64,6 +64,8 @@ class ImageBrokerError(Exception):
     where: str = ""
     #: Seconds after which the server asked to be tried again.
     retry_after: float | None = None
+    #: The id that the service gave the request which this is about, for its log; None if unknown.
+    request_id: str | None = None
     #: Bytes kept in a part file, which the next call for the same image resumes.
     bytes_kept: int | None = None
     #: Bytes that a caller's file object had received before the error.

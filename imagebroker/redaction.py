@@ -42,7 +42,7 @@ class Secrets:
     def add(self, *texts: str | None) -> None:
         """Hide these from now on; the oldest are forgotten if there are too many."""
         for text in texts:
-            if text and len(text) >= _SHORTEST and text not in self._texts:
+            if isinstance(text, str) and len(text) >= _SHORTEST and text not in self._texts:
                 self._texts[text] = None
         while len(self._texts) > _MOST:
             self._texts.popitem(last=False)

@@ -39,6 +39,7 @@ from imagebroker.model.peer import MOST
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.upload_data import ImageData
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
+from imagebroker.system import request_ids
 from imagebroker.system.exhaustion import no_thread, said, start
 from imagebroker.system.forks import (
     PATIENCE,
@@ -49,6 +50,7 @@ from imagebroker.system.forks import (
     tell_in_child,
 )
 from imagebroker.system.handover import Handover
+from imagebroker.system.request_ids import RequestIds
 
 if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
@@ -522,10 +524,17 @@ class Boundary:
 class Surroundings:
     """What a thread inherits from its caller's thread, for the logs and spans of a plugin."""
 
-    def __init__(self, context: Context = None, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self,
+        context: Context = None,
+        secrets: Secrets | None = None,
+        ids: RequestIds | None = None,
+    ) -> None:
+        """`ids`: where to collect the ids of requests; by default, in the list of this call."""
         self._context = context
         self._secrets = secrets or Secrets()
-        self._variables = contextvars.copy_context()
+        with request_ids.collected(request_ids.of_call() if ids is None else ids):
+            self._variables = contextvars.copy_context()
 
     def run(self, call: Callable[[], T]) -> T:
         """Run `call()` with the caller's context variables, and its request id in oslo.log."""
@@ -535,7 +544,7 @@ class Surroundings:
         return self._variables.run(self._concealing, call)
 
     def _concealing(self, call: Callable[[], T]) -> T:
-        with self._secrets.hidden():
+        with self._secrets.hidden(), request_ids.in_thread():
             return call()
 
 
@@ -678,6 +687,7 @@ class OpenedSource:
         self._source = source
         self._translated = translated
         self._context = context
+        self._ids = request_ids.of_call()
         self._flows: list[Flow] = []
         self.image = source.image
         self.local_path = None if source.local_path is None else Path(source.local_path)
@@ -719,11 +729,13 @@ class OpenedSource:
         self._process.check(f"the source of {redact(self.image.ref)}")
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(
-            self._chunks(start, stop), ahead, changed, Surroundings(self._context, self._secrets)
-        )
+        flow = Flow(self._chunks(start, stop), ahead, changed, self._surroundings())
         self._flows.append(flow)
         return flow
+
+    def _surroundings(self) -> Surroundings:
+        ids = request_ids.of_call()  # of a reader, there is no call when it is read from
+        return Surroundings(self._context, self._secrets, self._ids if ids is None else ids)
 
     def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
         """What `read` yields, checked: exactly the requested number of bytes, or an error."""
@@ -815,6 +827,7 @@ class Flow(Thread):
                         self._changed.wait()
                 del chunk
         except BaseException as error:
+            request_ids.name(error)
             self._error = error
         finally:
             self._chunks.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+from imagebroker.system import request_ids
 from imagebroker.system.forks import Process
 
 LOG = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ class _Work(Generic[T]):
                 else:
                     self._answer = next(answers)
             except BaseException as error:
+                request_ids.name(error)
                 self._error = error
             with self._lock:
                 self._busy = False

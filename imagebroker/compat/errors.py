@@ -143,6 +143,10 @@ def _made(cls: type[Exception], name: str, image_id: str, error: ImageBrokerErro
         raised = cls(**values) if values else cls(reason)
     except TypeError:  # a service whose exceptions take only a text
         raised = cls(reason)
+    # Notes are for the log: texts of exceptions are shown to users.
     if error.hint:
-        raised.add_note(error.hint)  # for the log: texts of exceptions are shown to users
+        raised.add_note(error.hint)
+    if error.request_id is not None:
+        raised.add_note(f"the image service's id of the request: {error.request_id}")
+    raised.request_id = error.request_id  # type: ignore[attr-defined]
     return raised

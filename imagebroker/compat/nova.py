@@ -106,10 +106,10 @@ class API:
         """The record of an image.
 
         As in Nova: its keys and types; with `include_locations` also `locations`, an empty list
-        where the service shows none, and `direct_url`; what is no identifier is ImageNotFound.
-        Different on purpose: an unknown `size` is None, not 0; `visibility`, `tags`, `protected`
-        and `virtual_size` are there, too; `direct_url` is always there (None if there is none), and
-        no location is listed twice.
+        where the service shows none, and `direct_url`; an unknown `size` is 0; an invalid
+        identifier is ImageNotFound.
+        Different on purpose: `visibility`, `tags`, `protected` and `virtual_size` are there, too;
+        `direct_url` is always there (None if there is none), and no location is listed twice.
         """
         ref = self._ref(id_or_uri)
         with self._errors.translated(OF_IMAGE, ref):

@@ -42,7 +42,7 @@ def record_of(image: Image, include_locations: bool = False) -> dict[str, Any]:
         # Without a record there is nothing to wait for.
         "status": image.status or ACTIVE,
         "owner": image.owner,
-        "size": image.size,
+        "size": image.size or 0,  # as the schemas of Nova's API want it
         "min_disk": image.min_disk or 0,
         "min_ram": image.min_ram or 0,
         "disk_format": image.disk_format,

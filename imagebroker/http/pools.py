@@ -24,6 +24,7 @@ from imagebroker.http.urls import Place, Url
 from imagebroker.http.wire import Handle, Wire
 from imagebroker.policy.proxies import Proxy
 from imagebroker.redaction import printable
+from imagebroker.system import request_ids
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -147,6 +148,7 @@ class Pools:
             self._forget_idle()
         while True:
             request = Request(joined(every), target, patience)
+            request_ids.asking()
             try:
                 answer = self._exchange(method, place, proxy, request, body)
             except TransferError as error:
@@ -155,6 +157,7 @@ class Pools:
                     raise
             else:
                 break
+        request_ids.answered(answer.head.get)
         if answer.head.status == 407 and proxy is not None:
             answer.close()
             raise _unwelcome(proxy, answer.head)

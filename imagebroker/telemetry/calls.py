@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
 
+from imagebroker.system.request_ids import RequestIds, collected
 from imagebroker.telemetry import log, recorders
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class Call:
         self.bytes = 0
         #: Failed attempts.
         self.retries = 0
+        #: Those that the services gave its requests.
+        self.request_ids = RequestIds()
         #: What else there is to say about it, for the log.
         self.facts: dict[str, Any] = {}
 
@@ -73,7 +76,7 @@ class Telemetry:
             span, end = spans.begin(verb, backend)
             call.ends.append(end)
             current = spans.current(span)
-        with current:
+        with current, collected(call.request_ids):
             try:
                 yield call
             except BaseException as error:
@@ -90,7 +93,8 @@ class Telemetry:
         """What `start()` yields; the call ends with the iterator, or when the caller closes it."""
         call = self.begin(verb, backend)
         try:
-            found = start()
+            with collected(call.request_ids):
+                found = start()
         except BaseException as error:
             call.end(error)
             raise

@@ -29,6 +29,7 @@ def ended(call: Call, error: BaseException | None) -> None:
         **call.facts,
         "retries": call.retries or None,
         "bytes": call.bytes or None,
+        "request_ids": ",".join(call.request_ids) or None,
         "seconds": f"{call.seconds:.3f}",
         "outcome": "ok" if error is None else type(error).__name__,
         "error": None if error is None else shown_error(error).partition(": ")[2] or None,

@@ -266,7 +266,8 @@ class _Caller(Identity):
     def _proof(self) -> dict[str, str]:
         headers = {"X-Auth-Token": self._token}
         if self._with_service:
-            service = self._keystone.identity(None).get_headers()
+            with self._keystone.session.on_behalf_of(self.request_id):
+                service = self._keystone.identity(None).get_headers()
             headers["X-Service-Token"] = service.get("X-Auth-Token", "")
         return headers
 
@@ -291,7 +292,7 @@ class _Caller(Identity):
     def _read_catalogue(self) -> Any:
         url, keystone = self._keystone.catalogue_url(), self._keystone
         headers = {"X-Auth-Token": self._token, "Accept": "application/json"}
-        with _translated(keystone.where):
+        with _translated(keystone.where), keystone.session.on_behalf_of(self.request_id):
             response = keystone.session.get(
                 url, headers=headers, authenticated=False, raise_exc=False, log=False
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 from keystoneauth1 import session
@@ -18,6 +19,8 @@ from imagebroker_glance.errors import parse, refuse
 MAX_RECORD = 1024 * 1024
 #: Factor for the timeout of a response, while the server stores the data.
 PATIENCE = 20.0
+#: The header with the id of the caller's request, which OpenStack's services log.
+GLOBAL_ID = "X-Openstack-Request-Id"
 #: What keystoneauth calls the options of TLS.
 TLS_NAMES = {"ca_file": "cafile", "cert_file": "certfile", "key_file": "keyfile"}
 
@@ -86,11 +89,32 @@ class _Prompt(session.Session):
         return super().request(*args, **{**options, "rate_semaphore": contextlib.nullcontext()})
 
 
+class KeystoneSession(session.Session):
+    """Sends the id of the caller's request along while a token is fetched for it."""
+
+    _request_id: ClassVar[ContextVar[str | None]] = ContextVar("global_id", default=None)
+
+    @contextlib.contextmanager
+    def on_behalf_of(self, request_id: str | None) -> Iterator[None]:
+        """Requests within it, in this thread, are made for that request of a caller."""
+        token = self._request_id.set(request_id)
+        try:
+            yield
+        finally:
+            self._request_id.reset(token)
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        found = self._request_id.get()
+        if found is not None:
+            options["headers"] = {GLOBAL_ID: found, **(options.get("headers") or {})}
+        return super().request(*args, **options)
+
+
 def identity_session(
     client: http.Client, auth: Any, origins: list[str], limit: int
-) -> session.Session:
+) -> KeystoneSession:
     """For Keystone: only to these URLs' servers, because requests have a password in them."""
     made = http.requests_session(
         client, origins=origins, limit=limit, streams=False, redirects=False
     )
-    return session.Session(auth=auth, session=made, redirect=False)
+    return KeystoneSession(auth=auth, session=made, redirect=False)

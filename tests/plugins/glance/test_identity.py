@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_context.context import RequestContext
 from testtools.assertions import assert_that
 from testtools.matchers import (
     Contains,
     Equals,
     HasLength,
+    Is,
+    MatchesSetwise,
     Not,
 )
 
@@ -138,6 +142,24 @@ def test_a_refused_token_of_a_caller_is_never_replaced_by_the_service(
         backend.get(caller("two\r\nlines: x"), REF)
     assert_that(stub.requests, HasLength(1))
     assert_that(keystone[1].issued, Equals(0))
+
+
+def test_glance_and_keystone_are_told_the_callers_request(
+    glance: tuple[Stub, OneImage], keystone: tuple[Stub, Keystone]
+) -> None:
+    """Of every request: for the catalogue, the service's token and the record."""
+    backend = make_backend(
+        auth_url=f"{keystone[0].url}/v3", endpoint=[], send_service_user_token=True, **PASSWORD
+    )
+    asked = f"req-{uuid.uuid4()}"
+    context = RequestContext(auth_token=TOKEN, global_request_id=asked)
+    backend.get(context, REF)
+    paths = [request.path for request in keystone[0].requests]
+    assert_that(paths, MatchesSetwise(Equals("/v3/auth/catalog"), Equals("/v3/auth/tokens")))
+    for request in (*keystone[0].requests, *glance[0].requests):
+        assert_that(request.headers["x-openstack-request-id"], Equals(asked))
+    backend.get(None, REF)
+    assert_that(glance[0].requests[-1].headers.get("x-openstack-request-id"), Is(None))
 
 
 def test_a_context_brings_its_own_catalogue(glance: tuple[Stub, OneImage]) -> None:

@@ -635,9 +635,9 @@ def _to_path(
         destination, present = into.behind(destination, part), into.presence(present)
     if in_order:
         return transfer.download(wanted, destination, present=present)
-    with request.flight(wanted.demands) as flight:
+    with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
-        return transfer.download(wanted, destination, flight, cache, present)
+        return transfer.download(wanted, destination, flight, cache, present, swarm)
 
 
 def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
 from imagebroker.transfer.layers.single_flight import SingleFlight
+from imagebroker.transfer.layers.swarm import WITHOUT, Swarming, SwarmLayer
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.transfer import Transfer
@@ -162,6 +164,12 @@ class Request:
         from imagebroker.transfer.layers.cached import CacheLayer  # where one is configured
 
         return CacheLayer(cache, self.entitlement, self.ref.text)
+
+    def swarm(self, demands: Demands) -> SwarmLayer | nullcontext[Swarming]:
+        """The part of this call in a swarm, if there is one."""
+        if self._call.snapshot.fleet is None:
+            return nullcontext(WITHOUT)
+        return SwarmLayer(self._call.snapshot.fleet, self.entitlement, demands, self.watch)
 
     def demands(self) -> Demands:
         """What the caller and the deployer ask, and the checksum file if one was named.

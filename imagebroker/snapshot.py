@@ -27,6 +27,7 @@ from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import SignaturePolicy
 
 if TYPE_CHECKING:
+    from imagebroker.swarm.configured import Fleet
     from imagebroker.transfer.store.device_journal import DeviceJournal
 
 LOG = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class Snapshot:
     flights: Flights | None
     #: Whose signatures checksum files must have; None: none.
     keyring: Keyring | None = None
+    #: The hosts to share downloads with; None where there is no swarm.
+    fleet: Fleet | None = None
 
     @classmethod
     def of(cls, settings: Settings, backends: Callable[[Settings], Registry]) -> Self:
@@ -56,11 +59,12 @@ class Snapshot:
             keyring = Keyring.configured(core)
             registry = backends(settings)
             registry.check_schemes()
+            fleet = _fleet(core)
         except ConfigError as error:
             settings.locate(error)
             raise
         telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
-        return cls(settings, registry, telemetry, _flights(settings), keyring)
+        return cls(settings, registry, telemetry, _flights(settings), keyring, fleet)
 
     def device_journal(self, device: Path) -> DeviceJournal | None:
         """Where a later process finds what it can go on with; None if there is no place for it."""
@@ -75,6 +79,14 @@ class Snapshot:
         except (ConfigError, OSError) as error:
             LOG.warning("%s: an interrupted download to %s begins again", error, device)
             return None
+
+
+def _fleet(core: Options) -> Fleet | None:
+    if not core.swarm:
+        return None
+    from imagebroker.swarm.configured import Fleet  # few hosts have one
+
+    return Fleet.configured(core)
 
 
 def _flights(settings: Settings) -> Flights | None:

@@ -26,6 +26,8 @@ COMMANDS = {
     "check": "imagebroker.cli.check.command:Check",
     "config show": "imagebroker.cli.config_show:ConfigShow",
     "config sample": "imagebroker.cli.config_sample:ConfigSample",
+    "swarm init": "imagebroker.cli.swarm_init:SwarmInit",
+    "swarm rendezvous": "imagebroker.cli.swarm_rendezvous:SwarmRendezvous",
     "backend new": "imagebroker.cli.backend_new:BackendNew",
     "backend test": "imagebroker.cli.backend_test:BackendTest",
 }

@@ -331,7 +331,7 @@ def _columns(done: Done) -> dict[str, Any]:
 
 
 #: Where the bytes came from, if not from the server.
-_VIA = {"cache": " from the cache", "shared": " from another download"}
+_VIA = {"cache": " from the cache", "shared": " from another download", "swarm": " in a swarm"}
 
 
 def _sentence(values: Mapping[str, Any]) -> str:

@@ -164,6 +164,51 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         help="Maximum size of the cache (bytes, or with K, M, G, T). The least recently used "
         "images are removed first; images in use are never removed."),
     cfg.BoolOpt(
+        "swarm", default=False,
+        help="Experimental. Take images with a strong checksum from other hosts of the fleet that "
+        "download them at the same time: each reads a share from the backend, with its own "
+        "credentials. Needs imagebroker[swarm] and certificates of the fleet; see fleet.md."),
+    cfg.StrOpt(
+        "swarm_address",
+        help="Address of this host at which other hosts of the fleet reach it."),
+    cfg.StrOpt(
+        "swarm_ports", default="7881-7888",
+        help="Ports for other hosts, as FIRST-LAST: hosts call each other in the first half, and "
+        "images travel in the second. So many downloads as half of the range has ports can be in "
+        "swarms at the same time."),
+    cfg.ListOpt(
+        "swarm_members", default=[],
+        help="Addresses of the hosts of the fleet, with a port where it is always the same. This "
+        "host may be among them."),
+    cfg.ListOpt(
+        "swarm_rendezvous", default=[],
+        help="HOST:PORT of `imagebroker swarm rendezvous`, where hosts find each other. Several: "
+        "the first that answers is used."),
+    cfg.StrOpt(
+        "swarm_ca",
+        help="File with the certificate of the fleet's own CA: whoever has a certificate of it is "
+        "a host of the fleet. `imagebroker swarm init` creates all three files."),
+    cfg.StrOpt(
+        "swarm_certificate",
+        help="File with the certificate of this host. Each host needs its own."),
+    cfg.StrOpt(
+        "swarm_key",
+        help="File with the key of this host's certificate."),
+    cfg.StrOpt(
+        "swarm_dir",
+        help="Directory for images on their way, on a disk with room for them. It must belong to "
+        "the user of the service, with mode 0700, and is created if missing."),
+    cfg.Opt(
+        "swarm_from", type=Size(), default=64 << 20, sample_default="64M",
+        help="Minimum size of an image to be taken from other hosts (bytes, or with K, M, G, T)."),
+    cfg.FloatOpt(
+        "swarm_linger", default=15.0, min=0.0,
+        help="Seconds for which a process stays and passes an image on after it was downloaded."),
+    cfg.Opt(
+        "swarm_upload_limit", type=Size(),
+        help="Maximum bytes a second that one download sends to other hosts (or with K, M, G). Not "
+        "set: no limit."),
+    cfg.BoolOpt(
         "fsync", default=True,
         help="Flush an image and its directory entry to disk before reporting success. Without "
         "it, a power loss can lose the image; kill -9 still never leaves a partial one."),

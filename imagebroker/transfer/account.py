@@ -44,8 +44,8 @@ class Account:
         self.mixed = False
         #: Whether bytes came from a location; from another transfer or the cache.
         self.located = self.secondhand = False
-        #: Whether bytes were read from what another transfer stores.
-        self.shared = False
+        #: Whether bytes were read from what another transfer stores; in a swarm.
+        self.shared = self.swarmed = False
         #: Whether bytes of an earlier process are there that only the digest of the whole proves.
         self.doubtful = False
         #: Whether the kernel copied a file of this host.
@@ -59,6 +59,7 @@ class Account:
                 ref = event.candidate.ref
                 self.served[ref] = self.served.get(ref, 0) + event.size
                 self.located = self.located or event.candidate.is_location
+                self.swarmed = self.swarmed or event.candidate.is_swarm
                 self.shared = self.shared or event.candidate.secondhand
             case Attempt():
                 self.attempts = self._before + event.number
@@ -69,6 +70,7 @@ class Account:
             case Restart():
                 self.served.clear()
                 self.located = self.secondhand = self.shared = self.doubtful = False
+                self.swarmed = False
             case Mixed():
                 self.mixed = True
             case VersionMet():
@@ -89,7 +91,9 @@ class Account:
 
     @property
     def via(self) -> str:
-        """From where the bytes came: the backend, a location of it, or another download."""
+        """From where the bytes came: the backend, a location of it, another download, a swarm."""
+        if self.swarmed:
+            return "swarm"
         return "shared" if self.shared else "location" if self.located else "backend"
 
     def shown(self, image: Image) -> Image:

@@ -19,6 +19,7 @@ from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.fetch.versions import Joining
 from imagebroker.transfer.layers.present import UNKNOWN, Found, Presence
 from imagebroker.transfer.layers.single_flight import ALONE, Flying
+from imagebroker.transfer.layers.swarm import WITHOUT, Swarming
 from imagebroker.transfer.layers.verified import Verified
 from imagebroker.transfer.reader import VerifiedStream
 from imagebroker.transfer.second_chance import SecondChance
@@ -50,8 +51,9 @@ class Download:
     seconds: float = 0.0
     #: Bytes that each location sent, by its ref.
     served: dict[str, int] = field(default_factory=dict)
-    #: From where the bytes came: "backend", "location", "shared" (another download that was running
-    #: on this host) or "cache"; "present": they were at the path already, and nothing was fetched.
+    #: From where the bytes came: "backend", "location", "shared" (another download that was
+    #: running on this host), "swarm" (a share from the backend, the rest from other hosts) or
+    #: "cache"; "present": they were at the path already, and nothing was fetched.
     via: str = "backend"
 
     def __repr__(self) -> str:
@@ -69,6 +71,7 @@ def download(
     flight: Flying = ALONE,
     cache: CacheLayer | None = None,
     present: Presence = UNKNOWN,
+    swarm: Swarming = WITHOUT,
 ) -> Download:
     """What is there, the cache, single flight, and one transfer: each leads to the next if it
     cannot help.
@@ -86,8 +89,9 @@ def download(
             except ImageBrokerError as error:
                 cache.failed(error, cached, transfer.watch)
                 destination.rewind()
-    shared = transfer._replace(candidates=flight.candidates(transfer.candidates))
+    shared = transfer._replace(candidates=swarm.candidates(flight.candidates(transfer.candidates)))
     done, account = _transferred(shared, destination, flight, present)
+    swarm.verified()
     if cache is not None and not account.cloned:
         cache.keep(destination.part, done.evidence, done.image)
     return done

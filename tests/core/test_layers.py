@@ -57,7 +57,9 @@ def test_who_calls_plugins_does_so_through_the_boundary_which_few_know(
 ) -> None:
     users = graph.find_modules_that_directly_import("imagebroker.backends.boundary")
     rooms = {name.split(".")[1] for name in users}
-    assert_that(rooms, Equals({"broker", "request", "registry", "routing", "snapshot", "transfer"}))
+    assert_that(
+        rooms, Equals({"broker", "request", "registry", "routing", "snapshot", "swarm", "transfer"})
+    )
 
 
 def test_importing_the_package_loads_no_more_than_its_errors() -> None:

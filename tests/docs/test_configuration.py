@@ -35,7 +35,7 @@ def rows(title: str) -> dict[str, str]:
 def spelled(option: cfg.Opt) -> str:
     """The default as a deployer would write it."""
     sizes = "max_size", "max_virtual_size", "cache_size", "list_max_size", "convert_memory"
-    if option.dest in (*sizes, "store_dir"):
+    if option.dest in (*sizes, "store_dir", "swarm_from"):
         return str(option.sample_default)
     return "" if option.default in (None, []) else str(option.default)
 

@@ -32,6 +32,8 @@ class Candidate(NamedTuple):
     #: Its bytes come from another transfer, or from the cache: that they are wrong is no verdict on
     #: the image.
     secondhand: bool = False
+    #: They come from other hosts too.
+    is_swarm: bool = False
     #: Its backend does not verify whom it speaks to (`insecure`).
     insecure: bool = False
     #: Its file is this service's own, and never changes: it may be read where it is.

@@ -1,0 +1,186 @@
+"""What a host knows of each chunk: who has it, which pieces it must have, and where it lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from imagebroker.swarm import tree
+from imagebroker.swarm.certificates import NAME
+from imagebroker.swarm.plan import Layout
+from imagebroker.swarm.proof import Places
+
+_BLOCK = 1024 * 1024
+
+
+@dataclass
+class _Chunk:
+    """One that somebody has."""
+
+    pieces: list[bytes]
+    #: The host that said so; None: this one has read it from the backend.
+    by: str | None
+    whole: bool = False
+    #: Somebody else says that it has other bytes.
+    doubted: bool = False
+    progress: int = 0
+    #: When bytes of it came last.
+    heard: float = field(default_factory=monotonic)
+
+
+class Chunks:
+    """All chunks of one image. Files: `own-N` while it is read here, `N/NAME` when it is whole."""
+
+    def __init__(self, layout: Layout, first: int, spool: Path) -> None:
+        self._layout, self._first, self._spool = layout, first, spool
+        self._found: dict[int, _Chunk] = {}
+
+    def folder(self, index: int) -> Path:
+        return self._spool / str(index)
+
+    def pieces_in(self, index: int) -> int:
+        return -(-self._layout.length(index) // self._layout.piece)
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    def pieces(self, index: int) -> list[bytes] | None:
+        found = self._found.get(index)
+        return None if found is None else found.pieces
+
+    def has(self, index: int) -> bool:
+        found = self._found.get(index)
+        return found is not None and found.whole
+
+    def is_own(self, index: int) -> bool:
+        found = self._found.get(index)
+        return found is not None and found.by is None
+
+    def teller(self, index: int) -> str | None:
+        """The host whose word the pieces of a chunk are."""
+        found = self._found.get(index)
+        return None if found is None else found.by
+
+    def known(self) -> Iterator[tuple[int, list[bytes]]]:
+        for index, chunk in list(self._found.items()):
+            yield index, chunk.pieces
+
+    def fetched(self) -> list[int]:
+        """Those on their way from other hosts."""
+        return [index for index, chunk in self._found.items() if not chunk.whole]
+
+    def own_or_whole(self, *, own: bool) -> list[int]:
+        """Those that can be read here; `own`: only those that the backend itself has sent."""
+        return [
+            index
+            for index, chunk in self._found.items()
+            if chunk.whole and (chunk.by is None or not own)
+        ]
+
+    def unread(self, quiet_before: float) -> list[int]:
+        """Those that nobody has, or that nobody sends, in order."""
+        return [
+            index
+            for index in range(self._first, self._layout.count)
+            if (chunk := self._found.get(index)) is None
+            or chunk.doubted
+            or (not chunk.whole and chunk.heard < quiet_before)
+        ]
+
+    @property
+    def complete(self) -> bool:
+        return all(self.has(index) for index in range(self._first, self._layout.count))
+
+    # -- what changes ----------------------------------------------------------------------------
+
+    def offered(self, index: int, pieces: list[bytes], by: str) -> None:
+        self._found[index] = _Chunk(pieces, by)
+
+    def doubt(self, index: int) -> None:
+        self._found[index].doubted = True
+
+    def heard(self, index: int, progress: int) -> bool:
+        """Note how much of it is there; whether that is more than before."""
+        chunk = self._found.get(index)
+        if chunk is None or progress <= chunk.progress:
+            return False
+        chunk.progress, chunk.heard = progress, monotonic()
+        return True
+
+    def arrived(self, index: int) -> None:
+        self._found[index].whole = True
+
+    def forget(self, index: int) -> None:
+        self._found.pop(index, None)
+
+    def keep_own(self, index: int, pieces: list[bytes]) -> None:
+        self._found[index] = _Chunk(pieces, None, whole=True)
+
+    def told_by(self, host: str) -> list[int]:
+        """Those that are not here yet, and of which only this host has said what they are."""
+        return [i for i, chunk in self._found.items() if chunk.by == host and not chunk.whole]
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def take_in(self, index: int) -> list[bytes]:
+        """Hash what was read from the backend, and put it where libtorrent finds it."""
+        read = self._spool / f"own-{index}"
+        pieces = self._hashed(read)
+        folder = self.folder(index)
+        folder.mkdir(exist_ok=True)
+        os.replace(read, folder / NAME)
+        return pieces
+
+    def is_intact(self, index: int) -> bool:
+        """Whether what libtorrent has put there consists of the pieces that were told."""
+        found = self._found.get(index)
+        return found is not None and self._hashed(self.folder(index) / NAME) == found.pieces
+
+    def _hashed(self, path: Path) -> list[bytes]:
+        with open(path, "rb", buffering=0) as file:
+            digests = tree.leaves(iter(lambda: file.read(_BLOCK), b""))
+        pieces = tree.layer(digests, self._layout.piece)
+        # A file of one piece has no layer: its root is over its own leaves alone.
+        return pieces if len(pieces) > 1 else [tree.root_of_leaves(digests)]
+
+    def grown(self, index: int) -> int:
+        """Bytes of it that were read from the backend so far."""
+        try:
+            return os.stat(self._spool / f"own-{index}").st_size
+        except OSError:
+            return 0
+
+    def bytes_at(self, places: Places, *, own: bool) -> list[bytes] | None:
+        """What lies at these places; None unless all of it is here.
+
+        :param own: only what the backend itself has sent to this host.
+        """
+        found = []
+        for offset, length in places:
+            data = bytearray()
+            while len(data) < length:
+                at = offset + len(data)
+                index = at // self._layout.chunk
+                if not self.has(index) or (own and not self.is_own(index)):
+                    return None
+                start, stop = self._layout.span(index)
+                piece = self._piece(index, at - start, min(length - len(data), stop - at))
+                if not piece:
+                    return None
+                data += piece
+            found.append(bytes(data))
+        return found
+
+    def in_folder(self, index: int, places: Places) -> list[bytes]:
+        """What lies at these places of a chunk that may not be trusted yet."""
+        start = self._layout.span(index)[0]
+        return [self._piece(index, offset - start, length) for offset, length in places]
+
+    def _piece(self, index: int, offset: int, length: int) -> bytes:
+        try:
+            with open(self.folder(index) / NAME, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, offset)
+        except OSError:
+            return b""

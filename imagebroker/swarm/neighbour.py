@@ -1,0 +1,171 @@
+"""Another host that downloads the same image: what it says, what it has, and what it has proven."""
+
+from __future__ import annotations
+
+from asyncio import StreamReader, StreamWriter
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import NamedTuple
+
+from imagebroker.swarm import proof, wire
+from imagebroker.swarm.wire import BrokenPeer, Message
+
+#: The version of what hosts say to each other.
+VERSION = 1
+#: Bytes that may wait to be sent to one host: it takes nothing any more.
+_MOST_WAITING = 4 * 1024 * 1024
+#: Challenges that a host answers to one other: each may cost a request to the backend.
+_MOST_CHALLENGES = 4
+#: Chunks that a host may claim at once; seconds after which a claim that is not repeated is void,
+#: and after which any is.
+_MOST_CLAIMS, _SILENT, _LONG = 2, 6.0, 60.0
+_LARGEST_PLACE, _MOST_PLACES = 64 * 1024, 8
+
+
+class Hello(NamedTuple):
+    """How a host introduces itself."""
+
+    topic: str
+    size: int
+    #: Of one download of one host.
+    id: str
+    #: Where it is called, and where its libtorrent listens.
+    port: int
+    libtorrent: int
+
+    @property
+    def message(self) -> Message:
+        return {"t": "hello", "v": VERSION, **self._asdict()}
+
+    @classmethod
+    def of(cls, message: Message | None) -> Hello:
+        """:raises BrokenPeer: it is none, or of another version."""
+        if message is None or message["t"] != "hello" or message.get("v") != VERSION:
+            raise BrokenPeer("no greeting of this version")
+        return cls(
+            wire.text(message, "topic"),
+            wire.whole(message, "size", 1 << 63),
+            wire.text(message, "id"),
+            wire.whole(message, "port", 1 << 16),
+            wire.whole(message, "libtorrent", 1 << 16),
+        )
+
+
+class Claim(NamedTuple):
+    """A chunk that a host says it reads, since when, and when it said so last."""
+
+    since: float
+    heard: float
+
+    def stands(self, now: float) -> bool:
+        return now - self.heard < _SILENT and now - self.since < _LONG
+
+
+class Challenge(NamedTuple):
+    """What was asked of a host, and the bytes that only the image has."""
+
+    nonce: str
+    parts: list[bytes]
+    asked_at: float
+
+
+@dataclass(eq=False)
+class Neighbour:
+    """One host that is connected."""
+
+    hello: Hello
+    #: Of its certificate: who it is.
+    fingerprint: str
+    #: The address from which it speaks.
+    ip: str
+    #: This host has called it.
+    dialed: bool
+    reader: StreamReader
+    writer: StreamWriter
+    #: It has proven that its backend lets it read the image.
+    proven: bool = False
+    #: It has said the same of this host.
+    accepts: bool = False
+    challenge: Challenge | None = None
+    #: When it was first asked for a proof.
+    since: float = field(default_factory=monotonic)
+    #: Challenges of its that were answered.
+    answered: int = 0
+    #: Chunks for which its libtorrent listens, and those of them that it has.
+    on: set[int] = field(default_factory=set)
+    has: set[int] = field(default_factory=set)
+    #: Chunks that it said it has before it had proven anything.
+    offers: dict[int, list[bytes]] = field(default_factory=dict)
+    #: Chunks that it reads from the backend.
+    claims: dict[int, Claim] = field(default_factory=dict)
+    #: Chunks that it said it has, and did not send.
+    owed: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.hello.id
+
+    @property
+    def at(self) -> tuple[str, int]:
+        """Where it is called."""
+        return self.ip, self.hello.port
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.ip} (certificate {self.fingerprint[:16]})"
+
+    @property
+    def is_mutual(self) -> bool:
+        """Bytes go in both directions of a connection: both must have shown that they may."""
+        return self.proven and self.accepts
+
+    def send(self, message: Message) -> None:
+        """Soon. A host that takes nothing is let go."""
+        transport = self.writer.transport
+        if transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > _MOST_WAITING:
+            transport.abort()
+            return
+        self.writer.write(wire.encoded(message))
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+    def ask(self, parts: list[tuple[int, bytes]]) -> None:
+        """Ask for a proof: the bytes at these offsets."""
+        nonce = proof.nonce()
+        self.challenge = Challenge(nonce, [data for _, data in parts], monotonic())
+        places = [[offset, len(data)] for offset, data in parts]
+        self.send({"t": "challenge", "nonce": nonce, "places": places})
+
+    def claim(self, first: int, stop: int) -> None:
+        now = monotonic()
+        new = Claim(now, now)
+        self.claims = {
+            index: self.claims.get(index, new)._replace(heard=now)
+            for index in range(first, min(stop, first + _MOST_CLAIMS))
+        }
+
+    def may_ask(self) -> bool:
+        self.answered += 1
+        return self.answered <= _MOST_CHALLENGES
+
+
+def places_of(message: Message, size: int) -> tuple[str, proof.Places]:
+    """What a challenge asks for. :raises BrokenPeer: too much, or what is not in the image."""
+    nonce = wire.digest_bytes(message, "nonce", 1)[0].hex()
+    asked = message.get("places")
+    if not isinstance(asked, list) or not 0 < len(asked) <= _MOST_PLACES:
+        raise BrokenPeer("no places")
+    found = []
+    for each in asked:
+        match each:
+            case [int(offset), int(length)] if (
+                offset >= 0 and 0 < length <= _LARGEST_PLACE and offset + length <= size
+            ):
+                found.append((offset, length))
+            case _:
+                raise BrokenPeer(f"a place is {each!r:.60}")
+    return nonce, found

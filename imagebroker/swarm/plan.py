@@ -1,0 +1,88 @@
+"""Which host reads which part of an image from the backend.
+
+An image is cut into chunks. A chunk is read from the backend by one host and passed on as soon as
+it is whole. So that the beginning of the image is there first, only chunks of a window are read:
+those from the first one that nobody has on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+_MIB = 1024 * 1024
+#: An image has about so many chunks, within these limits of their size.
+_CHUNKS = 64
+_SMALLEST, _LARGEST = _MIB, 16 * _MIB
+#: Pieces of a chunk.
+_PIECES = 16
+#: So many hosts read from the backend at once. More would only make each of them slower.
+READERS = 32
+
+
+def topic(algorithm: str, digest: str) -> str:
+    """What all hosts call the image with this digest, to each other and at the rendezvous."""
+    return hashlib.sha256(f"imagebroker swarm {algorithm}:{digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an image of this size is cut. All hosts must come to the same result."""
+
+    size: int
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of a chunk: a power of two."""
+        wanted = 1 << max(self.size // _CHUNKS - 1, 0).bit_length()
+        return min(max(wanted, _SMALLEST), _LARGEST)
+
+    @property
+    def piece(self) -> int:
+        return self.chunk // _PIECES
+
+    @property
+    def count(self) -> int:
+        return -(-self.size // self.chunk)
+
+    def index(self, offset: int) -> int:
+        """The chunk that has this byte."""
+        return offset // self.chunk
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where a chunk begins and ends."""
+        return index * self.chunk, min((index + 1) * self.chunk, self.size)
+
+    def length(self, index: int) -> int:
+        start, stop = self.span(index)
+        return stop - start
+
+
+def weight(member: str, topic: str, index: int) -> bytes:
+    return hashlib.sha256(f"{member} {topic} {index}".encode()).digest()
+
+
+def dealt(members: Collection[str], topic: str, stripe: int) -> list[str]:
+    """Whose turn it is: one member for each chunk of a stripe, which has as many as there are
+    members. Who joins or leaves changes the order of the others in no stripe."""
+    return sorted(members, key=lambda member: weight(member, topic, stripe))
+
+
+class Deal:
+    """Who reads each chunk, by rendezvous hashing over the members that are known."""
+
+    def __init__(self, members: Collection[str], topic: str) -> None:
+        self._members, self._topic = sorted(members), topic
+        self._stripes: dict[int, Sequence[str]] = {}
+
+    def reader(self, index: int) -> str:
+        stripe, place = divmod(index, len(self._members))
+        if stripe not in self._stripes:
+            self._stripes[stripe] = dealt(self._members, self._topic, stripe)
+        return self._stripes[stripe][place]
+
+
+def window(unread: Sequence[int], readers: int) -> Sequence[int]:
+    """The chunks that are read next, of those that nobody has, in order."""
+    return unread[: min(readers, READERS)]

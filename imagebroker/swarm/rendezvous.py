@@ -1,0 +1,172 @@
+"""Where hosts of a fleet find each other: a small HTTPS server that remembers who asked for what.
+
+Its state is in memory. If it dies, hosts that know each other go on, and others read from the
+backend as they would without a swarm. It learns digests of images and addresses of hosts, and sees
+no byte of an image.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import ssl
+import threading
+from collections.abc import Callable
+from http.client import HTTPException, HTTPSConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import create_connection
+from time import monotonic
+from typing import Any
+
+from imagebroker.swarm.certificates import NAME, Identity, is_of_fleet
+
+#: Seconds for which a host is remembered; it asks again every third of them.
+REMEMBERED = 12.0
+#: Members of one image that are named in an answer.
+MOST_NAMED = 64
+_MOST_TOPICS, _MOST_MEMBERS = 10_000, 20_000
+_LARGEST = 4096
+_TOPIC = re.compile(r"/v1/([0-9a-f]{64})")
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:\[\]]{2,45}:[0-9]{1,5}")
+_PATIENCE = 5.0
+
+
+class Members:
+    """Who was here lately, by topic."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._topics: dict[str, dict[str, float]] = {}
+
+    def meet(self, topic: str, address: str) -> list[str]:
+        """Note that `address` is a member; the others, at random if they are many."""
+        with self._lock:
+            now = self._clock()
+            self._forget(now)
+            members = self._topics.setdefault(topic, {})
+            if address in members or len(members) < _MOST_MEMBERS:
+                members[address] = now
+            others = [each for each in members if each != address]
+        return random.sample(others, min(len(others), MOST_NAMED))
+
+    def leave(self, topic: str, address: str) -> None:
+        with self._lock:
+            self._topics.get(topic, {}).pop(address, None)
+
+    def _forget(self, now: float) -> None:
+        for topic, members in list(self._topics.items()):
+            for address, seen in list(members.items()):
+                if now - seen > REMEMBERED:
+                    del members[address]
+            if not members:
+                del self._topics[topic]
+        while len(self._topics) >= _MOST_TOPICS:
+            self._topics.pop(next(iter(self._topics)))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = _PATIENCE
+
+    def do_POST(self) -> None:
+        topic = _TOPIC.fullmatch(self.path)
+        size = self.headers.get("Content-Length", "")
+        if topic is None or not size.isdigit() or int(size) > _LARGEST:
+            self._answer(400, {})
+            return
+        try:
+            asked = json.loads(self.rfile.read(int(size)))
+            address, leaving = asked["address"], bool(asked.get("leaving"))
+        except (ValueError, KeyError, TypeError):
+            self._answer(400, {})
+            return
+        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            self._answer(400, {})
+        elif leaving:
+            self.server.members.leave(topic[1], address)
+            self._answer(200, {})
+        else:
+            self._answer(200, {"members": self.server.members.meet(topic[1], address)})
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """Answers hosts that have a certificate of the fleet, and nobody else."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], identity: Identity) -> None:
+        """:raises OSError: the address cannot be listened on."""
+        self.members = Members()
+        self._context = identity.server()
+        super().__init__(address, _Handler)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # The handshake belongs to the thread of its connection: a silent client holds up nobody.
+        try:
+            request.settimeout(_PATIENCE)
+            secured = self._context.wrap_socket(request, server_side=True)
+        except (OSError, ssl.SSLError):
+            self.shutdown_request(request)
+            return
+        if not is_of_fleet(secured.getpeercert()):
+            self.shutdown_request(secured)
+            return
+        super().process_request_thread(secured, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that went away
+
+
+class Unreachable(Exception):
+    """No answer that could be used."""
+
+
+def meet(
+    where: str, identity: Identity, topic: str, address: str, *, leaving: bool = False
+) -> list[str]:
+    """Tell the rendezvous at HOST:PORT that this host is a member; the addresses of others.
+
+    :raises Unreachable: it does not answer.
+    """
+    host, _, port = where.rpartition(":")
+    connection = _Connection(host.strip("[]"), int(port), identity)
+    try:
+        body = json.dumps({"address": address, "leaving": leaving})
+        connection.request("POST", f"/v1/{topic}", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read(64 * 1024)
+        found = json.loads(content).get("members", []) if answer.status == 200 else None
+    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        raise Unreachable(f"{where}: {error}") from error
+    finally:
+        connection.close()
+    if not isinstance(found, list):
+        raise Unreachable(f"{where} answered with status {answer.status}")
+    return [each for each in found if isinstance(each, str) and _ADDRESS.fullmatch(each)]
+
+
+class _Connection(HTTPSConnection):
+    """To a server whose certificate bears the fleet's name, whatever its address is."""
+
+    def __init__(self, host: str, port: int, identity: Identity) -> None:
+        self._own = identity.client()
+        super().__init__(host, port, timeout=_PATIENCE, context=self._own)
+
+    def connect(self) -> None:
+        plain = create_connection((self.host, self.port), self.timeout)
+        self.sock = self._own.wrap_socket(plain, server_hostname=NAME)

@@ -1,0 +1,159 @@
+"""Bytes from the other hosts of the fleet that download the same image: a candidate before the
+others.
+
+A host takes part only where a strong digest covers the whole image: that decides about every byte,
+wherever it came from. It asks its own backend, with its own credentials, for the image before it
+speaks with anybody. If there is no swarm, or not any more, the backend goes on at the missing
+bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from imagebroker.backends.boundary import OpenedSource
+from imagebroker.exceptions import ImageBrokerError
+from imagebroker.redaction import redact
+from imagebroker.transfer.demands import Demands
+from imagebroker.transfer.fetch.candidates import Candidate, HandedOver, Waiting
+from imagebroker.transfer.layers.entitlement import Entitlement
+from imagebroker.transfer.limits import Watch
+from imagebroker.verify.checksum import STRONG, required_checksums
+
+if TYPE_CHECKING:
+    from imagebroker.model.image import Image
+    from imagebroker.swarm.configured import Fleet
+    from imagebroker.swarm.source import Child, SwarmSource
+
+LOG = logging.getLogger(__name__)
+
+#: The part of `stall_timeout` for which a silent swarm is waited for: after the whole of it the
+#: caller's own watch would take the silence for the backend's.
+_PATIENCE = 0.8
+
+
+class Swarming(Protocol):
+    """What a transfer needs of the swarm."""
+
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]: ...
+
+    def verified(self) -> None: ...
+
+
+class _Without:
+    """There is none."""
+
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
+        return list(own)
+
+    def verified(self) -> None:
+        pass
+
+
+WITHOUT = _Without()
+
+
+class _Running(NamedTuple):
+    child: Child
+    source: SwarmSource
+
+
+class SwarmLayer:
+    """One call's part in a swarm. Close it when the call ends."""
+
+    def __init__(
+        self, fleet: Fleet, entitlement: Entitlement, demands: Demands, watch: Watch
+    ) -> None:
+        self._fleet, self._entitlement = fleet, entitlement
+        self._demands, self._watch = demands, watch
+        self._running: _Running | None = None
+        self._verified = False
+        self._own: Candidate | None = None
+
+    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
+        """The swarm before the places that it stands for, and after a transfer of this host."""
+        self._own = own[-1]
+        swarm = Candidate(
+            self._own.ref, partial(self._open, 0), secondhand=True, is_swarm=True,
+            open_at=self._open,
+        )  # fmt: skip
+        followed = [each for each in own[:-1] if each.secondhand]
+        return [*followed, swarm, *own[len(followed) :]]
+
+    def _open(self, first: int, left: float, waiting: Waiting) -> OpenedSource:
+        """:raises HandedOver: this image, or this host, can do without."""
+        if self._running is not None or self._own is None:
+            raise HandedOver("the swarm was left")
+        image = self._entitlement.ask()
+        size = None if image is None else image.size
+        if image is None or size is None or size < self._fleet.from_size:
+            raise HandedOver("the image is not one for a swarm")
+        # At its end, because what a backend begins to send of the image is not what will be read.
+        opened = self._own.opened(size - 1, left, waiting)
+        try:
+            topic = _topic(opened.image, self._demands)
+            suits = opened.seekable and opened.local_path is None and opened.image.size == size
+            if topic is None or not suits:
+                raise HandedOver("the image is not one for a swarm")
+            return self._joined(opened, topic, size, first)
+        except BaseException:
+            opened.close()
+            raise
+
+    def _joined(self, opened: OpenedSource, topic: str, size: int, first: int) -> OpenedSource:
+        from imagebroker.swarm.source import Child, SwarmSource  # where a swarm is configured
+
+        ref, rules = redact(opened.image.ref), self._watch.rules
+        try:
+            start = self._fleet.start(topic, size, first, _PATIENCE * rules.stall_timeout)
+            child = Child(start)
+        except (OSError, ImageBrokerError) as error:
+            LOG.warning("%s: not in a swarm: %s", ref, error)
+            raise HandedOver("there is no swarm") from error
+        source = SwarmSource(opened, child, _left)
+        self._running = _Running(child, source)
+        return OpenedSource(source, lambda verb: nullcontext())
+
+    def verified(self) -> None:
+        """Every check has passed: what was fetched may be passed on a little longer."""
+        self._verified = True
+
+    def close(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.source.close()
+            complete = self._verified and running.source.complete
+            running.child.end(self._fleet.linger if complete else None)
+            running.source.release()
+
+    def __enter__(self) -> SwarmLayer:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+
+def _left(why: str) -> Exception:
+    LOG.info("the swarm is left: %s", why)
+    return HandedOver(f"the swarm is left: {why}")
+
+
+def _topic(image: Image, demands: Demands) -> str | None:
+    """What all who want these bytes call them; None where no digest decides about all of them."""
+    try:
+        found = required_checksums(
+            demands.record or image, demands.checksums, require=False,
+            allow_weak=demands.allow_weak, served=demands.served,
+        )  # fmt: skip
+    except ImageBrokerError:
+        return None
+    strong = sorted((c.algorithm, c.digest) for c in found if c.algorithm in STRONG)
+    if not strong:
+        return None
+    from imagebroker.swarm.plan import topic  # where a swarm is configured
+
+    return topic(*strong[-1])

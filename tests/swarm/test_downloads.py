@@ -1,0 +1,134 @@
+"""Hosts that download the same image at the same time get it from the backend once, together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testtools import TestCase
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals, LessThan, Not
+
+from tests.servers.nginx import Nginx
+from tests.servers.nginx import missing as missing_nginx
+from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
+
+__all__ = ["TestCase", "fleet"]
+pytestmark = [
+    needs_libtorrent,
+    pytest.mark.skipif(missing_nginx() is not None, reason=str(missing_nginx())),
+]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """So slow to each connection that hosts meet before it has sent much."""
+    (tmp_path / "www").mkdir()
+    with Nginx(tmp_path / "www", slow_rate=MIB, directory=tmp_path / "nginx") as server:
+        yield server
+
+
+def downloaded(fleet: Fleet, url: str, checksum: str) -> None:
+    for host in fleet.hosts:
+        host.download(url, checksum)
+    for host in fleet.hosts:
+        assert_that(host.wait(), Equals(0), host.output)
+
+
+def right(fleet: Fleet, checksum: str) -> None:
+    for host in fleet.hosts:
+        found = hashlib.sha256(host.image.read_bytes()).hexdigest()
+        assert_that(f"sha256:{found}", Equals(checksum))
+
+
+def sent(nginx: Nginx) -> int:
+    return sum(each.sent for each in nginx.requests())
+
+
+@pytest.mark.parametrize("found_by", ["with_rendezvous", "with_list"])
+def test_four_hosts_ask_the_backend_for_much_less_than_four_images(
+    fleet: Fleet, nginx: Nginx, found_by: str
+) -> None:
+    getattr(fleet, found_by)()
+    data, checksum = published(nginx.root, "image.raw", 24 * MIB + 12345)
+    downloaded(fleet, nginx.url("image.raw", prefix="slow"), checksum)
+    right(fleet, checksum)
+    assert_that(sent(nginx), LessThan(3 * len(data)))
+    for host in fleet.hosts:
+        assert_that(host.output, Contains("via=swarm"))
+        assert_that(host.output, Contains("came from others"))
+
+
+@pytest.mark.parametrize("fleet", [1], indirect=True)
+def test_a_host_that_is_alone_reads_the_image_with_one_request(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    data, checksum = published(nginx.root, "image.raw", 8 * MIB + 1)
+    downloaded(fleet, nginx.url("image.raw"), checksum)
+    right(fleet, checksum)
+    large = [each for each in nginx.requests() if each.sent > 1]
+    assert_that([each.sent for each in large], Equals([len(data)]))
+
+
+@pytest.mark.parametrize("fleet", [1], indirect=True)
+def test_without_any_digest_nobody_is_asked(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    published(nginx.root, "image.raw", 2 * MIB)
+    host = fleet.hosts[0].configure()
+    import subprocess
+
+    from tests.swarm.fleet import COMMAND
+
+    done = subprocess.run(
+        [*COMMAND, "--config-file", host.config, "-vv", "download", nginx.url("image.raw"),
+         host.image],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert_that(done.stderr, Contains("via=backend"))
+    assert_that(host.spooled, Equals([]))
+
+
+@pytest.mark.parametrize("fleet", [3], indirect=True)
+def test_a_rendezvous_that_dies_costs_nothing_but_the_swarm(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_rendezvous()
+    _, checksum = published(nginx.root, "image.raw", 8 * MIB)
+    assert fleet.rendezvous is not None
+    fleet.rendezvous.kill()
+    downloaded(fleet, nginx.url("image.raw"), checksum)
+    right(fleet, checksum)
+
+
+def test_hosts_that_are_killed_are_done_without(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    _, checksum = published(nginx.root, "image.raw", 24 * MIB)
+    url = nginx.url("image.raw", prefix="slow")
+    for host in fleet.hosts:
+        host.download(url, checksum)
+    dead, *alive = fleet.hosts
+    dead.read_until("may read the image")
+    dead.end()
+    for host in alive:
+        assert_that(host.wait(), Equals(0), host.output)
+    assert_that(dead.image.exists(), Equals(False))
+    fleet.hosts = alive
+    right(fleet, checksum)
+
+
+def test_a_host_whose_backend_has_other_bytes_spoils_nothing(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    data, checksum = published(nginx.root, "image.raw", 16 * MIB)
+    wrong = bytearray(data)
+    wrong[::65536] = bytes(byte ^ 1 for byte in data[::65536])  # too little for a sample to show
+    (nginx.root / "wrong.raw").write_bytes(wrong)
+    liar, *others = fleet.hosts
+    liar.download(nginx.url("wrong.raw", prefix="slow"), checksum)
+    for host in others:
+        host.download(nginx.url("image.raw", prefix="slow"), checksum)
+    for host in others:
+        assert_that(host.wait(), Equals(0), host.output)
+    assert_that(liar.wait(), Not(Equals(0)))
+    assert_that(liar.image.exists(), Equals(False))
+    fleet.hosts = others
+    right(fleet, checksum)

@@ -290,8 +290,8 @@ class TokenServer:
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         self.denied: set[str] = set()
         self.asked: list[dict[str, Any]] = []
-        #: Seconds that tokens are said to be valid, and are.
-        self.seconds = 300
+        #: Seconds that tokens are said to be valid; they are valid for 300.
+        self.seconds: float = 300
         self.refresh_token = "canary-refresh-token-8812"
         self._http = ThreadingHTTPServer((HOST, 0), _handler(self))
         self._http.daemon_threads = True
@@ -331,7 +331,7 @@ class TokenServer:
             _, name, wanted = scope.split(":", 2)
             actions = [each for each in wanted.split(",") if known or each == "pull"]
             access.append((name, [] if name in self.denied else actions))
-        token = self.token(access, self.seconds)
+        token = self.token(access, 300)
         name = "access_token" if "refresh_token" in asked else "token"
         return 200, {name: token, "expires_in": self.seconds}
 

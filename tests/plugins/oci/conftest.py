@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imagebroker_oci import OciBackend
+from imagebroker_oci.options import OPTIONS
 
 import imagebroker
+from imagebroker.model.reference import ImageRef, in_form, parse
+from imagebroker.plugin import BackendHost, Options
+from imagebroker.policy.addresses import Policy, networks
 from tests.servers.registry import Registry
 
 
@@ -38,6 +43,15 @@ class Repository:
 
     def broker(self, **options: Any) -> imagebroker.Broker:
         return self.make(self.config(**options))
+
+    def backend(self) -> OciBackend:
+        """One without a broker."""
+        values = {option.dest: option.default for option in OPTIONS} | self.server.options()
+        policy = Policy(allowed_networks=networks(["127.0.0.0/8"]))
+        return OciBackend(BackendHost("oci", Options(values), policy=policy))
+
+    def parsed(self, ref: str) -> ImageRef:
+        return in_form(parse(ref), OciBackend.ref_form)
 
     def downloaded(self, ref: str, **options: Any) -> bytes:
         dest = self.folder / f"dest-{uuid.uuid4().hex}"

@@ -136,8 +136,9 @@ class OciBackend(ImageBackend):
             raise UnsupportedOperation(
                 f"{ref} is an index of several images", hint="update one of them, in its own tag"
             )
-        record = image_of(ref.text, name, manifest, disk_of(name, manifest, choice))
-        new = changed_manifest(manifest, record, changes, purge_props)
+        disk = disk_of(name, manifest, choice)
+        record = image_of(ref.text, name, manifest, disk)
+        new = changed_manifest(manifest, disk, record, changes, purge_props)
         return self._record(name, put_manifest(self._registry, name.with_tag(name.reference), new))
 
     def delete(self, context: Context, ref: ImageRef) -> None:

@@ -19,6 +19,7 @@ _ARCHITECTURES = {
 TART = "application/vnd.cirruslabs.tart.disk.v2"
 TART_OLD = "application/vnd.cirruslabs.tart.disk.v1"
 KUBESWIFT = "application/vnd.kubeswift.vmdisk.chunk.v1"
+KUBESWIFT_CONFIG = "application/vnd.kubeswift.vmimage.config.v1+json"
 _CHUNKS = (TART, KUBESWIFT)
 _TAR = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar"
@@ -70,9 +71,9 @@ def chosen(name: Name, index: Document, choice: Choice) -> Descriptor:
     if choice.disktype is not None:
         fitting = [each for each in fitting if _disktype(each) == choice.disktype.lower()]
     if choice.arch is not None:
-        fitting = [each for each in fitting if _arch(each) == _canonical(choice.arch)]
+        fitting = [each for each in fitting if _arch(each) == canonical(choice.arch)]
     elif len({_arch(each) for each in fitting}) > 1:
-        own = _canonical(platform.machine())
+        own = canonical(platform.machine())
         fitting = [each for each in fitting if _arch(each) in (own, "")]
     if len(fitting) == 1:
         return fitting[0]
@@ -104,6 +105,8 @@ def disk_of(name: Name, manifest: Document, choice: Choice) -> Disk:
     for kind in _CHUNKS:
         if parts := tuple(each for each in layers if each.media_type == kind):
             return Disk("chunks", parts, "raw")
+    if manifest.config is not None and manifest.config.media_type == KUBESWIFT_CONFIG:
+        return Disk("chunks", (), "raw")  # nothing but zeros
     if choice.title is not None:
         return _blob(_one(name, manifest, choice, [e for e in layers if e.title == choice.title]))
     for is_disk in (_is_disk, _has_name_of_disk):
@@ -143,7 +146,7 @@ def check_disktype(name: Name, choice: Choice, manifest: Document, disk: Disk) -
 
 def check_arch(name: Name, choice: Choice, architecture: str | None) -> None:
     """:raises ImageNotFound: an image that no index leads to is for another architecture."""
-    if choice.arch is None or _canonical(choice.arch) == _canonical(architecture or ""):
+    if choice.arch is None or canonical(choice.arch) == canonical(architecture or ""):
         return
     raise ImageNotFound(
         f"{name} is not for {choice.arch}: it is for {architecture or 'no known architecture'}",
@@ -194,10 +197,10 @@ def _disktype(manifest: Descriptor) -> str:
 
 
 def _arch(manifest: Descriptor) -> str:
-    return _canonical(manifest.platform.get("architecture", ""))
+    return canonical(manifest.platform.get("architecture", ""))
 
 
-def _canonical(architecture: str) -> str:
+def canonical(architecture: str) -> str:
     lower = architecture.lower()
     return _ARCHITECTURES.get(lower, lower)
 

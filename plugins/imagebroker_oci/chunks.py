@@ -160,7 +160,7 @@ def plan(
     :raises MalformedAnswer: the manifest does not say so.
     """
     who = f"the manifest of {name}"
-    if layers[0].media_type == TART:
+    if layers and layers[0].media_type == TART:
         return _tart(who, layers)
     return _kubeswift(who, _total(registry, name, manifest, who), layers)
 

@@ -19,6 +19,11 @@ OPTIONS = (
     cfg.StrOpt(
         "create_in", metavar="REGISTRY[:PORT]/REPOSITORY",
         help="Repository in which create stores images and whose tags list shows."),
+    cfg.StrOpt(
+        "create_as", default="artifact", choices=["artifact", "containerdisk"],
+        help="artifact: the image is a blob, which ORAS and skopeo read. containerdisk: it is a "
+        "file in a container image, which KubeVirt and its importer read; its size must be known, "
+        "and a download of it cannot resume."),
     cfg.IntOpt(
         "part_size", default=16, min=1, max=1024,
         help="MiB in one request of an upload. It is in memory."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -35,12 +36,14 @@ def image_of(ref: str, name: Name, manifest: Document, disk: Disk) -> Image:
         hidden=record.get("hidden") is True,
         protected=record.get("protected") is True,
         tags=tuple(each for each in _list(record.get("tags")) if isinstance(each, str)),
-        size=None if only is None else only.size,
+        size=_number(record.get("size")) if only is None else only.size,
         disk_format=_text(record.get("disk_format")) or disk.disk_format,
         container_format=_text(record.get("container_format")),
         min_disk=_number(record.get("min_disk")),
         min_ram=_number(record.get("min_ram")),
-        checksums=MappingProxyType({} if only is None else {only.algorithm: only.hex}),
+        checksums=MappingProxyType(
+            _digests(record) if only is None else {only.algorithm: only.hex}
+        ),
         created_at=created,
         updated_at=created,
         properties=MappingProxyType(_mapping(record.get("properties"))),
@@ -49,9 +52,10 @@ def image_of(ref: str, name: Name, manifest: Document, disk: Disk) -> Image:
     )
 
 
-def annotations_of(image: Image) -> dict[str, str]:
+def annotations_of(image: Image, *, content: bool = False) -> dict[str, str]:
     """The annotations for a manifest with this record.
 
+    :param content: also size and SHA-256 of the disk, where the digest of no blob is its own.
     :raises InvalidImageRef: the record is too large.
     """
     record: dict[str, Any] = {n: v for n in _KEPT if (v := getattr(image, n)) not in (None, (), {})}
@@ -59,6 +63,10 @@ def annotations_of(image: Image) -> dict[str, str]:
         record["tags"] = list(record["tags"])
     if "properties" in record:
         record["properties"] = dict(record["properties"])
+    if content and image.size is not None:
+        record["size"] = image.size
+    if content and image.checksums.get("sha256"):
+        record["sha256"] = image.checksums["sha256"]
     text = json.dumps(record, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     if len(text.encode("utf-8", "surrogatepass")) > _MOST:
         raise InvalidImageRef(
@@ -75,7 +83,7 @@ def is_protected(manifest: Document) -> bool:
 
 
 def changed_manifest(
-    manifest: Document, record: Image, changes: Mapping[str, Any], purge_props: bool
+    manifest: Document, disk: Disk, record: Image, changes: Mapping[str, Any], purge_props: bool
 ) -> dict[str, Any]:
     """The manifest of an image after an update of its record; everything else stays as it is."""
     fields = dict(changes)
@@ -87,7 +95,8 @@ def changed_manifest(
     document: dict[str, Any] = json.loads(manifest.body)
     document["mediaType"] = manifest.media_type
     document["annotations"] = {
-        **manifest.annotations, **annotations_of(replace(record, **fields)),
+        **manifest.annotations,
+        **annotations_of(replace(record, **fields), content=disk.layout != "blob"),
     }  # fmt: skip
     return document
 
@@ -97,6 +106,13 @@ def _record(annotations: Mapping[str, str]) -> Mapping[str, Any]:
         return _mapping(json.loads(annotations.get(RECORD, "{}")))
     except (ValueError, RecursionError):
         return {}
+
+
+def _digests(record: Mapping[str, Any]) -> dict[str, str]:
+    """What `create` has computed over a disk that is no blob of its own."""
+    found = record.get("sha256")
+    valid = isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found)
+    return {"sha256": str(found)} if valid else {}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

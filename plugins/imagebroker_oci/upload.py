@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,8 +26,9 @@ from imagebroker.plugin import (
 from imagebroker_oci.client import Registry
 from imagebroker_oci.errors import error_of
 from imagebroker_oci.identity import PUSH
-from imagebroker_oci.manifests import EMPTY, MANIFEST_TYPES, OCI_MANIFEST, TITLE, Document
+from imagebroker_oci.manifests import MANIFEST_TYPES, OCI_MANIFEST, Document
 from imagebroker_oci.names import TAG, Name
+from imagebroker_oci.packing import FORMS
 from imagebroker_oci.records import annotations_of
 
 LOG = logging.getLogger(__name__)
@@ -34,12 +36,6 @@ LOG = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 #: Bytes of one request, whatever the registry asks for.
 _MOST_PART = 1024 * _MIB
-_ARTIFACT = "application/vnd.imagebroker.image.v1"
-#: Formats whose media type other programs know (KubeVirt); the others are told by their names.
-_KNOWN = "application/vnd.kubevirt.disk."
-_MEDIA_TYPES = {"raw": f"{_KNOWN}raw", "qcow2": f"{_KNOWN}qcow2"}
-_ENDINGS = {"raw": "raw", "qcow2": "qcow2", "vpc": "vhd", None: "img"}
-_CONFIG = b"{}"
 
 
 def checked_tag(name: str | None) -> str:
@@ -58,6 +54,8 @@ class Upload:
     def __init__(self, registry: Registry, name: Name, image: Image, data: ImageData) -> None:
         self._registry, self._name, self._image, self._data = registry, name, image, data
         self._part_size = registry.host.options.part_size * _MIB
+        self._form = FORMS[registry.host.options.create_as](name.tag or "", image)
+        self._form.check(data)
         annotations_of(image)  # a record that is too large shows now
 
     def run(self) -> Document:
@@ -68,9 +66,13 @@ class Upload:
         """
         self._check_free()
         try:
-            digest = self._send_data()
-            self._send_small(_CONFIG)
-            return put_manifest(self._registry, self._name, self._manifest(digest))
+            digest, size = self._send_data()
+            config_type, config = self._form.config(digest)
+            described = {
+                "mediaType": config_type, "digest": self._send_small(config), "size": len(config),
+            }  # fmt: skip
+            manifest = self._manifest(described, self._form.described(digest, size))
+            return put_manifest(self._registry, self._name, manifest)
         except TransferError as error:
             if isinstance(error, UploadFailed) or self._data.failure is not None:
                 raise
@@ -89,15 +91,15 @@ class Upload:
         if answer.head.status != 404:
             raise error_of(self._name, answer, self._registry.identity.secrets.hint)
 
-    def _send_data(self) -> str:
-        """Upload the data in parts, one after the other; its digest.
+    def _send_data(self) -> tuple[str, int]:
+        """Upload the data in parts, one after the other; digest and size of the blob.
 
         If it fails, the registry is told that nothing more comes.
         """
         location, part_size = self._begin()
-        sent = 0
+        sent, hasher = 0, None if self._form.is_bare else hashlib.sha256()
         try:
-            for part in _parts(self._data, part_size):
+            for part in _parts(self._form.packed(self._data), part_size):
                 span = f"{sent}-{sent + len(part) - 1}"
                 answer = self._send(
                     "PATCH", location, ("Content-Range", span),
@@ -105,23 +107,28 @@ class Upload:
                 )  # fmt: skip
                 location = self._location(answer, location, 202)
                 sent += len(part)
-            digest = f"sha256:{self._data.checksums['sha256']}"
+                if hasher is not None:
+                    hasher.update(part)
+            found = self._data.checksums["sha256"] if hasher is None else hasher.hexdigest()
+            digest = f"sha256:{found}"
             self._end(location, digest)
         except BaseException:
             self._cancel(location)
             raise
-        return digest
+        return digest, sent
 
-    def _send_small(self, content: bytes) -> None:
+    def _send_small(self, content: bytes) -> str:
+        """Upload a small blob, unless it is there; its digest."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if self._is_there(digest):
-            return
+            return digest
         location, _ = self._begin()
         try:
             self._end(location, digest, content)
         except BaseException:
             self._cancel(location)
             raise
+        return digest
 
     def _begin(self) -> tuple[str, int]:
         """Where an upload goes, and the bytes of one part."""
@@ -187,25 +194,19 @@ class Upload:
             )
         return new
 
-    def _manifest(self, digest: str) -> dict[str, Any]:
-        disk_format = self._image.disk_format
-        ending = _ENDINGS.get(disk_format, disk_format)
+    def _manifest(self, config: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+        image = self._image
+        if not self._form.is_bare:  # nothing else in the manifest says what the disk is
+            digests = {"sha256": self._data.checksums["sha256"]}
+            image = replace(image, size=self._data.sent, checksums=digests)
         return {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "artifactType": _ARTIFACT,
-            "config": {
-                "mediaType": EMPTY, "size": len(_CONFIG),
-                "digest": f"sha256:{hashlib.sha256(_CONFIG).hexdigest()}",
-            },
-            "layers": [{
-                "mediaType": _MEDIA_TYPES.get(disk_format or "", "application/octet-stream"),
-                "digest": digest,
-                "size": self._data.sent,
-                "annotations": {TITLE: f"{self._name.tag}.{ending}"},
-            }],
-            "annotations": annotations_of(self._image),
-        }  # fmt: skip
+            **self._form.fields,
+            "config": config,
+            "layers": [layer],
+            "annotations": annotations_of(image, content=not self._form.is_bare),
+        }
 
 
 def put_manifest(registry: Registry, name: Name, document: dict[str, Any]) -> Document:
@@ -238,7 +239,7 @@ def _stored(registry: Registry, name: Name) -> str | None:
         return None
 
 
-def _parts(data: ImageData, size: int) -> Iterator[bytes]:
+def _parts(data: Iterable[bytes], size: int) -> Iterator[bytes]:
     """The data in pieces of one size, the last one shorter."""
     held = bytearray()
     for chunk in data:

@@ -19,16 +19,32 @@ from tests.servers.registry import Registry
 
 
 class Repository:
-    """A repository that no other test uses."""
+    """A repository in a registry."""
 
-    def __init__(
-        self, server: Registry, make_broker: Callable[..., imagebroker.Broker], folder: Path
-    ) -> None:
-        self.server, self.make, self.folder = server, make_broker, folder
-        self.name = f"test/{uuid.uuid4().hex}"
+    def __init__(self, server: Registry, name: str) -> None:
+        self.server, self.name = server, name
 
     def ref(self, tag: str) -> str:
         return self.server.ref(self.name, tag)
+
+    def blob(self, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+        return self.server.push_blob(self.name, data, media_type, **more)
+
+    def push(self, tag: str, *layers: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return self.server.push(self.name, tag, *layers, **more)
+
+    def push_disk(self, tag: str, data: bytes, *arguments: Any, **more: Any) -> dict[str, Any]:
+        return self.server.push_disk(self.name, tag, data, *arguments, **more)
+
+
+class Library(Repository):
+    """A repository that no other test uses, and brokers for it."""
+
+    def __init__(
+        self, server: Registry, make: Callable[..., imagebroker.Broker], folder: Path
+    ) -> None:
+        super().__init__(server, f"test/{uuid.uuid4().hex}")
+        self.make, self.folder = make, folder
 
     def config(self, **options: Any) -> str:
         place = f"{self.server.address}/{self.name}"
@@ -58,32 +74,23 @@ class Repository:
         self.broker(**options).download(None, ref, dest)
         return dest.read_bytes()
 
-    def blob(self, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
-        return self.server.push_blob(self.name, data, media_type, **more)
-
-    def push(self, tag: str, *layers: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return self.server.push(self.name, tag, *layers, **more)
-
-    def push_disk(self, tag: str, data: bytes, *arguments: Any, **more: Any) -> dict[str, Any]:
-        return self.server.push_disk(self.name, tag, data, *arguments, **more)
-
 
 @pytest.fixture
 def repository(
     registry: Registry, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path
-) -> Repository:
-    return Repository(registry, make_broker, tmp_path)
+) -> Library:
+    return Library(registry, make_broker, tmp_path)
 
 
 @pytest.fixture
 def token_repository(
     token_registry: Registry, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path
-) -> Repository:
-    return Repository(token_registry, make_broker, tmp_path)
+) -> Library:
+    return Library(token_registry, make_broker, tmp_path)
 
 
 @pytest.fixture
 def basic_repository(
     basic_registry: Registry, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path
-) -> Repository:
-    return Repository(basic_registry, make_broker, tmp_path)
+) -> Library:
+    return Library(basic_registry, make_broker, tmp_path)

@@ -10,7 +10,7 @@ from testtools.matchers import Equals, GreaterThan, LessThan
 
 from imagebroker.testing.hooks import random_bytes
 from tests.bounds import HANGS
-from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.conftest import Library
 from tests.plugins.oci.layouts import archive, push_container, push_kubeswift
 from tests.servers.process import HOST
 from tests.servers.tcp import Fault, TcpProxy
@@ -19,11 +19,11 @@ MIB = 1024 * 1024
 DISK = random_bytes(8 * MIB)
 
 
-def through(proxy: TcpProxy, repository: Repository, tag: str) -> str:
+def through(proxy: TcpProxy, repository: Library, tag: str) -> str:
     return f"oci://{HOST}:{proxy.port}/{repository.name}:{tag}"
 
 
-def push_chunks(repository: Repository, tag: str) -> bytes:
+def push_chunks(repository: Library, tag: str) -> bytes:
     """Eight chunks of 1 MiB, with holes of 1 MiB between them; the disk."""
     chunks = [(2 * at, DISK[at : at + MIB]) for at in range(0, len(DISK), MIB)]
     disk = bytearray(2 * len(DISK))
@@ -34,7 +34,7 @@ def push_chunks(repository: Repository, tag: str) -> bytes:
 
 
 @pytest.mark.parametrize("layout", ["blob", "container", "chunks"])
-def test_a_download_that_is_cut_ends_well(repository: Repository, layout: str) -> None:
+def test_a_download_that_is_cut_ends_well(repository: Library, layout: str) -> None:
     disk = DISK
     if layout == "blob":
         repository.push_disk("1", disk)
@@ -49,7 +49,7 @@ def test_a_download_that_is_cut_ends_well(repository: Repository, layout: str) -
     assert_that(done.attempts, GreaterThan(0))
 
 
-def test_chunks_that_were_there_are_not_sent_again(repository: Repository) -> None:
+def test_chunks_that_were_there_are_not_sent_again(repository: Library) -> None:
     disk = push_chunks(repository, "1")
     with TcpProxy(HOST, repository.server.port) as proxy:
         ref = through(proxy, repository, "1")
@@ -64,7 +64,7 @@ def test_chunks_that_were_there_are_not_sent_again(repository: Repository) -> No
     assert_that(sent, LessThan(5 * MIB))
 
 
-def test_a_read_of_chunks_that_is_left_leaves_no_thread(repository: Repository) -> None:
+def test_a_read_of_chunks_that_is_left_leaves_no_thread(repository: Library) -> None:
     push_chunks(repository, "1")
     backend = repository.backend()
     source = backend.open(None, repository.parsed(repository.ref("1")))
@@ -79,7 +79,7 @@ def test_a_read_of_chunks_that_is_left_leaves_no_thread(repository: Repository) 
             assert_that(thread.is_alive(), Equals(False))
 
 
-def test_closing_ends_a_read_of_chunks(repository: Repository) -> None:
+def test_closing_ends_a_read_of_chunks(repository: Library) -> None:
     push_chunks(repository, "1")
     with TcpProxy(HOST, repository.server.port, Fault(stall_after=500_000)) as proxy:
         backend = repository.backend()

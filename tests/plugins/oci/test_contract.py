@@ -11,6 +11,8 @@ import testtools
 from imagebroker_oci import OciBackend
 
 from imagebroker.testing import BackendContract
+from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.layouts import archive, push_container, push_kubeswift
 from tests.servers.registry import Registry
 
 
@@ -68,6 +70,47 @@ class TestOciWithTls(TestOci):
     @pytest.fixture(autouse=True)
     def _server(self, basic_registry: Registry) -> None:
         self.server = basic_registry
+
+
+class TestContainerDisks(TestOci):
+    """Files in layers of container images."""
+
+    # Left out: 4 GiB would be packed and unpacked; and here nothing is forbidden.
+    publish_sparse = BackendContract.publish_sparse
+
+    @pytest.fixture(autouse=True)
+    def _server(self, registry: Registry) -> None:
+        self.server = registry
+
+    forbid = BackendContract.forbid
+
+    def push(self, repository: str, tag: str, data: bytes) -> None:
+        layer = archive([("disk/disk.img", data)])
+        push_container(Repository(self.server, repository), tag, layer)
+
+    def publish(self, data: bytes) -> str:
+        repository, tag = f"{self.repository}-published-{uuid.uuid4().hex}", uuid.uuid4().hex
+        self.push(repository, tag, data)
+        return self.server.ref(repository, tag)
+
+    def replace(self, ref: str, data: bytes) -> None:
+        self.push(*self.where(ref), data)
+
+
+class TestChunks(TestContainerDisks):
+    """Disks in chunks, as KubeSwift pushes them."""
+
+    def push(self, repository: str, tag: str, data: bytes) -> None:
+        size = 1024 * 1024
+        parts = [(at, data[at : at + size]) for at in range(0, len(data), size)]
+        chunks = [(at, part) for at, part in parts if part.strip(b"\0")]
+        push_kubeswift(Repository(self.server, repository), tag, len(data), chunks)
+
+    def publish_sparse(self, size: int) -> str:
+        repository, tag = f"{self.repository}-sparse", uuid.uuid4().hex
+        chunk = size - len(self.SPARSE_END), self.SPARSE_END
+        push_kubeswift(Repository(self.server, repository), tag, size, [chunk])
+        return self.server.ref(repository, tag)
 
 
 def test_a_pull_secret_is_what_docker_login_writes(basic_registry: Registry) -> None:

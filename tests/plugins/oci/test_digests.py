@@ -18,7 +18,7 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
-from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.conftest import Library
 from tests.plugins.oci.layouts import (
     CHUNK,
     TART,
@@ -44,7 +44,7 @@ def disks() -> Disks:
     return Disks()
 
 
-def refused(repository: Repository, tag: str, query: str = "") -> ImageBrokerError:
+def refused(repository: Library, tag: str, query: str = "") -> ImageBrokerError:
     """The error of a download, which leaves nothing behind."""
     dest = repository.folder / "refused"
     try:
@@ -55,18 +55,18 @@ def refused(repository: Repository, tag: str, query: str = "") -> ImageBrokerErr
     raise AssertionError("the image was accepted")
 
 
-def layers(repository: Repository, tag: str) -> list[str]:
+def layers(repository: Library, tag: str) -> list[str]:
     _, manifest = repository.server.manifest(repository.name, tag)
     return [layer["digest"] for layer in manifest["layers"]]
 
 
-def test_a_blob_with_other_bytes(disks: Disks, repository: Repository) -> None:
+def test_a_blob_with_other_bytes(disks: Disks, repository: Library) -> None:
     repository.push_disk("1", disks.true)
     repository.server.tamper(layers(repository, "1")[0], disks.false)
     assert isinstance(refused(repository, "1"), VerificationError)
 
 
-def test_a_blob_of_another_size(disks: Disks, repository: Repository) -> None:
+def test_a_blob_of_another_size(disks: Disks, repository: Library) -> None:
     repository.push_disk("1", disks.true)
     repository.server.tamper(layers(repository, "1")[0], disks.true + b"more")
     error = refused(repository, "1")
@@ -75,7 +75,7 @@ def test_a_blob_of_another_size(disks: Disks, repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_a_manifest_with_other_bytes(disks: Disks, repository: Repository, pinned: bool) -> None:
+def test_a_manifest_with_other_bytes(disks: Disks, repository: Library, pinned: bool) -> None:
     digest = repository.push_disk("1", disks.true)["digest"]
     repository.push_disk("2", disks.false)
     _, other = repository.server.manifest(repository.name, "2")
@@ -87,7 +87,7 @@ def test_a_manifest_with_other_bytes(disks: Disks, repository: Repository, pinne
         repository.broker().get(None, ref)
 
 
-def test_a_manifest_in_an_index_with_other_bytes(disks: Disks, repository: Repository) -> None:
+def test_a_manifest_in_an_index_with_other_bytes(disks: Disks, repository: Library) -> None:
     pushed = repository.push_disk("1", disks.true)
     repository.push_disk("2", disks.false)
     repository.server.push_index(repository.name, "all", pushed)
@@ -96,7 +96,7 @@ def test_a_manifest_in_an_index_with_other_bytes(disks: Disks, repository: Repos
     assert isinstance(refused(repository, "all"), VerificationError)
 
 
-def test_a_config_with_other_bytes(disks: Disks, repository: Repository) -> None:
+def test_a_config_with_other_bytes(disks: Disks, repository: Library) -> None:
     push_kubeswift(repository, "1", len(disks.true), [(0, disks.true)])
     _, manifest = repository.server.manifest(repository.name, "1")
     false = json.dumps({"totalSize": 10**12}).encode()
@@ -106,7 +106,7 @@ def test_a_config_with_other_bytes(disks: Disks, repository: Repository) -> None
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_layer_of_a_container_with_other_bytes_behind_the_disk(
-    disks: Disks, repository: Repository, packed: bool
+    disks: Disks, repository: Library, packed: bool
 ) -> None:
     good = archive([("disk/a.img", disks.true), ("etc/passwd", b"root")])
     push_container(repository, "1", good, packed=False)
@@ -115,7 +115,7 @@ def test_a_layer_of_a_container_with_other_bytes_behind_the_disk(
     assert isinstance(refused(repository, "1"), VerificationError)
 
 
-def test_a_layer_above_the_disk_with_other_bytes(disks: Disks, repository: Repository) -> None:
+def test_a_layer_above_the_disk_with_other_bytes(disks: Disks, repository: Library) -> None:
     above = archive([("disk/new.img", disks.true)])
     push_container(repository, "1", archive([("disk/old.img", disks.false)]), above, packed=False)
     hidden = archive([("bin/new.img", disks.true)])
@@ -123,14 +123,14 @@ def test_a_layer_above_the_disk_with_other_bytes(disks: Disks, repository: Repos
     assert isinstance(refused(repository, "1"), VerificationError)
 
 
-def test_a_chunk_with_other_bytes(disks: Disks, repository: Repository) -> None:
+def test_a_chunk_with_other_bytes(disks: Disks, repository: Library) -> None:
     push_kubeswift(repository, "1", 1_000_000, [(0, disks.true), (500_000, disks.false)])
     repository.server.tamper(sha256(disks.false), disks.true)
     assert isinstance(refused(repository, "1"), VerificationError)
 
 
 def test_a_chunk_whose_content_is_other_than_the_manifest_says(
-    disks: Disks, repository: Repository
+    disks: Disks, repository: Library
 ) -> None:
     pytest.importorskip("lz4")
     for tag, content, size in (
@@ -145,7 +145,7 @@ def test_a_chunk_whose_content_is_other_than_the_manifest_says(
         assert isinstance(refused(repository, tag), VerificationError)
 
 
-def test_a_chunk_that_is_not_packed_as_it_should_be(disks: Disks, repository: Repository) -> None:
+def test_a_chunk_that_is_not_packed_as_it_should_be(disks: Disks, repository: Library) -> None:
     pytest.importorskip("lz4")
     push_tart(repository, "good", [disks.true])
     for tag, data in (("raw", disks.true), ("cut", apple_lz4(disks.true)[:-1000]), ("none", b"")):
@@ -159,7 +159,7 @@ def test_a_chunk_that_is_not_packed_as_it_should_be(disks: Disks, repository: Re
         assert_that(error.retryable, Equals(False))
 
 
-def test_chunks_that_overlap_or_lie_outside(disks: Disks, repository: Repository) -> None:
+def test_chunks_that_overlap_or_lie_outside(disks: Disks, repository: Library) -> None:
     for tag, total, offsets in (("over", 400_000, (0, 100_000)), ("out", 300_000, (0, 200_000))):
         push_kubeswift(repository, tag, total, [(each, disks.true) for each in offsets])
         with ExpectedException(MalformedAnswer, ".*is not within its disk.*"):
@@ -170,7 +170,7 @@ def test_chunks_that_overlap_or_lie_outside(disks: Disks, repository: Repository
         repository.broker().get(None, repository.ref("minus"))
 
 
-def test_the_digest_of_the_blob_counts_as_required(disks: Disks, repository: Repository) -> None:
+def test_the_digest_of_the_blob_counts_as_required(disks: Disks, repository: Library) -> None:
     repository.push_disk("1", disks.true)
     dest = repository.folder / "disk"
     done = repository.broker(require_checksum=True).download(None, repository.ref("1"), dest)

@@ -18,7 +18,7 @@ from imagebroker.exceptions import (
     UnsupportedOperation,
 )
 from imagebroker.testing.hooks import random_bytes
-from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.conftest import Library
 from tests.plugins.oci.layouts import (
     TAR,
     archive,
@@ -32,7 +32,7 @@ DISK = random_bytes(300_000)
 OTHER = random_bytes(200_000, seed=1)
 
 
-def test_a_blob_that_oras_has_pushed(repository: Repository) -> None:
+def test_a_blob_that_oras_has_pushed(repository: Library) -> None:
     disk = make_qcow2(repository.folder / "disk.qcow2", 1024 * 1024).read_bytes()
     repository.push_disk("1", disk, title="disk.qcow2")
     assert_that(repository.downloaded(repository.ref("1")), Equals(disk))
@@ -51,14 +51,14 @@ def test_a_blob_that_oras_has_pushed(repository: Repository) -> None:
     ],
 )
 def test_a_blob_is_a_disk_by_its_type_its_name_or_because_it_is_alone(
-    repository: Repository, media_type: str, title: str
+    repository: Library, media_type: str, title: str
 ) -> None:
     annotations = {"org.opencontainers.image.title": title} if title else {}
     repository.push("1", repository.blob(DISK, media_type, annotations=annotations))
     assert_that(repository.downloaded(repository.ref("1")), Equals(DISK))
 
 
-def test_a_packed_blob_is_unpacked_on_request(repository: Repository) -> None:
+def test_a_packed_blob_is_unpacked_on_request(repository: Library) -> None:
     packed = gzip.compress(DISK, 1)
     repository.push("1", repository.blob(packed, "application/vnd.kubevirt.disk.raw+gzip"))
     dest = repository.folder / "disk"
@@ -67,7 +67,7 @@ def test_a_packed_blob_is_unpacked_on_request(repository: Repository) -> None:
     assert_that(repository.downloaded(repository.ref("1")), Equals(packed))
 
 
-def push_index(repository: Repository, tag: str) -> None:
+def push_index(repository: Library, tag: str) -> None:
     """As podman machine and Ironic have it."""
     manifests = []
     for number, (disktype, arch) in enumerate(
@@ -89,7 +89,7 @@ def push_index(repository: Repository, tag: str) -> None:
     ],
 )
 def test_an_index_is_chosen_from_by_type_and_architecture(
-    repository: Repository, query: str, number: int
+    repository: Library, query: str, number: int
 ) -> None:
     push_index(repository, "all")
     found = repository.downloaded(repository.ref("all") + query)
@@ -97,7 +97,7 @@ def test_an_index_is_chosen_from_by_type_and_architecture(
 
 
 def test_an_index_of_platforms_is_chosen_from_by_this_one(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
+    repository: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     manifests = [
@@ -114,7 +114,7 @@ def test_an_index_of_platforms_is_chosen_from_by_this_one(
     assert_that(repository.downloaded(repository.ref("all")), Equals(b"arm64"))
 
 
-def test_what_an_index_has_is_listed(repository: Repository) -> None:
+def test_what_an_index_has_is_listed(repository: Library) -> None:
     push_index(repository, "all")
     broker = repository.broker()
     with ExpectedException(
@@ -125,7 +125,7 @@ def test_what_an_index_has_is_listed(repository: Repository) -> None:
         broker.get(None, repository.ref("all") + "?arch=amd64")
 
 
-def test_a_choice_holds_for_a_manifest_without_an_index(repository: Repository) -> None:
+def test_a_choice_holds_for_a_manifest_without_an_index(repository: Library) -> None:
     repository.push_disk("1", DISK, title="disk.qcow2")
     push_container(repository, "2", archive([("disk/a.img", DISK)]), architecture="arm64")
     broker = repository.broker()
@@ -141,14 +141,14 @@ def test_a_choice_holds_for_a_manifest_without_an_index(repository: Repository) 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("path", ["disk/a.qcow2", "./disk/a.qcow2", "/disk/downloaded"])
-def test_a_file_in_a_layer_of_a_container(repository: Repository, packed: bool, path: str) -> None:
+def test_a_file_in_a_layer_of_a_container(repository: Library, packed: bool, path: str) -> None:
     push_container(repository, "1", archive([(path, DISK)]), packed=packed)
     assert_that(repository.downloaded(repository.ref("1")), Equals(DISK))
     assert_that(repository.broker().get(None, repository.ref("1")).size, Equals(len(DISK)))
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_the_last_layer_with_a_disk_counts(repository: Repository, form: int) -> None:
+def test_the_last_layer_with_a_disk_counts(repository: Library, form: int) -> None:
     layers = [
         archive([("bin/sh", OTHER)]), archive([("disk/old.img", OTHER)]),
         archive([("etc/x", b"x"), ("disk/new.img", DISK), ("etc/y", OTHER)], form=form),
@@ -158,7 +158,7 @@ def test_the_last_layer_with_a_disk_counts(repository: Repository, form: int) ->
     assert_that(repository.downloaded(repository.ref("1")), Equals(DISK))
 
 
-def test_layers_of_zstd_and_of_several_members(repository: Repository) -> None:
+def test_layers_of_zstd_and_of_several_members(repository: Library) -> None:
     zstd = pytest.importorskip("backports.zstd")
     layer = archive([("disk/a.img", DISK)])
     repository.push("zstd", repository.blob(zstd.compress(layer), f"{TAR}+zstd"))
@@ -169,13 +169,13 @@ def test_layers_of_zstd_and_of_several_members(repository: Repository) -> None:
         assert_that(repository.downloaded(repository.ref(tag)), Equals(DISK))
 
 
-def test_a_container_without_a_disk(repository: Repository) -> None:
+def test_a_container_without_a_disk(repository: Library) -> None:
     push_container(repository, "1", archive([("bin/sh", OTHER)]), archive([("disk/sub/a", DISK)]))
     with ExpectedException(ImageNotFound, ".*a container image without a disk.*"):
         repository.broker().get(None, repository.ref("1"))
 
 
-def test_a_link_is_no_disk(repository: Repository) -> None:
+def test_a_link_is_no_disk(repository: Library) -> None:
     link = tarfile.TarInfo("disk/a.img")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/shadow"
     push_container(repository, "1", archive(entries=[link]))
@@ -183,7 +183,7 @@ def test_a_link_is_no_disk(repository: Repository) -> None:
         repository.broker().get(None, repository.ref("1"))
 
 
-def test_an_archive_that_grows_without_end_is_left(repository: Repository) -> None:
+def test_an_archive_that_grows_without_end_is_left(repository: Library) -> None:
     bomb = archive([("bin/zeros", bytes(300 * 1024**2)), ("disk/a.img", DISK)])
     push_container(repository, "1", bomb)
     with ExpectedException(TooLarge, ".*has no disk in its first.*"):
@@ -191,7 +191,7 @@ def test_an_archive_that_grows_without_end_is_left(repository: Repository) -> No
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_tarts_chunks(repository: Repository, linked: bool) -> None:
+def test_tarts_chunks(repository: Library, linked: bool) -> None:
     pytest.importorskip("lz4")
     chunks = [b"tart" * 100_000, DISK, bytes(500_000), OTHER]
     push_tart(repository, "1", chunks, linked=linked)
@@ -200,7 +200,7 @@ def test_tarts_chunks(repository: Repository, linked: bool) -> None:
     assert_that((image.size, image.disk_format), Equals((sum(map(len, chunks)), "raw")))
 
 
-def test_kubeswifts_chunks_with_zeros_between_them(repository: Repository) -> None:
+def test_kubeswifts_chunks_with_zeros_between_them(repository: Library) -> None:
     total = 5_000_000
     disk = bytearray(total)
     chunks = [(3_000_000, DISK), (0, OTHER), (len(OTHER), DISK)]
@@ -212,7 +212,15 @@ def test_kubeswifts_chunks_with_zeros_between_them(repository: Repository) -> No
         assert_that(b"".join(reader), Equals(bytes(disk)))
 
 
-def test_several_files_are_listed_and_one_can_be_named(repository: Repository) -> None:
+@pytest.mark.parametrize("total", [0, 3_000_000])
+def test_a_chunked_disk_of_nothing_but_zeros(repository: Library, total: int) -> None:
+    push_kubeswift(repository, "1", total, [])
+    dest = repository.folder / "zeros"
+    repository.broker().download(None, repository.ref("1"), dest, allow_empty=True)
+    assert_that(dest.read_bytes() == bytes(total), Equals(True))
+
+
+def test_several_files_are_listed_and_one_can_be_named(repository: Library) -> None:
     title = "org.opencontainers.image.title"
     layers = [
         repository.blob(data, "application/octet-stream", annotations={title: name})
@@ -227,7 +235,7 @@ def test_several_files_are_listed_and_one_can_be_named(repository: Repository) -
         repository.broker().get(None, repository.ref("1") + "?title=boot")
 
 
-def test_a_tag_that_is_not_there_names_those_that_are(repository: Repository) -> None:
+def test_a_tag_that_is_not_there_names_those_that_are(repository: Library) -> None:
     repository.push_disk("12.4", DISK)
     repository.push_disk("12.5", DISK)
     error = None
@@ -242,7 +250,7 @@ def test_a_tag_that_is_not_there_names_those_that_are(repository: Repository) ->
         repository.broker().get(None, repository.server.ref(f"{repository.name}/none", "1"))
 
 
-def test_without_a_tag_it_is_latest_and_a_digest_pins(repository: Repository) -> None:
+def test_without_a_tag_it_is_latest_and_a_digest_pins(repository: Library) -> None:
     first = repository.push_disk("latest", DISK)
     repository.push_disk("latest", OTHER)
     bare = repository.ref("latest").removesuffix(":latest")

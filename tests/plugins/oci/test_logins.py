@@ -21,7 +21,7 @@ from imagebroker.model.reference import in_form, parse
 from imagebroker.plugin import BackendHost, Options
 from imagebroker.policy.addresses import Policy, networks
 from imagebroker.testing.hooks import random_bytes
-from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.conftest import Library
 from tests.servers.registry import PASSWORD, USER, Registry
 
 DISK = random_bytes(200_000)
@@ -48,13 +48,13 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_password_over_tls(basic_repository: Repository) -> None:
+def test_a_password_over_tls(basic_repository: Library) -> None:
     basic_repository.push_disk("1", DISK)
     assert_that(basic_repository.downloaded(basic_repository.ref("1")), Equals(DISK))
 
 
 @pytest.mark.parametrize("wrong", [True, False])
-def test_a_wrong_password_and_none_are_refused(basic_repository: Repository, wrong: bool) -> None:
+def test_a_wrong_password_and_none_are_refused(basic_repository: Library, wrong: bool) -> None:
     basic_repository.push_disk("1", DISK)
     secret = basic_repository.server.pull_secret("another") if wrong else None
     broker = basic_repository.broker(pull_secret_file=secret)
@@ -68,20 +68,20 @@ def test_a_wrong_password_and_none_are_refused(basic_repository: Repository, wro
     assert_that(f"{error} {error.hint}", Not(Contains("another")))
 
 
-def test_a_registry_with_an_unknown_authority_is_refused(basic_repository: Repository) -> None:
+def test_a_registry_with_an_unknown_authority_is_refused(basic_repository: Library) -> None:
     from imagebroker.exceptions import PolicyViolation
 
     with ExpectedException(PolicyViolation, ".*certificate is refused.*"):
         basic_repository.broker(ca_file=None).get(None, basic_repository.ref("1"))
 
 
-def test_anybody_may_pull_with_a_token_that_anybody_gets(token_repository: Repository) -> None:
+def test_anybody_may_pull_with_a_token_that_anybody_gets(token_repository: Library) -> None:
     token_repository.push_disk("1", DISK)
     found = token_repository.downloaded(token_repository.ref("1"), pull_secret_file=None)
     assert_that(found, Equals(DISK))
 
 
-def test_a_token_is_asked_for_once_and_with_the_password(token_repository: Repository) -> None:
+def test_a_token_is_asked_for_once_and_with_the_password(token_repository: Library) -> None:
     tokens = token_repository.server.tokens
     assert tokens is not None
     token_repository.push_disk("1", DISK)
@@ -92,7 +92,7 @@ def test_a_token_is_asked_for_once_and_with_the_password(token_repository: Repos
     assert_that([each["user"] for each in mine], Equals([USER]))
 
 
-def test_a_token_that_runs_out_is_replaced_before_it_does(token_repository: Repository) -> None:
+def test_a_token_that_runs_out_is_replaced_before_it_does(token_repository: Library) -> None:
     tokens = token_repository.server.tokens
     assert tokens is not None
     token_repository.push_disk("1", DISK, title="disk.raw")
@@ -107,14 +107,14 @@ def test_a_token_that_runs_out_is_replaced_before_it_does(token_repository: Repo
     assert_that(mine, HasLength(3))
 
 
-def test_a_wrong_password_at_the_token_server(token_repository: Repository) -> None:
+def test_a_wrong_password_at_the_token_server(token_repository: Library) -> None:
     token_repository.push_disk("1", DISK)
     secret = token_repository.server.pull_secret("wrong-password")
     with ExpectedException(NotAuthorized, ".*token server.*"):
         token_repository.broker(pull_secret_file=secret).get(None, token_repository.ref("1"))
 
 
-def test_a_repository_that_the_token_does_not_allow(token_repository: Repository) -> None:
+def test_a_repository_that_the_token_does_not_allow(token_repository: Library) -> None:
     token_repository.push_disk("1", DISK)
     assert token_repository.server.tokens is not None
     token_repository.server.tokens.denied.add(token_repository.name)
@@ -123,7 +123,7 @@ def test_a_repository_that_the_token_does_not_allow(token_repository: Repository
 
 
 def test_an_identity_token_in_place_of_a_password(
-    token_repository: Repository, tmp_path: Path
+    token_repository: Library, tmp_path: Path
 ) -> None:
     server = token_repository.server
     assert server.tokens is not None
@@ -137,7 +137,7 @@ def test_an_identity_token_in_place_of_a_password(
 
 
 def test_a_person_has_the_login_of_docker_and_a_service_has_not(
-    basic_repository: Repository, home: Path
+    basic_repository: Library, home: Path
 ) -> None:
     server = basic_repository.server
     basic_repository.push_disk("1", DISK)
@@ -149,7 +149,7 @@ def test_a_person_has_the_login_of_docker_and_a_service_has_not(
         size_of(backend(ca_file=ca_file), ref)
 
 
-def test_a_person_has_the_login_of_podman_first(basic_repository: Repository, home: Path) -> None:
+def test_a_person_has_the_login_of_podman_first(basic_repository: Library, home: Path) -> None:
     server = basic_repository.server
     basic_repository.push_disk("1", DISK)
     (home / ".docker").mkdir()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from imagebroker.exceptions import (
     UploadFailed,
 )
 from imagebroker.testing.hooks import random_bytes
-from tests.plugins.oci.conftest import Repository
+from tests.plugins.oci.conftest import Library
 
 DISK = random_bytes(3_500_000)
 NEW = {"name": "1.0", "disk_format": "raw", "container_format": "bare"}
@@ -36,14 +38,12 @@ def skopeo(*words: str) -> str:
     return done.stdout.decode()
 
 
-def docker_ref(repository: Repository, tag: str) -> str:
+def docker_ref(repository: Library, tag: str) -> str:
     return f"docker://{repository.server.address}/{repository.name}:{tag}"
 
 
 @needs_skopeo
-def test_skopeo_copies_what_was_created_byte_for_byte(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_skopeo_copies_what_was_created_byte_for_byte(repository: Library, tmp_path: Path) -> None:
     image = repository.broker().create(None, NEW, DISK)
     assert_that(image.ref, Equals(repository.ref("1.0")))
     folder = tmp_path / "copy"
@@ -56,7 +56,7 @@ def test_skopeo_copies_what_was_created_byte_for_byte(
 
 
 @needs_skopeo
-def test_what_skopeo_has_copied_is_read(repository: Repository) -> None:
+def test_what_skopeo_has_copied_is_read(repository: Library) -> None:
     repository.broker().create(None, NEW, DISK)
     copied = f"{repository.name}/copied"
     where = f"docker://{repository.server.address}/{copied}:2"
@@ -69,7 +69,44 @@ def test_what_skopeo_has_copied_is_read(repository: Repository) -> None:
     assert_that(tags["Tags"], Equals(["2"]))
 
 
-def test_the_record_is_in_the_manifest(repository: Repository) -> None:
+@needs_skopeo
+def test_a_containerdisk_is_a_container_image_with_a_disk(
+    repository: Library, tmp_path: Path
+) -> None:
+    """As KubeVirt's user guide has it: /disk, owned by 107, not writable."""
+    broker = repository.broker(create_as="containerdisk")
+    fields = {**NEW, "properties": {"architecture": "aarch64"}}
+    image = broker.create(None, fields, DISK)
+    assert_that(image.size, Equals(len(DISK)))
+    folder = tmp_path / "copy"
+    skopeo("copy", "--src-tls-verify=false", docker_ref(repository, "1.0"), f"oci:{folder}:1.0")
+    shown = json.loads(skopeo("inspect", f"oci:{folder}:1.0"))
+    assert_that((shown["Architecture"], len(shown["Layers"])), Equals(("arm64", 1)))
+    blob = folder / "blobs" / "sha256" / shown["Layers"][0].partition(":")[2]
+    with tarfile.open(blob) as archive:
+        members = {each.name: each for each in archive.getmembers()}
+        assert_that(sorted(members), Equals(["disk", "disk/1.0.raw"]))
+        file = members["disk/1.0.raw"]
+        assert_that((file.uid, file.gid, file.mode), Equals((107, 107, 0o440)))
+        content = archive.extractfile(file)
+        assert content is not None
+        assert_that(content.read() == DISK, Equals(True))
+    digest = hashlib.sha256(DISK).hexdigest()
+    changed = broker.update(None, image.ref, {"tags": ["gold"]})
+    assert_that((changed.size, changed.checksums["sha256"]), Equals((len(DISK), digest)))
+    done = repository.broker(require_checksum=True).download(None, image.ref, tmp_path / "disk")
+    assert_that(done.evidence["sha256"], Equals(digest))
+
+
+def test_a_containerdisk_needs_a_size(repository: Library) -> None:
+    broker = repository.broker(create_as="containerdisk")
+    with ExpectedException(InvalidImageRef, ".*size is not known.*"):
+        broker.create(None, NEW, iter([DISK]))
+    sized = broker.create(None, {**NEW, "size": len(DISK)}, iter([DISK]))
+    assert_that(repository.downloaded(sized.ref) == DISK, Equals(True))
+
+
+def test_the_record_is_in_the_manifest(repository: Library) -> None:
     fields = {
         **NEW, "tags": ["gold"], "properties": {"os_distro": "debian"}, "min_disk": 3,
         "protected": True,
@@ -91,7 +128,7 @@ def test_the_record_is_in_the_manifest(repository: Repository) -> None:
         broker.get(None, ref)
 
 
-def test_a_stream_of_unknown_size_is_stored(repository: Repository) -> None:
+def test_a_stream_of_unknown_size_is_stored(repository: Library) -> None:
     def chunks() -> Iterator[bytes]:
         for start in range(0, len(DISK), 100_000):
             yield DISK[start : start + 100_000]
@@ -100,7 +137,7 @@ def test_a_stream_of_unknown_size_is_stored(repository: Repository) -> None:
     assert_that(repository.downloaded(image.ref), Equals(DISK))
 
 
-def test_a_tag_that_is_taken_stays_what_it_is(repository: Repository) -> None:
+def test_a_tag_that_is_taken_stays_what_it_is(repository: Library) -> None:
     repository.push_disk("1.0", b"another")
     with ExpectedException(Conflict, ".*already exists.*"):
         repository.broker().create(None, NEW, DISK)
@@ -108,7 +145,7 @@ def test_a_tag_that_is_taken_stays_what_it_is(repository: Repository) -> None:
     assert_that(repository.server.uploads(repository.name), HasLength(0))
 
 
-def test_a_source_that_fails_leaves_no_upload(repository: Repository) -> None:
+def test_a_source_that_fails_leaves_no_upload(repository: Library) -> None:
     def chunks() -> Iterator[bytes]:
         yield DISK[:2_000_000]
         raise OSError("the disk is broken")
@@ -121,13 +158,13 @@ def test_a_source_that_fails_leaves_no_upload(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "x" * 129, "ä", "a:b"])
-def test_a_name_that_is_no_tag_is_refused(repository: Repository, name: str) -> None:
+def test_a_name_that_is_no_tag_is_refused(repository: Library, name: str) -> None:
     with ExpectedException(InvalidImageRef, ".*cannot be the tag.*"):
         repository.broker().create(None, {**NEW, "name": name}, DISK)
     assert_that(repository.server.uploads(repository.name), HasLength(0))
 
 
-def test_without_a_repository_nothing_is_created_or_listed(repository: Repository) -> None:
+def test_without_a_repository_nothing_is_created_or_listed(repository: Library) -> None:
     broker = repository.broker(create_in=None)
     with ExpectedException(UnsupportedOperation, ".*without a repository.*"):
         broker.create(None, NEW, DISK)
@@ -136,7 +173,7 @@ def test_without_a_repository_nothing_is_created_or_listed(repository: Repositor
 
 
 def test_a_user_may_push_with_a_token_and_anybody_else_may_not(
-    token_repository: Repository,
+    token_repository: Library,
 ) -> None:
     from imagebroker.exceptions import NotAuthorized
 
@@ -151,7 +188,7 @@ def test_a_user_may_push_with_a_token_and_anybody_else_may_not(
 
 
 def test_one_of_two_tags_of_a_manifest_is_not_deleted_with_the_other(
-    repository: Repository,
+    repository: Library,
 ) -> None:
     broker = repository.broker()
     broker.create(None, NEW, DISK)
@@ -174,7 +211,7 @@ def test_one_of_two_tags_of_a_manifest_is_not_deleted_with_the_other(
         broker.get(None, repository.ref("stable"))
 
 
-def test_the_tags_of_the_repository_are_listed(repository: Repository) -> None:
+def test_the_tags_of_the_repository_are_listed(repository: Library) -> None:
     broker = repository.broker()
     for number in range(3):
         broker.create(None, {**NEW, "name": f"v{number}"}, DISK[: 1000 + number])
@@ -186,7 +223,7 @@ def test_the_tags_of_the_repository_are_listed(repository: Repository) -> None:
     assert_that(one.name, Equals("v2"))
 
 
-def test_a_named_instance_is_in_its_refs(repository: Repository, tmp_path: Path) -> None:
+def test_a_named_instance_is_in_its_refs(repository: Library, tmp_path: Path) -> None:
     west = repository.config().replace("[backend:oci]", "[backend:oci:west]")
     broker = repository.make(west.replace("default_backend = oci", "default_backend = oci:west"))
     image = broker.create(None, NEW, DISK)

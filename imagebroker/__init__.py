@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imagebroker.broker import Broker
     from imagebroker.model.image import Image, ImageQuery, Location
     from imagebroker.model.reference import ImageRef, RefForm
+    from imagebroker.model.service import Member, Store, Target
     from imagebroker.model.upload_data import ImageData
     from imagebroker.registry import BackendInfo
     from imagebroker.routing import Resolution
@@ -61,9 +62,12 @@ _LAZY = {
     "ImageRef": "imagebroker.model.reference",
     "ImageSource": "imagebroker.backends.backend",
     "Location": "imagebroker.model.image",
+    "Member": "imagebroker.model.service",
     "Progress": "imagebroker.transfer.limits",
     "RefForm": "imagebroker.model.reference",
     "Resolution": "imagebroker.routing",
+    "Store": "imagebroker.model.service",
+    "Target": "imagebroker.model.service",
 }
 
 
@@ -102,6 +106,7 @@ __all__ = [
     "ImageSource",
     "InvalidImageRef",
     "Location",
+    "Member",
     "NotAuthorized",
     "PolicyViolation",
     "Progress",
@@ -109,6 +114,8 @@ __all__ = [
     "RefForm",
     "Resolution",
     "SchemeNotEnabled",
+    "Store",
+    "Target",
     "TransferError",
     "UnsupportedOperation",
     "VerificationError",

@@ -24,6 +24,7 @@ from imagebroker.exceptions import (
 from imagebroker.model.image import Image, checked_info, copied_fields, without_none
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
+from imagebroker.model.service import Member, Store, Target
 from imagebroker.model.stored_fields import check_stored, fitting, left_out
 from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
@@ -362,37 +363,58 @@ class Broker:
         if_version: str | None = None,
         *,
         check_format: bool = True,
+        target: Target | None = None,
     ) -> Image:
         """Change fields (None removes), own properties, and the bytes where none were stored.
 
         :param check_format: as for `create`.
+        :param target: where the service is to keep the bytes, if it has several stores.
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
         with self._call("update", id_or_uri) as call:
             changes = checked_info(image_info)
-            ref, target = call.routes.find(id_or_uri)
-            check_stored(changes, target.declared.record_fields, target.title)
+            ref, backend = call.routes.find(id_or_uri)
+            check_stored(changes, backend.declared.record_fields, backend.title)
+            _check_target(target, backend)
             formats = _upload_formats(call, check_format)
-            with call.record("update", target.title, ref) as recorded:
+            with call.record("update", backend.title, ref) as recorded:
                 found = None
-                if if_version is not None or _needs_record(target, data, formats):
-                    found = target.get(context, ref, include_locations=False, show_deleted=False)
+                if if_version is not None or _needs_record(backend, data, formats):
+                    found = backend.get(context, ref, include_locations=False, show_deleted=False)
                 if found is not None and if_version not in (None, found.version):
                     raise Conflict(
                         f"{ref} has the version {found.version}, not {if_version}",
                         hint="look at it again, then repeat the change",
                     )
                 if data is None:
-                    return target.update(context, ref, changes, None, purge_props)
+                    return backend.update(context, ref, changes, None, purge_props)
                 with closing(_data(call, data, changes)) as source:
+                    source.target = target or source.target
                     source.checked_by = upload_check(_changed(found, changes), formats)
                     try:
                         return uploaded(
                             source,
-                            lambda: target.update(context, ref, changes, source, purge_props),
+                            lambda: backend.update(context, ref, changes, source, purge_props),
                         )
                     finally:
                         recorded.bytes = source.sent
+
+    def stores(self, context: Context, *, backend: str | None = None) -> tuple[Store, ...]:
+        """The stores in which a service keeps the data of its images.
+
+        :raises ImageNotFound: it has only one, which has no name.
+        """
+        with self._call("stores") as call:
+            source = call.routes.named(backend)
+            with call.record("stores", source.title):
+                return source.stores(context)
+
+    def members(self, context: Context, id_or_uri: str | ImageRef) -> tuple[Member, ...]:
+        """The projects that an image is shared with, as far as this caller may see them."""
+        with self._call("members", id_or_uri) as call:
+            ref, backend = call.routes.find(id_or_uri)
+            with call.record("members", backend.title, ref):
+                return backend.members(context, ref)
 
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
         """Remove an image; a download that runs may finish."""
@@ -760,6 +782,19 @@ def _reading(limits: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `open` among those that a copy passes on, and the limits."""
     named = {name: limits[name] for name in _OF_OPEN if name in limits}
     return named | {"limits": {name: limits[name] for name in limits if name not in named}}
+
+
+def _check_target(target: Target | None, backend: Boundary) -> None:
+    """:raises UnsupportedOperation: the backend would not keep to it, or it cannot be told."""
+    if target is None or target == Target():
+        return
+    if "stores" not in backend.declared.capabilities:
+        raise UnsupportedOperation(
+            f"the {backend.title} backend has no stores to choose from", hint="omit the store"
+        )
+    for name, value in (("store", target.store), ("base image", target.base_image)):
+        if value is not None and not (value.isascii() and value.isprintable()):
+            raise InvalidImageRef(f"the {name} {value!r:.80} is no name of one")
 
 
 def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) -> bool:

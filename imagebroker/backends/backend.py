@@ -51,6 +51,7 @@ from imagebroker.exceptions import ConfigError, ImageBrokerError, UnsupportedOpe
 from imagebroker.model.finding import Finding
 from imagebroker.model.image import Image, ImageQuery
 from imagebroker.model.reference import DEFAULT_PORTS, ImageRef, RefForm
+from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
 from imagebroker.policy.addresses import MAX_REDIRECTS, Policy, open_beneath, redirected
 from imagebroker.policy.proxies import PersonalProxies, Proxies, Proxy, named
@@ -441,6 +442,20 @@ class ImageBackend(abc.ABC):
         :raises UploadFailed: the import failed.
         """
         raise self._unsupported("have its service fetch images")
+
+    def stores(self, context: Context) -> Sequence[Store]:
+        """The stores in which the service keeps data, if it has several and shows them.
+
+        A backend with this method also keeps to `data.target` in `create` and `update`.
+        """
+        raise self._unsupported("choose between stores")
+
+    def members(self, context: Context, ref: ImageRef) -> Sequence[Member]:
+        """The projects that an image is shared with, as far as this caller may see them.
+
+        :raises ImageNotFound, NotAuthorized: as usual.
+        """
+        raise self._unsupported("share images")
 
     def purge(self, context: Context, older_than: float, dry_run: bool) -> Iterator[Image]:
         """Remove leftovers of deleted images and of abandoned uploads.

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
@@ -37,6 +37,7 @@ from imagebroker.model.finding import FAILURE, LEVELS, Finding
 from imagebroker.model.image import Image, ImageQuery
 from imagebroker.model.peer import MOST
 from imagebroker.model.reference import ImageRef
+from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
 from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
 from imagebroker.system import request_ids
@@ -336,6 +337,22 @@ class Boundary:
         return self._listed(
             "purge", context, lambda: self._plugin.purge(context, older_than, dry_run)
         )
+
+    def stores(self, context: Context) -> tuple[Store, ...]:
+        self._begin(context)
+        found = self._call("stores", context, lambda: tuple(self._plugin.stores(context)))
+        return self._all(Store, "stores", found)
+
+    def members(self, context: Context, ref: ImageRef) -> tuple[Member, ...]:
+        self._begin(context, ref)
+        found = self._call("members", context, lambda: tuple(self._plugin.members(context, ref)))
+        return self._all(Member, "members", found)
+
+    def _all(self, kind: type[T], verb: str, found: Iterable[object]) -> tuple[T, ...]:
+        for each in found:
+            if not isinstance(each, kind):
+                raise self._bug(f"{verb} returned {type(each).__name__} among {kind.__name__}s")
+        return tuple(each for each in found if isinstance(each, kind))
 
     def delete(self, context: Context, ref: ImageRef) -> None:
         self._begin(context, ref)

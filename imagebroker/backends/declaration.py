@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from oslo_config import cfg
 
 #: The optional verbs, in the order in which they are shown.
-_VERBS = ("get", "get_all", "create", "update", "delete", "import_image", "purge")
+_VERBS = (
+    "get", "get_all", "create", "update", "delete", "import_image", "purge", "stores", "members",
+)  # fmt: skip
 
 
 class Misdeclared(Exception):

@@ -9,6 +9,8 @@ from typing import Any
 
 from imagebroker.exceptions import (
     BackendError,
+    ChecksumMismatch,
+    ChecksumMissing,
     Conflict,
     DestinationError,
     ImageBrokerError,
@@ -20,6 +22,7 @@ from imagebroker.exceptions import (
     PolicyViolation,
     QuotaExceeded,
     SchemeNotEnabled,
+    SignatureError,
     TransferError,
     UnsupportedOperation,
     UploadFailed,
@@ -27,8 +30,8 @@ from imagebroker.exceptions import (
 )
 from imagebroker.redaction import redact
 
-#: For each of our errors the exception that Nova's callers act upon. The first that fits counts;
-#: what is in no table (a wrong configuration) stays as it is.
+#: For each of our errors the exception that callers act upon, Nova's first. The first that fits
+#: counts; what is in no table (a wrong configuration) stays as it is.
 Table = dict[type[ImageBrokerError], str]
 
 #: Where the image is named by the caller: `get`, `download`.
@@ -67,11 +70,71 @@ OF_SERVICE: Table = OF_IMAGE | {
     UnsupportedOperation: "Invalid",
     Conflict: "Invalid",
 }
+#: Cinder, where the caller names the image. ImageUnacceptable ends the creation of a volume.
+CINDER_IMAGE: Table = {
+    ImageNotFound: "ImageNotFound",
+    NotAuthorized: "ImageNotAuthorized",
+    QuotaExceeded: "ImageLimitExceeded",
+    InvalidImageRef: "Invalid",
+    UnsupportedOperation: "Invalid",
+    Conflict: "Invalid",
+    SignatureError: "ImageSignatureVerificationException",
+    VerificationError: "ImageUnacceptable",
+    PolicyViolation: "ImageUnacceptable",
+    SchemeNotEnabled: "ImageUnacceptable",
+    NotReady: "ImageDownloadFailed",
+    ImageChanged: "GlanceConnectionFailed",
+    TransferError: "GlanceConnectionFailed",
+    BackendError: "GlanceConnectionFailed",
+}
+CINDER_SERVICE: Table = CINDER_IMAGE | {
+    ImageNotFound: "NotFound",
+    NotAuthorized: "NotAuthorized",
+    PolicyViolation: "NotAuthorized",
+}
+#: Ironic's web, file and registry services. DestinationError is no OSError here.
+IRONIC_HREF: Table = {
+    ChecksumMismatch: "ImageChecksumError",
+    ChecksumMissing: "ImageChecksumError",
+    DestinationError: "ImageDownloadFailed",
+    InvalidImageRef: "ImageRefValidationFailed",
+    ImageNotFound: "ImageRefValidationFailed",
+    NotAuthorized: "ImageRefValidationFailed",
+    PolicyViolation: "ImageRefValidationFailed",
+    SchemeNotEnabled: "ImageRefValidationFailed",
+    UnsupportedOperation: "ImageRefValidationFailed",
+    ImageBrokerError: "ImageDownloadFailed",
+}
+#: Where only the href is looked at, everything is a failed validation.
+IRONIC_VALIDATION: Table = {ImageBrokerError: "ImageRefValidationFailed"}
+IRONIC_GLANCE: Table = {
+    ImageNotFound: "ImageNotFound",
+    NotAuthorized: "ImageNotAuthorized",
+    InvalidImageRef: "Invalid",
+    ChecksumMismatch: "ImageChecksumError",
+    ChecksumMissing: "ImageChecksumError",
+    DestinationError: "ImageDownloadFailed",
+    NotReady: "ImageUnacceptable",
+    VerificationError: "ImageUnacceptable",
+    PolicyViolation: "ImageUnacceptable",
+    SchemeNotEnabled: "ImageUnacceptable",
+    ImageChanged: "GlanceConnectionFailed",
+    TransferError: "GlanceConnectionFailed",
+    BackendError: "GlanceConnectionFailed",
+}
 #: `location` in `create` and `update`: libvirt uploads the bytes instead when it gets this.
 OF_LOCATION: Table = {
     InvalidImageRef: "ImageUnacceptable",
     UnsupportedOperation: "ImageUnacceptable",
 }
+
+#: Exceptions that have a text of ours only.
+_PLAIN = frozenset({"Forbidden", "NotAuthorized", "NotFound", "Invalid"})
+#: Those of Ironic and Cinder whose text names what the caller asked for, and the reason.
+_OF_HREF = frozenset({
+    "ImageDownloadFailed", "ImageRefValidationFailed", "InvalidImageRef", "OciImageNotSpecific",
+    "ImageServiceAuthenticationRequired", "ImageSignatureVerificationException",
+})  # fmt: skip
 
 _IMAGE_URL = re.compile(r"(?i)/v2/images/([0-9a-f-]{36})(?:/file)?\Z")
 
@@ -103,7 +166,7 @@ class Errors:
 
     def of(self, error: ImageBrokerError, table: Table, identifier: object = "") -> Exception:
         """What to raise for `error`; `error` itself where the service has no word for it."""
-        if isinstance(error, DestinationError):
+        if isinstance(error, DestinationError) and DestinationError not in table:
             failed = DestinationOSError(str(error))
             failed.__dict__.update(error.__dict__)  # errno, hint, notes
             return failed
@@ -129,7 +192,7 @@ def shown(identifier: object) -> str:
 def _made(cls: type[Exception], name: str, image_id: str, error: ImageBrokerError) -> Exception:
     reason = str(error)
     values: dict[str, Any] = {"image_id": image_id}
-    if name in ("Forbidden", "NotFound", "Invalid"):
+    if name in _PLAIN:
         values = {}
     elif name == "ImageBadRequest":
         values["response"] = reason
@@ -138,7 +201,10 @@ def _made(cls: type[Exception], name: str, image_id: str, error: ImageBrokerErro
     elif name == "ImageDeleteConflict":
         values = {"reason": reason}
     elif name == "GlanceConnectionFailed":
-        values = {"server": "behind imagebroker", "reason": reason}
+        server = "behind imagebroker"  # by the name that each service has for it
+        values = {"server": server, "endpoint": server, "reason": reason}
+    elif name in _OF_HREF:
+        values = {"image_href": image_id, "image_ref": image_id, "reason": reason}
     try:
         raised = cls(**values) if values else cls(reason)
     except TypeError:  # a service whose exceptions take only a text

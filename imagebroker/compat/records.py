@@ -1,4 +1,7 @@
-"""Nova's dict of an image and our `Image`, translated both ways; no dict of a caller is changed."""
+"""A service's dict of an image and our `Image`, translated both ways.
+
+No dict of a caller is changed.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ _OTHERS = frozenset({"is_public", "location", "properties"})
 
 def record_of(image: Image, include_locations: bool = False) -> dict[str, Any]:
     """The dict that Nova's image API returns, and what it leaves out of the record."""
-    algorithm, digest = _digest(image)
+    algorithm, digest = digest_of(image)
     record: dict[str, Any] = {
         # Where a backend has no ids, what it can be found by.
         "id": image.id if image.id is not None else image.ref,
@@ -55,7 +58,7 @@ def record_of(image: Image, include_locations: bool = False) -> dict[str, Any]:
         "updated_at": image.updated_at,
         "deleted_at": image.deleted_at,
         "deleted": image.deleted,
-        "properties": _decoded(image),
+        "properties": decoded(image),
         "os_hidden": bool(image.hidden),
         "protected": bool(image.protected),
         "tags": list(image.tags or ()),
@@ -72,13 +75,14 @@ def record_of(image: Image, include_locations: bool = False) -> dict[str, Any]:
     return record
 
 
-def _digest(image: Image) -> tuple[str | None, str | None]:
+def digest_of(image: Image) -> tuple[str | None, str | None]:
     """The digest beside md5, of which Glance's record has one."""
     others = [item for item in image.checksums.items() if item[0] != "md5" and item[1]]
     return image.strong_checksum or (others[0] if others else (None, None))
 
 
-def _decoded(image: Image) -> dict[str, Any]:
+def decoded(image: Image) -> dict[str, Any]:
+    """The properties of an image, with those that services keep as JSON parsed."""
     properties = dict(image.properties)
     for name in _JSON:
         if isinstance(properties.get(name), str):
@@ -97,7 +101,7 @@ def created_fields(image_info: Mapping[str, Any]) -> dict[str, Any]:
     """
     properties = dict(image_info.get("properties") or {})
     member = properties.pop("instance_owner", None)
-    fields = _fields({**image_info, "properties": properties})
+    fields = fields_of({**image_info, "properties": properties})
     if member:
         fields["members"] = [str(member)]
     return {name: value for name, value in fields.items() if value is not None}
@@ -105,12 +109,13 @@ def created_fields(image_info: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed_fields(image_info: Mapping[str, Any]) -> dict[str, Any]:
     """`image_info` of Nova's `update` as `Broker.update` takes it; `id` cannot be changed."""
-    fields = _fields(image_info)
+    fields = fields_of(image_info)
     fields.pop("id", None)
     return fields
 
 
-def _fields(image_info: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(image_info: Mapping[str, Any]) -> dict[str, Any]:
+    """The dict of a service as the fields of a record of ours. Other keys are properties."""
     fields: dict[str, Any] = {}
     properties = dict(image_info.get("properties") or {})
     for key, value in image_info.items():

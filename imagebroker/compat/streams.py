@@ -1,4 +1,4 @@
-"""The ends of Nova's `download`: the iterator that it returns, and the objects that it fills."""
+"""Ends of a service's `download`: the iterator that it returns, and the objects that it fills."""
 
 from __future__ import annotations
 
@@ -86,3 +86,15 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def device_of(data: Any) -> str | None:
+    """The path of the block device that `data` is open at the beginning of; None if it is none."""
+    path = getattr(data, "name", None)
+    try:
+        if not isinstance(path, str) or not path.startswith("/") or data.tell() != 0:
+            return None
+        opened, named = os.fstat(data.fileno()), os.stat(path)
+    except (AttributeError, NotImplementedError, OSError, TypeError, ValueError):
+        return None
+    return path if stat.S_ISBLK(opened.st_mode) and opened.st_rdev == named.st_rdev else None

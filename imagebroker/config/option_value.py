@@ -41,6 +41,20 @@ def value_of(conf: cfg.ConfigOpts, group: str, option: cfg.Opt) -> Any:
     raise ConfigError(f"[{group}] {option.name}: {why}", hint=hint)
 
 
+def typed(group: str, option: cfg.Opt, value: Any) -> Any:
+    """A value that was found elsewhere, as this option would have it: text is read by its type.
+
+    :raises ConfigError: the text is no value of this option.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return option.type(value)
+    except ValueError as error:
+        why = "the value is invalid" if option.secret else explained(error)[0]
+    raise ConfigError(f"[{group}] {option.name}: {why}", hint=_remedy(option.type))
+
+
 def _remedy(kind: Any) -> str:
     """What to write for an option of this type."""
     kind = getattr(kind, "item_type", kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from imagebroker.backends.backend import Limits, Options
 from imagebroker.backends.entry_points import uncache_stevedore
 from imagebroker.backends.listing import ListLimits
 from imagebroker.config.lines import Line, Lines
-from imagebroker.config.option_value import value_of
+from imagebroker.config.option_value import typed, value_of
 from imagebroker.config.tuning import DEFAULT, Tuning
 from imagebroker.exceptions import ConfigError, ImageBrokerError, InvalidImageRef
 from imagebroker.model.reference import DEFAULT_PORTS, ImageRef, parse
@@ -37,6 +37,9 @@ PREFIX = "backend:"
 BACKEND_NAME = re.compile(
     r"(?P<name>[a-z][a-z0-9+.-]{0,31})(?::(?P<instance>[A-Za-z0-9_][A-Za-z0-9_.-]*))?"
 )
+
+#: Values by section and option, for options that a service's own configuration does not set there.
+Inherited = Mapping[str, Mapping[str, Any]]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -350,12 +353,16 @@ class Settings:
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
         overrides: Mapping[str, Any] | None = None,
+        inherited: Callable[[], Inherited] | None = None,
     ) -> None:
         """`overrides`: values for the options of every backend that has one of that name.
+        `inherited`: what other options of a service's own configuration mean here.
 
         :raises ConfigError: a core option has an invalid value.
         """
         self._conf = conf
+        self._inherit = inherited
+        self._inherited = inherited() if inherited else {}
         self.tuning = tuning
         #: True if a person runs the command, with no config file but their own.
         self.personal = personal
@@ -409,7 +416,7 @@ class Settings:
             )  # fmt: skip
         if self.personal:
             return Settings.for_person(overrides=self._overrides)
-        return Settings(self._conf)
+        return Settings(self._conf, overrides=self._overrides, inherited=self._inherit)
 
     @property
     def limits(self) -> Limits:
@@ -470,7 +477,7 @@ class Settings:
     def sections(self) -> list[Section]:
         """The sections of backends in the configuration, those with valid names."""
         found = []
-        for group in self._conf.list_all_sections():
+        for group in dict.fromkeys([*self._conf.list_all_sections(), *self._inherited]):
             match = BACKEND_NAME.fullmatch(group.removeprefix(PREFIX))
             if group.startswith(PREFIX) and match:
                 found.append(Section(match["name"], match["instance"]))
@@ -541,7 +548,15 @@ class Settings:
         return found is not None and found.location not in defaults
 
     def _snapshot(self, group: str, options: Iterable[cfg.Opt]) -> Options:
-        return Options({option.dest: value_of(self._conf, group, option) for option in options})
+        options = list(options)
+        values = {option.dest: value_of(self._conf, group, option) for option in options}
+        known = {old.name: option for option in options for old in option.deprecated_opts}
+        known |= {option.dest: option for option in options}
+        for name, value in self._inherited.get(group, {}).items():
+            option = known.get(name)
+            if option is not None and not self.is_set(group, option.dest):
+                values[option.dest] = typed(group, option, value)
+        return Options(values)
 
 
 def _decisive(error: ImageBrokerError, groups: Mapping[str, str]) -> tuple[str, str]:

@@ -50,6 +50,7 @@ def described(ref: ImageRef, url: Url, head: Head, *, whole: bool) -> Image:
         "content_type": head.get("content-type"),
         "content_encoding": ", ".join(head.all("content-encoding")),
         "etag": head.get("etag"),
+        "cache_control": head.get("cache-control"),
     }
     return Image(
         ref=ref.text,
@@ -179,7 +180,8 @@ def _error(head: Head, message: str) -> ImageBrokerError:
             hint="ask the owner of the server for access",
         )
     if status == 403:
-        return NotAuthorized(message, hint="ask the owner of the server for access")
+        hint = "ask the owner of the server for access"
+        return NotAuthorized(message, hint=hint, status=status)
     if status == 429 or status >= 500:
         return BackendError(
             message, hint="the server is in trouble; try again later", retry_after=retry_after(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 
 from imagebroker._version import VERSION
@@ -147,19 +148,36 @@ class Session:
 
 def _authorization(options: Options, title: str, bound: bool) -> str | None:
     username, password = options.get("username"), options.get("password")
-    if username is None and password is None:
+    token = options.get("token")
+    if username is None and password is None and token is None:
         return None
     if not bound:
+        which = "a token is" if token is not None else "username and password are"
         raise ConfigError(
-            f"[{title}] username and password are set, and no endpoint",
+            f"[{title}] {which} set, and no endpoint",
             hint="set endpoint to the URL prefix that they are for",
         )
+    if token is not None:
+        return _bearer(token, title, alone=username is None and password is None)
     if not username or ":" in username:
         raise ConfigError(
             f"[{title}] password needs a username without colons", hint="set username"
         )
     pair = f"{username}:{password or ''}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def _bearer(token: str, title: str, *, alone: bool) -> str:
+    if not alone:
+        raise ConfigError(
+            f"[{title}] has a token as well as a username or password", hint="remove one of them"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token):
+        raise ConfigError(
+            f"[{title}] token has characters that no bearer token has",
+            hint="set token to what follows Bearer in the header, without blanks",
+        )
+    return f"Bearer {token}"
 
 
 def user_agent() -> str:

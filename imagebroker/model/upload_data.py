@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from imagebroker.exceptions import InvalidImageRef, UploadFailed, VerificationError
 from imagebroker.model import inputs
+from imagebroker.model.service import Target
 from imagebroker.system.handover import Handover
 from imagebroker.system.readiness import Stalled
 
@@ -41,6 +42,8 @@ class ImageData:
     rewindable: bool
     #: True: if the upload fails, the caller wants to keep the record, queued and empty.
     keep_record: bool = False
+    #: Where the caller wants it to be kept.
+    target: Target = Target()
     #: Makes the check for data of a size (None: unknown); None: the data is not checked.
     checked_by: Callable[[int | None], ContentCheck] | None = None
 

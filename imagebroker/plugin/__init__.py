@@ -44,6 +44,7 @@ from imagebroker.model import peer
 from imagebroker.model.finding import FAILURE, OK, WARNING, Finding
 from imagebroker.model.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.model.reference import ImageRef, RefForm
+from imagebroker.model.service import Member, Store, Target
 from imagebroker.model.upload_data import ImageData
 from imagebroker.policy.proxies import Proxy
 from imagebroker.redaction import printable, redact
@@ -83,6 +84,7 @@ __all__ = [
     "Limits",
     "Location",
     "MalformedAnswer",
+    "Member",
     "NotAuthorized",
     "NotReady",
     "Options",
@@ -91,6 +93,8 @@ __all__ = [
     "QuotaExceeded",
     "RangeIgnored",
     "RefForm",
+    "Store",
+    "Target",
     "TooLarge",
     "TransferError",
     "TransferTimeout",

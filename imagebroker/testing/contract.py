@@ -39,6 +39,7 @@ from imagebroker.testing.clauses.lists import ListClauses
 from imagebroker.testing.clauses.opening import OpeningClauses
 from imagebroker.testing.clauses.process import ProcessClauses
 from imagebroker.testing.clauses.reading import ReadingClauses
+from imagebroker.testing.clauses.service import ServiceClauses
 from imagebroker.testing.clauses.stored_fields import StoredFieldClauses
 
 
@@ -50,6 +51,7 @@ class BackendContract(
     ClosingClauses,
     ErrorClauses,
     ImportAndPurgeClauses,
+    ServiceClauses,
     ListClauses,
     StoredFieldClauses,
     InstanceClauses,

@@ -23,8 +23,17 @@ file, the default is $XDG_DATA_HOME/imagebroker, or else ~/.local/share/imagebro
         default=[],
         help="""
 Directories from which file: refs can read. The directory itself may be a symbolic link; below it,
-links are not followed. Only regular files are read, never those of an image store. If empty, file:
-refs with a path are refused (without a config file, a person can read any path).
+links are not followed, unless follow_links is set. Only regular files are read, never those of an
+image store. If empty, file: refs with a path are refused (without a config file, a person can read
+any path).
+""",
+    ),
+    cfg.BoolOpt(
+        "follow_links",
+        default=False,
+        help="""
+Follow symbolic links below allowed_paths, wherever they lead. Whoever can create a link there can
+then have any file read that the service can read.
 """,
     ),
     cfg.BoolOpt(

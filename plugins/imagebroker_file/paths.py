@@ -29,11 +29,14 @@ _HINTS: dict[type[ImageBrokerError], str] = {
 class Paths:
     """The files that refs can name."""
 
-    def __init__(self, host: BackendHost, allowed: Sequence[str]) -> None:
+    def __init__(
+        self, host: BackendHost, allowed: Sequence[str], *, follow_links: bool = False
+    ) -> None:
         """`allowed`: absolute directories. A person (`host.personal`) who lists none can read any
-        file.
+        file. `follow_links`: links below them may lead anywhere.
         """
         self._host = host
+        self._follow_links = follow_links
         self._any = host.personal and not allowed
         # The longest first: the most specific directory counts.
         self._roots = sorted(map(_segments, map(os.fsencode, allowed)), key=len, reverse=True)
@@ -68,6 +71,8 @@ class Paths:
         segments = _segments(ref.path_bytes)
         for root in self._roots:
             if segments[: len(root)] == root:
+                if self._follow_links and b".." not in segments:
+                    return b"/", os.path.realpath(ref.path_bytes)[1:]
                 return self._resolve(b"/" + b"/".join(root)), b"/".join(segments[len(root) :])
         raise PolicyViolation(
             f"{ref} is not below an allowed directory",

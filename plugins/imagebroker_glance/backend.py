@@ -23,7 +23,9 @@ from imagebroker.plugin import (
     ImageData,
     ImageQuery,
     ImageRef,
+    Member,
     RefForm,
+    Store,
 )
 from imagebroker_glance.options import LazyOptions, check
 from imagebroker_glance.shared import SharedDirectories
@@ -143,6 +145,16 @@ class GlanceBackend(ImageBackend):
         return import_image(
             self._api(self._sessions), self._identity(context), str(ref.id), url, stores
         )
+
+    def stores(self, context: Any) -> list[Store]:
+        from imagebroker_glance.service import stores
+
+        return stores(self._api(self._sessions), self._ready(context))
+
+    def members(self, context: Any, ref: ImageRef) -> list[Member]:
+        from imagebroker_glance.service import members
+
+        return members(self._api(self._sessions), self._ready(context), str(ref.id))
 
     def purge(self, context: Any, older_than: float, dry_run: bool) -> Iterator[Image]:
         """Removes records of dead uploads. Glance itself cleans up after deleted images."""

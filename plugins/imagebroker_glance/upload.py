@@ -85,6 +85,10 @@ def _put(api: GlanceApi, identity: Identity, image_id: str, data: ImageData) -> 
     headers = {"Content-Type": "application/octet-stream"}
     if data.size is not None:
         headers["x-openstack-image-size"] = str(data.size)
+    if data.target.store is not None:
+        headers["x-image-meta-store"] = data.target.store
+    if data.target.base_image is not None:
+        headers["x-openstack-base-image-ref"] = data.target.base_image
 
     def call(server: Server) -> None:
         server.uploads.put(

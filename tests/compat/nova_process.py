@@ -6,6 +6,7 @@ import configparser
 import json
 import select
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,9 @@ def environment() -> Path:
     return cache_directory() / "nova"
 
 
+nova_environment = environment
+
+
 class ServiceError(Exception):
     """What a request raised in the process; `kind` is the class, with its module."""
 
@@ -41,17 +45,28 @@ class ServiceError(Exception):
 class NovaProcess:
     """Runs `nova_program.py`, which says what can be asked."""
 
-    def __init__(self, folder: Path, concurrency: str = "threading") -> None:
-        self.log = folder / "nova.log"
+    def __init__(
+        self,
+        folder: Path,
+        concurrency: str = "threading",
+        *,
+        environment: Path | None = None,
+        program: Path | None = None,
+        arguments: Sequence[str] | None = None,
+    ) -> None:
+        """By default Nova's environment and program, which takes the concurrency."""
+        self.log = folder / "service.log"
         self._answers = b""
+        place, program = environment or nova_environment(), program or _program()
+        given = [concurrency] if arguments is None else arguments
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [environment() / "bin" / "python", "-u", *_warnings(), _program(), concurrency],
+                [place / "bin" / "python", "-u", *_warnings(), program, *given],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=folder,
-                env=_variables(folder),
+                env=_variables(folder, place),
             )
 
     def __call__(self, do: str, **arguments: Any) -> Any:
@@ -105,10 +120,10 @@ def _warnings() -> list[str]:
     return ["-W", "ignore"]  # Nova's own dependencies deprecate one another
 
 
-def _variables(folder: Path) -> dict[str, str]:
+def _variables(folder: Path, place: Path) -> dict[str, str]:
     """Nothing of the caller's, above all no proxies."""
     return {
-        "PATH": f"{environment()}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{place}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(folder),
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(working_tree(folder / "site")),

@@ -117,6 +117,12 @@ class RecordingBackend(ImageBackend):
     def import_image(self, context: Any, ref: ImageRef, *, url: Any, stores: Any) -> Any:
         return self._answer("import_image", context, ref, url, stores)
 
+    def stores(self, context: Any) -> Any:
+        return self._answer("stores", context)
+
+    def members(self, context: Any, ref: ImageRef) -> Any:
+        return self._answer("members", context, ref)
+
     def purge(self, context: Any, older_than: float, dry_run: bool) -> Any:
         return self._answer("purge", context, older_than, dry_run)
 

@@ -67,7 +67,19 @@ class TestVerbs:
         everything = recording.resolve(UUID).capabilities
         assert_that(
             everything,
-            Equals(("download", "get_all", "create", "update", "delete", "import_image", "purge")),
+            Equals(
+                (
+                    "download",
+                    "get_all",
+                    "create",
+                    "update",
+                    "delete",
+                    "import_image",
+                    "purge",
+                    "stores",
+                    "members",
+                )
+            ),
         )
         ref, _ = scripted.image(b"x")
         assert_that(scripted.broker.resolve(ref).capabilities, Equals(("download",)))

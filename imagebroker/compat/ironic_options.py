@@ -1,0 +1,133 @@
+"""What an ironic.conf says about images, for a broker that lives in Ironic's configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.compat.service_options import (
+    ServiceOptions,
+    allowing_insecure,
+    keystone_values,
+    truth,
+)
+from imagebroker.config.settings import Inherited, Settings
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from imagebroker.broker import Broker
+
+LOG = logging.getLogger(__name__)
+
+_ANYWHERE = ["0.0.0.0/0", "::/0"]
+#: Options of an adapter of keystoneauth, which Ironic gives defaults of its own.
+_ADAPTER = ("valid_interfaces", "region_name", "service_type", "service_name")
+
+
+def broker_of(conf: cfg.ConfigOpts) -> Broker:
+    """A broker on Ironic's own configuration, which need not have a section for it.
+
+    What `[imagebroker]` and `[backend:...]` set there counts; the rest is as Ironic's options say.
+    Where Ironic accepts what a broker refuses, Ironic's default holds, and is logged once.
+    """
+    from imagebroker.broker import Broker
+
+    _warn(ServiceOptions(conf))
+    return Broker(Settings(conf, inherited=lambda: inherited(conf)))
+
+
+def inherited(conf: cfg.ConfigOpts) -> Inherited:
+    """Ironic's options as ours, by section."""
+    options = ServiceOptions(conf)
+    paths = list(options.get("file_url_allowed_paths", "conductor", ["/var/lib/ironic"]) or ())
+    schemes = ["glance", "http", "https"] + (["file"] if paths else [])
+    core: dict[str, Any] = {
+        "enabled_schemes": schemes,
+        "default_backend": "glance",
+        "allow_unknown_size": True,
+        "allow_md5": truth(options.get("allow_md5_checksum", "agent")),
+    }
+    timeout = options.get("webserver_connection_timeout")
+    if timeout:
+        core |= {"connect_timeout": float(timeout), "stall_timeout": float(timeout)}
+    if direct := options.get("allowed_direct_url_schemes", "glance"):
+        core["direct_url_schemes"] = list(direct)
+    return {
+        "imagebroker": core,
+        "backend:glance": _glance(options),
+        "backend:http": {"allowed_networks": _ANYWHERE, **_tls(options)},
+        "backend:file": {"allowed_paths": paths, "follow_links": True},
+    }
+
+
+def _glance(options: ServiceOptions) -> dict[str, Any]:
+    values = keystone_values(options, "glance")
+    for name in _ADAPTER:
+        if name not in values and (value := options.get(name, "glance")):
+            values[name] = value
+    if values.get("auth_type"):
+        values["send_service_user_token"] = True
+    if "endpoint" not in values:
+        values["allowed_networks"] = _ANYWHERE
+    return {"require_checksum": False, **values}
+
+
+def _tls(options: ServiceOptions) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    verify = str(options.get("webserver_verify_ca", default="True"))
+    if verify.lower() in ("false", "0", "no", "off", "f", "n"):
+        values = allowing_insecure({"insecure": True}, "webserver_verify_ca = False")
+    elif not truth(verify) and os.path.exists(verify):
+        values["ca_file"] = verify
+    minimum = options.get("webserver_tls_minimum_version")
+    if minimum in ("1.2", "1.3"):
+        values["min_tls"] = f"TLSv{minimum}"
+    return values
+
+
+def credentials(options: ServiceOptions) -> dict[str, str]:
+    """What every web server is told; empty without `image_server_auth_strategy = http_basic`.
+
+    :raises ValueError: the strategy needs a user and a password; its text names what is missing.
+    """
+    if options.get("image_server_auth_strategy", "deploy") != "http_basic":
+        return {}
+    names = ("image_server_user", "image_server_password")
+    user, password = (options.get(name, "deploy") for name in names)
+    missing = [name for name, value in zip(names, (user, password), strict=True) if not value]
+    if missing:
+        raise ValueError(f"Missing {missing} fields from HTTP(S) basic auth config")
+    return {"username": str(user), "password": str(password)}
+
+
+def broker_with(conf: cfg.ConfigOpts, origin: str, secrets: Mapping[str, str]) -> Broker:
+    """A broker that sends credentials to one web server, and to no other.
+
+    :param origin: its scheme, host and port as a URL, with a `/` at the end.
+    """
+    from oslo_config import cfg
+
+    from imagebroker.broker import Broker
+
+    options, base = ServiceOptions(conf), inherited(conf)
+    values = {group: {**base.get(group, {}), **options.section(group)} for group in base}
+    own = {"endpoint": [origin], "username": None, "password": None, "token": None}
+    values["backend:http"] = {**values["backend:http"], **own, **secrets}
+    empty = cfg.ConfigOpts()
+    empty([], project="imagebroker", default_config_files=[], default_config_dirs=[])
+    return Broker(Settings(empty, inherited=lambda: values))
+
+
+def _warn(options: ServiceOptions) -> None:
+    """Say where Ironic's default is weaker than a broker's, as long as nobody has decided."""
+    for group, option, why in (
+        ("backend:http", "allowed_networks", "images may come from any address, also of this site"),
+        ("backend:file", "follow_links", "links below file_url_allowed_paths may lead anywhere"),
+        ("backend:glance", "require_checksum", "images without a checksum are not verified"),
+        ("imagebroker", "allow_unknown_size", "an answer without a length may be cut off unseen"),
+    ):
+        if option not in options.section(group):
+            LOG.warning("as before, %s; [%s] %s decides", why, group, option)

@@ -26,7 +26,7 @@ ERRORS = {
 IMAGEBROKER = ERRORS | {
     "BackendHost", "BackendInfo", "Broker", "Download", "Image", "ImageBackend", "ImageData",
     "ImageQuery", "ImageReader", "ImageRef", "ImageSource", "Location", "Progress", "RefForm",
-    "Resolution", "__version__",
+    "Member", "Resolution", "Store", "Target", "__version__",
 }  # fmt: skip
 
 #: A plugin is asked only where its scheme is enabled.
@@ -35,7 +35,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "MalformedAnswer", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
     "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "peer", "printable", "redact", "visible",
-    "make_private", "open_owned", "own_folder", "own_home", "own_login",
+    "Member", "Store", "Target", "make_private", "open_owned", "own_folder", "own_home", "own_login",
 }  # fmt: skip
 
 KINDS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -43,6 +43,7 @@ from imagebroker.transfer.reader import ImageReader
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
 from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
+from imagebroker.transfer.transfer import Transfer
 from imagebroker.transfer.upload import uploaded
 from imagebroker.verify.checks import format_policy, upload_check
 from imagebroker.verify.disk_format import FormatPolicy
@@ -648,11 +649,7 @@ def _to_path(
     """
     wanted, in_order = request.transfer(decompress), decompress is not None or part.sequential
     present: Presence = PresentAtPath(part, request.entitlement, decompress)
-    destination: Destination
-    if in_order:
-        destination = AtPathInOrder(part, path)
-    else:
-        destination = AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
+    destination = _in_part(request, wanted, part, path, decompress)
     if into is not None:
         destination, present = into.behind(destination, part), into.presence(present)
     if in_order:
@@ -660,6 +657,14 @@ def _to_path(
     with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
         return transfer.download(wanted, destination, flight, cache, present, swarm)
+
+
+def _in_part(
+    request: Request, wanted: Transfer, part: PartFile, path: Path, decompress: str | None
+) -> Destination:
+    if decompress is not None or part.sequential:
+        return AtPathInOrder(part, path)
+    return AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
 
 
 def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
@@ -689,8 +694,13 @@ def _to_device(
     from imagebroker.transfer.store.block_device import BlockDevice
 
     wanted, path = request.transfer(decompress), Path(os.fsdecode(dest))
-    journal = call.snapshot.device_journal(path) if decompress is None else None
-    with BlockDevice(dest, journal=journal, keep=keep, fits=request.may_go_on_with) as device:
+    journal = None
+    if decompress is None and conversion is None:
+        journal = call.snapshot.device_journal(path)
+    with (
+        BlockDevice(dest, journal=journal, keep=keep, fits=request.may_go_on_with) as device,
+        ExitStack() as opened,
+    ):
         destination: Destination
         if decompress is not None:
             destination = devices.OnDeviceInOrder(device, path, request.watch)
@@ -698,6 +708,14 @@ def _to_device(
             destination = devices.OnDevice(
                 device, path, request.entitlement, request.watch, wanted.tuning
             )
+        if conversion is not None:
+            part = opened.enter_context(PartFile(
+                conversion.scratch(path), key=request.part_key(decompress), fsync=False, keep=keep,
+                fits=request.may_go_on_with if decompress is None else lambda kept: False,
+            ))  # fmt: skip
+            image = _in_part(request, wanted, part, path, decompress)
+            disk = devices.OnDeviceInOrder(device, path, request.watch)
+            destination = conversion.behind(image, part, disk, destination, request.watch)
         cached = decompress is None and call.core.cache_dir
         cache = request.cache(_cache(call.core)) if cached else None
         return transfer.download(wanted, destination, cache=cache)

@@ -55,6 +55,24 @@ class Conversion:
     #: Where an image is stored until it is converted, if it is wanted on a device.
     directory: Path
 
+    def scratch(self, device: Path) -> Path:
+        """Where the image is stored that is to be converted onto a device."""
+        name = hashlib.sha256(os.fsencode(os.path.abspath(device))).hexdigest()[:16]
+        return self.directory / f"imagebroker-{name}"
+
+    def behind(
+        self, image: Destination, part: PartFile, disk: Destination, plain: Destination | None,
+        watch: Watch,
+    ) -> Converting:  # fmt: skip
+        """As `Converting`. :raises DestinationError: what is stored cannot be read back."""
+        if part.sequential:
+            raise DestinationError(
+                f"the file system of {part.shown!r} takes bytes in order only, and an image must "
+                "be stored before it is converted",
+                hint="convert it in a directory on a local file system, and copy it",
+            )
+        return Converting(image, part, disk, self, watch, plain=plain)
+
     def into(self, disk: PartFile, path: Path, watch: Watch) -> ConvertedPath:
         return ConvertedPath(self, disk, path, watch)
 
@@ -77,18 +95,9 @@ class ConvertedPath(NamedTuple):
     watch: Watch
 
     def behind(self, image: Destination, part: PartFile) -> Converting:
-        """`image`: stores the image in `part`, which has the same path.
-
-        :raises DestinationError: what is stored there cannot be read back.
-        """
-        if part.sequential:
-            raise DestinationError(
-                f"the file system of {part.shown!r} takes bytes in order only, and an image must "
-                "be stored before it is converted",
-                hint="convert it in a directory on a local file system, and copy it",
-            )
+        """`image`: stores the image in `part`, which has the same path."""
         disk = AtPathInOrder(self.disk, self.path)
-        return Converting(image, part, disk, self.conversion, self.watch, plain_in_place=True)
+        return self.conversion.behind(image, part, disk, None, self.watch)
 
     def presence(self, presence: Presence) -> PlainPresence:
         return PlainPresence(presence)
@@ -99,13 +108,16 @@ class Converting(Destination):
 
     def __init__(
         self, image: Destination, part: PartFile, disk: Destination, conversion: Conversion,
-        watch: Watch, *, plain_in_place: bool,
+        watch: Watch, *, plain: Destination | None,
     ) -> None:  # fmt: skip
-        """`image`: stores what arrives in `part`. `disk`: takes what is in it. `plain_in_place`:
-        whether `image` has the same path as `disk`, so that it can take a plain disk."""
+        """`image`: stores what arrives in `part`. `disk`: takes what is in it.
+
+        `plain`: takes what is declared as a plain disk; None: `image` has the path of `disk`, and
+        is what is wanted then.
+        """
         self._image, self._file, self._disk = image, part, disk
         self._conversion, self._watch = conversion, watch
-        self._plain_in_place = plain_in_place
+        self._plain, self._plain_in_place = plain, plain is None
         self.any_order, self.path = image.any_order, disk.path
         # Not where bytes come in order only: then it is what was in a compressed image.
         self.part = image.part
@@ -125,6 +137,10 @@ class Converting(Destination):
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
         if self._private and self.any_order:
             yield from self._from_the_cache(fetch, in_order)
+            return
+        if self._plain is not None and fetch.required.declared in _PLAIN:  # or it is refused
+            self._in_use = self._plain
+            yield from self._plain.receive(fetch, in_order)
             return
         evidence: dict[str, Any] = {}
         with closing(self._image.receive(fetch, in_order)) as events:

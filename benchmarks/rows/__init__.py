@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Row
-from benchmarks.rows import glance, http, local, memory, oci, sharing, ssh, start, ways
+from benchmarks.rows import conversion, glance, http, local, memory, oci, sharing, ssh, start, ways
 
 Prepared = Callable[[Bench], AbstractContextManager[Row]]
 
@@ -31,6 +31,7 @@ ROWS: dict[str, Prepared] = {
     "glance-https": glance.https,
     "glance-show": glance.show,
     "oci": oci.download,
+    "convert": conversion.convert,
     "sharing": sharing.sixteen,
     "cuts": ways.cuts,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,10 +18,11 @@ def config(bench: Bench) -> Path:
     return bench.config("http, https", http="allowed_networks = 127.0.0.0/8")
 
 
-def ours(bench: Bench, url: str, image: Image, algorithm: str = "sha256") -> Contender:
+def ours(
+    bench: Bench, url: str, image: Image, algorithm: str = "sha256", words: Sequence[str] = ()
+) -> Contender:
     checksum = f"{algorithm}:{image.digest(algorithm)}"
-    words = "download", url, bench.dest(), "--checksum", checksum
-    return peers.ours(config(bench), *words)
+    return peers.ours(config(bench), "download", url, bench.dest(), "--checksum", checksum, *words)
 
 
 def curl(url: str, dest: Path, name: str = "curl, unverified") -> Contender:

@@ -43,6 +43,10 @@ _MOMENT = 0.05
 _LAST_WORDS = 4096
 
 
+#: Called again and again while a program runs; may raise.
+Waiting = Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Confinement:
     """What a program is held to."""
@@ -77,27 +81,31 @@ class Running:
         lines = self._said.decode("utf-8", "replace").split("\n")
         return redact(" ".join(filter(None, map(str.strip, lines)))[-300:])
 
-    def ended(self, seconds: float) -> int | None:
+    def ended(self, seconds: float, waiting: Waiting) -> int | None:
         """Its status, None if it does not end within `seconds`."""
+        ends = monotonic() + seconds
+        while (status := self._status()) is None and monotonic() < ends:
+            waiting()
+        return status
+
+    def _status(self) -> int | None:
+        """None if it does not end in the next moment."""
+        self.listen()
         try:
-            return self._process.wait(max(seconds, 0.0))
+            return self._process.wait(_MOMENT)
         except subprocess.TimeoutExpired:
             return None
 
-    def answer(self, most: int, waiting: Callable[[], object]) -> tuple[int, bytes]:
-        """Its status, and what it writes to standard output, as far as `most` bytes.
-
-        `waiting` is called again and again, and may raise.
-        """
+    def answer(self, most: int, waiting: Waiting) -> tuple[int, bytes]:
+        """Its status, and what it writes to standard output, as far as `most` bytes."""
         stream = self._process.stdout
         if stream is None:
             raise AssertionError("its output was not asked for")
         os.set_blocking(stream.fileno(), False)
         found, status = b"", None
         while status is None:
-            status = self.ended(_MOMENT)
+            status = self._status()
             waiting()
-            self.listen()
             while chunk := stream.read(65536):
                 found = (found + chunk)[:most]
         return status, found
@@ -135,24 +143,27 @@ class Program:
         self._checked = False
         self._walled = confinement.required or _path_of("bwrap") is not None
 
-    def check(self) -> None:
-        """:raises UnsupportedOperation: it is missing, or cannot be confined here."""
+    def check(self, waiting: Waiting) -> None:
+        """`waiting` is called again and again, and may raise.
+
+        :raises UnsupportedOperation: it is missing, or cannot be confined here.
+        """
         if self._checked:
             return
         try:
-            self._try()
+            self._try(waiting)
         except UnsupportedOperation:
             if self._confinement.required or not self._walled:
                 raise
             self._walled = False
-            self._try()
+            self._try(waiting)
         self._checked = True
         if not self._walled:
             LOG.warning("%s is not confined: bwrap does not work here", self._name)
 
-    def _try(self) -> None:
+    def _try(self, waiting: Waiting) -> None:
         with self.start(["--version"]) as running:
-            status = running.ended(_PATIENCE)
+            status = running.ended(_PATIENCE, waiting)
             if status == 0:
                 return
             why = running.said or f"status {status}"

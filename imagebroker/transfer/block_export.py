@@ -66,17 +66,21 @@ class Export:
                 if not flushed:
                     raise Misbehaved(_TOO_EARLY)
                 return
-            refused = 0
+            piece, refused = None, 0
             if kind == _WRITE:
                 if not position <= offset <= offset + length <= self._size or length > _LONGEST:
                     raise Misbehaved(f"it wrote {length} bytes at {offset}, behind {position}")
                 position, flushed = offset + length, False
-                yield offset, self._received(length)
+                piece = self._received(length)
             elif kind == _FLUSH:
                 flushed = True
             else:
                 refused = errno.EINVAL
+            # Before the piece is stored, so that the client goes on meanwhile: should it not be
+            # stored, the client is of no use any more.
             self._send(_REPLY.pack(_REPLY_MAGIC, refused, cookie))
+            if piece is not None:
+                yield offset, piece
 
     def _shake_hands(self) -> None:
         self._send(_GREETING.pack(b"NBDMAGIC", b"IHAVEOPT", _FIXED | _NO_ZEROES))

@@ -17,6 +17,8 @@ from imagebroker.transfer.block_export import Export, Misbehaved
 
 #: Its names for our formats that have a disk inside.
 DRIVERS = {"qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx", "vdi": "vdi"}
+#: Bytes that may be under way, as far as the host allows: each time it is full both wait.
+_BUFFER = 4 << 20
 #: Bytes of its description of an image that are read.
 _LONGEST = 1 << 20
 #: Seconds within which it must end when all is written.
@@ -78,6 +80,8 @@ class Disk:
         """
         ours, theirs = socket.socketpair()
         withhold_socket(ours)
+        for end, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
+            end.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
         target = f"driver=raw,file.driver=nbd,file.server.type=fd,file.server.str={theirs.fileno()}"
         arguments = [
             "convert", "-n", "--target-is-zero", "--image-opts", "--target-image-opts",
@@ -94,7 +98,7 @@ class Disk:
                         self._waiting(running)
                 except Misbehaved as error:
                     raise self._failed(running, error) from error
-                if running.ended(_PATIENCE):
+                if running.ended(_PATIENCE, lambda: self._waiting(running)) != 0:
                     raise self._failed(running)
 
     def _waiting(self, running: Running) -> None:
@@ -108,12 +112,17 @@ class Disk:
             )
 
     def _failed(self, running: Running, error: Misbehaved | None = None) -> Exception:
-        status = running.ended(_MOMENT)
+        status = running.ended(_MOMENT, lambda: None)
         said = running.said or (str(error) if error else f"status {status}")
         if status is None:
-            return TransferError(f"qemu-img misbehaved: {error}", retryable=False)
+            return TransferError(
+                f"{self._ref}: qemu-img misbehaved: {error or 'it did not end'}", retryable=False
+            )
+        memory = "memory" in said or "allocate" in said
         return FormatError(
             f"{self._ref}: qemu-img cannot convert it: {said}",
-            hint="get the image again: it is damaged, or needs more memory than convert_memory",
+            hint="raise convert_memory in [imagebroker]"
+            if memory
+            else "get the image again: it is damaged",
             found=self._kind,
         )

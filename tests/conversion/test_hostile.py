@@ -153,7 +153,8 @@ def test_a_qemu_img_that_fails_hangs_or_lies_ends_in_an_error(
     image = made("qcow2", tmp_path)
     marker = f"marker{os.getpid()}{abs(hash(program))}"
     monkeypatch.setenv("PATH", path_with(tmp_path / marker, program))
-    scripted.configured("convert_timeout = 1")
+    if kind is TransferTimeout:
+        scripted.configured("convert_timeout = 1")
     error = refused(scripted, tmp_path, image, kind)
     assert_that(str(error), Contains(said))
     assert_that(running(marker), Equals([]))

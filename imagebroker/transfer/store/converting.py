@@ -160,7 +160,7 @@ class Converting(Destination):
             self._is_checked = True
             first = b"".join(self._file.read_back(0, SECTOR))
             if not at_the_start(first).isdisjoint(DRIVERS):
-                self._conversion.program.check()
+                self._conversion.program.check(self._watch.check)
 
     def _from_the_cache(self, fetch: Fetch, in_order: InOrder) -> Events:
         """The file in the cache is verified and read where it is."""
@@ -221,7 +221,7 @@ class Converting(Destination):
                 found=arrived.kind,
             )
         program, seconds = self._conversion.program, self._conversion.seconds
-        program.check()
+        program.check(self._watch.check)
         ref, check = arrived.image.ref, self._watch.check
         with closing(DiskInImage(program, ref, fd, arrived.kind, seconds, check)) as disk:
             if disk.size > arrived.evidence["virtual_size"]:

@@ -107,12 +107,17 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _open_standard_streams() -> bool:
     """Open closed standard streams on /dev/null; returns whether standard output was open.
 
+    Writing to an output that was closed fails: what was asked for must not vanish with status 0.
+
     Done before anything else is opened, so that no file of ours gets descriptor 0, 1 or 2. Python
     sets such a stream to None, and `print(file=None)` writes to standard output: into the image.
     """
     has_output = sys.stdout is not None
     occupy()
     if sys.stdout is None:
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 1)
+        os.close(null)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the rest of this process
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

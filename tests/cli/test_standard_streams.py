@@ -99,6 +99,17 @@ def test_an_image_for_a_closed_standard_output_is_an_error(
     assert_that(done.stderr, Contains(said))
 
 
+@pytest.mark.parametrize("words", [("--version",), ("backends",), ("list", "-f", "json")])
+@pytest.mark.parametrize("closed", [c for c in _CLOSED if ">&-" in c], ids=" ".join)
+def test_text_for_a_closed_standard_output_is_an_error(
+    closed: tuple[str, ...], words: tuple[str, ...], shell: Shell
+) -> None:
+    done = _run(shell, " ".join(closed), *words)
+    assert_that(done.returncode, Equals(9))
+    said = b"" if "2>&-" in closed else b"cannot write to standard output: Bad file descriptor"
+    assert_that(done.stderr, Contains(said))
+
+
 @pytest.mark.parametrize("flags", [(), ("-f", "json"), ("--progress", "json")])
 @pytest.mark.parametrize("where", [">out 2>&1", "2>&1 >out", "2>&1 | cat >out"])
 def test_an_image_and_text_in_one_place_is_the_image_alone(

@@ -26,7 +26,8 @@ from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import printable
 
 # Patterns are text: `re` compiles each when it is first used, and most answers need few.
-_STRONG_ETAG = r'"[\x21\x23-\x7e\x80-\xff]+"'
+# An MD5 without quotes is how Swift writes an ETag, and what it takes in If-Match.
+_STRONG_ETAG = r'"[\x21\x23-\x7e\x80-\xff]+"|[0-9a-f]{32}'
 #: With the odd blanks and signs that some servers write, and others read.
 _RANGE = r"(?i:bytes[ \t:=]+)?([0-9]{1,18})[ \t]*-[ \t]*([0-9]{1,18})[ \t]*/[ \t]*([0-9]{1,18})"
 #: What has the image as its content; 203 is a 200 that a proxy may have written anew.
@@ -70,7 +71,7 @@ def _file_name(url: Url) -> str | None:
 
 
 def strong_etag(head: Head) -> str | None:
-    """The ETag, quotes included, if it promises that equal means equal bytes."""
+    """The ETag, with its quotes, if it promises that equal means equal bytes."""
     etag = head.get("etag")
     return etag if etag is not None and re.fullmatch(_STRONG_ETAG, etag) else None
 

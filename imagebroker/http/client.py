@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import re
 from collections.abc import Callable, Mapping
@@ -93,14 +94,32 @@ class Client:
         return fields
 
 
+class Credentials(abc.ABC):
+    """Headers that say who asks, and that can expire: a token. Threads share them."""
+
+    @abc.abstractmethod
+    def headers(self) -> Mapping[str, str]:
+        """Those to send now."""
+
+    @abc.abstractmethod
+    def renew(self, refused: Mapping[str, str]) -> bool:
+        """The server has answered 401 to these. Get others; False if that is not possible."""
+
+
 class Session:
     """The requests for one URL. Threads may share it; each closes its answers."""
 
-    def __init__(self, client: Client, text: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        text: str,
+        headers: Mapping[str, str] | Credentials | None = None,
+    ) -> None:
         """:param headers: for the origin of the URL alone: a token, say."""
         self._client = client
         self._start = client.start(text)
-        self._headers = list((headers or {}).items())
+        self._credentials = headers if isinstance(headers, Credentials) else None
+        self._headers = {} if isinstance(headers, Credentials) else dict(headers or {})
         #: What messages call the image: its URL without the query.
         self.title = str(self._start.url)
         #: Where the last redirect led: later requests are for the same bytes, so go to that server.
@@ -115,9 +134,22 @@ class Session:
     def request(self, method: str, *fields: Field) -> Answer:
         """The answer to a GET or HEAD, after at most `limits.redirects` redirects; any status.
 
+        After a 401, it is sent once more if the credentials can be renewed.
+
         :raises PolicyViolation: an address, a redirect or a certificate is refused.
         :raises TransferError: there is no answer.
         """
+        if self._credentials is None:
+            return self._request(method, fields)
+        sent = self._headers = dict(self._credentials.headers())
+        answer = self._request(method, fields)
+        if answer.head.status == 401 and answer.place.home and self._credentials.renew(sent):
+            answer.close()
+            self._headers = dict(self._credentials.headers())
+            answer = self._request(method, fields)
+        return answer
+
+    def _request(self, method: str, fields: tuple[Field, ...]) -> Answer:
         place = self._place
         if place is not self._start:
             try:
@@ -133,7 +165,7 @@ class Session:
 
     def _follow(self, method: str, place: Place, fields: tuple[Field, ...]) -> Answer:
         def send(place: Place) -> Answer:
-            own = self._headers if place.home else []
+            own = self._headers.items() if place.home else ()
             every = [*self._client.fields(place), WANTED, *own, *fields]
             return self._pools.send(method, place, every)
 

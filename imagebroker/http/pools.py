@@ -173,8 +173,8 @@ class Pools:
             name.lower() == "content-length" for name in request
         )
         with _unsendable(place.url.site), translated(place.url.site):
-            response = self._pool(place, proxy).urlopen(
-                method,
+            response = self._opened(
+                place, proxy, method,
                 place.url.path,  # for urllib3's log; what is sent is request.target
                 headers=request,
                 body=body,
@@ -185,8 +185,20 @@ class Pools:
                 preload_content=False,
                 decode_content=False,
                 enforce_content_length=False,  # the wire does
-            )
+            )  # fmt: skip
         return Answer(place, _head(response), response, request.answer)
+
+    def _opened(
+        self, place: Place, proxy: Proxy | None, method: str, path: str, **how: Any
+    ) -> BaseHTTPResponse:
+        from urllib3.exceptions import ClosedPoolError
+
+        while True:
+            pool = self._pool(place, proxy)
+            try:
+                return pool.urlopen(method, path, **how)
+            except ClosedPoolError:
+                continue  # another thread has forgotten it meanwhile; nothing was sent
 
     def _pool(self, place: Place, proxy: Proxy | None) -> HTTPConnectionPool:
         from imagebroker.http.connections import make_pool

@@ -19,7 +19,7 @@ from imagebroker.http.answers import (
     strong_etag,
     takes_ranges,
 )
-from imagebroker.http.client import Client, Session
+from imagebroker.http.client import Client, Credentials, Session
 from imagebroker.http.head import Field, Head
 from imagebroker.http.pools import Answer
 from imagebroker.model.image import Image
@@ -47,14 +47,15 @@ class HttpSource(ImageSource):
         ref: ImageRef,
         url: str | None = None,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | Credentials | None = None,
         version: str | None = None,
         start: int = 0,
     ) -> None:
         """Ask for the image from byte `start` on.
 
         :param url: where it is; by default the ref says that itself.
-        :param headers: sent to the origin of the URL, and to none that it redirects to: a token.
+        :param headers: sent to the origin of the URL, and to none that it redirects to: a token,
+            as `Credentials` if it can be renewed.
         :param version: the strong ETag that the image must have.
         :raises ImageNotFound, NotAuthorized, Gone, BackendError: as the status says.
         :raises ImageChanged: it has another version.
@@ -103,7 +104,8 @@ class HttpSource(ImageSource):
             self.parallel_reads = PARALLEL_READS
         #: Where the content of the answer that is open begins.
         self._opened_at = part or 0
-        self._first = answer.head
+        #: Of the answer that opened it.
+        self.head = answer.head
 
     def _condition(self) -> list[Field]:
         expected = self._expected if self._conditional else None
@@ -207,13 +209,13 @@ class HttpSource(ImageSource):
                 raise self._changed(": it has another ETag")
             return
         for name in ("etag", "last-modified"):
-            before, now = self._first.get(name), head.get(name)
+            before, now = self.head.get(name), head.get(name)
             if before is not None and now is not None and before != now:
                 raise self._changed(": its ETag or date is another")
 
     def _check_coding(self, head: Head) -> None:
         """:raises ImageChanged: these bytes and the first ones are not of one kind."""
-        if head.tokens("content-encoding") != self._first.tokens("content-encoding"):
+        if head.tokens("content-encoding") != self.head.tokens("content-encoding"):
             raise self._changed(": it is sent in another encoding")
 
     def _changed(self, how: str) -> ImageChanged:
@@ -246,7 +248,10 @@ class HttpSource(ImageSource):
 
 
 def probe(
-    client: Client, ref: ImageRef, url: str | None = None, headers: Mapping[str, str] | None = None
+    client: Client,
+    ref: ImageRef,
+    url: str | None = None,
+    headers: Mapping[str, str] | Credentials | None = None,
 ) -> Image:
     """The image as opening it would describe it, if the caller may read its bytes.
 
@@ -263,7 +268,10 @@ def probe(
 
 
 def record(
-    client: Client, ref: ImageRef, url: str | None = None, headers: Mapping[str, str] | None = None
+    client: Client,
+    ref: ImageRef,
+    url: str | None = None,
+    headers: Mapping[str, str] | Credentials | None = None,
 ) -> Image:
     """What the server says of an image, from a HEAD.
 

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imagebroker.http.answers import check_status, content_range, retry_after
-from imagebroker.http.client import Client, Session, user_agent
-from imagebroker.http.head import Head, Malformed
+from imagebroker.http.answers import (
+    check_status,
+    content_range,
+    parse_date,
+    retry_after,
+    strong_etag,
+)
+from imagebroker.http.client import Client, Credentials, Session, user_agent
+from imagebroker.http.head import Field, Head, Malformed
 from imagebroker.http.options import OPTIONS
 from imagebroker.http.pools import Answer, Pools
 from imagebroker.http.source import HttpSource, probe, record
@@ -20,6 +26,8 @@ __all__ = [
     "OPTIONS",
     "Answer",
     "Client",
+    "Credentials",
+    "Field",
     "Head",
     "HttpSource",
     "Malformed",
@@ -32,11 +40,13 @@ __all__ = [
     "botocore_session",
     "check_status",
     "content_range",
+    "parse_date",
     "pool_manager",
     "probe",
     "record",
     "requests_session",
     "retry_after",
+    "strong_etag",
     "user_agent",
 ]
 

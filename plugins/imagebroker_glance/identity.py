@@ -7,38 +7,31 @@ the caller's token, or is refused, and only the service's own token is renewed.
 from __future__ import annotations
 
 import abc
-import contextlib
-import difflib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
-import keystoneauth1.exceptions as ks
-from keystoneauth1 import loading, plugin
+from keystoneauth1 import plugin
 from keystoneauth1.access import service_catalog
 
 from imagebroker.plugin import (
     BackendError,
     BackendHost,
     ConfigError,
-    ImageBrokerError,
-    MalformedAnswer,
     NotAuthorized,
     Options,
-    entry_points,
     http,
-    redact,
 )
+from imagebroker.plugin import keystone as shared
 from imagebroker_glance import record
 from imagebroker_glance.options import backend_options, interfaces
-from imagebroker_glance.sessions import identity_session
+from imagebroker_glance.sessions import KeystoneSession
 from imagebroker_glance.urls import origin
 
 _TOKEN = re.compile(r"[!-~]{1,16384}")
-#: Maximum size of Keystone's responses: requests and keystoneauth need 30 times as much memory.
-MAX_ANSWER = 1024 * 1024
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -95,9 +88,10 @@ class Keystone:
         #: The configured endpoints; one that fails is moved to the end.
         self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
         random.shuffle(self.endpoints)
-        self.auth = self._load_auth()
-        limit = min(MAX_ANSWER, host.limits.max_answer)
-        self.session = identity_session(client, self.auth, self._origins(), limit)
+        first = next(iter(self.endpoints), None)
+        self.auth = shared.load_auth(options, where, first)
+        urls = shared.configured_urls(options, (opt.dest for opt in backend_options()), where)
+        self.session = shared.identity_session(client, self.auth, urls, KeystoneSession)
 
     def close(self) -> None:
         self.session.session.close()
@@ -114,57 +108,6 @@ class Keystone:
                 else "set auth_type, auth_url and the credentials, or pass a context with a token",
             )
         return _Service(self)
-
-    def _load_auth(self) -> Any:
-        name = self.options.get("auth_type")
-        if not name:
-            if self.options.get("username") or self.options.get("password"):
-                raise ConfigError(
-                    f"{self.where}: username or password is set, but auth_type is not",
-                    hint="set auth_type = password",
-                )
-            return None
-        first = next(iter(self.endpoints), None)
-
-        def value(opt: Any) -> Any:
-            given = first if opt.dest == "endpoint" else self.options.get(opt.dest)
-            return opt.default if given is None else given
-
-        try:
-            return loading.get_plugin_loader(name).load_from_options_getter(value)
-        except ks.NoMatchingPlugin as error:
-            known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"{self.where}: unknown auth_type {name!r}",
-                hint=f"did you mean {near[0]}?" if near else
-                "set it to password, v3applicationcredential or token",
-            ) from error  # fmt: skip
-        except ks.MissingRequiredOptions as error:
-            missing = " and ".join(opt.dest for opt in error.options)
-            raise ConfigError(
-                f"{self.where}: auth_type is {name}, but {missing} is not set",
-                hint=f"set {missing}",
-            ) from error
-        except (ks.OptionError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{self.where}: the options of auth_type {name!r} are incomplete: {error}",
-                hint=f"set the options of {name} that it names in this section",
-            ) from error
-
-    def _origins(self) -> list[str]:
-        """The configured URLs: no other server gets a password."""
-        urls = [str(self.options.get(opt.dest) or "") for opt in backend_options()]
-        found = [url for url in urls if url.startswith(("http://", "https://"))]
-        for url in found:
-            try:
-                http.Url.parse(url)
-            except ValueError:
-                raise ConfigError(
-                    f"{self.where}: {redact(url)} is not an http or https URL",
-                    hint="write it without a user name and a fragment: https://host:5000/v3",
-                ) from None
-        return found
 
     def catalogue_url(self) -> str:
         """The URL of the catalogue for a token."""
@@ -308,53 +251,5 @@ class _Caller(Identity):
         return record.parse_json(response.content, url).get("catalog")
 
 
-#: What to do where auth_url leads to something else.
-_KEYSTONE = "set auth_url to the address of Keystone, such as https://HOST:5000/v3"
-
-
-def _remedy(status: int, said: str) -> str:
-    """What to do about an answer of Keystone that is an error."""
-    if status >= 500:
-        return "check Keystone's log"
-    if status == 400 and "domain" in said:
-        return "set user_domain_name and project_domain_name (often Default)"
-    return "check the auth options" if status == 400 else _KEYSTONE
-
-
-@contextlib.contextmanager
-def _translated(where: str) -> Iterator[None]:
-    """Turn keystoneauth's exceptions, and those that a malformed answer causes in it, into ours."""
-    try:
-        yield
-    except ImageBrokerError:
-        raise
-    except (ks.EndpointNotFound, ks.CatalogException) as error:
-        raise ConfigError(
-            f"{where}: the catalogue has no such image service: {error}",
-            hint="check region_name, valid_interfaces and service_type, or set endpoint",
-        ) from error
-    except (ks.Unauthorized, ks.Forbidden) as error:
-        raise NotAuthorized(
-            f"{where}: Keystone refuses the service's credentials",
-            hint="check username, password, project and their domains",
-        ) from error
-    except ks.HttpError as error:
-        raise BackendError(
-            f"{where}: Keystone answered {error.http_status}: {error}",
-            hint=_remedy(error.http_status, str(error)),
-            retryable=error.http_status >= 500 or error.http_status == 429,
-        ) from error
-    except ks.ClientException as error:
-        raise BackendError(
-            f"{where}: cannot get a token from Keystone: {error}",
-            hint=_KEYSTONE,
-            retryable=False,
-        ) from error
-    except (
-        AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
-        raise MalformedAnswer(
-            f"{where}: invalid response from Keystone ({type(error).__name__})",
-            hint=_KEYSTONE,
-            retryable=False,
-        ) from error
+def _translated(where: str) -> AbstractContextManager[None]:
+    return shared.translated(where, "image service", "endpoint")

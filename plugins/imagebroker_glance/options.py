@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from imagebroker.plugin import ConfigError, Options, entry_points
-
-LOG = logging.getLogger(__name__)
+from imagebroker.plugin import ConfigError, Options, keystone
 
 #: In addition to keystoneauth's auth options. Options of the core (`endpoint`, ...) are not here.
 OWN: tuple[cfg.Opt, ...] = (
@@ -79,37 +75,7 @@ def backend_options() -> tuple[cfg.Opt, ...]:
     """All options of `[backend:glance]`; without keystoneauth only our own."""
     # `endpoint` (of none, http_basic, admin_token) is the core's option instead.
     taken = {"endpoint", *(opt.dest for opt in OWN)}
-    found: dict[str, cfg.Opt] = {}
-    for opt in _auth_options():
-        if opt.dest not in taken:
-            found.setdefault(opt.dest, _oslo(opt))
-    return OWN + tuple(found[dest] for dest in sorted(found))
-
-
-def _auth_options() -> Iterator[Any]:
-    """The options of all auth types that can be used here.
-
-    Not by `get_available_plugin_loaders`, which logs an error for each type whose dependencies
-    (lxml, Kerberos, ...) are not installed.
-    """
-    for point in sorted(entry_points("keystoneauth1.plugin"), key=lambda each: each.name):
-        try:
-            loader = point.load()()
-            options = loader.get_options() if loader.available else []
-        except Exception as error:
-            LOG.debug("the auth type %s cannot be used: %s", point.name, error)
-            continue
-        yield from options
-
-
-def _oslo(opt: Any) -> cfg.Opt:
-    """A keystoneauth option for oslo.config: never required, since auth types differ."""
-    return cfg.StrOpt(
-        opt.dest,
-        help=opt.help,
-        secret=opt.secret,
-        deprecated_opts=[cfg.DeprecatedOpt(old.dest) for old in opt.deprecated],
-    )
+    return OWN + tuple(keystone.auth_options(taken))
 
 
 class LazyOptions:

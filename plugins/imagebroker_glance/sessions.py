@@ -108,13 +108,3 @@ class KeystoneSession(session.Session):
         if found is not None:
             options["headers"] = {GLOBAL_ID: found, **(options.get("headers") or {})}
         return super().request(*args, **options)
-
-
-def identity_session(
-    client: http.Client, auth: Any, origins: list[str], limit: int
-) -> KeystoneSession:
-    """For Keystone: only to these URLs' servers, because requests have a password in them."""
-    made = http.requests_session(
-        client, origins=origins, limit=limit, streams=False, redirects=False
-    )
-    return KeystoneSession(auth=auth, session=made, redirect=False)

@@ -14,7 +14,6 @@ from imagebroker.plugin import (
     InvalidImageRef,
     MalformedAnswer,
     NotAuthorized,
-    PolicyViolation,
     QuotaExceeded,
     UnsupportedOperation,
     printable,
@@ -104,10 +103,3 @@ def error_of(subject: object, response: Any) -> ImageBrokerError:
 def _seconds(headers: Any) -> float | None:
     value = str(headers.get("retry-after", ""))
     return float(value) if value.isdigit() and len(value) < 6 else None
-
-
-def refused_delete(subject: object) -> PolicyViolation:
-    return PolicyViolation(
-        f"{subject} is protected",
-        hint="remove its protection first: update it with --no-protected",
-    )

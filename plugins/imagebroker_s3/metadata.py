@@ -1,115 +1,26 @@
-"""The record of an image in the metadata of its object.
-
-S3 has names and values in headers, so the record is JSON, percent-encoded, in as many values as
-it takes: servers limit a single one (Swift: 256 bytes) and all of them (AWS: 2 KiB).
-"""
+"""The record of an image, from what S3 says of its object."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
-from urllib.parse import quote, unquote
 
-from imagebroker.plugin import ACTIVE, Image, InvalidImageRef
+from imagebroker.plugin import Image, objects
 
-#: The fields that an object keeps, beside the formats and digests.
-FIELDS = ("name", "tags", "properties", "min_disk", "min_ram", "protected", "hidden")
-_KEPT = (*FIELDS, "disk_format", "container_format")
-_PREFIX = "imagebroker-"
-_PIECE = 200
-#: Bytes of metadata that every server takes.
-_MOST = 1900
-_DIGESTS = frozenset({"sha256", "sha512", "md5"})
-
-
-def metadata_of(image: Image) -> dict[str, str]:
-    """The metadata for an object with this record.
-
-    :raises InvalidImageRef: the record is too large.
-    """
-    record: dict[str, Any] = {n: v for n in _KEPT if (v := getattr(image, n)) not in (None, (), {})}
-    if "tags" in record:
-        record["tags"] = list(record["tags"])
-    if "properties" in record:
-        record["properties"] = dict(record["properties"])
-    checksums = {n: d for n, d in image.checksums.items() if n in _DIGESTS}
-    if checksums:
-        record["checksums"] = checksums
-    if image.created_at is not None:
-        record["created_at"] = image.created_at.isoformat()
-    text = json.dumps(record, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-    safe = quote(text, safe="!$&'()*+,/:;=?@[]{}\"")
-    if len(safe) > _MOST:
-        raise InvalidImageRef(
-            f"the record has {len(safe)} bytes as metadata, and S3 takes {_MOST}",
-            hint="use fewer or shorter properties and tags",
-        )
-    pieces = [safe[at : at + _PIECE] for at in range(0, len(safe), _PIECE)]
-    return {f"{_PREFIX}{number}": piece for number, piece in enumerate(pieces)}
+#: Bytes of metadata that AWS takes (2 KiB with the names).
+MOST_METADATA = 1900
 
 
 def image_of(ref: str, key: str, answer: Mapping[str, Any]) -> Image:
-    """The record of an object, from the answer to a HEAD; of somebody else's, what S3 knows."""
-    record = _record(answer.get("Metadata") or {})
+    """The record, from the answer to a HEAD."""
     changed = answer.get("LastModified")
-    changed = changed.astimezone(UTC) if isinstance(changed, datetime) else None
     etag = answer.get("ETag") or None
-    return Image(
+    return objects.image_of(
         ref,
-        name=_text(record.get("name")) or key.rstrip("/").rpartition("/")[2] or key,
-        status=ACTIVE,
-        hidden=record.get("hidden") is True,
-        protected=record.get("protected") is True,
-        tags=tuple(each for each in _list(record.get("tags")) if isinstance(each, str)),
+        key,
+        answer.get("Metadata") or {},
         size=answer.get("ContentLength"),
-        disk_format=_text(record.get("disk_format")),
-        container_format=_text(record.get("container_format")),
-        min_disk=_number(record.get("min_disk")),
-        min_ram=_number(record.get("min_ram")),
-        checksums={
-            name: digest
-            for name, digest in _mapping(record.get("checksums")).items()
-            if name in _DIGESTS and isinstance(digest, str)
-        },
-        created_at=_moment(record.get("created_at")) or changed,
-        updated_at=changed,
-        properties=_mapping(record.get("properties")),
+        changed=changed if isinstance(changed, datetime) else None,
         version=etag if etag is not None and etag.startswith('"') else None,
     )
-
-
-def _record(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    pieces: list[str] = []
-    while (piece := metadata.get(f"{_PREFIX}{len(pieces)}")) is not None:
-        pieces.append(piece)
-    try:
-        return _mapping(json.loads(unquote("".join(pieces), errors="strict")))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _number(value: Any) -> int | None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if ok else None
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return moment if moment.tzinfo else None

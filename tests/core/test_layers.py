@@ -19,6 +19,7 @@ PLUGINS = (
     "imagebroker_s3",
     "imagebroker_scp",
     "imagebroker_glance",
+    "imagebroker_swift",
 )
 
 
@@ -48,7 +49,10 @@ def test_a_plugin_imports_the_facade_and_nothing_else_of_ours(
         for target in graph.find_modules_directly_imported_by(module)
         if target.partition(".")[0] != plugin
     }
-    facades = {"imagebroker.plugin", "imagebroker.plugin.http"}
+    facades = {
+        "imagebroker.plugin",
+        *(f"imagebroker.plugin.{each}" for each in ("http", "keystone", "objects")),
+    }
     assert_that(imported - facades, Equals(set()))
 
 

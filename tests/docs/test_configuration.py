@@ -13,6 +13,7 @@ import imagebroker_s3.options
 import imagebroker_scp.options
 import pytest
 from imagebroker_glance import options as glance
+from imagebroker_swift import options as swift
 from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
@@ -50,6 +51,7 @@ def spelled(option: cfg.Opt) -> str:
         ("oci", imagebroker_oci.options.OPTIONS),
         ("s3", imagebroker_s3.options.OPTIONS),
         ("scp", imagebroker_scp.options.OPTIONS),
+        ("swift", [o for o in swift.OWN if o.dest not in NOT_SUPPORTED]),
         ("glance", [o for o in glance.OWN if o.dest not in NOT_SUPPORTED]),
     ],
 )

@@ -25,6 +25,8 @@ CAMPAIGNS: dict[str, Callable[[Path], Any]] = {
     "cuts-https": partial(Cuts, schemes=("https",)),
     "cuts-glance": partial(Cuts, schemes=("glance",)),
     "cuts-scp": partial(Cuts, schemes=("scp",)),
+    "cuts-s3": partial(Cuts, schemes=("s3",)),
+    "cuts-swift": partial(Cuts, schemes=("swift",)),
     "kills": Kills,
     "power-loss": PowerLoss,
     "growth": Growth,

@@ -89,13 +89,17 @@ class Cuts:
                 f"{common}connect_timeout = {_STALL}\nstall_timeout = {_STALL}\nmin_rate = 0"
             ),
         }
-        for broker in self._brokers.values() if "glance" in self.schemes else ():
-            for _ in range(20):
-                # A token may take longer than the impatient one waits.
-                with contextlib.suppress(imagebroker.TransferError, imagebroker.BackendError):
-                    broker.get(None, self._places["glance"].ref)
-                    break
+        for scheme in {"glance", "s3", "swift"} & {*self.schemes}:
+            for broker in self._brokers.values():
+                self._log_in(broker, scheme)
         self._settle()
+
+    def _log_in(self, broker: imagebroker.Broker, scheme: str) -> None:
+        """A token may take longer than the impatient one waits."""
+        for _ in range(20):
+            with contextlib.suppress(imagebroker.TransferError, imagebroker.BackendError):
+                broker.get(None, self._places[scheme].ref)
+                return
 
     def _close_brokers(self) -> None:
         for broker in self._brokers.values():

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.process import HOST, Server
 from tests.servers.sshd import Sshd
+from tests.servers.swift import Swift
 from tests.servers.tcp import NO_FAULT, TcpProxy
 
 #: Small, so that thousands of points take minutes, and no multiple of anything.
@@ -46,6 +47,7 @@ class Places:
         self._options: dict[str, str] = {}
         self.servers: dict[str, Server] = {}
         self._places: dict[str, Place] = {}
+        self._object_store: Swift | None = None
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -117,6 +119,30 @@ class Places:
         image = server.create_image(self.data)
         self._places["glance"] = Place("glance", f"glance:{image}", proxy)
 
+    def _swift_server(self) -> Swift:
+        if self._object_store is None:
+            self._object_store = self._stack.enter_context(Swift())
+            user = self._object_store.user()
+            user.call("PUT", "images")
+            user.call("PUT", "images/image.img", self.data)
+        return self._object_store
+
+    def _s3(self) -> None:
+        server = self._swift_server()
+        proxy = self._proxied(server.port)
+        options = server.options(endpoint_url=f"http://{HOST}:{proxy.port}")
+        self._options["s3"] = _lines(options)
+        self._places["s3"] = Place("s3", "s3://images/image.img", proxy)
+
+    def _swift(self) -> None:
+        """The login does not lead through the proxy: it is done once."""
+        server = self._swift_server()
+        proxy = self._proxied(server.port)
+        account = server.user().account_url
+        url = account.replace(server.url, f"http://{HOST}:{proxy.port}")
+        self._options["swift"] = _lines(server.swift_options(storage_url=url))
+        self._places["swift"] = Place("swift", "swift://images/image.img", proxy)
+
     def _scp(self) -> None:
         server = self._stack.enter_context(Sshd())
         self.servers["sshd"] = server
@@ -131,6 +157,10 @@ class Places:
         )
         ref = f"scp://{server.user}@{HOST}:{proxy.port}{source}"
         self._places["scp"] = Place("scp", ref, proxy)
+
+
+def _lines(options: Mapping[str, object]) -> str:
+    return "\n".join(f"{name} = {value}" for name, value in options.items())
 
 
 def quiet(proxy: TcpProxy) -> None:

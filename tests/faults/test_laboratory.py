@@ -22,7 +22,7 @@ from tests.bounds import HANGS
 from tests.faults.campaigns import CAMPAIGNS
 from tests.faults.disk import Disk, Loss
 from tests.faults.tally import KINDS
-from tests.servers import nginx, openstack, sshd
+from tests.servers import nginx, openstack, sshd, swift
 from tests.servers.fixtures import require
 
 _ROOT = Path(__file__).parents[2]
@@ -33,6 +33,8 @@ SAMPLES = {
     "cuts-https": 0.01,
     "cuts-glance": 0.002,
     "cuts-scp": 0.03,
+    "cuts-s3": 0.002,
+    "cuts-swift": 0.002,
     "kills": 0.008,
     "power-loss": 0.05,
     "growth": 0.01,
@@ -47,6 +49,8 @@ _NEEDS = {
     "cuts-https": ("nginx",),
     "cuts-glance": ("openstack",),
     "cuts-scp": ("sshd",),
+    "cuts-s3": ("swift",),
+    "cuts-swift": ("swift",),
     "kills": (),
     "growth": ("nginx", "openstack", "sshd"),
     "missing-ranges": ("nginx", "sshd"),
@@ -58,7 +62,7 @@ _NEEDS = {
 def missing(what: str) -> str | None:
     if what == "strace":
         return None if shutil.which(what) else "strace is not installed: apt-get install strace"
-    return {"nginx": nginx, "openstack": openstack, "sshd": sshd}[what].missing()
+    return {"nginx": nginx, "openstack": openstack, "sshd": sshd, "swift": swift}[what].missing()
 
 
 def test_every_campaign_has_a_sample() -> None:
@@ -85,7 +89,7 @@ def test_no_promise_is_broken_at_any_point_of_a_sample(campaign: str) -> None:
 
 def test_the_documented_table_names_every_campaign() -> None:
     text = (_ROOT / "docs" / "reliability.md").read_text()
-    rows = re.findall(r"^\| ([a-z-]+) \| [0-9,]+", text, re.MULTILINE)
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| [0-9,]+", text, re.MULTILINE)
     assert_that(rows, Equals([*CAMPAIGNS, "all"]))
 
 

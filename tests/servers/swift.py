@@ -1,23 +1,30 @@
 """Swift with its S3 API, on one node: tempauth, four servers and a memcached.
 
-boto3 talks to it with the access key `broker:broker`. tests/install-servers puts Swift into a virtual
+boto3 talks to it with the access key `broker:broker`. A second user, `broker:guest`, may do what
+the ACLs of containers allow. tests/install-servers puts Swift into a virtual
 environment of its own; memcached comes from the distribution.
 """
 
 from __future__ import annotations
 
 import getpass
+import json
 import shutil
+import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import requests
 
 from tests.servers.openstack_service import cache_directory
 from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retried
 
 ACCESS_KEY, SECRET_KEY = "broker:broker", "canary-of-the-swift-test-3301"
+GUEST, GUEST_KEY = "broker:guest", "canary-of-the-swift-guest-3302"
 #: Its servers, and what each one's configuration has beside the common part.
 _STORAGE = {"object": "[object-expirer]", "container": "[container-sync]", "account": ""}
 _FILTERS = {
@@ -50,12 +57,55 @@ def missing() -> str | None:
     return None
 
 
+class SwiftUser:
+    """Somebody with a token, who talks to Swift's own API: the other side."""
+
+    def __init__(self, account_url: str, token: str) -> None:
+        self.account_url, self.token = account_url, token
+
+    def call(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> requests.Response:
+        """`path`: container, or container/object, percent-encoded, with its query.
+
+        :param headers: their names with `_` instead of `-`.
+        :raises requests.HTTPError: the answer is an error.
+        """
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = self.ask(method, path, body, fields)
+        answer.raise_for_status()
+        return answer
+
+    def ask(
+        self, method: str, path: str, body: bytes | None, fields: Mapping[str, str]
+    ) -> requests.Response:
+        """The answer, whatever it is."""
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(
+                method, f"{self.account_url}/{path}" if path else self.account_url, data=body, timeout=60,
+                headers={"X-Auth-Token": self.token, "Accept-Encoding": "identity", **fields},
+            )  # fmt: skip
+
+    def names(self, container: str) -> list[str]:
+        """The objects of a container, if it is there."""
+        answer = self.ask("GET", f"{container}?format=json", None, {})
+        return [each["name"] for each in answer.json()] if answer.status_code == 200 else []
+
+    def make_static(self, path: str, segments: Sequence[str], **headers: str) -> None:
+        """A static large object of `segments`, as container/object; one may be named often."""
+        manifest = json.dumps([{"path": f"/{each}"} for each in segments]).encode()
+        self.call("PUT", f"{path}?multipart-manifest=put", manifest, **headers)
+
+
 class Swift:
     """Use it as a context manager."""
 
     region = "us-east-1"
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_segments: int = 1000, token_seconds: int = 86400) -> None:
+        """:param most_segments: that a manifest can name."""
+        self._most_segments, self._token_seconds = most_segments, token_seconds
         self._processes: list[ServerProcess] = []
         self._folder = Path(tempfile.mkdtemp(prefix="imagebroker-swift-"))
 
@@ -67,6 +117,30 @@ class Swift:
         """Those of an s3 backend."""
         keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
         return {"endpoint_url": self.url, **keys, **others}
+
+    @property
+    def auth_url(self) -> str:
+        return f"{self.url}/auth/v1.0"
+
+    def swift_options(self, **others: Any) -> dict[str, Any]:
+        """Those of a swift backend."""
+        login = {"auth_type": "v1password", "username": ACCESS_KEY, "password": SECRET_KEY}
+        return {"auth_url": self.auth_url, **login, **others}
+
+    def user(self, name: str = ACCESS_KEY, key: str = SECRET_KEY) -> SwiftUser:
+        headers = {"X-Auth-User": name, "X-Auth-Key": key}
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(self.auth_url, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return SwiftUser(answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"])
+
+    def forget_tokens(self) -> None:
+        """As if all of them had expired: they are in memcached only."""
+        with socket.create_connection((HOST, self._cache), timeout=60) as sock:
+            sock.sendall(b"flush_all\r\n")
+            if sock.recv(16) != b"OK\r\n":
+                raise AssertionError("memcached does not forget")
 
     def client(self) -> Any:
         """A client of boto3's own, with its own connections: the other side."""
@@ -138,7 +212,10 @@ class Swift:
                 f"[app:{kind}-server]\nuse = egg:swift#{kind}\n{_STORAGE[kind]}\n",
             )
         own = {
-            "tempauth": f"user_broker_broker = {SECRET_KEY} .admin\nstorage_url_scheme = http\n",
+            "tempauth": f"user_broker_broker = {SECRET_KEY} .admin\n"
+            f"user_broker_guest = {GUEST_KEY}\nstorage_url_scheme = default\n"
+            f"token_life = {self._token_seconds}\n",
+            "slo": f"max_manifest_segments = {self._most_segments}\n",
             "s3api": f"s3_acl = false\nmin_segment_size = 5242880\nlocation = {self.region}\n",
             "cache": f"memcache_servers = {HOST}:{self._cache}\n",
             "versioned_writes": "allow_versioned_writes = true\nallow_object_versioning = true\n",

@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imagebroker.plugin import BackendHost, forks, open_owned, own_folder
+from imagebroker.backends.backend import BackendHost
+from imagebroker.system import forks
+from imagebroker.system.owned_directory import open_owned
+from imagebroker.system.person import own_folder
 
 LOG = logging.getLogger(__name__)
 _MOST = 64 * 1024
@@ -72,12 +75,12 @@ class Memory:
 
 
 @contextmanager
-def remembered(host: BackendHost, endpoint: str, bucket: str, key: str) -> Iterator[Memory]:
+def remembered(host: BackendHost, *where: str) -> Iterator[Memory]:
     """The memory of the upload of an object; an empty one if another process uploads it now."""
     folder = _folder(host)
     fd, path = None, None
     if folder is not None:
-        named = json.dumps([endpoint, bucket, key]).encode()
+        named = json.dumps(where).encode()
         path = folder / f"{hashlib.sha256(named).hexdigest()}.json"
         fd = _locked(folder, path)
     try:
@@ -92,7 +95,7 @@ def _folder(host: BackendHost) -> Path | None:
     if configured:
         return Path(configured)
     own = own_folder("XDG_STATE_HOME", ".local/state") if host.personal else None
-    return None if own is None else own / "imagebroker" / "s3"
+    return None if own is None else own / "imagebroker" / host.name
 
 
 def _locked(folder: Path, path: Path) -> int | None:

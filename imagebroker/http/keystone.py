@@ -1,0 +1,204 @@
+"""Tokens and catalogues of OpenStack's identity service, by keystoneauth over our connections.
+
+keystoneauth is imported at the first use, and is a dependency of whoever needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from oslo_config import cfg
+
+from imagebroker.backends.backend import Options
+from imagebroker.backends.entry_points import entry_points
+from imagebroker.exceptions import (
+    BackendError,
+    ConfigError,
+    ImageBrokerError,
+    MalformedAnswer,
+    NotAuthorized,
+)
+from imagebroker.http.client import Client
+from imagebroker.http.urls import Url
+from imagebroker.redaction import redact
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Maximum size of Keystone's responses: requests and keystoneauth need 30 times as much memory.
+MAX_ANSWER = 1024 * 1024
+#: What to do where auth_url leads to something else.
+_KEYSTONE = "set auth_url to the address of Keystone, such as https://HOST:5000/v3"
+
+
+def auth_options(taken: Collection[str]) -> list[cfg.Opt]:
+    """The options of all auth types that can be used here, but for those that are `taken`."""
+    found: dict[str, cfg.Opt] = {}
+    for opt in _auth_options():
+        if opt.dest not in taken:
+            found.setdefault(opt.dest, _oslo(opt))
+    return [found[dest] for dest in sorted(found)]
+
+
+def _auth_options() -> Iterator[Any]:
+    """Not by `get_available_plugin_loaders`, which logs an error for each type whose dependencies
+    (lxml, Kerberos, ...) are not installed.
+    """
+    for point in sorted(entry_points("keystoneauth1.plugin"), key=lambda each: each.name):
+        try:
+            loader = point.load()()
+            options = loader.get_options() if loader.available else []
+        except Exception as error:
+            LOG.debug("the auth type %s cannot be used: %s", point.name, error)
+            continue
+        yield from options
+
+
+def _oslo(opt: Any) -> cfg.Opt:
+    """A keystoneauth option for oslo.config: never required, since auth types differ."""
+    return cfg.StrOpt(
+        opt.dest,
+        help=opt.help,
+        secret=opt.secret,
+        deprecated_opts=[cfg.DeprecatedOpt(old.dest) for old in opt.deprecated],
+    )
+
+
+def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
+    """What gets tokens as the options say, of keystoneauth; None without `auth_type`.
+
+    :param endpoint: for auth types whose own option `endpoint` is the core's here.
+    :raises ConfigError: they do not fit together.
+    """
+    from keystoneauth1 import exceptions as ks
+    from keystoneauth1 import loading
+
+    name = options.get("auth_type")
+    if not name:
+        if options.get("username") or options.get("password"):
+            raise ConfigError(
+                f"{where}: username or password is set, but auth_type is not",
+                hint="set auth_type = password",
+            )
+        return None
+
+    def value(opt: Any) -> Any:
+        given = endpoint if opt.dest == "endpoint" else options.get(opt.dest)
+        return opt.default if given is None else given
+
+    try:
+        return loading.get_plugin_loader(name).load_from_options_getter(value)
+    except ks.NoMatchingPlugin as error:
+        known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"{where}: unknown auth_type {name!r}",
+            hint=f"did you mean {near[0]}?" if near else
+            "set it to password, v3applicationcredential or token",
+        ) from error  # fmt: skip
+    except ks.MissingRequiredOptions as error:
+        missing = " and ".join(opt.dest for opt in error.options)
+        raise ConfigError(
+            f"{where}: auth_type is {name}, but {missing} is not set",
+            hint=f"set {missing}",
+        ) from error
+    except (ks.OptionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: the options of auth_type {name!r} are incomplete: {error}",
+            hint=f"set the options of {name} that it names in this section",
+        ) from error
+
+
+def configured_urls(options: Options, names: Iterable[str], where: str) -> list[str]:
+    """The URLs in these options: no other server gets a password.
+
+    :raises ConfigError: one is invalid.
+    """
+    urls = [str(options.get(name) or "") for name in names]
+    found = [url for url in urls if url.startswith(("http://", "https://"))]
+    for url in found:
+        try:
+            Url.parse(url)
+        except ValueError:
+            raise ConfigError(
+                f"{where}: {redact(url)} is not an http or https URL",
+                hint="write it without a user name and a fragment: https://host:5000/v3",
+            ) from None
+    return found
+
+
+def identity_session(
+    client: Client, auth: Any, origins: Sequence[str], kind: Callable[..., T] | None = None
+) -> T:
+    """A session of keystoneauth: only to these URLs' servers, because requests have a password in
+    them.
+
+    :param kind: its class, by default keystoneauth's own.
+    """
+    from keystoneauth1 import session
+
+    from imagebroker.http.requests_session import requests_session
+
+    limit = min(MAX_ANSWER, client.host.limits.max_answer)
+    made = requests_session(client, origins=origins, limit=limit, streams=False, redirects=False)
+    make: Callable[..., Any] = session.Session if kind is None else kind
+    found: T = make(auth=auth, session=made, redirect=False)
+    return found
+
+
+def _remedy(status: int, said: str) -> str:
+    """What to do about an answer of Keystone that is an error."""
+    if status >= 500:
+        return "check Keystone's log"
+    if status == 400 and "domain" in said:
+        return "set user_domain_name and project_domain_name (often Default)"
+    return "check the auth options" if status == 400 else _KEYSTONE
+
+
+@contextlib.contextmanager
+def translated(where: str, service: str, option: str) -> Iterator[None]:
+    """Turn keystoneauth's exceptions, and those that a malformed answer causes in it, into ours.
+
+    :param service: what is looked for in the catalogue.
+    :param option: the one that names it instead.
+    """
+    from keystoneauth1 import exceptions as ks
+
+    try:
+        yield
+    except ImageBrokerError:
+        raise
+    except (ks.EndpointNotFound, ks.CatalogException) as error:
+        raise ConfigError(
+            f"{where}: the catalogue has no such {service}: {error}",
+            hint=f"check region_name, valid_interfaces and service_type, or set {option}",
+        ) from error
+    except (ks.Unauthorized, ks.Forbidden) as error:
+        raise NotAuthorized(
+            f"{where}: Keystone refuses the service's credentials",
+            hint="check username, password, project and their domains",
+        ) from error
+    except ks.HttpError as error:
+        raise BackendError(
+            f"{where}: Keystone answered {error.http_status}: {error}",
+            hint=_remedy(error.http_status, str(error)),
+            retryable=error.http_status >= 500 or error.http_status == 429,
+        ) from error
+    except ks.ClientException as error:
+        raise BackendError(
+            f"{where}: cannot get a token from Keystone: {error}",
+            hint=_KEYSTONE,
+            retryable=False,
+        ) from error
+    except (
+        AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
+        raise MalformedAnswer(
+            f"{where}: invalid response from Keystone ({type(error).__name__})",
+            hint=_KEYSTONE,
+            retryable=False,
+        ) from error

@@ -1,0 +1,21 @@
+"""What OpenStack's backends share: tokens and catalogues of Keystone, by keystoneauth."""
+
+from __future__ import annotations
+
+from imagebroker.http.keystone import (
+    MAX_ANSWER,
+    auth_options,
+    configured_urls,
+    identity_session,
+    load_auth,
+    translated,
+)
+
+__all__ = [
+    "MAX_ANSWER",
+    "auth_options",
+    "configured_urls",
+    "identity_session",
+    "load_auth",
+    "translated",
+]

@@ -1,0 +1,26 @@
+"""What backends for object stores over HTTP share: records in metadata, names, uploads in parts.
+
+The backends for S3 and Swift are made with it; see them for an example.
+"""
+
+from __future__ import annotations
+
+from imagebroker.http.objects.names import Place, can_be_named, changed, check_unprotected
+from imagebroker.http.objects.records import FIELDS, image_of, metadata_of
+from imagebroker.http.objects.upload import Destination, Layout, Part, Stored, Upload, taken
+
+__all__ = [
+    "FIELDS",
+    "Destination",
+    "Layout",
+    "Part",
+    "Place",
+    "Stored",
+    "Upload",
+    "can_be_named",
+    "changed",
+    "check_unprotected",
+    "image_of",
+    "metadata_of",
+    "taken",
+]

@@ -112,7 +112,13 @@ class Registry(Asker):
             return self._pools.send(method, place, every, body)
 
         place = self.http.start(url)
-        return self.http.followed(place, send) if method in ("GET", "HEAD") else send(place)
+        try:
+            return self.http.followed(place, send) if method in ("GET", "HEAD") else send(place)
+        except TransferError as error:
+            if "http://" in (error.hint or ""):  # how a URL would be mended, which a ref is not
+                section = f"[backend:{self.host.title}]"
+                error.hint = f"if that registry has no TLS, set plain_http = yes in {section}"
+            raise
 
     def ask_token(
         self, method: str, url: str, authorization: str | None, body: bytes | None
@@ -184,7 +190,7 @@ class Registry(Asker):
 
     def tags(self, name: Name) -> list[str]:
         """The tags of a repository; none that is not spelled as one."""
-        found: list[str] = []
+        found: dict[str, None] = {}  # in their order
         url: str | None = self.url(name, "tags/list?n=1000")
         while url is not None and len(found) < _MOST_TAGS:
             answer = self.send("GET", name, url)
@@ -195,10 +201,10 @@ class Registry(Asker):
             who = f"the tags of {name.place}"
             page = peer.document(answer.read(self.host.limits.max_answer), dict, who)
             tags = peer.texts(page.get("tags"), "tags", who) or ()
-            new = [each for each in tags if re.fullmatch(TAG, each) and each not in found]
-            found += new
+            new = [each for each in tags if each not in found and re.fullmatch(TAG, each)]
+            found |= dict.fromkeys(new)
             url = self._same_site(here, following) if following and new else None
-        return found[:_MOST_TAGS]
+        return list(found)[:_MOST_TAGS]
 
     def _same_site(self, old: str, new: str) -> str | None:
         """Where a list goes on: at the same registry only."""

@@ -20,6 +20,8 @@ TITLE = "org.opencontainers.image.title"
 
 #: Parts of one document.
 _MOST_LAYERS, _MOST_MANIFESTS = 10_000, 1_000
+#: Characters of a media type (RFC 6838), and of a file name that means anything.
+_LONGEST_TYPE, _LONGEST_TITLE = 255, 1024
 _DIGITS = {"sha256": 64, "sha512": 128}
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
 
@@ -47,7 +49,8 @@ class Descriptor:
     @property
     def title(self) -> str:
         """The name of the file that it was."""
-        return self.annotations.get(TITLE, "")
+        title = self.annotations.get(TITLE, "")
+        return title if len(title) <= _LONGEST_TITLE else ""
 
     @classmethod
     def parse(cls, who: str, value: Any) -> Descriptor:
@@ -58,8 +61,11 @@ class Descriptor:
         if size is None:
             peer.malformed(who, "a descriptor without a size")
         platform = value.get("platform")
+        media_type = (peer.text(value.get("mediaType"), "mediaType", who) or "").lower()
+        if len(media_type) > _LONGEST_TYPE:
+            peer.malformed(who, f"a media type of {len(media_type)} characters")
         return cls(
-            (peer.text(value.get("mediaType"), "mediaType", who) or "").lower(),
+            media_type,
             _digest(who, value.get("digest")),
             size,
             _texts(who, value.get("annotations"), "annotations"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from imagebroker_oci.options import OPTIONS
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Not
 
-from imagebroker.exceptions import ImageBrokerError
+from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.reference import in_form, parse
 from imagebroker.plugin import BackendHost, Limits, Options
 from imagebroker.policy.addresses import Policy, networks
@@ -37,6 +38,8 @@ class FakeRegistry:
         self.requests: list[tuple[str, dict[str, str]]] = []
         #: Whether nothing is answered without a login.
         self.wants_login = False
+        #: So many requests are refused as if the login were no longer valid.
+        self.refused = 0
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,7 +49,9 @@ class FakeRegistry:
                 fake.requests.append((self.path, dict(self.headers)))
                 path = self.path.partition("?")[0]
                 status, fields, body = fake.answers.get(path, (404, {}, b"{}"))
-                if fake.wants_login and "Authorization" not in self.headers:
+                lost = fake.refused > 0
+                fake.refused -= lost
+                if lost or (fake.wants_login and "Authorization" not in self.headers):
                     status, fields, body = 401, {"WWW-Authenticate": "Basic realm=x"}, b"{}"
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **fields}.items():
@@ -129,6 +134,7 @@ def error_of(fake: FakeRegistry, **options: Any) -> ImageBrokerError:
         {**GOOD, "layers": [{**LAYER, "digest": 7}]},
         {**GOOD, "layers": [{**LAYER, "annotations": {"a": 1}}]},
         {**GOOD, "layers": [{**LAYER, "mediaType": 1}]},
+        {**GOOD, "layers": [{**LAYER, "mediaType": "application/" + "disk+." * 100_000}]},
         {**GOOD, "layers": []},
         {**GOOD, "layers": [LAYER] * 10_001},
         {**GOOD, "mediaType": OCI_INDEX},
@@ -151,8 +157,6 @@ def test_a_web_page_instead_of_a_manifest(fake: FakeRegistry) -> None:
 
 def test_an_index_that_leads_to_itself_ends(fake: FakeRegistry) -> None:
     """It cannot name its own digest; so each leads to a further one."""
-    import hashlib
-
     body = json.dumps(GOOD).encode()
     for _ in range(10):
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
@@ -249,3 +253,46 @@ def test_tags_that_go_on_for_ever_end(fake: FakeRegistry) -> None:
     error = error_of(fake)
     assert_that(error.hint, Contains("1, 2"))
     assert_that(error.hint, Not(Contains("..")))
+
+
+def test_a_login_that_is_withdrawn_within_a_download_is_renewed(
+    fake: FakeRegistry, secret: Path
+) -> None:
+    """The token is said to be valid for long, and is refused when the second range is asked for."""
+    data = bytes(range(256)) * 1000
+    layer = {**LAYER, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+    fake.wants_login = True
+    fake.manifest({**GOOD, "layers": [layer]})
+    blob = f"/v2/a/blobs/{layer['digest']}"
+    fake.answers[blob] = 200, {"Accept-Ranges": "bytes"}, data
+    made = backend(pull_secret_file=str(secret))
+    ref = in_form(parse(f"oci://{fake.address}/a:1"), OciBackend.ref_form)
+    source = made.open(None, ref)
+    try:
+        assert_that(b"".join(map(bytes, source.read())) == data, Equals(True))
+        fake.refused = 1
+        assert_that(b"".join(map(bytes, source.read())) == data, Equals(True))
+        assert_that(fake.refused, Equals(0))
+    finally:
+        source.close()
+        made.close()
+
+
+def test_a_digest_of_sha512_is_checked_too(fake: FakeRegistry) -> None:
+    data = b"a disk" * 1000
+    config = {**CONFIG, "digest": f"sha512:{hashlib.sha512(b'{}').hexdigest()}"}
+    config["mediaType"] = "application/vnd.oci.image.config.v1+json"
+    layer = {**LAYER, "digest": f"sha512:{hashlib.sha512(data).hexdigest()}", "size": len(data)}
+    fake.manifest({**GOOD, "config": config, "layers": [layer]})
+    fake.answers[f"/v2/a/blobs/{layer['digest']}"] = 200, {}, data
+    made = backend()
+    ref = in_form(parse(f"oci://{fake.address}/a:1"), OciBackend.ref_form)
+    source = made.open(None, ref)
+    # Of a blob that is the disk, the core checks what the record says.
+    assert_that(source.image.checksums, Equals({"sha512": str(layer["digest"])[7:]}))
+    source.close()
+    chosen = in_form(parse(f"oci://{fake.address}/a:1?arch=amd64"), OciBackend.ref_form)
+    fake.answers[f"/v2/a/blobs/{config['digest']}"] = 200, {}, b"[]"
+    with pytest.raises(VerificationError):
+        made.get(None, chosen)
+    made.close()

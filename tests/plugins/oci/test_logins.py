@@ -16,7 +16,7 @@ from testtools import ExpectedException
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Not
 
-from imagebroker.exceptions import ConfigError, ImageNotFound, NotAuthorized
+from imagebroker.exceptions import ConfigError, ImageNotFound, NotAuthorized, TransferError
 from imagebroker.model.reference import in_form, parse
 from imagebroker.plugin import BackendHost, Options
 from imagebroker.policy.addresses import Policy, networks
@@ -224,3 +224,31 @@ def test_no_error_has_the_password(basic_registry: Registry, home: Path) -> None
     except ImageNotFound as error:
         assert_that(f"{error!r} {error.hint}", Not(Contains(PASSWORD)))
     made.close()
+
+
+def test_a_registry_without_tls_is_named(registry: Registry) -> None:
+    made = backend()
+    with pytest.raises(TransferError) as caught:
+        size_of(made, registry.ref("a"))
+    assert_that(caught.value.hint, Contains("plain_http = yes in [backend:oci]"))
+
+
+def test_check_finds_the_repository_and_what_is_wrong_with_the_login(
+    basic_repository: Library,
+) -> None:
+    server = basic_repository.server
+    place = f"{server.address}/{basic_repository.name}"
+
+    def findings(**options: Any) -> list[str]:
+        made = backend(**{**server.options(create_in=place), **options})
+        try:
+            return [finding.what for finding in made.check(None)]
+        finally:
+            made.close()
+
+    assert_that(findings()[0], Contains("is not there yet"))
+    basic_repository.push_disk("1", DISK)
+    assert_that(findings()[0], Contains("has 1 tags"))
+    with ExpectedException(NotAuthorized, ".*UNAUTHORIZED.*"):
+        findings(pull_secret_file=str(server.pull_secret("wrong-password")))
+    assert_that(findings(create_in=None), Equals([]))

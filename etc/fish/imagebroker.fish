@@ -111,7 +111,7 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-unknown-size
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width -o --output --file-mode --convert --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width -o --output --file-mode --convert --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'download\'; and test (__imagebroker_arguments -f --format -c --column --max-width -o --output --file-mode --convert --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 1' -F
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
@@ -123,7 +123,7 @@ complete -c imagebroker -n '__imagebroker_at \'show\'' -l noindent -d 'whether t
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l deleted -d 'also show an image that was deleted'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l locations -d 'also show the locations of its data'
 complete -c imagebroker -n '__imagebroker_at \'show\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
-complete -c imagebroker -n '__imagebroker_at \'show\'; and test (__imagebroker_arguments -f --format -c --column --max-width --ca-file) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'show\'; and test (__imagebroker_arguments -f --format -c --column --max-width --ca-file) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -135,7 +135,7 @@ complete -c imagebroker -n '__imagebroker_at \'list\'' -l quote -d 'when to incl
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l sort-column -d 'specify the column(s) to sort the data (columns specified first have a priority, non-existing columns are ignored), column names are case-insensitive and accept underscores for spaces, can be repeated' -x
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l sort-descending -d 'sort the column(s) in descending order'
-complete -c imagebroker -n '__imagebroker_at \'list\'' -l backend -d 'backend to list (default: default_backend)' -r -f -a 'file glance http oci s3 scp swift'
+complete -c imagebroker -n '__imagebroker_at \'list\'' -l backend -d 'backend to list (default: default_backend)' -r -f -a 'file glance http oci rbd s3 scp swift'
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l limit -d 'show at most N images' -x
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l marker -d 'start after this image, the last one already seen' -x
 complete -c imagebroker -n '__imagebroker_at \'list\'' -l page-size -d 'fetch N images per request' -x
@@ -160,7 +160,7 @@ complete -c imagebroker -n '__imagebroker_at \'create\'' -l max-width -d 'Maximu
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l noindent -d 'whether to disable indenting the JSON'
-complete -c imagebroker -n '__imagebroker_at \'create\'' -l backend -d 'backend to create it in (default: default_backend)' -r -f -a 'file glance http oci s3 scp swift'
+complete -c imagebroker -n '__imagebroker_at \'create\'' -l backend -d 'backend to create it in (default: default_backend)' -r -f -a 'file glance http oci rbd s3 scp swift'
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l id -d 'id of the image (default: chosen by the backend)' -x
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l file -d 'file with the image\'s data; - for standard input' -r -F
 complete -c imagebroker -n '__imagebroker_at \'create\'' -l size -d 'size of the data, if it cannot be seen from the file (standard input); 0 to upload an empty image on purpose' -x
@@ -215,10 +215,10 @@ complete -c imagebroker -n '__imagebroker_at \'update\'' -l if-version -d 'refus
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l no-check-format -d 'store the data even if a download would refuse it'
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'update\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'update\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file --size --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --remove --remove-property --if-version --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'update\'; and test (__imagebroker_arguments -f --format -c --column --max-width --file --size --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --remove --remove-property --if-version --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'delete\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'delete\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
-complete -c imagebroker -n '__imagebroker_at \'delete\'; and test (__imagebroker_arguments --ca-file) -ge 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'delete\'; and test (__imagebroker_arguments --ca-file) -ge 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores not_stored'
@@ -226,7 +226,7 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-width -d 'Maximum 
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l noindent -d 'whether to disable indenting the JSON'
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l backend -d 'backend to copy it to' -r -f -a 'file glance http oci s3 scp swift'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l backend -d 'backend to copy it to' -r -f -a 'file glance http oci rbd s3 scp swift'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l strict -d 'fail if the backend cannot store a field of the record'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l name -d '' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l disk-format -d 'raw, qcow2, iso, vmdk, ...' -x
@@ -261,7 +261,7 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-unknown-size -l 
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-empty -l no-allow-empty -d 'accept an empty image even if no record says that it is empty'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'copy\'; and test (__imagebroker_arguments -f --format -c --column --max-width --backend --name --disk-format --container-format --property --tag --owner --member --min-disk --min-ram --checksum --allowed-formats --trusted-certs --max-size --max-compression-ratio --deadline --retries --stall-timeout --min-rate --rate-limit --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'import\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -274,7 +274,7 @@ complete -c imagebroker -n '__imagebroker_at \'import\'' -l store -d 'store of t
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l deadline -d 'stop waiting after this time' -x
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'import\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'import\'; and test (__imagebroker_arguments -f --format -c --column --max-width --url --store --deadline --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'import\'; and test (__imagebroker_arguments -f --format -c --column --max-width --url --store --deadline --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref id name status visibility owner hidden protected members tags size virtual_size disk_format container_format min_disk min_ram checksums created_at updated_at deleted_at properties locations version stores'
@@ -286,7 +286,7 @@ complete -c imagebroker -n '__imagebroker_at \'purge\'' -l quote -d 'when to inc
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l sort-column -d 'specify the column(s) to sort the data (columns specified first have a priority, non-existing columns are ignored), column names are case-insensitive and accept underscores for spaces, can be repeated' -x
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l sort-descending -d 'sort the column(s) in descending order'
-complete -c imagebroker -n '__imagebroker_at \'purge\'' -l backend -d 'backend to clean up (default: default_backend)' -r -f -a 'file glance http oci s3 scp swift'
+complete -c imagebroker -n '__imagebroker_at \'purge\'' -l backend -d 'backend to clean up (default: default_backend)' -r -f -a 'file glance http oci rbd s3 scp swift'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l older-than -d 'remove only what is older, in seconds or like 90m, 12h (default: 7d)' -x
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l dry-run -d 'list what would be removed, but remove nothing'
 complete -c imagebroker -n '__imagebroker_at \'purge\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
@@ -335,7 +335,7 @@ complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l noindent -d 'whe
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l checksum -d 'digest that the image must have, as for download' -x
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l ca-file -d 'PEM file with the certificates of the authorities to trust, instead of the system\'s' -r -F
 complete -c imagebroker -n '__imagebroker_at \'cache load\'' -l progress -d 'how to report progress on standard error: auto (a bar on a terminal, else a line every ten seconds), plain (a line every two seconds), json (one object a line), none' -r -f -a 'auto json plain none'
-complete -c imagebroker -n '__imagebroker_at \'cache load\'; and test (__imagebroker_arguments -f --format -c --column --max-width --checksum --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'cache load\'; and test (__imagebroker_arguments -f --format -c --column --max-width --checksum --ca-file --progress) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'ref backend distribution reason capabilities'
@@ -343,7 +343,7 @@ complete -c imagebroker -n '__imagebroker_at \'resolve\'' -l max-width -d 'Maxim
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -l fit-width -d 'Fit the table to the display width. Implied if --max-width greater than 0. Set the environment variable CLIFF_FIT_WIDTH=1 to always enable'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -l print-empty -d 'Print empty table if there is no data to show.'
 complete -c imagebroker -n '__imagebroker_at \'resolve\'' -l noindent -d 'whether to disable indenting the JSON'
-complete -c imagebroker -n '__imagebroker_at \'resolve\'; and test (__imagebroker_arguments -f --format -c --column --max-width) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// s3:// scp:// swift://'
+complete -c imagebroker -n '__imagebroker_at \'resolve\'; and test (__imagebroker_arguments -f --format -c --column --max-width) -eq 0' -f -a 'file: file:/// glance: http:// https:// oci:// rbd:// s3:// scp:// swift://'
 complete -c imagebroker -n '__imagebroker_at \'backends\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'backends\'' -s f -l format -d 'the output format, defaults to table' -r -f -a 'csv json table value yaml'
 complete -c imagebroker -n '__imagebroker_at \'backends\'' -s c -l column -d 'specify the column(s) to include, can be repeated to show multiple columns' -r -f -a 'scheme distribution version capabilities enabled problem remedy'
@@ -379,7 +379,7 @@ complete -c imagebroker -n '__imagebroker_at \'config show\'' -l sort-column -d 
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -l sort-descending -d 'sort the column(s) in descending order'
 complete -c imagebroker -n '__imagebroker_at \'config show\'' -l written -d 'show only what the config file sets'
-complete -c imagebroker -n '__imagebroker_at \'config show\'; and test (__imagebroker_arguments -f --format -c --column --max-width --quote --sort-column) -eq 0' -f -a 'imagebroker backend:file backend:glance backend:http backend:oci backend:s3 backend:scp backend:swift'
+complete -c imagebroker -n '__imagebroker_at \'config show\'; and test (__imagebroker_arguments -f --format -c --column --max-width --quote --sort-column) -eq 0' -f -a 'imagebroker backend:file backend:glance backend:http backend:oci backend:rbd backend:s3 backend:scp backend:swift'
 complete -c imagebroker -n '__imagebroker_at \'config sample\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'config sample\'' -l minimal -d 'leave out the list of all options'
 complete -c imagebroker -n '__imagebroker_at \'swarm init\'' -s h -l help -d 'show this help message and exit'
@@ -413,7 +413,7 @@ complete -c imagebroker -n '__imagebroker_at \'backend test\'' -l sort-column -d
 complete -c imagebroker -n '__imagebroker_at \'backend test\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'backend test\'' -l sort-descending -d 'sort the column(s) in descending order'
 complete -c imagebroker -n '__imagebroker_at \'backend test\'' -l only -d 'run only tests whose name matches, such as c13 or broker' -x
-complete -c imagebroker -n '__imagebroker_at \'backend test\'; and test (__imagebroker_arguments -f --format -c --column --max-width --quote --sort-column --only) -eq 0' -f -a 'file glance http https oci s3 scp swift'
+complete -c imagebroker -n '__imagebroker_at \'backend test\'; and test (__imagebroker_arguments -f --format -c --column --max-width --quote --sort-column --only) -eq 0' -f -a 'file glance http https oci rbd s3 scp swift'
 complete -c imagebroker -n '__imagebroker_at \'complete\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'complete\'' -l shell -d 'the shell (default: bash; with --install, the login shell)' -r -f -a 'bash zsh fish'
 complete -c imagebroker -n '__imagebroker_at \'complete\'' -l install -d 'store the script and the man page where the shell and man look for them'

@@ -86,7 +86,8 @@ def test_whatever_is_wrong_with_a_distribution_it_is_named_and_the_others_are_re
     found = entry_points.installed()
     schemes = {point.name for point in found.group("imagebroker.backends")}
     assert_that(
-        schemes, Equals({"file", "glance", "good", "http", "https", "oci", "s3", "scp", "swift"})
+        schemes,
+        Equals({"file", "glance", "good", "http", "https", "oci", "rbd", "s3", "scp", "swift"}),
     )
     assert_that([each.distribution[1:12] for each in found.damaged], Equals(["omebodys_to"]))
     assert_that(found.damaged[0].remedy, Contains(str(tmp_path)))

@@ -16,6 +16,7 @@ PLUGINS = (
     "imagebroker_file",
     "imagebroker_http",
     "imagebroker_oci",
+    "imagebroker_rbd",
     "imagebroker_s3",
     "imagebroker_scp",
     "imagebroker_glance",

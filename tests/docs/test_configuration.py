@@ -9,6 +9,7 @@ from pathlib import Path
 import imagebroker_file.options
 import imagebroker_http.options
 import imagebroker_oci.options
+import imagebroker_rbd.options
 import imagebroker_s3.options
 import imagebroker_scp.options
 import pytest
@@ -49,6 +50,7 @@ def spelled(option: cfg.Opt) -> str:
         ("file", imagebroker_file.options.OPTIONS),
         ("http", imagebroker_http.options.OPTIONS),
         ("oci", imagebroker_oci.options.OPTIONS),
+        ("rbd", imagebroker_rbd.options.OPTIONS),
         ("s3", imagebroker_s3.options.OPTIONS),
         ("scp", imagebroker_scp.options.OPTIONS),
         ("swift", [o for o in swift.OWN if o.dest not in NOT_SUPPORTED]),

@@ -241,7 +241,8 @@ def test_each_plugin_is_listed_with_its_distribution_and_what_is_wrong_with_it(
     found = json.loads(shell("backends", "-f", "json").stdout)
     by_scheme = {row["scheme"]: row for row in found}
     assert_that(
-        sorted(by_scheme), Equals(["file", "glance", "http", "https", "oci", "s3", "scp", "swift"])
+        sorted(by_scheme),
+        Equals(["file", "glance", "http", "https", "oci", "rbd", "s3", "scp", "swift"]),
     )
     assert_that(by_scheme["http"]["distribution"], Equals("imagebroker"))
     assert_that([s for s, row in by_scheme.items() if row["enabled"]], Equals(["file", "http"]))

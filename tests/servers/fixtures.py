@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import apache as apache_server
+from tests.servers import ceph as ceph_server
 from tests.servers import dropbear as dropbear_server
 from tests.servers import images as image_files
 from tests.servers import nginx as nginx_server
@@ -85,6 +86,16 @@ def basic_registry() -> Iterator[registry_server.Registry]:
 def token_registry() -> Iterator[registry_server.Registry]:
     """One with a token server: anybody may pull, the user may push."""
     yield from _registry("token")
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[ceph_server.Ceph]:
+    """A Ceph cluster; give images names that no other test uses."""
+    require(ceph_server.missing())
+    if problem := ceph_server.of_another_python():
+        pytest.skip(problem)
+    with ceph_server.Ceph() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,200 @@
+"""The cluster of one instance: one connection, which all threads share."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+from imagebroker.plugin import (
+    BackendHost,
+    BackendLoadError,
+    ConfigError,
+    ImageNotFound,
+    TransferError,
+    forks,
+)
+from imagebroker_rbd.errors import error_of, translated
+from imagebroker_rbd.names import Place
+from imagebroker_rbd.operations import OpenImage
+
+#: Seconds that images which were closed may still wait for their last operation.
+_GRACE = 1.0
+
+
+class Cluster:
+    """A connection that is made when it is first needed, and again after the cluster dropped it."""
+
+    def __init__(self, host: BackendHost) -> None:
+        """:raises BackendLoadError: Ceph's modules are missing."""
+        try:
+            import rados
+            import rbd
+        except ImportError as error:
+            raise BackendLoadError(
+                f"the rbd backend needs the modules rados and rbd: {error}",
+                hint="apt-get install python3-rbd; a virtual environment sees it if it is made "
+                "with --system-site-packages and the distribution's python3",
+                scheme="rbd",
+            ) from error
+        self._rados, self.rbd = rados, rbd.RBD()
+        self._image_class = rbd.Image
+        self._host = host
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._open: weakref.WeakSet[OpenImage] = weakref.WeakSet()
+        forks.tell_in_child(self)
+
+    def in_child(self) -> None:
+        # Its finalizer would wait for threads that only the parent has.
+        if self._connection is not None:
+            forks.never_finalize(self._connection)
+
+    @property
+    def fsid(self) -> str:
+        """The id of the cluster."""
+        return str(self._connected().get_fsid()).lower()
+
+    def open(self, place: Place, subject: str, *, writable: bool = False) -> OpenImage:
+        """The image, or its snapshot.
+
+        :raises ImageNotFound, NotAuthorized, TransferError: as usual.
+        """
+        pool = self._ioctx(place.pool, place.namespace)
+        try:
+            with translated(f"cannot open {subject}"):
+                image = self._image_class(
+                    pool, place.image, snapshot=place.snapshot, read_only=not writable
+                )
+        except BaseException:
+            pool.close()
+            raise
+        opened = OpenImage(pool, image, subject)
+        self._open.add(opened)
+        return opened
+
+    @contextmanager
+    def pool(self, pool: str, namespace: str) -> Iterator[Any]:
+        """The Ioctx of a pool."""
+        found = self._ioctx(pool, namespace)
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def _ioctx(self, pool: str, namespace: str) -> Any:
+        connection = self._connected()
+        try:
+            with translated(f"cannot open the pool {pool}"):
+                found = connection.open_ioctx(pool)
+        except ImageNotFound as error:
+            raise ImageNotFound(
+                f"there is no pool {pool}", hint="check its name: ceph osd pool ls"
+            ) from error
+        if namespace:
+            found.set_namespace(namespace)
+        return found
+
+    def command(self, doing: str, prefix: str, **arguments: str) -> Any:
+        """The answer of the monitors to a command."""
+        asked = json.dumps({"prefix": prefix, "format": "json", **arguments})
+        with translated(doing):
+            number, answer, _ = self._connected().mon_command(asked, b"")
+        if number:
+            raise error_of(doing, abs(number))
+        return json.loads(answer)
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection
+
+    def _connect(self) -> Any:
+        options, doing = self._host.options, f"cannot connect to the cluster of {self._title}"
+        for name in ("ceph_conf", "keyring"):
+            self._check_file(name, options[name])
+        with translated(doing, connecting=True):
+            made = self._rados.Rados(
+                rados_id=options.user, conffile=options.ceph_conf, conf=self._settings()
+            )
+        try:
+            with translated(doing, connecting=True):
+                made.connect()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                made.shutdown()
+            raise
+        return made
+
+    def _check_file(self, name: str, path: str | None) -> None:
+        """:raises ConfigError: the file of an option cannot be read."""
+        if not path:
+            return
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"[backend:{self._host.title}] {name}: cannot read {path}: {error.strerror}",
+                hint=f"set {name} to a file that this user can read",
+                option=f"[backend:{self._host.title}] {name}",
+            ) from error
+
+    @property
+    def _title(self) -> str:
+        return f"[backend:{self._host.title}] ceph_conf {self._host.options.ceph_conf}"
+
+    def _settings(self) -> dict[str, str]:
+        """What is set whatever Ceph's config file says."""
+        options, limits = self._host.options, self._host.limits
+        mon = str(options.mon_timeout or max(1, math.ceil(limits.connect_timeout)))
+        osd = str(options.osd_timeout or max(1, math.ceil(limits.stall_timeout)))
+        settings = {
+            # Without these, the library waits for ever.
+            "client_mount_timeout": mon, "rados_mon_op_timeout": mon, "rados_osd_op_timeout": osd,
+            # Whole chunks are read and written once: a cache would only copy them.
+            "rbd_cache": "false",
+            # The process and its output are the caller's.
+            "log_to_stderr": "false", "err_to_stderr": "false",
+        }  # fmt: skip
+        if options.keyring:
+            settings["keyring"] = options.keyring
+        return settings
+
+    def drop_if_dead(self, error: BaseException) -> None:
+        """After an error: connect anew at the next call, if the cluster has dropped us."""
+        cause = error.__cause__
+        if isinstance(error, TransferError) and getattr(cause, "errno", 0) in _DROPPED:
+            with self._lock:
+                dropped, self._connection = self._connection, None
+            if dropped is not None:
+                forks.never_finalize(dropped)  # images may still be open in it
+
+    def close(self) -> None:
+        """End the connection, after what was closed before has ended."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        ends = monotonic() + _GRACE
+        for opened in list(self._open):
+            opened.close()
+        while any(not opened.is_gone for opened in self._open):
+            if monotonic() > ends:
+                # An operation waits for the cluster. To end the connection under it would crash.
+                forks.never_finalize(connection)
+                return
+            sleep(0.01)
+        connection.shutdown()
+
+
+#: The cluster has blocklisted or forgotten this client.
+_DROPPED = frozenset({errno.ESHUTDOWN, -errno.ESHUTDOWN, errno.ENOTCONN, -errno.ENOTCONN})

@@ -1,13 +1,17 @@
-"""A copy from every backend to every one that can create, streamed through one broker."""
+"""A copy from every backend to every one that can create, streamed through one broker.
+
+docs/records.md has the table of these pairs.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
@@ -22,10 +26,14 @@ from imagebroker.exceptions import (
 from tests.servers.images import make_qcow2
 from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
+from tests.servers.registry import Registry
 from tests.servers.sshd import Sshd
+from tests.servers.swift import Swift
 
-SOURCES = ("file path", "file id", "http", "scp", "glance")
-TARGETS = ("file", "scp", "glance")
+SOURCES = ("file path", "file id", "http", "scp", "glance", "s3", "oci", "swift")
+TARGETS = ("file", "scp", "glance", "s3", "oci", "swift")
+#: Those whose records have fields beside the name.
+RECORDS = ("file id", "glance", "s3", "oci", "swift")
 
 
 @dataclass
@@ -48,22 +56,32 @@ class Everywhere:
 
 @pytest.fixture
 def everywhere(
-    openstack: OpenStack, nginx: Nginx, sshd: Sshd, qemu_img: None,
-    make_broker: Callable[..., imagebroker.Broker], tmp_path: Path,
+    openstack: OpenStack, nginx: Nginx, sshd: Sshd, swift: Swift, registry: Registry,
+    qemu_img: None, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path,
 ) -> Everywhere:  # fmt: skip
     name, directory = f"copied-{uuid.uuid4().hex}.qcow2", tmp_path / "scp"
     directory.mkdir()
     path = make_qcow2(tmp_path / name, 64 * 1024 * 1024)
     data = path.read_bytes()
     (nginx.root / name).write_bytes(data)
-    options = "".join(f"{key} = {value}\n" for key, value in openstack.auth_options("red").items())
+    place = f"copied-{uuid.uuid4().hex}"
+    swift.client().create_bucket(Bucket=place)
+    swift.user().call("PUT", f"{place}-container")
     broker = make_broker(
-        "[imagebroker]\nenabled_schemes = file, http, scp, glance\nretry_backoff = 0\n"
+        "[imagebroker]\nenabled_schemes = file, http, scp, glance, s3, oci, swift\n"
+        "retry_backoff = 0\n"
         f"[backend:file]\nstore_dir = {tmp_path}/store\nallowed_paths = {tmp_path}\n"
         "[backend:http]\nallowed_networks = 127.0.0.0/8\n"
         f"[backend:scp]\nendpoint = {sshd.url(directory)}/\nknown_hosts = {sshd.known_hosts}\n"
         f"identity_file = {sshd.key}\nallowed_networks = 127.0.0.0/8\n"
-        f"[backend:glance]\nendpoint = {openstack.endpoint}/\n{options}"
+        f"[backend:glance]\nendpoint = {openstack.endpoint}/\n"
+        + _lines(openstack.auth_options("red"))
+        + "[backend:s3]\n"
+        + _lines(swift.options(create_in=place))
+        + "[backend:swift]\n"
+        + _lines(swift.swift_options(create_in=f"{place}-container"))
+        + "[backend:oci]\nallowed_networks = 127.0.0.0/8\n"
+        + _lines(registry.options(create_in=f"{registry.address}/{place}"))
     )
     info = {"name": name, "disk_format": "qcow2", "container_format": "bare", "min_ram": 64}
     refs = {
@@ -71,9 +89,12 @@ def everywhere(
         "http": nginx.url(name),
         "scp": broker.create(None, {"name": name}, data, backend="scp").ref,
         "file id": broker.create(None, info, data, backend="file").ref,
-        "glance": broker.create(None, info, data, backend="glance").ref,
-    }
+    } | {each: broker.create(None, info, data, backend=each).ref for each in RECORDS[1:]}
     return Everywhere(broker, data, refs, directory)
+
+
+def _lines(options: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {value}\n" for key, value in options.items() if value is not None)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -91,7 +112,7 @@ def test_a_copy_has_the_bytes_and_what_the_original_said(
         assert_that(done.evidence["disk_format"], Equals("qcow2"))
         if target != "scp":
             assert_that(copied, MatchesStructure.byEquality(status="active", disk_format="qcow2"))
-            assert_that(copied.min_ram, Equals(64 if source in ("file id", "glance") else 0))
+            assert_that(copied.min_ram, Equals(64 if source in RECORDS else 0))
 
 
 @pytest.mark.parametrize("target", TARGETS)

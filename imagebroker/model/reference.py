@@ -340,9 +340,11 @@ def below(ref: ImageRef, prefix: str) -> str | None:
     The paths are compared as text; scheme, host and port as parsed, opaque names exactly.
     """
     base = parse(prefix)
+    if ref.scheme != base.scheme or ref.path is None:
+        return None
     if ref.authority is not None:
         base = with_opaque_authority(base, RefForm(authority=True))
-    if ref.scheme != base.scheme or ref.host != base.host or ref.path is None:
+    if ref.host != base.host:
         return None
     if (ref.authority, ref.instance) != (base.authority, base.instance):
         return None

@@ -93,6 +93,10 @@ def everywhere(
     return Everywhere(broker, data, refs, directory)
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def _lines(options: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {value}\n" for key, value in options.items() if value is not None)
 
@@ -112,7 +116,17 @@ def test_a_copy_has_the_bytes_and_what_the_original_said(
         assert_that(done.evidence["disk_format"], Equals("qcow2"))
         if target != "scp":
             assert_that(copied, MatchesStructure.byEquality(status="active", disk_format="qcow2"))
-            assert_that(copied.min_ram, Equals(64 if source in RECORDS else 0))
+            assert_that(copied.min_ram or 0, Equals(64 if source in RECORDS else 0))
+
+
+def test_the_documented_table_has_these_pairs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+    section = text.split("## Copies")[1].split("\n## ")[0]
+    header, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert_that(_cells(header)[1:], Equals([*TARGETS]))
+    found = [_cells(row) for row in rows]
+    assert_that([row[0] for row in found], Equals([*SOURCES]))
+    assert_that({cell for row in found for cell in row[1:]}, Equals({"yes"}))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -126,3 +126,9 @@ def test_a_mistake_is_explained() -> None:
     with pytest.raises(InvalidImageRef) as caught:
         in_form(parse("s3://bucket/"), BUCKETS)
     assert_that(caught.value.hint, Contains("s3://NAME/KEY"))
+
+
+@pytest.mark.parametrize("prefix", ["http://[::1]:9292/", "https://user@host:1/x/", "scp://h:2/d/"])
+def test_an_endpoint_of_another_scheme_is_just_another_place(prefix: str) -> None:
+    ref = in_form(parse("s3://images/x"), RefForm(authority=True, path=True, opaque_path=True))
+    assert_that(below(ref, prefix), Is(None))

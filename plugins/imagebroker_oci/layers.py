@@ -144,11 +144,13 @@ class _Entry:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]
                     self._budget.count(self._name, 1, 0)
+                    if member.size < 0:
+                        raise tarfile.HeaderError("a file with less than no bytes")
                     if self._is_disk(member):
                         self._archive.seek(member.offset_data)
                         self.path, self.size = member.name, member.size
                         return True
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise MalformedAnswer(
                 f"{self._what} is not a valid tar archive: {printable(str(error), 100)}",
                 hint="the image was damaged before it was pushed",

@@ -25,6 +25,8 @@ from imagebroker.exceptions import (
 )
 from imagebroker.testing.hooks import random_bytes
 from tests.plugins.oci.conftest import Library
+from tests.servers.process import HOST
+from tests.servers.tcp import NO_FAULT, Fault, TcpProxy
 
 DISK = random_bytes(3_500_000)
 NEW = {"name": "1.0", "disk_format": "raw", "container_format": "bare"}
@@ -157,6 +159,26 @@ def test_a_source_that_fails_leaves_no_upload(repository: Library) -> None:
         repository.broker().get(None, repository.ref("1.0"))
 
 
+def test_a_connection_that_is_cut_is_no_image_and_can_be_tried_again(
+    repository: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within a request, docker-registry cannot be told: it does not know how much it has."""
+    server = repository.server
+    with TcpProxy(HOST, server.port, Fault(cut_after=1_500_000, upload=True)) as proxy:
+        place = f"{HOST}:{proxy.port}/{repository.name}"
+        broker = repository.broker(create_in=place, part_size=2)
+        with pytest.raises(UploadFailed) as caught:
+            broker.create(None, NEW, DISK)
+        assert_that(caught.value.retryable, Equals(True))
+        assert_that(caplog.text, Contains("stays until the registry removes it"))
+        with ExpectedException(ImageNotFound):
+            broker.get(None, repository.ref("1.0"))
+        proxy.fault = NO_FAULT
+        image = broker.create(None, NEW, DISK)
+        assert_that(image.size, Equals(len(DISK)))
+    assert_that(repository.downloaded(repository.ref("1.0")) == DISK, Equals(True))
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "x" * 129, "ä", "a:b"])
 def test_a_name_that_is_no_tag_is_refused(repository: Library, name: str) -> None:
     with ExpectedException(InvalidImageRef, ".*cannot be the tag.*"):
@@ -221,6 +243,17 @@ def test_the_tags_of_the_repository_are_listed(repository: Library) -> None:
     assert_that(found[1].ref, Equals(repository.ref("v1")))
     (one,) = broker.get_all(None, filters={"size_min": 1002})
     assert_that(one.name, Equals("v2"))
+
+
+def test_an_instance_has_the_refs_below_its_endpoint(repository: Library) -> None:
+    address = repository.server.address
+    west = repository.config(endpoint=f"oci://{address}/test/")
+    west = west.replace("[backend:oci]", "[backend:oci:west]")
+    broker = repository.make(west + "[backend:oci]\nallowed_networks = 127.0.0.0/8\n")
+    repository.push_disk("1", DISK)
+    assert_that(broker.resolve(repository.ref("1")).backend, Equals("oci:west"))
+    assert_that(broker.get(None, repository.ref("1")).size, Equals(len(DISK)))
+    assert_that(broker.resolve(f"oci://{address}/other/a:1").backend, Equals("oci"))
 
 
 def test_a_named_instance_is_in_its_refs(repository: Library, tmp_path: Path) -> None:

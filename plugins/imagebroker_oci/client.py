@@ -158,7 +158,12 @@ class Registry(Asker):
             return error
         try:
             tags = self.tags(name)
-        except (ImageNotFound, TransferError):
+        except ImageNotFound:
+            return ImageNotFound(
+                f"{name.registry} has no repository {name.repository}",
+                hint="check the name of the repository",
+            )
+        except TransferError:
             return error
         shown = ", ".join(tags[:20]) + (f" and {len(tags) - 20} more" if len(tags) > 20 else "")
         hint = f"use a tag that is there: {shown}" if tags else "the repository has no tags"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from oslo_config import cfg
 
 from imagebroker.config.option_value import value_of
-from imagebroker.config.settings import CORE_OPTIONS, GROUP, Settings
+from imagebroker.config.settings import CORE_OPTIONS, GROUP, Inherited, Settings
 from imagebroker.exceptions import ConfigError
 
 
@@ -26,15 +26,17 @@ class LoadedConfig:
     readable: bool = True
 
 
-def load(path: Path | None, personal: bool = False) -> LoadedConfig:
+def load(path: Path | None, personal: bool = False, *, service: bool = False) -> LoadedConfig:
     """Load the config file `path`; None: the personal defaults, without a file.
 
-    `personal`: it is the user's own, and overlays the personal defaults.
+    `personal`: it is the user's own, and overlays the personal defaults. `service`: where it is the
+    file of a service such as Nova, that service's own options count, too.
     """
     if path is None:
         return LoadedConfig(Settings.for_person())
     try:
-        return LoadedConfig(Settings.from_file(path, personal=personal))
+        inherited = _inheritance(path) if service else None
+        return LoadedConfig(Settings.from_file(path, personal=personal, inherited=inherited))
     except ConfigError as error:
         first = error
     conf = cfg.ConfigOpts()
@@ -54,6 +56,16 @@ def load(path: Path | None, personal: bool = False) -> LoadedConfig:
             invalid.append((f"[{GROUP}] {option.name}", error))
             conf.set_override(option.dest, option.default, group=GROUP)
     return LoadedConfig(Settings(conf, personal=personal), invalid, first)
+
+
+def _inheritance(path: Path) -> Callable[[cfg.ConfigOpts], Inherited] | None:
+    from imagebroker.cli.check.configuration import written_in
+    from imagebroker.cli.check.service import inheritance
+
+    try:
+        return inheritance(written_in(path))
+    except (cfg.Error, ValueError, OSError):
+        return None  # whoever reads it says what is wrong
 
 
 def _parse(conf: cfg.ConfigOpts, files: list[str]) -> None:

@@ -2,12 +2,13 @@
 
 ::
 
+    import nova.conf
     import nova.exception
-    import nova.virt.images
+    import nova.image.glance
 
     from imagebroker.compat.nova import API
 
-    nova.virt.images.IMAGE_API = API(broker, nova.exception)
+    nova.image.glance.API = API.on(nova.conf.CONF, nova.exception)
 
 Nothing of Nova is imported: the service hands in the module with its exceptions. Each docstring
 says what stays as it was, and what is different on purpose.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping, MutableSequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,18 @@ from imagebroker.compat.errors import (
     Table,
 )
 from imagebroker.compat.listing import LazyList, query_of
+from imagebroker.compat.nova_options import broker_of
 from imagebroker.compat.records import changed_fields, created_fields, record_of
 from imagebroker.compat.streams import ImageChunks, is_special, writable
 from imagebroker.exceptions import Cancelled, InvalidImageRef
 
 if TYPE_CHECKING:
+    from oslo_config import cfg
+
     from imagebroker.backends.backend import Context
     from imagebroker.broker import Broker
+
+__all__ = ["API", "broker_of"]
 
 #: Interfaces of the image service in a caller's catalogue, best first.
 _INTERFACES = ("internalURL", "publicURL")
@@ -63,8 +70,36 @@ class API:
 
         Where it lacks one, and without it, the errors of `imagebroker` are raised.
         """
-        self._broker = broker
+        self._own = broker
         self._errors = Errors(exceptions)
+
+    @classmethod
+    def on(cls, conf: cfg.ConfigOpts, exceptions: object | None = None) -> type[API]:
+        """A class that Nova's modules create without arguments, as `nova.image.glance.API`.
+
+        All of them share one broker on Nova's configuration. It is made at the first call: modules
+        of Nova create their `API()` when they are imported, before any file is read.
+        """
+        found: list[Broker] = []
+        lock = threading.Lock()
+
+        class OnNova(cls):  # type: ignore[valid-type, misc]
+            def __init__(self) -> None:
+                self._errors = Errors(exceptions)
+
+            @property
+            def _broker(self) -> Broker:
+                with lock:
+                    if not found:
+                        found.append(broker_of(conf))
+                return found[0]
+
+        OnNova.__name__ = OnNova.__qualname__ = cls.__name__
+        return OnNova
+
+    @property
+    def _broker(self) -> Broker:
+        return self._own
 
     @staticmethod
     def generate_image_url(image_ref: str, context: Context) -> str:

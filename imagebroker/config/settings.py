@@ -362,6 +362,7 @@ class Settings:
         """
         self._conf = conf
         self._inherit = inherited
+        self._inherit_from_file: Callable[[cfg.ConfigOpts], Inherited] | None = None
         self._inherited = inherited() if inherited else {}
         self.tuning = tuning
         #: True if a person runs the command, with no config file but their own.
@@ -387,15 +388,19 @@ class Settings:
         state_home: Path | None = None,
         tuning: Tuning = DEFAULT,
         overrides: Mapping[str, Any] | None = None,
+        inherited: Callable[[cfg.ConfigOpts], Inherited] | None = None,
     ) -> Settings:
         """`personal`: what the file does not set is as without a file, see `for_person`.
+        `inherited`: what the other options of a service's file mean here.
 
         :raises ConfigError: the file is missing, not readable, or not valid oslo.config.
         """
+        conf = _parse([os.fspath(path)])
         settings = cls(
-            _parse([os.fspath(path)]), personal=personal, state_home=state_home, tuning=tuning,
-            overrides=overrides,
+            conf, personal=personal, state_home=state_home, tuning=tuning, overrides=overrides,
+            inherited=None if inherited is None else lambda: inherited(conf),
         )  # fmt: skip
+        settings._inherit_from_file = inherited
         settings._file = os.path.abspath(path)
         return settings
 
@@ -413,6 +418,7 @@ class Settings:
             return Settings.from_file(
                 self._file, personal=self.personal, state_home=self.state_home,
                 tuning=self.tuning, overrides=self._overrides,
+                inherited=self._inherit_from_file,
             )  # fmt: skip
         if self.personal:
             return Settings.for_person(overrides=self._overrides)

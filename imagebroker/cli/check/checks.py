@@ -22,6 +22,7 @@ from imagebroker.cli.check import (
     packages,
     plain_http,
     secrets,
+    service,
     unknown_options,
     unknown_sections,
 )
@@ -46,6 +47,7 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     secrets.check,
     packages.check_damage,
     packages.check_conflicts,
+    service.check,
 )
 
 
@@ -55,7 +57,7 @@ def check(path: Path | None, personal: bool = False, *, offline: bool = False) -
     `personal`: it is the user's own, and overlays the personal defaults. `offline`: connect to no
     server. Otherwise what was tried and works is among them, too.
     """
-    loaded = load(path, personal)
+    loaded = load(path, personal, service=True)
     problems = [failure(where, error) for where, error in loaded.invalid]
     if not loaded.readable:
         return problems

@@ -1,0 +1,211 @@
+"""What a nova.conf says about Glance, for a broker that lives in Nova's configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.compat.service_options import (
+    ServiceOptions,
+    allowing_insecure,
+    keystone_values,
+    prefix,
+    truth,
+)
+from imagebroker.config.settings import Inherited, Settings
+from imagebroker.redaction import redact
+from imagebroker.registry import find_entry_points
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from imagebroker.broker import Broker
+
+LOG = logging.getLogger(__name__)
+
+#: Where the catalogue leads is the decision of whoever runs Keystone, as it was before.
+_ANYWHERE = ["0.0.0.0/0", "::/0"]
+#: Nova's defaults, which are not in the file: a command that reads it does not have Nova.
+_INTERFACES = ["internal", "public"]
+_RBD_TIMEOUT = 5
+#: Older names of options of TLS.
+_OLD_TLS = (
+    ("glance", "api_insecure", "insecure"),
+    ("ssl", "ca_file", "cafile"),
+    ("ssl", "cert_file", "certfile"),
+    ("ssl", "key_file", "keyfile"),
+)
+#: Nova's options of signatures, and the core's.
+_SIGNATURES = {
+    "verify_glance_signatures": "verify_signatures",
+    "enable_certificate_validation": "enable_certificate_validation",
+    "default_trusted_certificate_ids": "trusted_certificate_ids",
+}
+#: Nova's options of rbd, and those of `[backend:rbd]`.
+_RBD = {
+    "rbd_user": "user",
+    "rbd_pool": "pool",
+    "rbd_ceph_conf": "ceph_conf",
+    "rbd_connect_timeout": "mon_timeout",
+}
+#: Options of `[glance]` for which there is nothing to say here.
+_WITHOUT_MEANING = {
+    "debug": "has no effect: set the level of the logger imagebroker_glance",
+    "max_version": "has no effect: version 2 of the API is used",
+    "split_loggers": "has no effect: keystoneauth logs through imagebroker_glance",
+    "collect_timing": "has no effect: metrics have the times",
+    "connect_retries": "has no effect: [imagebroker] retries holds for connections, too",
+    "connect_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
+    "status_code_retries": "has no effect: [imagebroker] retries holds for these, too",
+    "status_code_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
+}
+
+
+def broker_of(conf: cfg.ConfigOpts) -> Broker:
+    """A broker on Nova's own configuration, which need not have a section for it.
+
+    What `[imagebroker]` and `[backend:...]` set there counts; the rest is as Nova's options say.
+    """
+    from imagebroker.broker import Broker
+
+    options = ServiceOptions(conf)
+    if _wants_rbd(options) and not _has_rbd():
+        LOG.warning(
+            "[glance] enable_rbd_download is set, but no plugin for rbd is installed: images are "
+            "read through Glance"
+        )
+    return Broker(Settings(conf, inherited=lambda: inherited(conf)))
+
+
+def inherited(conf: cfg.ConfigOpts) -> Inherited:
+    """Nova's options as ours, by section."""
+    options = ServiceOptions(conf)
+    core: dict[str, Any] = {"enabled_schemes": ["glance"], "default_backend": "glance"}
+    retries = options.get("num_retries", "glance", 3)
+    core["retries"] = int(retries)
+    for theirs, ours in _SIGNATURES.items():
+        value = options.get(theirs, "glance")
+        if ours == "trusted_certificate_ids":
+            core[ours] = _listed(value)
+        else:
+            core[ours] = truth(value)
+    found = {"imagebroker": core, "backend:glance": _glance(options)}
+    if _wants_rbd(options) and _has_rbd():
+        core["enabled_schemes"] = ["glance", "rbd"]
+        core["direct_url_schemes"] = ["rbd"]
+        found["backend:rbd"] = _rbd(options)
+    return found
+
+
+def _glance(options: ServiceOptions) -> dict[str, Any]:
+    values = {
+        name: value
+        for name in ("region_name", "service_type", "service_name")
+        if (value := options.get(name, "glance"))
+    }
+    values["valid_interfaces"] = _listed(options.get("valid_interfaces", "glance", _INTERFACES))
+    if truth(options.get("send_service_user_token", "service_user")):
+        login = keystone_values(options, "service_user")
+        for name in ("region_name", "valid_interfaces", "service_type", "service_name"):
+            login.pop(name, None)  # they would be of the service that checks the token
+        values |= login
+        if login.get("auth_type"):
+            values["send_service_user_token"] = True
+    values |= keystone_values(options, "glance")
+    values["valid_interfaces"] = _listed(values["valid_interfaces"])
+    for group, old, new in _OLD_TLS:
+        value = options.get(old, group)
+        if new not in values and value not in (None, "", False):
+            values[new] = value
+    allowing_insecure(values, "[glance] insecure")
+    servers = _listed(options.get("api_servers", "glance"))
+    if servers:
+        values["endpoint"] = [prefix(url) for url in servers]
+    elif "endpoint" not in values:
+        values["allowed_networks"] = _ANYWHERE
+    return values
+
+
+def _rbd(options: ServiceOptions) -> dict[str, Any]:
+    values = {ours: options.get(theirs, "glance") for theirs, ours in _RBD.items()}
+    values["mon_timeout"] = max(1, int(values["mon_timeout"] or _RBD_TIMEOUT))
+    return {name: value for name, value in values.items() if value not in (None, "")}
+
+
+def _wants_rbd(options: ServiceOptions) -> bool:
+    return truth(options.get("enable_rbd_download", "glance"))
+
+
+def _has_rbd() -> bool:
+    return "rbd" in find_entry_points()
+
+
+def _listed(value: Any) -> list[str]:
+    """A list that may have been read as text."""
+    found = value.split(",") if isinstance(value, str) else value or []
+    return [each.strip() for each in found if each.strip()]
+
+
+def is_meant(written: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a config file is Nova's, by its sections."""
+    return "glance" in written and any(
+        name in written for name in ("api_database", "libvirt", "placement", "compute", "vnc")
+    )
+
+
+def became(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str]]:
+    """For each of Nova's options about images that is set: where it is, what becomes of it."""
+    options = ServiceOptions(conf)
+    ours = inherited(conf)
+    for name in sorted(options.section("glance")):
+        yield f"[glance] {name}", _became(name, options, ours)
+    if options.section("service_user"):
+        sent = ours["backend:glance"].get("send_service_user_token")
+        for name in sorted(options.section("service_user").keys() - {"auth_strategy"}):
+            what = (
+                f"becomes [backend:glance] {name}"
+                if sent
+                else "has no effect: no service token is sent"
+            )
+            yield f"[service_user] {name}", what
+
+
+def _became(name: str, options: ServiceOptions, ours: Inherited) -> str:
+    if name == "num_retries":
+        return f"becomes [imagebroker] retries = {ours['imagebroker']['retries']}"
+    if name in _SIGNATURES:
+        new = _SIGNATURES[name]
+        return f"becomes [imagebroker] {new} = {_shown(ours['imagebroker'][new])}"
+    if name == "enable_rbd_download" or name in _RBD:
+        return _became_of_rbd(name, options, ours)
+    if name in _WITHOUT_MEANING:
+        return _WITHOUT_MEANING[name]
+    new = {"api_servers": "endpoint", "endpoint_override": "endpoint",
+           "api_insecure": "insecure"}.get(name, name)  # fmt: skip
+    if name == "endpoint_override" and _listed(options.get("api_servers", "glance")):
+        return "has no effect: api_servers is set"
+    value = ours["backend:glance"].get(new)
+    shown = f" = {_shown(value)}" if new in _PLAIN else ""
+    return f"becomes [backend:glance] {new}{shown}"
+
+
+#: Options whose values can be shown.
+_PLAIN = frozenset({
+    "endpoint", "insecure", "cafile", "certfile", "keyfile", "timeout", "region_name",
+    "service_type", "service_name", "valid_interfaces", "min_version",
+})  # fmt: skip
+
+
+def _became_of_rbd(name: str, options: ServiceOptions, ours: Inherited) -> str:
+    if not _wants_rbd(options):
+        return "has no effect: enable_rbd_download is off"
+    if not _has_rbd():
+        return "has no effect: no plugin for rbd is installed; images are read through Glance"
+    if name == "enable_rbd_download":
+        return "becomes [imagebroker] enabled_schemes = glance,rbd, direct_url_schemes = rbd"
+    return f"becomes [backend:rbd] {_RBD[name]} = {_shown(ours['backend:rbd'].get(_RBD[name]))}"
+
+
+def _shown(value: Any) -> str:
+    return redact(",".join(map(str, value)) if isinstance(value, list) else value, 200)

@@ -173,6 +173,7 @@ class Broker:
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
         check_format: bool = True,
+        prefer: Sequence[str] = (),
         decompress: str | None = None,
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
@@ -187,7 +188,7 @@ class Broker:
                 call, context, id_or_uri, decompress, checksum=checksum,
                 require_checksum=require_checksum, trusted_certs=trusted_certs,
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
-                progress=progress, cancel=cancel, limits=limits,
+                prefer=prefer, progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
 
     def download(
@@ -202,6 +203,7 @@ class Broker:
         max_size: int | None = None,
         allowed_formats: Sequence[str] | None = None,
         check_format: bool = True,
+        prefer: Sequence[str] = (),
         decompress: str | None = None,
         convert: str | None = None,
         overwrite: bool = True,
@@ -228,6 +230,8 @@ class Broker:
         :param allowed_formats: disk formats that the content may have, instead of the configured.
         :param check_format: False: take the content whatever it is, unless the configuration says
             in so many words that it is checked.
+        :param prefer: names of the service's stores, the best first: the order in which locations
+            that may be read directly (`direct_url_schemes`) are tried.
         :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
             bytes show: store what is in the image. Checksums are those of the compressed data.
         :param convert: `"raw"`: store the disk in a qcow2, VMDK, VHD, VHDX or VDI at `dest`,
@@ -247,7 +251,7 @@ class Broker:
                 call, context, id_or_uri, checksum=checksum,
                 require_checksum=require_checksum, trusted_certs=trusted_certs,
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
-                progress=progress, cancel=cancel, limits=limits,
+                prefer=prefer, progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
             decompress, core = _checked_kind(decompress), call.core
             conversion = None if convert is None else _conversion(core, request, dest, convert)

@@ -13,7 +13,7 @@ from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary, OpenedSource
 from imagebroker.config.settings import GROUP, Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
-from imagebroker.model.image import Image
+from imagebroker.model.image import Image, Location
 from imagebroker.model.reference import ImageRef
 from imagebroker.snapshot import Call
 from imagebroker.transfer.demands import Demands
@@ -60,12 +60,14 @@ class Request:
         check_format: bool = True,
         require_checksum: bool | None = None,
         max_size: int | None = None,
+        prefer: Sequence[str] = (),
         progress: Callable[[Progress], Any] | None = None,
         cancel: Cancel | None = None,
         limits: Mapping[str, Any],
     ) -> None:
         """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
         self._call, self._routes, self._context = call, call.routes, context
+        self._prefer = _checked_stores(prefer)
         settings = call.settings
         self.ref, self.backend = call.routes.find(id_or_uri)
         self._demands = _demands(
@@ -139,13 +141,19 @@ class Request:
                 partial(self._open_location, location.url),
                 is_location=True,
                 insecure=self._is_insecure(location.url),
+                store=location.store,
             )
-            for location in record.locations or ()
+            for location in sorted(record.locations or (), key=self._preference)
             if location.url.partition(":")[0] in schemes
         ]
         if not found or self.entitlement.ask() is None:
             return [], None  # the backend itself says why the caller may not read it
         return found, record
+
+    def _preference(self, location: Location) -> int:
+        """Its place in the order of the caller; the others stay in the order of the record."""
+        stores = self._prefer
+        return stores.index(location.store) if location.store in stores else len(stores)
 
     def _is_insecure(self, url: str) -> bool:
         try:
@@ -236,6 +244,12 @@ class Request:
     def _open_location(self, url: str, left: float, waiting: Waiting) -> OpenedSource:
         ref, backend = self._routes.find(url)
         return _open(backend, self._context, ref, left, waiting)
+
+
+def _checked_stores(prefer: Sequence[str]) -> Sequence[str]:
+    if isinstance(prefer, str) or not all(isinstance(each, str) for each in prefer):
+        raise InvalidImageRef("prefer is a list of the names of stores", hint='write ["fast"]')
+    return prefer
 
 
 def _demands(

@@ -39,6 +39,13 @@ class Location:
     url: str
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def store(self) -> str | None:
+        """The name of the service's store that has these bytes, if the service says so."""
+        # Glance calls it `backend` up to Rocky.
+        found = self.metadata.get("store") or self.metadata.get("backend")
+        return found if isinstance(found, str) else None
+
     def __repr__(self) -> str:
         return shown_fields(self)
 

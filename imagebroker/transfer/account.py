@@ -38,6 +38,7 @@ class Account:
         self.resumed_from: int | None = None
         #: Bytes that each candidate sent, by its ref; of those that are not void.
         self.served: dict[str, int] = {}
+        self._stores: dict[str, str | None] = {}
         #: Versions that were met.
         self.versions: set[str] = set()
         #: Whether the bytes are, or may be, of several versions.
@@ -58,6 +59,7 @@ class Account:
             case Received():
                 ref = event.candidate.ref
                 self.served[ref] = self.served.get(ref, 0) + event.size
+                self._stores[ref] = event.candidate.store
                 self.located = self.located or event.candidate.is_location
                 self.swarmed = self.swarmed or event.candidate.is_swarm
                 self.shared = self.shared or event.candidate.secondhand
@@ -90,6 +92,11 @@ class Account:
         return max(self.served, key=lambda ref: self.served[ref], default=self._reading)
 
     @property
+    def store(self) -> str | None:
+        """The service's store in which that candidate is; None if that is not known."""
+        return self._stores.get(self.source)
+
+    @property
     def via(self) -> str:
         """From where the bytes came: the backend, a location of it, another download, a swarm."""
         if self.swarmed:
@@ -102,13 +109,19 @@ class Account:
 
 
 def facts(
-    via: str, source: str, attempts: int, resumed_from: int | None, evidence: Mapping[str, Any]
+    via: str,
+    source: str,
+    attempts: int,
+    resumed_from: int | None,
+    evidence: Mapping[str, Any],
+    store: str | None = None,
 ) -> dict[str, Any]:
     """What the log says of a transfer that succeeded."""
     digests = {name: evidence[name] for name in (*STRONG, *WEAK) if name in evidence}
     return {
         "via": via,
         "source": source if via == "location" else None,
+        "store": store,
         "attempts": attempts,
         "resumed_from": resumed_from,
         **digests,

@@ -55,6 +55,8 @@ class Download:
     #: running on this host), "swarm" (a share from the backend, the rest from other hosts) or
     #: "cache"; "present": they were at the path already, and nothing was fetched.
     via: str = "backend"
+    #: The service's store that `source` is in, where that is known.
+    store: str | None = None
 
     def __repr__(self) -> str:
         return shown_fields(self)
@@ -62,7 +64,7 @@ class Download:
 
 def facts_of(done: Download) -> dict[str, Any]:
     """What the log says of it."""
-    return facts(done.via, done.source, done.attempts, done.resumed_from, done.evidence)
+    return facts(done.via, done.source, done.attempts, done.resumed_from, done.evidence, done.store)
 
 
 def download(
@@ -153,6 +155,7 @@ def _transferred(
     return Download(
         destination.path, destination.size, image, account.source, evidence, account.attempts,
         account.resumed_from, transfer.watch.seconds, account.served, account.via,
+        account.store,
     ), account  # fmt: skip
 
 

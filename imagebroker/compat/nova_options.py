@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.compat.service_options import (
@@ -72,8 +73,8 @@ def broker_of(conf: cfg.ConfigOpts) -> Broker:
     options = ServiceOptions(conf)
     if _wants_rbd(options) and not _has_rbd():
         LOG.warning(
-            "[glance] enable_rbd_download is set, but no plugin for rbd is installed: images are "
-            "read through Glance"
+            "[glance] enable_rbd_download is set, but Ceph's bindings (python3-rbd) are not "
+            "installed: images are read through Glance"
         )
     return Broker(Settings(conf, inherited=lambda: inherited(conf)))
 
@@ -138,7 +139,9 @@ def _wants_rbd(options: ServiceOptions) -> bool:
 
 
 def _has_rbd() -> bool:
-    return "rbd" in find_entry_points()
+    """Whether images can be read with it: the plugin needs Ceph's own bindings."""
+    bindings = all(map(find_spec, ("rados", "rbd")))
+    return bindings and "rbd" in find_entry_points()
 
 
 def _listed(value: Any) -> list[str]:
@@ -201,7 +204,7 @@ def _became_of_rbd(name: str, options: ServiceOptions, ours: Inherited) -> str:
     if not _wants_rbd(options):
         return "has no effect: enable_rbd_download is off"
     if not _has_rbd():
-        return "has no effect: no plugin for rbd is installed; images are read through Glance"
+        return "has no effect: install python3-rbd; images are read through Glance"
     if name == "enable_rbd_download":
         return "becomes [imagebroker] enabled_schemes = glance,rbd, direct_url_schemes = rbd"
     return f"becomes [backend:rbd] {_RBD[name]} = {_shown(ours['backend:rbd'].get(_RBD[name]))}"

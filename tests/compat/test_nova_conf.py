@@ -116,10 +116,10 @@ class TestRbd:
         "rbd_ceph_conf = /etc/ceph/two.conf"
     )
 
-    def test_where_there_is_a_plugin_locations_are_read_with_it(
+    def test_where_cephs_bindings_are_installed_locations_are_read_with_it(
         self, parsed: Parsed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(nova_options, "find_entry_points", lambda: {"rbd": []})
+        monkeypatch.setattr(nova_options, "find_spec", lambda name: name in ("rados", "rbd"))
         found = inherited(parsed(self.LINES))
         assert_that(found["imagebroker"]["enabled_schemes"], Equals(["glance", "rbd"]))
         assert_that(found["imagebroker"]["direct_url_schemes"], Equals(["rbd"]))
@@ -129,14 +129,14 @@ class TestRbd:
                     "mon_timeout": 5}),
         )  # fmt: skip
 
-    def test_where_there_is_none_it_is_said_and_glance_is_asked(
+    def test_where_they_are_not_it_is_said_and_glance_is_asked(
         self, parsed: Parsed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(nova_options, "find_entry_points", dict)
+        monkeypatch.setattr(nova_options, "find_spec", lambda name: None)
         conf = parsed(self.LINES + "\napi_servers = http://127.0.0.1:9/")
         with broker_of(conf) as broker, pytest.raises(SchemeNotEnabled):
             broker.resolve("rbd://pool/image")
-        assert_that(caplog.text, Contains("no plugin for rbd is installed"))
+        assert_that(caplog.text, Contains("python3-rbd"))
 
 
 def test_a_section_of_ours_counts_more(parsed: Parsed, tmp_path: Path) -> None:

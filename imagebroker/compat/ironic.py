@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 
 from imagebroker.compat.errors import IRONIC_VALIDATION, Errors
 from imagebroker.compat.ironic_glance import GlanceService
-from imagebroker.compat.ironic_hrefs import FileService, HttpService, OciService, Surroundings
+from imagebroker.compat.ironic_hrefs import FileService, HttpService, Surroundings
+from imagebroker.compat.ironic_oci import OciService
 from imagebroker.compat.ironic_options import broker_of
 from imagebroker.exceptions import InvalidImageRef, SchemeNotEnabled
 
@@ -118,7 +119,7 @@ class Services:
         if name not in self._made:
             ours, theirs = _REPLACED[name], getattr(self._originals, name, None)
             bases = (ours, theirs) if isinstance(theirs, type) else (ours,)
-            values = {"_in": self._surroundings, "__doc__": ours.__doc__}
+            values = {"_in": self._surroundings, "__doc__": ours.__doc__, "__module__": __name__}
             self._made[name] = type(name, bases, values)
         return self._made[name]
 

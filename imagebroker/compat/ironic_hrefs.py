@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from imagebroker.compat.errors import IRONIC_HREF, IRONIC_VALIDATION, Errors
 from imagebroker.compat.ironic_checksums import demanded
-from imagebroker.compat.ironic_options import broker_with, credentials
+from imagebroker.compat.ironic_options import broker_with, credentials, for_server
 from imagebroker.compat.service_options import ServiceOptions
 from imagebroker.compat.streams import writable
 from imagebroker.exceptions import (
@@ -72,7 +72,6 @@ class HrefService:
 
     def __init__(self) -> None:
         self._verified: str | None = None
-        self._secrets: dict[str, str] = {}
 
     @property
     def is_auth_set_needed(self) -> bool:
@@ -146,20 +145,15 @@ class HrefService:
     @contextmanager
     def _broker(self, href: str) -> Iterator[Broker]:
         """The broker of the conductor, or one with credentials for the server of this href."""
-        secrets = self._secrets or self._configured(href)
-        if not secrets:
-            yield self._in.broker
-            return
-        parts = urlsplit(href)
-        with broker_with(self._in.conf, f"{parts.scheme}://{parts.netloc}/", secrets) as broker:
-            yield broker
-
-    def _configured(self, href: str) -> Mapping[str, str]:
-        return {}
+        yield self._in.broker
 
 
 class HttpService(HrefService):
     """`http:` and `https:`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets: dict[str, str] = {}
 
     def set_image_auth(self, image_url: Any, auth_data: Mapping[str, str] | None) -> None:
         """Credentials of a node, for the server of the href that is asked for, and for no other.
@@ -176,7 +170,18 @@ class HttpService(HrefService):
         else:
             self._secrets = {"token": password}
 
-    def _configured(self, href: str) -> Mapping[str, str]:
+    @contextmanager
+    def _broker(self, href: str) -> Iterator[Broker]:
+        secrets = self._secrets or self._configured()
+        if not secrets:
+            yield self._in.broker
+            return
+        parts = urlsplit(href)
+        values = for_server(f"{parts.scheme}://{parts.netloc}/", secrets)
+        with broker_with(self._in.conf, "backend:http", values) as broker:
+            yield broker
+
+    def _configured(self) -> Mapping[str, str]:
         try:
             return credentials(ServiceOptions(self._in.conf))
         except ValueError as error:
@@ -263,14 +268,6 @@ class FileService(HrefService):
                         raise PolicyViolation(
                             f"Security: The path {blocked} is not permitted in file URLs"
                         )
-
-
-class OciService(HrefService):
-    """`oci:`, where a backend for it is installed. Which manifest to take is Ironic's choice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        super(HrefService, self).__init__()  # Ironic's own, which chooses among manifests
 
 
 def _path(href: Any) -> str:

@@ -43,7 +43,7 @@ def inherited(conf: cfg.ConfigOpts) -> Inherited:
     """Ironic's options as ours, by section."""
     options = ServiceOptions(conf)
     paths = list(options.get("file_url_allowed_paths", "conductor", ["/var/lib/ironic"]) or ())
-    schemes = ["glance", "http", "https"] + (["file"] if paths else [])
+    schemes = ["glance", "http", "https", "oci"] + (["file"] if paths else [])
     core: dict[str, Any] = {
         "enabled_schemes": schemes,
         "default_backend": "glance",
@@ -59,6 +59,7 @@ def inherited(conf: cfg.ConfigOpts) -> Inherited:
         "imagebroker": core,
         "backend:glance": _glance(options),
         "backend:http": {"allowed_networks": _ANYWHERE, **_tls(options)},
+        "backend:oci": {"allowed_networks": _ANYWHERE, **_registries(options)},
         "backend:file": {"allowed_paths": paths, "follow_links": True},
     }
 
@@ -75,11 +76,22 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
     return {"require_checksum": False, **values}
 
 
-def _tls(options: ServiceOptions) -> dict[str, Any]:
+def _registries(options: ServiceOptions) -> dict[str, Any]:
+    verify = options.get("verify_ca", "oci")
+    values = _tls(options) if verify is None else _tls(options, "[oci] verify_ca", verify)
+    if secrets := options.get("authentication_config", "oci"):
+        values["pull_secret_file"] = secrets
+    return values
+
+
+def _tls(
+    options: ServiceOptions, name: str = "webserver_verify_ca", verify: Any = None
+) -> dict[str, Any]:
+    """`verify`: True, False, or a file of certificates; by default what Ironic's option says."""
     values: dict[str, Any] = {}
-    verify = str(options.get("webserver_verify_ca", default="True"))
+    verify = str(options.get("webserver_verify_ca", default="True") if verify is None else verify)
     if verify.lower() in ("false", "0", "no", "off", "f", "n"):
-        values = allowing_insecure({"insecure": True}, "webserver_verify_ca = False")
+        values = allowing_insecure({"insecure": True}, f"{name} = False")
     elif not truth(verify) and os.path.exists(verify):
         values["ca_file"] = verify
     minimum = options.get("webserver_tls_minimum_version")
@@ -103,19 +115,23 @@ def credentials(options: ServiceOptions) -> dict[str, str]:
     return {"username": str(user), "password": str(password)}
 
 
-def broker_with(conf: cfg.ConfigOpts, origin: str, secrets: Mapping[str, str]) -> Broker:
-    """A broker that sends credentials to one web server, and to no other.
+def for_server(origin: str, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """The values of `[backend:http]` that send credentials to one web server, and to no other.
 
     :param origin: its scheme, host and port as a URL, with a `/` at the end.
     """
+    return {"endpoint": [origin], "username": None, "password": None, "token": None, **secrets}
+
+
+def broker_with(conf: cfg.ConfigOpts, group: str, own: Mapping[str, Any]) -> Broker:
+    """A broker with the same configuration but for some values of a section."""
     from oslo_config import cfg
 
     from imagebroker.broker import Broker
 
     options, base = ServiceOptions(conf), inherited(conf)
-    values = {group: {**base.get(group, {}), **options.section(group)} for group in base}
-    own = {"endpoint": [origin], "username": None, "password": None, "token": None}
-    values["backend:http"] = {**values["backend:http"], **own, **secrets}
+    values = {each: {**base.get(each, {}), **options.section(each)} for each in base}
+    values[group] = {**values[group], **own}
     empty = cfg.ConfigOpts()
     empty([], project="imagebroker", default_config_files=[], default_config_dirs=[])
     return Broker(Settings(empty, inherited=lambda: values))

@@ -51,7 +51,7 @@ class FileBackend(ImageBackend):
         """:raises ConfigError: a directory is not an absolute path."""
         super().__init__(host)
         allowed = [_absolute(host, "allowed_paths", path) for path in host.options.allowed_paths]
-        self._paths = Paths(host, allowed, follow_links=host.options.follow_links)
+        self._paths = Paths(host, allowed, follow_links=bool(host.options.get("follow_links")))
         directory = host.options.store_dir or _default_store_dir(host)
         self._known_store = None if directory is None else Store(
             Path(_absolute(host, "store_dir", directory)),

@@ -107,6 +107,14 @@ def text_of(api: str, href: str) -> str:
     return str(images.HttpImageService.get(href))
 
 
+def identify(api: str, href: str, auth: dict[str, str]) -> Any:
+    """What `deploy_utils` does with an image in a registry."""
+    use_own(api)
+    service = images.OciImageService()
+    service.set_image_auth(href, auth)
+    return service.identify_specific_image(href, "http", "x86_64")
+
+
 def temp_url(api: str, image_id: str) -> str:
     use_own(api)
     info = {"id": image_id, "name": "x"}
@@ -138,7 +146,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     known = (
         use, call, download, fetch_into, is_source_a_path, is_whole_disk_image, text_of, temp_url,
-        kinds,
+        kinds, identify,
     )  # fmt: skip
     functions: dict[str, Any] = {function.__name__: function for function in known}
     for line in sys.stdin:

@@ -23,7 +23,7 @@ FAILED = "ironic.common.exception.ImageRefValidationFailed"
 
 
 def test_a_stock_configuration_enables_what_ironic_can_read(one_ironic: Ironic) -> None:
-    assert_that(one_ironic.use(), Equals(["file", "glance", "http", "https"]))
+    assert_that(one_ironic.use(), Equals(["file", "glance", "http", "https", "oci"]))
 
 
 @pytest.mark.parametrize("href", [MISSING, f"glance://{MISSING}", "http://h/x", "file:///x"])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import traceback
 from contextlib import suppress
 from typing import Any
 
@@ -86,6 +87,8 @@ def main() -> None:
     spool = None
     try:
         spool = asyncio.run(_run(sock))
+    except BaseException:
+        traceback.print_exc()  # the first process looks at the last line
     finally:
         if spool is not None:
             shutil.rmtree(spool, ignore_errors=True)

@@ -29,6 +29,8 @@ class _Chunk:
     progress: int = 0
     #: When bytes of it came last.
     heard: float = field(default_factory=monotonic)
+    #: When others were last called for it.
+    called: float = field(default_factory=monotonic)
 
 
 class Chunks:
@@ -107,6 +109,14 @@ class Chunks:
         if chunk is None or progress <= chunk.progress:
             return False
         chunk.progress, chunk.heard = progress, monotonic()
+        return True
+
+    def is_due(self, index: int, seconds: float) -> bool:
+        """Whether nothing has come for so long, and nobody was called; notes that they are now."""
+        chunk, now = self._found.get(index), monotonic()
+        if chunk is None or now - max(chunk.heard, chunk.called) < seconds:
+            return False
+        chunk.called = now
         return True
 
     def arrived(self, index: int) -> None:

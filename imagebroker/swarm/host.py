@@ -47,6 +47,8 @@ _PROOF = 20.0
 _SLOW = 6.0
 #: Seconds between two looks at how far transfers are, and after which a claim is repeated.
 _LOOK_CLOSER, _CLAIM_AGAIN = 0.25, 2.0
+#: Seconds after which hosts that have a chunk are called again for it.
+_QUIET = 1.5
 #: Hosts that one speaks with.
 _MOST_NEIGHBOURS = 64
 #: Chunks that a host may say it has, and not send.
@@ -249,6 +251,7 @@ class Host:
             writer.transport.abort()
             if neighbour is not None and self._neighbours.get(neighbour.id) is neighbour:
                 del self._neighbours[neighbour.id]
+                self._torrents.unlink(neighbour.ip, neighbour.hello.libtorrent)
                 self._allow()
 
     async def _greet(
@@ -268,8 +271,9 @@ class Host:
             return None
         if (hello.topic, hello.size) != (own.topic, own.size):
             return None
-        ip = writer.get_extra_info("peername")[0]
-        found = Neighbour(hello, who, ip, dialed is not None, reader, writer)
+        if (peer := writer.get_extra_info("peername")) is None:
+            return None  # it is gone already
+        found = Neighbour(hello, who, peer[0], dialed is not None, reader, writer)
         before = self._neighbours.get(hello.id)
         # Two hosts may call each other at once: the call of the smaller id stands.
         stands = (self.id < hello.id) is found.dialed
@@ -277,12 +281,14 @@ class Host:
             return None
         if before is None and len(self._neighbours) >= _MOST_NEIGHBOURS:
             return None
-        if before is not None:
-            before.close()
         return found
 
     def _met(self, neighbour: Neighbour) -> None:
+        before = self._neighbours.get(neighbour.id)
         self._neighbours[neighbour.id] = neighbour
+        if before is not None:  # two hosts called each other at once
+            neighbour.continues(before)
+            before.close()
         self._trace(f"met {neighbour.title}")
         neighbour.send({"t": "members", "at": [each.at for each in self._neighbours.values()]})
         self._shorten()
@@ -499,6 +505,11 @@ class Host:
             done = self._torrents.progress(index)
             if self._chunks.heard(index, done):
                 self._progress = monotonic()
+            elif self._chunks.is_due(index, _QUIET):
+                # A connection that was refused, or broke, is not tried again by itself.
+                self._torrents.unlink_all(index)
+                for each in self._neighbours.values():
+                    self._link(each, index, late=True)
             if done >= self.start.layout.length(index) and index not in busy:
                 busy.add(index)
                 self._begin(self._arrived(index))

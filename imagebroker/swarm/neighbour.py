@@ -130,6 +130,17 @@ class Neighbour:
             return
         self.writer.write(wire.encoded(message))
 
+    def continues(self, before: Neighbour) -> None:
+        """It is the same host, with the same certificate, on another connection."""
+        if before.fingerprint == self.fingerprint:
+            self.proven, self.accepts, self.answered = (
+                before.proven,
+                before.accepts,
+                before.answered,
+            )
+            self.on, self.has, self.offers = before.on, before.has, before.offers
+            self.claims, self.owed = before.claims, before.owed
+
     def close(self) -> None:
         self.writer.transport.abort()
 

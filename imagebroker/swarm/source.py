@@ -47,11 +47,14 @@ class Child:
         self.start = start
         self.left: str | None = None
         here, there = socket.socketpair()
+        # Not this process's own: whoever waits for the end of its output would wait for the child.
+        self._errors = Path(start.spool, "errors")
+        errors = os.open(self._errors, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._running = subprocess.Popen(  # noqa: S603 - of our own
                 [sys.executable, "-m", "imagebroker.swarm.child", str(there.fileno())],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                start_new_session=True, cwd="/",
+                stderr=errors, start_new_session=True, cwd="/",
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )  # fmt: skip
         except BaseException:
@@ -59,6 +62,7 @@ class Child:
             raise
         finally:
             there.close()
+            os.close(errors)
         withhold_socket(here)
         self._socket = here
         self._lock = Condition()
@@ -82,6 +86,14 @@ class Child:
             while (end := buffered.find(b"\n")) >= 0:
                 yield wire.decoded(bytes(buffered[: end + 1]))
                 del buffered[: end + 1]
+
+    def last_words(self) -> str:
+        """The last line that it wrote where nobody would see it."""
+        try:
+            lines = self._errors.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return f": {lines[-1][:200]}" if lines else ""
 
     def end(self, linger: float | None) -> None:
         """Let it go: at once, or, if what it has was verified, after it has served others."""
@@ -126,6 +138,8 @@ class SwarmSource(ImageSource):
         #: Bytes of each chunk that are being read from the backend.
         self._read: dict[int, int] = {}
         self._files: dict[int, int] = {}
+        #: Descriptors that a read may still use.
+        self._stale: list[int] = []
         self.served_by_backend = 0
         self._flow: Flow | None = None
         self._threads = [
@@ -197,7 +211,7 @@ class SwarmSource(ImageSource):
         for thread in self._threads:
             thread.join(5.0)
         with self._changed:
-            for fd in self._files.values():
+            for fd in (*self._files.values(), *self._stale):
                 with suppress(OSError):
                     os.close(fd)
             self._files.clear()
@@ -212,7 +226,8 @@ class SwarmSource(ImageSource):
                     self._changed.notify_all()
         finally:
             with self._changed:
-                self._why = self._why or "the process of the swarm ended"
+                if self._why is None and not self._closed:
+                    self._why = f"the process of the swarm ended{self._child.last_words()}"
                 self._changed.notify_all()
 
     def _hear(self, message: wire.Message) -> None:
@@ -223,7 +238,11 @@ class SwarmSource(ImageSource):
                 if self._runs:
                     self._runs[-1][1] = message["stop"]
             case "got":
-                self._whole.add(message["i"])
+                if message["i"] not in self._whole:
+                    # What was read here of it so far is not where the whole is.
+                    if (fd := self._files.pop(message["i"], None)) is not None:
+                        self._stale.append(fd)
+                    self._whole.add(message["i"])
             case "places":
                 self._places.append(message)
             case "note":
@@ -346,10 +365,10 @@ class SwarmSource(ImageSource):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with self._changed:
             self._read[index] = 0
-            before = self._files.pop(index, None)
-            self._files[index] = os.dup(fd)
-        if before is not None:
-            os.close(before)
+            if index not in self._whole:  # else it lies elsewhere
+                if (before := self._files.pop(index, None)) is not None:
+                    self._stale.append(before)
+                self._files[index] = os.dup(fd)
         return fd
 
     def _taken(self, start: int, stop: int) -> Iterator[Buffer]:

@@ -170,6 +170,13 @@ class Torrents:
             self._linked.add((index, address, port))
             self._handles[index].connect_peer((address, port))
 
+    def unlink(self, address: str, port: int) -> None:
+        """A host went away: should it come back, it is connected to again."""
+        self._linked = {each for each in self._linked if each[1:] != (address, port)}
+
+    def unlink_all(self, index: int) -> None:
+        self._linked = {each for each in self._linked if each[0] != index}
+
     # -- news ------------------------------------------------------------------------------------
 
     def finished(self) -> list[int]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
-from testtools import TestCase
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, LessThan, Not
+from testtools.matchers import Contains, Equals, HasLength, LessThan, Not
 
+from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
+from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published
 
-__all__ = ["TestCase", "fleet"]
+__all__ = ["fleet"]
 pytestmark = [
     needs_libtorrent,
     pytest.mark.skipif(missing_nginx() is not None, reason=str(missing_nginx())),
@@ -38,6 +41,31 @@ def downloaded(fleet: Fleet, url: str, checksum: str) -> None:
         assert_that(host.wait(), Equals(0), host.output)
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    ends = monotonic() + HANGS
+    while not holds():
+        assert monotonic() < ends, "it never came true"
+        sleep(0.05)
+
+
+def end_lingering(host: Host) -> None:
+    """End the process that passes an image on."""
+    lingering = [
+        int(each.name)
+        for each in Path("/proc").iterdir()
+        if each.name.isdigit() and holds_open(each, str(host.directory / "spool"))
+    ]
+    assert_that(lingering, HasLength(1))
+    os.kill(lingering[0], signal.SIGKILL)
+
+
+def holds_open(process: Path, directory: str) -> bool:
+    try:
+        return any(os.readlink(fd).startswith(directory) for fd in (process / "fd").iterdir())
+    except OSError:
+        return False  # another user's, or gone
+
+
 def right(fleet: Fleet, checksum: str) -> None:
     for host in fleet.hosts:
         found = hashlib.sha256(host.image.read_bytes()).hexdigest()
@@ -58,8 +86,9 @@ def test_four_hosts_ask_the_backend_for_much_less_than_four_images(
     right(fleet, checksum)
     assert_that(sent(nginx), LessThan(3 * len(data)))
     for host in fleet.hosts:
-        assert_that(host.output, Contains("via=swarm"))
-        assert_that(host.output, Contains("came from others"))
+        told = [line for line in host.output.splitlines() if "HTTP" not in line]
+        assert_that(host.output, Contains("via=swarm"), told)
+        assert_that(host.output, Contains("came from others"), told)
 
 
 @pytest.mark.parametrize("fleet", [1], indirect=True)
@@ -132,3 +161,27 @@ def test_a_host_whose_backend_has_other_bytes_spoils_nothing(fleet: Fleet, nginx
     assert_that(liar.image.exists(), Equals(False))
     fleet.hosts = others
     right(fleet, checksum)
+
+
+@pytest.mark.parametrize("fleet", [1], indirect=True)
+def test_who_waits_for_the_output_does_not_wait_for_other_hosts(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    _, checksum = published(nginx.root, "image.raw", 2 * MIB)
+    host = fleet.hosts[0].configure("swarm_linger = 3600")
+    host.download(nginx.url("image.raw"), checksum)
+    assert_that(host.wait(), Equals(0), host.output)  # to the end of its output
+    assert_that(host.spooled, HasLength(1))
+    end_lingering(host)
+
+
+@pytest.mark.parametrize("fleet", [1], indirect=True)
+def test_a_download_that_is_killed_leaves_no_process_and_no_file(
+    fleet: Fleet, nginx: Nginx
+) -> None:
+    fleet.with_list()
+    _, checksum = published(nginx.root, "image.raw", 24 * MIB)
+    host = fleet.hosts[0]
+    host.download(nginx.url("image.raw", prefix="slow"), checksum)
+    host.read_until("reading chunks")
+    host.end()
+    wait_until(lambda: host.spooled == [])

@@ -90,7 +90,8 @@ class SwarmLayer:
             raise HandedOver("the swarm was left")
         image = self._entitlement.ask()
         size = None if image is None else image.size
-        if image is None or size is None or size < self._fleet.from_size:
+        limited = self._watch.rules.rate_limit is not None  # others shall not wait for this call
+        if image is None or size is None or size < self._fleet.from_size or limited:
             raise HandedOver("the image is not one for a swarm")
         # At its end, because what a backend begins to send of the image is not what will be read.
         opened = self._own.opened(size - 1, left, waiting)

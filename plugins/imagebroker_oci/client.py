@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_oci.credentials import PullSecrets
 from imagebroker_oci.errors import error_of
-from imagebroker_oci.identity import PULL, Asker, Identity
+from imagebroker_oci.identity import PULL, Asker, Identity, keep
 from imagebroker_oci.manifests import MANIFEST_TYPES, Descriptor, Document
 from imagebroker_oci.names import REPOSITORY, TAG, Name
 
@@ -62,10 +63,12 @@ class Registry(Asker):
         self._pools = self.http.pools()
         #: What refs call the servers that were asked.
         self._names: dict[tuple[str, str, int], Name] = {}
+        self._lock = threading.Lock()
 
     def url(self, name: Name, path: str) -> str:
         site = f"{self._scheme}://{name.server}"
-        self._names.setdefault(http.Url.parse(f"{site}/").origin, name)
+        with self._lock:
+            keep(self._names, http.Url.parse(f"{site}/").origin, name)
         return f"{site}/v2/{name.repository}/{path}"
 
     def blob_url(self, name: Name, descriptor: Descriptor) -> str:

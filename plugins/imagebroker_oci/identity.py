@@ -6,7 +6,7 @@ import re
 import threading
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from imagebroker.plugin import (
@@ -27,6 +27,12 @@ _LONGEST_CHALLENGE, _LONGEST_TOKEN = 4096, 64 * 1024
 _SCHEME = r"\s*(?P<scheme>[A-Za-z]+)\s+"
 _PARAMETER = r'\s*([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))\s*(?:,|\Z)'
 _VISIBLE = r"[\x21-\x7e]+"
+
+#: Registries and repositories that an instance remembers something about.
+MOST_KEPT = 1000
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 #: What a request does, and the actions that its token must allow.
 PULL, PUSH, DELETE = "pull", "pull,push", "pull,delete"
@@ -72,9 +78,9 @@ class Identity:
         key = name.registry, name.repository, actions
         own = re.fullmatch(rf"repository:{re.escape(name.repository)}:[a-z,*]{{1,40}}", scope)
         with self._lock:
-            self._challenges[name.registry] = challenge
+            keep(self._challenges, name.registry, challenge)
             if own:
-                self._scopes[key] = scope
+                keep(self._scopes, key, scope)
             self._tokens.pop(key, None)
         return challenge.realm is not None or self.secrets.find(name) is not None
 
@@ -87,7 +93,7 @@ class Identity:
         if token is None or monotonic() >= token.until:
             scope = self._scopes.get(key, f"repository:{name.repository}:{actions}")
             token = self._fetched(asker, challenge, name, scope)
-            self._tokens[key] = token
+            keep(self._tokens, key, token)
         return f"Bearer {token.text}"
 
     def _fetched(self, asker: Asker, challenge: Challenge, name: Name, scope: str) -> _Token:
@@ -107,6 +113,14 @@ class Identity:
         self._host.conceal(text)
         seconds = _seconds(found.get("expires_in"))
         return _Token(text, begun + seconds - min(10.0, seconds / 4))
+
+
+def keep(kept: dict[Key, Value], key: Key, value: Value) -> None:
+    """Remember it; the oldest is forgotten if there are too many: it is found out again."""
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > MOST_KEPT:
+        kept.pop(next(iter(kept)), None)
 
 
 class Asker:

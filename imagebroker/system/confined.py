@@ -231,9 +231,10 @@ class Program:
         except UnsupportedOperation as error:
             error.hint += ", or set convert_unconfined in [imagebroker]"
             raise
+        # As process 1: one of bubblewrap's would have the image open from outside, not read-only.
         walls = [
-            bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
-            "--proc", "/proc", "--dev", "/dev", "--chdir", "/",
+            bwrap, "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session",
+            "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--chdir", "/",
         ]  # fmt: skip
         for folder in _SYSTEM:
             if os.path.islink(folder):

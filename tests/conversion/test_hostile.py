@@ -184,7 +184,7 @@ def test_a_call_that_is_cancelled_ends_the_conversion(
 ) -> None:
     image = made("qcow2", tmp_path)
     marker = f"marker{os.getpid()}cancel"
-    monkeypatch.setenv("PATH", path_with(tmp_path / marker, INFO + "exec sleep 1000"))
+    monkeypatch.setenv("PATH", path_with(tmp_path / marker, INFO + "sleep 1000"))
 
     class WhenItRuns:
         def is_set(self) -> bool:
@@ -239,7 +239,7 @@ def test_kill_9_leaves_no_half_disk_and_no_program(
         f"[imagebroker]\nenabled_schemes = file\n[backend:file]\nallowed_paths = {tmp_path}\n"
     )
     marker = f"marker{os.getpid()}kill"
-    path = path_with(tmp_path / marker, INFO + "exec sleep 1000")
+    path = path_with(tmp_path / marker, INFO + "sleep 1000")
     words = [str(config), f"file://{tmp_path}/image.qcow2", str(folder / "disk")]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], env={**os.environ, "PATH": path},

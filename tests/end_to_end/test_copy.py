@@ -6,107 +6,29 @@ docs/records.md has the table of these pairs.
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is, LessThan, MatchesStructure
 
-import imagebroker
 from imagebroker.exceptions import (
     ChecksumMismatch,
     ImageBrokerError,
     UnsupportedOperation,
 )
-from tests.servers.images import make_qcow2
-from tests.servers.nginx import Nginx
-from tests.servers.openstack import OpenStack
-from tests.servers.registry import Registry
-from tests.servers.sshd import Sshd
-from tests.servers.swift import Swift
-
-SOURCES = ("file path", "file id", "http", "scp", "glance", "s3", "oci", "swift")
-TARGETS = ("file", "scp", "glance", "s3", "oci", "swift")
-#: Those whose records have fields beside the name.
-RECORDS = ("file id", "glance", "s3", "oci", "swift")
-
-
-@dataclass
-class Everywhere:
-    """One image, everywhere, and a broker that reaches it."""
-
-    broker: imagebroker.Broker
-    data: bytes
-    refs: dict[str, str]
-    directory: Path
-
-    def left_in(self, target: str) -> list[str]:
-        """What the target has, whatever its state."""
-        found = [image.ref for image in self.broker.get_all(None, backend=target)]
-        for status in ("queued", "saving") if target != "scp" else ():
-            filters = {"status": status}
-            found += [i.ref for i in self.broker.get_all(None, backend=target, filters=filters)]
-        return sorted(found) + sorted(os.listdir(self.directory))
-
-
-@pytest.fixture
-def everywhere(
-    openstack: OpenStack, nginx: Nginx, sshd: Sshd, swift: Swift, registry: Registry,
-    qemu_img: None, make_broker: Callable[..., imagebroker.Broker], tmp_path: Path,
-) -> Everywhere:  # fmt: skip
-    name, directory = f"copied-{uuid.uuid4().hex}.qcow2", tmp_path / "scp"
-    directory.mkdir()
-    path = make_qcow2(tmp_path / name, 64 * 1024 * 1024)
-    data = path.read_bytes()
-    (nginx.root / name).write_bytes(data)
-    place = f"copied-{uuid.uuid4().hex}"
-    swift.client().create_bucket(Bucket=place)
-    swift.user().call("PUT", f"{place}-container")
-    broker = make_broker(
-        "[imagebroker]\nenabled_schemes = file, http, scp, glance, s3, oci, swift\n"
-        "retry_backoff = 0\n"
-        f"[backend:file]\nstore_dir = {tmp_path}/store\nallowed_paths = {tmp_path}\n"
-        "[backend:http]\nallowed_networks = 127.0.0.0/8\n"
-        f"[backend:scp]\nendpoint = {sshd.url(directory)}/\nknown_hosts = {sshd.known_hosts}\n"
-        f"identity_file = {sshd.key}\nallowed_networks = 127.0.0.0/8\n"
-        f"[backend:glance]\nendpoint = {openstack.endpoint}/\n"
-        + _lines(openstack.auth_options("red"))
-        + "[backend:s3]\n"
-        + _lines(swift.options(create_in=place))
-        + "[backend:swift]\n"
-        + _lines(swift.swift_options(create_in=f"{place}-container"))
-        + "[backend:oci]\nallowed_networks = 127.0.0.0/8\n"
-        + _lines(registry.options(create_in=f"{registry.address}/{place}"))
-    )
-    info = {"name": name, "disk_format": "qcow2", "container_format": "bare", "min_ram": 64}
-    refs = {
-        "file path": f"file://{path}",
-        "http": nginx.url(name),
-        "scp": broker.create(None, {"name": name}, data, backend="scp").ref,
-        "file id": broker.create(None, info, data, backend="file").ref,
-    } | {each: broker.create(None, info, data, backend=each).ref for each in RECORDS[1:]}
-    return Everywhere(broker, data, refs, directory)
+from tests.end_to_end.conftest import RECORDS, SOURCES, TARGETS, Everywhere
 
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def _lines(options: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {value}\n" for key, value in options.items() if value is not None)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_copy_has_the_bytes_and_what_the_original_said(
     everywhere: Everywhere, tmp_path: Path, target: str
 ) -> None:
-    for source in SOURCES:
-        ref = everywhere.refs[source]
+    for source, ref in everywhere.to(target):
         info = {"name": f"copy-of-{source.replace(' ', '-')}"}
         copied = everywhere.broker.copy(None, ref, info, backend=target)
         assert_that(copied.name, Equals(info["name"]))
@@ -133,13 +55,12 @@ def test_the_documented_table_has_these_pairs() -> None:
 def test_a_copy_whose_source_is_not_what_was_asked_for_leaves_nothing(
     everywhere: Everywhere, target: str
 ) -> None:
+    sources = everywhere.to(target)
     before = everywhere.left_in(target)
     wrong = f"sha256:{hashlib.sha256(b'something else').hexdigest()}"
-    for source in SOURCES:
+    for _, ref in sources:
         with pytest.raises(ImageBrokerError) as caught:
-            everywhere.broker.copy(
-                None, everywhere.refs[source], {"name": "copy"}, backend=target, checksum=wrong
-            )
+            everywhere.broker.copy(None, ref, {"name": "copy"}, backend=target, checksum=wrong)
         causes = [caught.value, caught.value.__cause__, caught.value.__context__]
         assert_that(any(isinstance(each, ChecksumMismatch) for each in causes), Is(True))
     assert_that(everywhere.left_in(target), Equals(before))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequen
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
 
+from imagebroker.model.image import DELETED, PENDING_DELETE, STATUSES
+
 T = TypeVar("T")
 
 _ARGUMENTS = ("filters", "marker", "limit", "page_size", "sort_key", "sort_dir")
@@ -17,6 +19,8 @@ _KNOWN = frozenset({
     "size_max", "virtual_size", "disk_format", "container_format", "min_disk", "min_ram", "tag",
     "tags", "created_at", "updated_at", "deleted_at", "changes-since",
 })  # fmt: skip
+#: What Glance lists where no status is asked for.
+_LISTED = [status for status in STATUSES if status not in (DELETED, PENDING_DELETE)]
 _NAMES = {"os_hidden": "hidden"}
 _VISIBILITY = {"true": "public", "1": "public", "false": "private", "0": "private"}
 
@@ -32,7 +36,7 @@ def query_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"get_all() got an unexpected keyword argument {unknown[0]!r}")
     query = {name: arguments[name] for name in _ARGUMENTS if arguments.get(name)}
-    query["filters"] = dict(_filters(arguments.get("filters") or {}))
+    query["filters"] = {"status": _LISTED, **dict(_filters(arguments.get("filters") or {}))}
     if "sort_key" in query:
         query["sort_key"] = _NAMES.get(query["sort_key"], query["sort_key"])
     return query

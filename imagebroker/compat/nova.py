@@ -123,8 +123,9 @@ class API:
 
         As in Nova: `filters`, `marker`, `limit`, `page_size`, `sort_key`, `sort_dir`; the filters
         `changes-since`, `is_public` and `property-<name>`; any other name is that of a property.
-        Different on purpose: only ACTIVE images unless `filters` names `status`, as Nova's
-        docstring promised; the caller's filters are not written into; `property-` is taken off as
+        Images of every status are listed unless `filters` names `status`: the users of Nova's API
+        see their snapshots while these are saved.
+        Different on purpose: the caller's filters are not written into; `property-` is taken off as
         a whole; the list reads its pages as they are needed; unknown arguments are a TypeError.
         """
         with self._errors.translated(OF_SERVICE):

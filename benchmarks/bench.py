@@ -16,6 +16,7 @@ from tests.servers.images import random_file
 from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.sshd import Sshd
+from tests.servers.swift import Swift
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -74,6 +75,7 @@ class Bench:
         self._nginx: Nginx | None = None
         self._sshd: Sshd | None = None
         self._openstack: OpenStack | None = None
+        self._swift: Swift | None = None
 
     def _made(self, name: str) -> Path:
         path = self.folder / name
@@ -135,6 +137,11 @@ class Bench:
             server = OpenStack(directory=self._made("openstack"))
             self._openstack = self._stack.enter_context(server)
         return self._openstack
+
+    def swift(self) -> Swift:
+        if self._swift is None:
+            self._swift = self._stack.enter_context(Swift(directory=self._made("swift")))
+        return self._swift
 
     def config(self, schemes: str, **sections: str) -> Path:
         """A config file as a deployer would write it."""

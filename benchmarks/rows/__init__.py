@@ -7,7 +7,19 @@ from contextlib import AbstractContextManager
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Row
-from benchmarks.rows import conversion, glance, http, local, memory, oci, sharing, ssh, start, ways
+from benchmarks.rows import (
+    conversion,
+    glance,
+    http,
+    local,
+    memory,
+    objects,
+    oci,
+    sharing,
+    ssh,
+    start,
+    ways,
+)
 
 Prepared = Callable[[Bench], AbstractContextManager[Row]]
 
@@ -31,6 +43,9 @@ ROWS: dict[str, Prepared] = {
     "glance-https": glance.https,
     "glance-show": glance.show,
     "oci": oci.download,
+    "s3": objects.s3,
+    "s3-upload": objects.s3_upload,
+    "swift": objects.swift,
     "convert": conversion.convert,
     "sharing": sharing.sixteen,
     "cuts": ways.cuts,

@@ -106,6 +106,8 @@ class HttpSource(ImageSource):
         self._opened_at = part or 0
         #: Of the answer that opened it.
         self.head = answer.head
+        #: What later answers must have; a subclass may call the version something else.
+        self._etag = self.image.version
 
     def _condition(self) -> list[Field]:
         expected = self._expected if self._conditional else None
@@ -161,8 +163,8 @@ class HttpSource(ImageSource):
 
     def _range(self, start: int, stop: int | None) -> list[Field]:
         fields = [("Range", f"bytes={start}-{'' if stop is None else stop - 1}")]
-        if self.image.version is not None and self._conditional:
-            fields.append(("If-Range", self.image.version))
+        if self._etag is not None and self._conditional:
+            fields.append(("If-Range", self._etag))
         return [*fields, *self._condition()]
 
     def _check_part(self, answer: Answer, start: int, stop: int | None) -> None:
@@ -180,7 +182,7 @@ class HttpSource(ImageSource):
             self._check_same(head)
             self._check_coding(head)
             raise self._ignored("sends the whole")
-        if self._conditional and self.image.version is not None and strong_etag(head) is None:
+        if self._conditional and self._etag is not None and strong_etag(head) is None:
             raise self._ignored("does not say of which version the range is")
         self._check_validators(head)
         end = size if stop is None else stop if size is None else min(stop, size)
@@ -204,8 +206,8 @@ class HttpSource(ImageSource):
         """:raises ImageChanged: ETag, or failing that Last-Modified, differ from the first ones."""
         if not self._conditional:
             return
-        if self.image.version is not None:
-            if strong_etag(head) != self.image.version:
+        if self._etag is not None:
+            if strong_etag(head) != self._etag:
                 raise self._changed(": it has another ETag")
             return
         for name in ("etag", "last-modified"):

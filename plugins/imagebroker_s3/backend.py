@@ -31,7 +31,7 @@ from imagebroker.plugin import (
     objects,
 )
 from imagebroker_s3.client import Server
-from imagebroker_s3.metadata import MOST_METADATA, image_of
+from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, version_id
 from imagebroker_s3.options import MIB, OPTIONS
 from imagebroker_s3.source import S3Source, settled
 from imagebroker_s3.upload import MOST_COPIED, S3Object
@@ -64,11 +64,12 @@ class S3Backend(ImageBackend):
         return self.open_at(context, ref, 0)
 
     def open_at(self, context: Context, ref: ImageRef, start: int) -> ImageSource:
-        where, record = self._found(ref)
-        return S3Source(self._server.http, ref, self._server.url(ref, where), record, start)
+        where, record, validator = self._readable(ref)
+        url = self._server.url(ref, where)
+        return S3Source(self._server.http, ref, url, record, validator, start)
 
     def probe(self, context: Context, ref: ImageRef) -> Image:
-        where, record = self._found(ref)
+        where, record, _ = self._readable(ref)
         url = self._server.url(ref, where)
         return settled(record, http.probe(self._server.http, ref, url))
 
@@ -80,7 +81,7 @@ class S3Backend(ImageBackend):
         include_locations: bool = False,
         show_deleted: bool = False,
     ) -> Image:
-        return self._found(ref)[1]
+        return self._readable(ref)[1]
 
     def get_all(self, context: Context, query: ImageQuery) -> Iterator[Image]:
         """The objects below `create_in`. Their records are in their metadata: one request each."""
@@ -111,7 +112,7 @@ class S3Backend(ImageBackend):
         purge_props: bool,
     ) -> Image:
         """Give an object other metadata, on the server."""
-        where, record = self._found(ref)
+        where, record, found = self._found(ref)
         if data is not None:
             raise Conflict(f"{ref} has its data already", hint="create another image")
         if (record.size or 0) > MOST_COPIED:
@@ -122,7 +123,7 @@ class S3Backend(ImageBackend):
             )
         self._server.call(
             ref, "copy_object", **where, CopySource=dict(where), MetadataDirective="REPLACE",
-            CopySourceIfMatch=record.version,
+            CopySourceIfMatch=found.get("ETag"),
             Metadata=objects.metadata_of(
                 objects.changed(record, changes, purge_props), MOST_METADATA
             ),
@@ -130,7 +131,7 @@ class S3Backend(ImageBackend):
         return self._record(record.ref, {"Bucket": where["Bucket"], "Key": where["Key"]})
 
     def delete(self, context: Context, ref: ImageRef) -> None:
-        where, record = self._found(ref)
+        where, record, _ = self._found(ref)
         objects.check_unprotected(record)
         self._server.call(ref, "delete_object", **where)
 
@@ -167,16 +168,31 @@ class S3Backend(ImageBackend):
     def close(self) -> None:
         self._server.close()
 
-    def _found(self, ref: ImageRef) -> tuple[dict[str, str], Image]:
-        """Where an object is, and its record."""
+    def _where(self, ref: ImageRef) -> dict[str, str]:
         where = {"Bucket": ref.authority or "", "Key": ref.key}
         if ref.query is not None:
             name, _, value = ref.query.partition("=")
             if name != "versionId" or not value or "&" in value:
                 raise InvalidImageRef(f"{ref} has a query other than ?versionId=…")
             where["VersionId"] = value
+        return where
+
+    def _found(self, ref: ImageRef) -> tuple[dict[str, str], Image, dict[str, Any]]:
+        """Where an object is, its record, and the answer that it is from."""
+        where = self._where(ref)
         text = ref.text if ref.query is not None else self.host.uri(where["Bucket"], where["Key"])
-        return where, self._record(text, where)
+        answer = self._server.call(text, "head_object", **where)
+        return where, image_of(text, where["Key"], answer), answer
+
+    def _readable(self, ref: ImageRef) -> tuple[dict[str, str], Image, str | None]:
+        """The version to read, its record, and its ETag.
+
+        Where the bucket keeps versions, the one that was found is read to its end, even if another
+        one replaces it meanwhile.
+        """
+        where, record, answer = self._found(ref)
+        found = version_id(answer)
+        return where | ({"VersionId": found} if found else {}), record, etag(answer)
 
     def _record(self, text: str, where: Mapping[str, str]) -> Image:
         answer = self._server.call(text, "head_object", **where)

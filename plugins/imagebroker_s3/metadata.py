@@ -15,12 +15,23 @@ MOST_METADATA = 1900
 def image_of(ref: str, key: str, answer: Mapping[str, Any]) -> Image:
     """The record, from the answer to a HEAD."""
     changed = answer.get("LastModified")
-    etag = answer.get("ETag") or None
     return objects.image_of(
         ref,
         key,
         answer.get("Metadata") or {},
         size=answer.get("ContentLength"),
         changed=changed if isinstance(changed, datetime) else None,
-        version=etag if etag is not None and etag.startswith('"') else None,
+        version=version_id(answer) or etag(answer),
     )
+
+
+def version_id(answer: Mapping[str, Any]) -> str | None:
+    """The id of this version, where the bucket keeps versions."""
+    found = answer.get("VersionId")
+    return found if isinstance(found, str) and found not in ("", "null") else None
+
+
+def etag(answer: Mapping[str, Any]) -> str | None:
+    """The ETag, if it promises that equal means equal bytes."""
+    found = answer.get("ETag")
+    return found if isinstance(found, str) and found.startswith('"') else None

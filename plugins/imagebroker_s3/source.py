@@ -11,13 +11,19 @@ class S3Source(http.HttpSource):
     """An object of one version, which every request names."""
 
     def __init__(
-        self, client: http.Client, ref: ImageRef, url: str, record: Image, start: int = 0
+        self,
+        client: http.Client,
+        ref: ImageRef,
+        url: str,
+        record: Image,
+        etag: str | None,
+        start: int = 0,
     ) -> None:
         """`record`: from its metadata."""
-        super().__init__(client, ref, url, version=record.version, start=start)
+        super().__init__(client, ref, url, version=etag, start=start)
         self.image = settled(record, self.image)
 
 
 def settled(record: Image, served: Image) -> Image:
     """The record, with what the server says of the bytes themselves."""
-    return replace(record, size=served.size, version=served.version)
+    return replace(record, size=served.size, version=record.version or served.version)

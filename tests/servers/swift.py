@@ -103,11 +103,19 @@ class Swift:
 
     region = "us-east-1"
 
-    def __init__(self, *, most_segments: int = 1000, token_seconds: int = 86400) -> None:
-        """:param most_segments: that a manifest can name."""
+    def __init__(
+        self,
+        *,
+        most_segments: int = 1000,
+        token_seconds: int = 86400,
+        directory: Path | None = None,
+    ) -> None:
+        """:param most_segments: that a manifest can name.
+        :param directory: in which it keeps everything, by default that for temporary files.
+        """
         self._most_segments, self._token_seconds = most_segments, token_seconds
         self._processes: list[ServerProcess] = []
-        self._folder = Path(tempfile.mkdtemp(prefix="imagebroker-swift-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="imagebroker-swift-", dir=directory))
 
     @property
     def url(self) -> str:
@@ -211,7 +219,28 @@ class Swift:
                 f"[pipeline:main]\npipeline = {kind}-server\n"
                 f"[app:{kind}-server]\nuse = egg:swift#{kind}\n{_STORAGE[kind]}\n",
             )
-        own = {
+        own = self._own_options()
+        filters = "".join(
+            f"[filter:{name}]\n{egg if '=' in egg else f'use = egg:swift#{egg}'}\n"
+            f"{own.get(name, '')}"
+            for name, egg in self._filters.items()
+        )
+        self._write(
+            "proxy.conf",
+            self._common(self.port)
+            + f"[pipeline:main]\npipeline = {' '.join(self._filters)} proxy-server\n"
+            "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
+            f"allow_account_management = true\n{filters}",
+        )
+
+    @property
+    def _filters(self) -> dict[str, str]:
+        """What the proxy consists of: the names of eggs, or lines that say what to use."""
+        return _FILTERS
+
+    def _own_options(self) -> dict[str, str]:
+        """What filters have beside that."""
+        return {
             "tempauth": f"user_broker_broker = {SECRET_KEY} .admin\n"
             f"user_broker_guest = {GUEST_KEY}\nstorage_url_scheme = default\n"
             f"token_life = {self._token_seconds}\n",
@@ -220,17 +249,6 @@ class Swift:
             "cache": f"memcache_servers = {HOST}:{self._cache}\n",
             "versioned_writes": "allow_versioned_writes = true\nallow_object_versioning = true\n",
         }
-        filters = "".join(
-            f"[filter:{name}]\nuse = egg:swift#{egg}\n{own.get(name, '')}"
-            for name, egg in _FILTERS.items()
-        )
-        self._write(
-            "proxy.conf",
-            self._common(self.port)
-            + f"[pipeline:main]\npipeline = {' '.join(_FILTERS)} proxy-server\n"
-            "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
-            f"allow_account_management = true\n{filters}",
-        )
 
     def _common(self, port: int) -> str:
         return (
@@ -264,7 +282,11 @@ class Swift:
         if not all(map(accepts, (self.port, self._cache, *self._ports.values()))):
             return False
         try:
-            self.client().list_buckets()
+            self._try()
         except Exception:
             return False
         return True
+
+    def _try(self) -> None:
+        """:raises Exception: it does not serve yet."""
+        self.client().list_buckets()

@@ -18,7 +18,7 @@ from testtools.matchers import Contains, Equals, Not
 
 from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.reference import in_form, parse
-from imagebroker.plugin import BackendHost, Limits, Options
+from imagebroker.plugin import BackendHost, Image, ImageData, Limits, Options
 from imagebroker.policy.addresses import Policy, networks
 from tests.servers.process import HOST
 from tests.servers.registry import EMPTY, OCI_INDEX, OCI_MANIFEST
@@ -231,8 +231,6 @@ def test_the_login_does_not_follow_a_redirect_to_another_server(
 
 
 def test_an_upload_is_not_sent_on_to_another_server(fake: FakeRegistry, tmp_path: Path) -> None:
-    from imagebroker.plugin import Image, ImageData
-
     other = FakeRegistry()
     try:
         where = {"Location": f"http://{other.address}/upload"}
@@ -244,6 +242,20 @@ def test_an_upload_is_not_sent_on_to_another_server(fake: FakeRegistry, tmp_path
         assert_that(other.requests, Equals([]))
     finally:
         other.close()
+
+
+def test_an_upload_that_cannot_be_cancelled_is_in_the_log(
+    fake: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docker-registry does not cancel one whose connection was cut within a request."""
+    invalid = json.dumps({"errors": [{"code": "BLOB_UPLOAD_INVALID", "message": "no"}]}).encode()
+    fake.answers["/v2/a/blobs/uploads/"] = 202, {"Location": "/upload"}, b""
+    fake.answers["/upload"] = 404, {}, invalid
+    made = backend(create_in=f"{fake.address}/a")
+    with pytest.raises(ImageBrokerError, match="BLOB_UPLOAD_INVALID"):
+        made.create(None, Image(ref="oci", name="new"), ImageData(b"data"))
+    made.close()
+    assert_that(caplog.text, Contains("stays until the registry removes it"))
 
 
 def test_tags_that_go_on_for_ever_end(fake: FakeRegistry) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imagebroker.backends.backend import Options
-from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.boundary import Boundary, OpenedSource
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
     ConfigError,
@@ -25,7 +25,7 @@ from imagebroker.model.image import Image, checked_info, copied_fields, without_
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store, Target
-from imagebroker.model.stored_fields import check_stored, fitting, left_out
+from imagebroker.model.stored_fields import check_stored, fitting, left_out, not_stored
 from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
 from imagebroker.request import Request, rules
@@ -45,7 +45,7 @@ from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.transfer import Transfer
 from imagebroker.transfer.upload import uploaded
-from imagebroker.verify.checks import format_policy, upload_check
+from imagebroker.verify.checks import declared_format, format_policy, upload_check
 from imagebroker.verify.disk_format import FormatPolicy
 
 if TYPE_CHECKING:
@@ -444,7 +444,8 @@ class Broker:
         """A new image in `backend` with the bytes of another, verified on both sides.
 
         What of its record the backend cannot store is left out, logged, and named in `.not_stored`
-        of the result.
+        of the result. If the backend can clone the image, and neither a checksum nor a signature
+        has to be verified, no bytes are moved.
 
         :param strict: raise `UnsupportedOperation` instead, before anything is sent.
         """
@@ -458,10 +459,15 @@ class Broker:
                     hint="`imagebroker backends` shows what each backend can do",
                 )
             unpacked = limits.pop("decompress", None)
-            with _open(
-                call, context, id_or_uri, unpacked, checksum=checksum,
-                require_checksum=require_checksum, check_format=check_format, **_reading(limits),
-            ) as reader:  # fmt: skip
+            reading = {
+                "checksum": checksum, "require_checksum": require_checksum,
+                "check_format": check_format, **_reading(limits),
+            }  # fmt: skip
+            if unpacked is None and (
+                cloned := _cloned(call, context, id_or_uri, own, backend, strict, reading)
+            ):
+                return cloned
+            with _open(call, context, id_or_uri, unpacked, **reading) as reader:
                 info = copied_fields(reader.image)
                 if unpacked and info.get("container_format") == "compressed":
                     info["container_format"] = "bare"
@@ -789,6 +795,66 @@ def _create(
                 return created
             finally:
                 recorded.bytes = source.sent
+
+
+def _cloned(
+    call: Call,
+    context: Context,
+    id_or_uri: str | ImageRef,
+    own: dict[str, Any],
+    backend: str,
+    strict: bool,
+    reading: Mapping[str, Any],
+) -> CopiedImage | None:
+    """The copy that the destination makes without moving bytes; None if they have to be moved."""
+    origin, target = call.routes.find(id_or_uri)[1], call.routes.named(backend)
+    if reading["checksum"] is not None or not target.clones(origin):
+        return None
+    request = Request(call, context, id_or_uri, **reading)
+    demands = request.demands()
+    with closing(origin.open(context, request.ref)) as source:
+        image = source.image
+        if not image.size or image.size > request.watch.rules.max_size:
+            return None
+        required = demands.for_image(image, request.watch.check)
+        if demands.checksums or demands.require or required.signature is not None:
+            return None  # what the bytes have to prove can only be proved by reading them
+        stored = target.declared.record_fields
+        info = copied_fields(image)
+        info = fitting(info, not_stored(info, stored)) | own | {"size": image.size}
+        info = _inspected(call, source, image, info, demands.formats)
+        new = Image(ref=target.host.ref(""), **without_none(checked_info(info)))
+        if strict:
+            check_stored(copied_fields(image), stored, backend)
+        with call.record("create", target.title) as recorded:
+            made = target.clone(context, new, source)
+            if made is None:
+                return None
+            recorded.ref = made.ref
+        lost = left_out(image, copied_fields(image), stored, backend, strict)
+        from imagebroker.model.copied_image import CopiedImage
+
+        return CopiedImage(**vars(made), not_stored=lost)
+
+
+def _inspected(
+    call: Call,
+    source: OpenedSource,
+    image: Image,
+    info: Mapping[str, Any],
+    formats: FormatPolicy | None,
+) -> dict[str, Any]:
+    """The fields of a copy, with the format that the content has if none is declared.
+
+    :raises FormatError: the content is not acceptable.
+    """
+    if formats is None:
+        return dict(info)
+    from imagebroker.transfer.detection import inspected  # only a clone needs it
+
+    declared = declared_format(_changed(image, info))
+    found = inspected(source, formats, call.core.stall_timeout, declared)
+    return {"disk_format": found.get("disk_format"), **without_none(info)}
 
 
 def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:

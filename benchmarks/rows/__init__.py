@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from benchmarks.bench import Bench
 from benchmarks.contest import Row
 from benchmarks.rows import (
+    ceph,
     conversion,
     glance,
     http,
@@ -46,6 +47,8 @@ ROWS: dict[str, Prepared] = {
     "s3": objects.s3,
     "s3-upload": objects.s3_upload,
     "swift": objects.swift,
+    "rbd": ceph.full,
+    "rbd-sparse": ceph.sparse,
     "convert": conversion.convert,
     "sharing": sharing.sixteen,
     "cuts": ways.cuts,

@@ -411,6 +411,14 @@ class ImageBackend(abc.ABC):
         """
         raise self._unsupported("create images")
 
+    def clone(self, context: Context, image: Image, source: ImageSource) -> Image | None:
+        """Create an image with the bytes of `source`, without transferring them.
+
+        `source` was opened by an instance of this class, perhaps another one. Returns the stored
+        record, or None if this cannot be done for this source: then its bytes are transferred.
+        """
+        return None
+
     def update(
         self,
         context: Context,

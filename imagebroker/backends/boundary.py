@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imagebroker.backends.backend import BackendHost, Buffer, ImageSource
+from imagebroker.backends.backend import BackendHost, Buffer, ImageBackend, ImageSource
 from imagebroker.backends.declaration import Declaration
 from imagebroker.backends.listing import Budget
 from imagebroker.backends.steps import Late, Steps
@@ -282,6 +282,21 @@ class Boundary:
             return self._plugin.create(context, image, data)
 
         return self._checked("create", self._send("create", context, data, call))
+
+    def clones(self, other: Boundary) -> bool:
+        """Whether this backend may be able to clone what another one has opened."""
+        cls = self.declared.cls
+        return cls is other.declared.cls and cls.clone is not ImageBackend.clone
+
+    def clone(self, context: Context, image: Image, source: OpenedSource) -> Image | None:
+        """As `create`, with the bytes of a source that are not transferred; None: it cannot."""
+        self._begin(context)
+
+        def call() -> Image | None:
+            return self._plugin.clone(context, image, source.lent)
+
+        answer = self._send("clone", context, None, call)
+        return None if answer is None else self._checked("clone", answer)
 
     def update(
         self,
@@ -716,6 +731,11 @@ class OpenedSource:
 
     def in_child(self) -> None:
         never_finalize(self._source)
+
+    @property
+    def lent(self) -> ImageSource:
+        """The plugin's own source, for another instance of the same class."""
+        return self._source
 
     @property
     def seekable(self) -> bool:

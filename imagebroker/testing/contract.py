@@ -29,6 +29,7 @@ from __future__ import annotations
 from imagebroker.testing.clauses.backend_class import ClassClauses
 from imagebroker.testing.clauses.broken_reads import BrokenReadClauses
 from imagebroker.testing.clauses.checking import CheckingClauses
+from imagebroker.testing.clauses.cloning import CloneClauses
 from imagebroker.testing.clauses.closing import ClosingClauses
 from imagebroker.testing.clauses.errors import ErrorClauses
 from imagebroker.testing.clauses.facade import FacadeClauses
@@ -52,6 +53,7 @@ class BackendContract(
     ErrorClauses,
     ImportAndPurgeClauses,
     ServiceClauses,
+    CloneClauses,
     ListClauses,
     StoredFieldClauses,
     InstanceClauses,

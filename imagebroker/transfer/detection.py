@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from imagebroker.backends.boundary import OpenedSource
 from imagebroker.exceptions import FormatError, ImageBrokerError, RangeIgnored, TransferTimeout
@@ -56,6 +57,16 @@ def detected(
         LOG.warning("%s: its format is not known: %s", redact(image.ref), error)
         return image
     return replace(image, **evidence)
+
+
+def inspected(
+    source: OpenedSource, policy: FormatPolicy, seconds: float, declared: str | None
+) -> Mapping[str, Any]:
+    """What the decisive bytes of an opened image show.
+
+    :raises FormatError: the content is not acceptable.
+    """
+    return inspect_spans(_reader(source, seconds), source.image.size or 0, policy, declared)
 
 
 def _without_pages(read: Read, size: int) -> Read:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.plugin import (
+    BackendError,
     BackendHost,
     ConfigError,
     Conflict,
@@ -22,6 +23,7 @@ from imagebroker.plugin import (
     ImageRef,
     ImageSource,
     InvalidImageRef,
+    NotAuthorized,
     RefForm,
     UnsupportedOperation,
 )
@@ -88,7 +90,7 @@ class RbdBackend(ImageBackend):
         # A caller with small chunks has little memory, or wants to see each byte early.
         chunk = min(options.chunk_size * MIB, 4 * self.host.limits.chunk_size)
         return RbdSource(
-            opened, identity, image, chunk=chunk, operations=options.parallel_operations
+            opened, identity, image, place, chunk=chunk, operations=options.parallel_operations
         )
 
     def get(
@@ -118,6 +120,30 @@ class RbdBackend(ImageBackend):
         new = replace(image, ref=place.uri(self.host), created_at=now)
         with self._watched():
             Upload(self._cluster, self.host, place, new, data).run()
+        return self._record(place)[0]
+
+    def clone(self, context: Context, image: Image, source: ImageSource) -> Image | None:
+        """A clone of a snapshot in the same cluster, with a snapshot of its own."""
+        if not isinstance(source, RbdSource) or source.place.snapshot is None or not self._pool:
+            return None
+        if not (source.image.version or "").startswith(f"{self._cluster.fsid}/"):
+            return None
+        place = Place(self._pool, new_name(image.name), self.host.options.snapshot, self._namespace)
+        new = replace(
+            image, ref=place.uri(self.host), created_at=datetime.now(UTC),
+            checksums=source.image.checksums,
+        )  # fmt: skip
+        try:
+            with self._watched():
+                Upload(self._cluster, self.host, place, new, parent=source.place).run()
+        except (BackendError, ImageNotFound, NotAuthorized):
+            # Not protected, as old clusters need it, or this user has no rights there.
+            return None
+        try:
+            source.confirm()
+        except BaseException:
+            remove(self._cluster, place, new.ref)
+            raise
         return self._record(place)[0]
 
     def update(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from imagebroker.plugin import Buffer, Image, ImageSource, TransferError
 from imagebroker_rbd.identity import Identity
+from imagebroker_rbd.names import Place
 from imagebroker_rbd.operations import OpenImage, Operation
 
 MIB = 1024 * 1024
@@ -33,11 +34,17 @@ class RbdSource(ImageSource):
     seekable = True
 
     def __init__(
-        self, opened: OpenImage, identity: Identity, image: Image, *, chunk: int, operations: int
+        self,
+        opened: OpenImage,
+        identity: Identity,
+        image: Image,
+        place: Place,
+        *,
+        chunk: int,
+        operations: int,
     ) -> None:
         """:param operations: how many read at the same time."""
-        self.image = image
-        # Several readers share the operations; a single one uses them all.
+        self.image, self.place = image, place
         self.parallel_reads = operations
         self._opened, self._identity = opened, identity
         self._chunk, self._operations = chunk, operations
@@ -47,9 +54,11 @@ class RbdSource(ImageSource):
         size = self.image.size or 0
         end = size if stop is None else min(stop, size)
         pieces = self._pieces(start, end)
+        # One of several readers has one operation at a time; a single reader has all of them.
+        most = self._operations if stop is None else 1
         ahead: deque[_Piece] = deque()
         while True:
-            while self._has_room(ahead):
+            while _has_room(ahead, most):
                 following = next(pieces, None)
                 if following is None:
                     break
@@ -59,12 +68,12 @@ class RbdSource(ImageSource):
             yield from self._bytes(ahead[0], ahead)
             ahead.popleft()
 
+    def confirm(self) -> None:
+        """:raises ImageChanged: it was removed after it was opened."""
+        self._identity.confirm()
+
     def close(self) -> None:
         self._opened.close()
-
-    def _has_room(self, ahead: deque[_Piece]) -> bool:
-        reads = sum(piece.operation is not None for piece in ahead)
-        return reads < self._operations and len(ahead) < 2 * self._operations
 
     def _pieces(self, start: int, end: int) -> Iterator[_Piece]:
         """The pieces of a range; the reads of those with data have begun."""
@@ -122,3 +131,8 @@ class RbdSource(ImageSource):
         self._identity.confirm()
         for piece in done:
             piece.confirmed = True
+
+
+def _has_room(ahead: deque[_Piece], most: int) -> bool:
+    """Whether another piece may be read ahead."""
+    return sum(piece.operation is not None for piece in ahead) < most and len(ahead) < 2 * most

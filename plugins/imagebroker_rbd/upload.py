@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from imagebroker.plugin import (
     BackendHost,
@@ -37,27 +38,37 @@ class Upload:
     """One new image."""
 
     def __init__(
-        self, cluster: Cluster, host: BackendHost, place: Place, image: Image, data: ImageData
+        self,
+        cluster: Cluster,
+        host: BackendHost,
+        place: Place,
+        image: Image,
+        data: ImageData | None = None,
+        parent: Place | None = None,
     ) -> None:
-        """:param place: the snapshot that is to be made."""
+        """With the bytes of `data`, or with those of the snapshot `parent`, as a clone.
+
+        :param place: the snapshot that is to be made.
+        """
         self._cluster, self._options = cluster, host.options
         self._place, self._image, self._data = place, image, data
         self._subject = place.uri(host)
         self._doing = f"cannot store {self._subject}"
         self._temporary = replace(place, image=f"{UPLOAD}{uuid.uuid4()}", snapshot=None)
         self._under_way: deque[Operation] = deque()
-        self._size = data.size or 0
+        self._parent = parent
+        self._size = (data.size if data is not None else None) or 0
 
     def run(self) -> None:
         """Store all of it, or nothing."""
         self._check_room()
         with self._cluster.pool(self._place.pool, self._place.namespace) as pool:
             self._check_name(pool)
-            with translated(self._doing):
-                self._cluster.rbd.create(pool, self._temporary.image, self._size, old_format=False)
+            self._begin(pool)
             try:
                 with self._cluster.open(self._temporary, self._subject, writable=True) as opened:
-                    self._fill(opened)
+                    if self._data is not None:
+                        self._fill(opened, self._data)
                     self._seal(opened)
                 with translated(self._doing):
                     self._cluster.rbd.rename(pool, self._temporary.image, self._place.image)
@@ -67,8 +78,20 @@ class Upload:
                     raise full from error
                 raise
 
+    def _begin(self, pool: Any) -> None:
+        new, parent = self._temporary.image, self._parent
+        if parent is None:
+            with translated(self._doing):
+                self._cluster.rbd.create(pool, new, self._size, old_format=False)
+            return
+        with (
+            self._cluster.pool(parent.pool, parent.namespace) as theirs,
+            translated(self._doing),
+        ):
+            self._cluster.rbd.clone(theirs, parent.image, parent.snapshot, pool, new)
+
     def _check_room(self) -> None:
-        if self._data.size and (full := self._full(self._data.size)):
+        if self._size and (full := self._full(self._size)):
             raise full
 
     def _full(self, size: int = 1) -> QuotaExceeded | None:
@@ -106,9 +129,9 @@ class Upload:
             hint="choose another name, or delete that image",
         )
 
-    def _fill(self, opened: OpenImage) -> None:
+    def _fill(self, opened: OpenImage, data: ImageData) -> None:
         offset = 0
-        for chunk in self._chunks():
+        for chunk in self._chunks(data):
             self._grow(opened, offset + len(chunk))
             for begin, end in _filled(chunk):
                 self._write(opened, chunk[begin:end], offset + begin)
@@ -119,11 +142,11 @@ class Upload:
         if offset != self._size:
             opened.call(self._doing, "resize", offset)
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self, data: ImageData) -> Iterator[bytes]:
         """The data in pieces of one operation, which begin at multiples of their size."""
         size = self._options.chunk_size * MIB
         held = bytearray()
-        for chunk in self._data:
+        for chunk in data:
             held += chunk
             while len(held) >= size:
                 yield bytes(held[:size])
@@ -153,8 +176,8 @@ class Upload:
         opened.call(self._doing, "create_snap", name)
         opened.call(self._doing, "protect_snap", name)
         made = next(s for s in user_snapshots(opened, self._doing) if s["name"] == name)
-        record = replace(self._image, checksums=self._data.checksums)
-        text = text_of(record, whole_image=True)
+        checksums = self._image.checksums if self._data is None else self._data.checksums
+        text = text_of(replace(self._image, checksums=checksums), whole_image=True)
         opened.call(self._doing, "metadata_set", key_of(made["id"]), text)
 
     def _clean_up(self) -> None:

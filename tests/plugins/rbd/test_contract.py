@@ -10,7 +10,7 @@ import pytest
 import testtools
 from imagebroker_rbd import RbdBackend
 
-from imagebroker.plugin import Buffer, Context, ImageRef, ImageSource
+from imagebroker.plugin import Buffer, Context, Image, ImageRef, ImageSource
 from imagebroker.testing import BackendContract
 from tests.servers.ceph import Ceph, Stopper
 
@@ -19,19 +19,19 @@ class StoppedRead(ImageSource):
     """A source of the backend, in which the OSD stops where a test wants it."""
 
     def __init__(self, source: ImageSource, stopper: Stopper) -> None:
-        self._source, self._stopper = source, stopper
+        self.source, self._stopper = source, stopper
         self.image = source.image
         self.seekable, self.parallel_reads = source.seekable, source.parallel_reads
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         after = self._stopper.taken()
         if after is None:
-            yield from self._source.read(start, stop)
+            yield from self.source.read(start, stop)
             return
         # What is read ahead arrives before the OSD stops.
         given = 0
         try:
-            for chunk in self._source.read(start, stop):
+            for chunk in self.source.read(start, stop):
                 given += len(chunk)
                 if given >= after - 4 * len(chunk):
                     self._stopper.stop()
@@ -40,7 +40,7 @@ class StoppedRead(ImageSource):
             self._stopper.end()
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
 
 class StoppingBackend(RbdBackend):
@@ -51,6 +51,9 @@ class StoppingBackend(RbdBackend):
 
     def open(self, context: Context, ref: ImageRef) -> ImageSource:
         return StoppedRead(super().open(context, ref), self.stopper)
+
+    def clone(self, context: Context, image: Image, source: ImageSource) -> Image | None:
+        return super().clone(context, image, getattr(source, "source", source))
 
 
 class TestRbd(BackendContract, testtools.TestCase):

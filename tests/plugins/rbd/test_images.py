@@ -202,3 +202,36 @@ def test_an_instance_by_name_answers_with_refs_that_lead_back_to_it(images: Imag
     found = io.BytesIO()
     broker.download(None, made.ref, found)
     assert_that(found.getvalue(), Equals(b"west"))
+
+
+def test_a_copy_in_one_cluster_is_a_clone(images: Images) -> None:
+    import rbd
+
+    data = os.urandom(5 * MIB)
+    lines = "".join(f"{n} = {v}\n" for n, v in images.server.options().items())
+    broker = images.broker(more=f"[backend:rbd:west]\n{lines}")
+    original = broker.create(None, images.info(), data, backend="rbd")
+    for backend in ("rbd", "rbd:west"):
+        info = images.info()
+        made = broker.copy(None, original.ref, {"name": info["name"]}, backend=backend)
+        found = io.BytesIO()
+        broker.download(None, made.ref, found)
+        assert_that(found.getvalue() == data, Equals(True))
+        assert_that(made.checksums["sha256"], Equals(original.checksums["sha256"]))
+        with images.server.opened() as pool, rbd.Image(pool, info["name"]) as image:
+            assert_that(image.parent_info(), Equals(("images", original.name, "snap")))
+            assert_that(image.is_protected_snap("snap"), Equals(True))
+    with pytest.raises(Conflict, match=str(info["name"])):
+        broker.delete(None, original.ref)
+
+
+def test_an_image_without_a_snapshot_is_copied_byte_by_byte(images: Images) -> None:
+    import rbd
+
+    data = os.urandom(MIB)
+    name, broker, info = images.publish(data, None), images.broker(), images.info()
+    made = broker.copy(None, images.ref(name, None), {"name": info["name"]}, backend="rbd")
+    assert_that(made.checksums["sha256"], Equals(hashlib.sha256(data).hexdigest()))
+    with images.server.opened() as pool, rbd.Image(pool, info["name"]) as image:
+        with pytest.raises(rbd.ImageNotFound):
+            image.parent_info()

@@ -14,6 +14,7 @@ from imagebroker.plugin import (
     ImageNotFound,
     ImageQuery,
     ImageRef,
+    ImageSource,
     TransferError,
 )
 from imagebroker.testing.fakes.memory import MemoryBackend
@@ -186,6 +187,12 @@ class LosesAChange(MemoryBackend):
 @broken("C39", hookups.StoringContract)
 class DeclaresMoreThanItStores(StoringLineBackend):
     record_fields = ("name", "properties")
+
+
+@broken("C42")
+class ClonesOtherBytes(MemoryBackend):
+    def clone(self, context: Context, image: Image, source: ImageSource) -> Image:
+        return self.create(context, image, ImageData(b"other bytes", None))
 
 
 @broken("C38")

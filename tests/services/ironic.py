@@ -49,5 +49,15 @@ SERVICE = Service(
             r"test_get_(file|glance)_image_service(_url)?",
             "mocks the constructor of Ironic's own class",
         ),
+        Reason(
+            r"ironic\.tests\.unit\.common\.test_pxe_utils\.PXEInterfacesTestCase\."
+            r"test_get_instance_image_info_(kickstart_stage2_missing|with_kickstart_boot_option)",
+            "mocks show of Ironic's own class, where it is defined",
+        ),
+        Reason(
+            r"ironic\.tests\.unit\.drivers\.modules\.test_deploy_utils\."
+            r"TestBuildInstanceInfoForDeploy\.test_build_instance_info_for_deploy_file_url_valid",
+            "mocks os.path.isfile inside Ironic's own service; there is no such file",
+        ),
     ),
 )  # fmt: skip

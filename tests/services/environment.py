@@ -45,6 +45,9 @@ class Environment:
             else:
                 _run([uv, "venv", "-q", "--python", sys.executable, self.folder])
                 _run([uv, "pip", "install", "-q", "-p", self.python, *self.service.packages])
+            for name in self.service.beside:
+                for site in self.folder.glob("lib/python*/site-packages"):
+                    (site / name).symlink_to(self.folder / name)
             stamp.write_text(wanted)
         return f"{self.service.name} {self._version()}"
 

@@ -42,6 +42,8 @@ class Service:
     packages: tuple[str, ...]
     suites: Mapping[str, Suite]
     reasons: tuple[Reason, ...] = ()
+    #: Folders of the environment that its tests look for beside its packages.
+    beside: tuple[str, ...] = ()
     #: Backends that the swap registers: name of the scheme to `module:class`.
     backends: Mapping[str, str] = field(default_factory=dict)
 

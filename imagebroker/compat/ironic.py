@@ -123,12 +123,17 @@ class Services:
             self._made[name] = type(name, bases, values)
         return self._made[name]
 
+    @property
+    def schemes(self) -> list[str]:
+        """The schemes that are enabled, sorted."""
+        return sorted(e.scheme for e in self._surroundings.broker.backends() if e.enabled)
+
     def install(self, module: Any) -> None:
         """Put these services in the place of those in `ironic.common.image_service`.
 
         Without a backend for `oci:`, Ironic's own service for it stays.
         """
-        enabled = {each.scheme for each in self._surroundings.broker.backends() if each.enabled}
+        enabled = self.schemes
         for scheme, name in _OF_SCHEME.items():
             if scheme in enabled:
                 module.protocol_mapping[scheme] = self.service(name)
@@ -143,7 +148,7 @@ def _is_uuid(text: str) -> bool:
 
 
 @functools.cache
-def _of_ironic() -> Services:
+def of_ironic() -> Services:
     """With what Ironic has: its configuration, exceptions, classes, and rule for Glance."""
     originals = importlib.import_module("ironic.common.image_service")
     rules = importlib.import_module("ironic.common.glance_service.service_utils")
@@ -165,7 +170,7 @@ class _Frozen:
 
 def get_image_service(image_href: Any, client: Any = None, context: Any = None) -> Any:
     """What `ironic.common.image_service.get_image_service` is, on a broker."""
-    return _of_ironic().get_image_service(image_href, client=client, context=context)
+    return of_ironic().get_image_service(image_href, client=client, context=context)
 
 
 def install(module: Any = None) -> Services:
@@ -173,6 +178,6 @@ def install(module: Any = None) -> Services:
 
     :param module: `ironic.common.image_service`.
     """
-    services = _of_ironic()
+    services = of_ironic()
     services.install(module or sys.modules["ironic.common.image_service"])
     return services

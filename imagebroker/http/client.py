@@ -25,9 +25,12 @@ _EXPIRED = (401, 403, 404, 410)
 class Client:
     """HTTP for one backend instance. One serves all its threads; it has no connections itself."""
 
-    def __init__(self, host: BackendHost, tls: Tls | None = None) -> None:
+    def __init__(
+        self, host: BackendHost, tls: Tls | None = None, *, token: str | None = None
+    ) -> None:
         """
         :param tls: where the options of TLS are not called as in `OPTIONS`.
+        :param token: a bearer token in place of the options `username` and `password`.
         :raises ConfigError: an option cannot be used (`OPTIONS` has them).
         """
         title = ":".join(filter(None, ("backend", host.name, host.instance)))
@@ -40,7 +43,7 @@ class Client:
             for text in options.get("endpoint") or ()
             if text.startswith(("http://", "https://"))
         }
-        self._authorization = _authorization(options, title, bool(self._origins))
+        self._authorization = _authorization(options, title, bool(self._origins), token)
 
     def pools(self) -> Pools:
         """New connections, which the caller closes."""
@@ -178,9 +181,8 @@ class Session:
         self._pools.close()
 
 
-def _authorization(options: Options, title: str, bound: bool) -> str | None:
+def _authorization(options: Options, title: str, bound: bool, token: str | None) -> str | None:
     username, password = options.get("username"), options.get("password")
-    token = options.get("token")
     if username is None and password is None and token is None:
         return None
     if not bound:

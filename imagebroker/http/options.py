@@ -37,8 +37,4 @@ OPTIONS = (
     cfg.StrOpt(
         "password", secret=True,
         help="Password for Basic authentication. Keep the config file private."),
-    cfg.StrOpt(
-        "token", secret=True,
-        help="Bearer token, instead of username and password. Sent only to the scheme, host and "
-        "port of an endpoint, which must be set. Keep the config file private."),
 )  # fmt: skip

@@ -32,7 +32,7 @@ class HttpBackend(ImageBackend):
 
     def __init__(self, host: BackendHost) -> None:
         super().__init__(host)
-        self._client = http.Client(host)
+        self._client = http.Client(host, token=host.options.token)
 
     def open(self, context: object, ref: ImageRef) -> ImageSource:
         return http.HttpSource(self._client, ref)

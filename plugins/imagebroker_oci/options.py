@@ -28,5 +28,5 @@ OPTIONS = (
         "part_size", default=16, min=1, max=1024,
         help="MiB in one request of an upload. It is in memory."),
     # Credentials are in pull_secret_file.
-    *(option for option in http.OPTIONS if option.dest not in ("username", "password", "token")),
+    *(option for option in http.OPTIONS if option.dest not in ("username", "password")),
 )  # fmt: skip

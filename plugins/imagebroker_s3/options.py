@@ -37,5 +37,5 @@ OPTIONS = (
         help="Directory that remembers uploads: one that was killed goes on in the next call, with "
         "the parts that the server has. Without it, such a call begins again."),
     # Basic authentication is no way to log in to S3.
-    *(option for option in http.OPTIONS if option.dest not in ("username", "password", "token")),
+    *(option for option in http.OPTIONS if option.dest not in ("username", "password")),
 )  # fmt: skip

@@ -63,7 +63,7 @@ OWN: tuple[cfg.Opt, ...] = (
         "tempurl_seconds", default=86400, min=60,
         help="How long a temporary URL is valid."),
     # Basic authentication is no way to log in to Swift.
-    *(option for option in http.OPTIONS if option.dest not in ("username", "password", "token")),
+    *(option for option in http.OPTIONS if option.dest not in ("username", "password")),
 )  # fmt: skip
 
 

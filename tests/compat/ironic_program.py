@@ -35,10 +35,9 @@ def use(config: str) -> list[str]:
     """Read an ironic.conf, and put our services in the place of Ironic's; the enabled schemes."""
     use_own("ironic")
     CONF([], project="ironic", default_config_files=[config], default_config_dirs=[])
-    service_utils._GLANCE_SESSION = None
-    compat._of_ironic.cache_clear()
-    services = compat.install(images)
-    return sorted(e.scheme for e in services._surroundings.broker.backends() if e.enabled)
+    vars(service_utils)["_GLANCE_SESSION"] = None
+    compat.of_ironic.cache_clear()
+    return compat.install(images).schemes
 
 
 def use_own(api: str) -> None:
@@ -50,7 +49,7 @@ def use_own(api: str) -> None:
         images.FileImageService = THEIRS.mapping["file"]
         images.OciImageService = THEIRS.mapping["oci"]
     else:
-        compat._of_ironic().install(images)
+        compat.of_ironic().install(images)
 
 
 def context_of(context: dict[str, Any] | None) -> Any:

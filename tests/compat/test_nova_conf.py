@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,8 @@ from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, ContainsDict, Equals, HasLength, Is, Not
 
-from imagebroker.compat import nova_options
 from imagebroker.compat.nova_options import broker_of, inherited
+from imagebroker.config.settings import Settings
 from imagebroker.exceptions import SchemeNotEnabled
 from tests.cli.conftest import Shell
 from tests.compat.nova_process import NovaProcess, missing
@@ -119,7 +122,8 @@ class TestRbd:
     def test_where_cephs_bindings_are_installed_locations_are_read_with_it(
         self, parsed: Parsed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(nova_options, "find_spec", lambda name: name in ("rados", "rbd"))
+        for name in ("rados", "rbd"):
+            monkeypatch.setitem(sys.modules, name, module_from_spec(ModuleSpec(name, None)))
         found = inherited(parsed(self.LINES))
         assert_that(found["imagebroker"]["enabled_schemes"], Equals(["glance", "rbd"]))
         assert_that(found["imagebroker"]["direct_url_schemes"], Equals(["rbd"]))
@@ -132,7 +136,8 @@ class TestRbd:
     def test_where_they_are_not_it_is_said_and_glance_is_asked(
         self, parsed: Parsed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(nova_options, "find_spec", lambda name: None)
+        for name in ("rados", "rbd"):
+            monkeypatch.setitem(sys.modules, name, None)
         conf = parsed(self.LINES + "\napi_servers = http://127.0.0.1:9/")
         with broker_of(conf) as broker, pytest.raises(SchemeNotEnabled):
             broker.resolve("rbd://pool/image")
@@ -142,11 +147,12 @@ class TestRbd:
 def test_a_section_of_ours_counts_more(parsed: Parsed, tmp_path: Path) -> None:
     conf = parsed("num_retries = 1\napi_servers = http://127.0.0.1:9/\n"
                   "[imagebroker]\nretries = 7\nenabled_schemes = glance, https")  # fmt: skip
+    settings = Settings(conf, inherited=lambda: inherited(conf))
+    assert_that(settings.core.retries, Equals(7))
+    assert_that(settings.again().core.retries, Equals(7))
     with broker_of(conf) as broker:
-        assert_that(broker._snapshot.settings.core.retries, Equals(7))
         assert_that(broker.resolve("https://example.org/x").backend, Equals("http"))
         broker.reload()
-        assert_that(broker._snapshot.settings.core.retries, Equals(7))
         assert_that(
             broker.resolve("00000000-0000-4000-8000-000000000000").backend, Equals("glance")
         )

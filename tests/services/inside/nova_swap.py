@@ -7,6 +7,7 @@ does what a real Glance does where the fixture does not: it merges what is chang
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ class Backend(ImageBackend):
     def open(self, context: Any, ref: ImageRef) -> ImageSource:
         service = _service()
         image = _image(self._call(service.show, context, str(ref.id)), self.host.ref)
-        return _Source(image, service._imagedata.get(str(ref.id), b""))
+        data = io.BytesIO()
+        self._call(service.download, context, str(ref.id), data=data)
+        return _Source(image, data.getvalue())
 
     def get(
         self, context: Any, ref: ImageRef, *, include_locations: bool = False,

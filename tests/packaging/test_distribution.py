@@ -22,23 +22,6 @@ from tests.bounds import HANGS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what version control has, as it is in the working tree."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("this is no copy of the repository")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    folder = tmp_path_factory.mktemp("sources")
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
 def build(sources: Path, folder: Path) -> Path:
     """The wheel and the source distribution, built from a copy of the sources elsewhere."""
     copy = folder / "copy"

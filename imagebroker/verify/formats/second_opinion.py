@@ -50,6 +50,11 @@ def require_safe(name: str, chunks: Iterable[bytes]) -> None:
 
 
 def _formats() -> dict[str, Any]:
-    from oslo_utils.imageutils import format_inspector
-
+    try:
+        from oslo_utils.imageutils import format_inspector
+    except ImportError as error:
+        raise FormatError(
+            f"oslo.utils' inspector of images cannot be imported: {error}",
+            hint="pip install 'oslo.utils[image-inspection]'",
+        ) from error
     return dict(format_inspector.ALL_FORMATS)

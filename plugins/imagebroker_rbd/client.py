@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -33,7 +34,15 @@ class Cluster:
     """A connection that is made when it is first needed, and again after the cluster dropped it."""
 
     def __init__(self, host: BackendHost) -> None:
-        """:raises BackendLoadError: Ceph's modules are missing."""
+        """:raises BackendLoadError: Ceph's modules are missing, or would crash this process."""
+        if "libtorrent" in sys.modules:
+            # Both have Boost's event loop, in versions that differ, and share its global state.
+            raise BackendLoadError(
+                "the rbd backend cannot work in a process that has imported libtorrent: Ceph's "
+                "library crashes there",
+                hint="use one of them in a process of its own",
+                scheme="rbd",
+            )
         try:
             import rados
             import rbd

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -201,6 +202,18 @@ def test_without_the_distributions_modules_the_error_says_how_to_get_them(
         broker.get(None, "rbd://images/disk")
     assert_that(caught.value.hint, Contains("apt-get install python3-rbd"))
     assert_that(caught.value.hint, Contains("--system-site-packages"))
+
+
+def test_beside_libtorrent_it_is_an_error_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch, make_broker: Callable[..., imagebroker.Broker]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "libtorrent", ModuleType("libtorrent"))
+    broker = make_broker("[imagebroker]\nenabled_schemes = rbd\ndefault_backend = rbd\n")
+    with pytest.raises(BackendLoadError) as caught:
+        broker.get(None, "rbd://images/disk")
+    assert_that(str(caught.value), Contains("imported libtorrent"))
 
 
 def test_a_killed_upload_leaves_no_image_and_purge_removes_its_rest(images: Images) -> None:

@@ -26,6 +26,7 @@ from imagebroker.plugin import (
     RefForm,
     UnsupportedOperation,
     peer,
+    records,
 )
 from imagebroker_oci.choice import Disk, check_arch, check_disktype, chosen, disk_of
 from imagebroker_oci.chunks import ChunkSource, plan
@@ -34,7 +35,7 @@ from imagebroker_oci.layers import TarSource
 from imagebroker_oci.manifests import Descriptor, Document
 from imagebroker_oci.names import Choice, Name, parse, repository_of
 from imagebroker_oci.options import OPTIONS
-from imagebroker_oci.records import FIELDS, image_of, is_protected
+from imagebroker_oci.records import image_of, is_protected
 from imagebroker_oci.source import BlobSource
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class OciBackend(ImageBackend):
     name = "oci"
     ref_form = RefForm(host=True, port=True, path=True, query=True, instance=True)
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    record_fields = FIELDS
+    record_fields = records.FIELDS
 
     def __init__(self, host: BackendHost) -> None:
         """:raises ConfigError: an option is wrong."""

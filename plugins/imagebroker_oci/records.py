@@ -6,17 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
-from imagebroker.plugin import ACTIVE, Image, InvalidImageRef, peer
+from imagebroker.plugin import ACTIVE, Image, InvalidImageRef, peer, records
 from imagebroker_oci.choice import Disk
 from imagebroker_oci.manifests import Document
 from imagebroker_oci.names import Name
 
-#: The fields that a manifest keeps, beside the formats and digests.
-FIELDS = ("name", "tags", "properties", "min_disk", "min_ram", "protected", "hidden")
-_KEPT = (*FIELDS, "disk_format", "container_format")
 #: The annotation of a manifest that has the record.
 RECORD = "org.imagebroker.record"
 _CREATED = "org.opencontainers.image.created"
@@ -26,30 +22,20 @@ _MOST = 256 * 1024
 
 def image_of(ref: str, name: Name, manifest: Document, disk: Disk) -> Image:
     """The record of the disk in a manifest; of somebody else's, what registries know."""
-    record = _record(manifest.annotations)
-    created = peer.moment(manifest.annotations.get(_CREATED) or record.get("created_at"))
+    values = _values(manifest.annotations)
+    fields = records.fields_in(values)
+    created = peer.moment(manifest.annotations.get(_CREATED) or values.get("created_at"))
     only = disk.layers[0] if disk.layout == "blob" else None
-    return Image(
-        ref,
-        name=_text(record.get("name")) or name.tag or name.repository.rpartition("/")[2],
-        status=ACTIVE,
-        hidden=record.get("hidden") is True,
-        protected=record.get("protected") is True,
-        tags=tuple(each for each in _list(record.get("tags")) if isinstance(each, str)),
-        size=_number(record.get("size")) if only is None else only.size,
-        disk_format=_text(record.get("disk_format")) or disk.disk_format,
-        container_format=_text(record.get("container_format")),
-        min_disk=_number(record.get("min_disk")),
-        min_ram=_number(record.get("min_ram")),
-        checksums=MappingProxyType(
-            _digests(record) if only is None else {only.algorithm: only.hex}
-        ),
-        created_at=created,
-        updated_at=created,
-        properties=MappingProxyType(_mapping(record.get("properties"))),
-        # Of a blob alone the digest is that of the bytes; other layouts are what a manifest says.
-        version=manifest.digest if only is None else only.digest,
-    )
+    fields |= {
+        "name": fields["name"] or name.tag or name.repository.rpartition("/")[2],
+        "disk_format": fields["disk_format"] or disk.disk_format,
+        "checksums": _digests(values) if only is None else {only.algorithm: only.hex},
+        "created_at": created, "updated_at": created,
+    }  # fmt: skip
+    size = records.number_in(values, "size") if only is None else only.size
+    # Of a blob alone the digest is that of the bytes; other layouts are what a manifest says.
+    version = manifest.digest if only is None else only.digest
+    return Image(ref, status=ACTIVE, size=size, version=version, **fields)
 
 
 def annotations_of(image: Image, *, content: bool = False) -> dict[str, str]:
@@ -58,16 +44,13 @@ def annotations_of(image: Image, *, content: bool = False) -> dict[str, str]:
     :param content: also size and SHA-256 of the disk, where the digest of no blob is its own.
     :raises InvalidImageRef: the record is too large.
     """
-    record: dict[str, Any] = {n: v for n in _KEPT if (v := getattr(image, n)) not in (None, (), {})}
-    if "tags" in record:
-        record["tags"] = list(record["tags"])
-    if "properties" in record:
-        record["properties"] = dict(record["properties"])
+    # The digests are the blobs', and the annotation has the time.
+    values = records.values_of(replace(image, checksums={}, created_at=None, updated_at=None))
     if content and image.size is not None:
-        record["size"] = image.size
+        values["size"] = image.size
     if content and image.checksums.get("sha256"):
-        record["sha256"] = image.checksums["sha256"]
-    text = json.dumps(record, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        values["sha256"] = image.checksums["sha256"]
+    text = records.text_of(values)
     if len(text.encode("utf-8", "surrogatepass")) > _MOST:
         raise InvalidImageRef(
             f"the record has more than {_MOST} bytes", hint="use fewer or shorter properties"
@@ -79,54 +62,29 @@ def annotations_of(image: Image, *, content: bool = False) -> dict[str, str]:
 
 
 def is_protected(manifest: Document) -> bool:
-    return _record(manifest.annotations).get("protected") is True
+    return _values(manifest.annotations).get("protected") is True
 
 
 def changed_manifest(
     manifest: Document, disk: Disk, record: Image, changes: Mapping[str, Any], purge_props: bool
 ) -> dict[str, Any]:
     """The manifest of an image after an update of its record; everything else stays as it is."""
-    fields = dict(changes)
-    if "properties" in fields or purge_props:
-        kept = {} if purge_props else dict(record.properties)
-        merged = {**kept, **(fields.get("properties") or {})}
-        fields["properties"] = {name: v for name, v in merged.items() if v is not None}
-    fields.pop("size", None)
+    new = records.changed(record, changes, purge_props)
     document: dict[str, Any] = json.loads(manifest.body)
     document["mediaType"] = manifest.media_type
     document["annotations"] = {
         **manifest.annotations,
-        **annotations_of(replace(record, **fields), content=disk.layout != "blob"),
+        **annotations_of(new, content=disk.layout != "blob"),
     }  # fmt: skip
     return document
 
 
-def _record(annotations: Mapping[str, str]) -> Mapping[str, Any]:
-    try:
-        return _mapping(json.loads(annotations.get(RECORD, "{}")))
-    except (ValueError, RecursionError):
-        return {}
+def _values(annotations: Mapping[str, str]) -> Mapping[str, Any]:
+    return records.values_in(annotations.get(RECORD))
 
 
-def _digests(record: Mapping[str, Any]) -> dict[str, str]:
+def _digests(values: Mapping[str, Any]) -> dict[str, str]:
     """What `create` has computed over a disk that is no blob of its own."""
-    found = record.get("sha256")
+    found = values.get("sha256")
     valid = isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found)
     return {"sha256": str(found)} if valid else {}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _number(value: Any) -> int | None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if ok else None

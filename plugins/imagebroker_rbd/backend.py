@@ -26,6 +26,7 @@ from imagebroker.plugin import (
     NotAuthorized,
     RefForm,
     UnsupportedOperation,
+    records,
 )
 from imagebroker_rbd.client import Cluster
 from imagebroker_rbd.errors import protected, translated
@@ -35,9 +36,7 @@ from imagebroker_rbd.names import UPLOAD, Place, can_be_named, new_name, place_o
 from imagebroker_rbd.operations import OpenImage
 from imagebroker_rbd.options import OPTIONS
 from imagebroker_rbd.records import (
-    FIELDS,
     Record,
-    changed,
     image_of,
     key_of,
     record_of,
@@ -58,7 +57,7 @@ class RbdBackend(ImageBackend):
     name = "rbd"
     ref_form = RefForm(authority=True, path=True)
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    record_fields = FIELDS
+    record_fields = records.FIELDS
 
     def __init__(self, host: BackendHost) -> None:
         """:raises ConfigError, BackendLoadError: an option is wrong, or a module is missing."""
@@ -159,7 +158,8 @@ class RbdBackend(ImageBackend):
         image, record = self._record(place)
         if data is not None:
             raise Conflict(f"{ref} has its data already", hint="create another image")
-        text = text_of(changed(image, changes, purge_props), whole_image=record.is_whole_image)
+        new = replace(records.changed(image, changes, purge_props), updated_at=datetime.now(UTC))
+        text = text_of(new, whole_image=record.is_whole_image)
         doing = f"cannot update {image.ref}"
         with self._opened(place.at(None), writable=True) as opened:
             snapshot_id = _id_of(opened, place, doing)

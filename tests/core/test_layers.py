@@ -52,7 +52,7 @@ def test_a_plugin_imports_the_facade_and_nothing_else_of_ours(
     }
     facades = {
         "imagebroker.plugin",
-        *(f"imagebroker.plugin.{each}" for each in ("http", "keystone", "objects")),
+        *(f"imagebroker.plugin.{each}" for each in ("http", "keystone", "objects", "records")),
     }
     assert_that(imported - facades, Equals(set()))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from imagebroker.backends.backend import BackendHost
 from imagebroker.exceptions import (
@@ -77,19 +75,6 @@ def can_be_named(key: str) -> bool:
     """Whether a ref can name an object: no folder of some program's, and no path that HTTP clients
     would change."""
     return not key.endswith("/") and not {".", ".."} & set(key.split("/"))
-
-
-def changed(record: Image, changes: Mapping[str, Any], purge_props: bool) -> Image:
-    """The record after an update."""
-    fields = dict(changes)
-    if "properties" in fields or purge_props:
-        kept = {} if purge_props else dict(record.properties)
-        merged = {**kept, **(fields.get("properties") or {})}
-        fields["properties"] = {name: v for name, v in merged.items() if v is not None}
-    if "name" in fields:
-        fields["name"] = fields["name"] or None
-    fields.pop("size", None)
-    return replace(record, **fields)
 
 
 def check_unprotected(record: Image) -> None:

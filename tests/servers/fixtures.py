@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,8 @@ from tests.servers import swift as swift_server
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Thousands of collected tests are no garbage: no later collection need look at them."""
+    if "libtorrent" in sys.modules:  # Ceph's library would crash this process
+        raise pytest.UsageError("a test imports libtorrent: do so in a process of its own")
     gc.collect()
     gc.freeze()
 

@@ -15,7 +15,6 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm import intruder
 from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published
 
 __all__ = ["fleet"]
@@ -25,6 +24,8 @@ pytestmark = [
     pytest.mark.parametrize("fleet", [2], indirect=True),
 ]
 MIB = 1024 * 1024
+#: A program: not imported here, because it imports libtorrent.
+INTRUDER = Path(__file__).with_name("intruder.py")
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ class Scene:
             "certificate": str(pki / f"{name}.pem"), "key": str(pki / f"{name}.key"),
         } | changed  # fmt: skip
         done = subprocess.run(
-            [sys.executable, intruder.__file__, json.dumps(config)],
+            [sys.executable, INTRUDER, json.dumps(config)],
             capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
         )  # fmt: skip
         if done.returncode:

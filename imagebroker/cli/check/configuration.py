@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, iniparser
 
 from imagebroker.backends.backend import BackendHost
 from imagebroker.backends.declaration import Declaration
@@ -20,10 +20,16 @@ Written = Mapping[str, Mapping[str, Any]]
 
 
 def written_in(path: Path | None) -> Written:
-    """What a config file contains, unknown sections included, which oslo.config does not report."""
+    """What a config file contains, unknown sections included, which oslo.config does not report.
+
+    :raises cfg.ConfigFileParseError, ValueError, OSError: it has not the form of one.
+    """
     found: dict[str, dict[str, Any]] = {}
     if path is not None:
-        cfg.ConfigParser(str(path), found).parse()
+        try:
+            cfg.ConfigParser(str(path), found).parse()
+        except iniparser.ParseError as error:  # the parser's own, which is no cfg.Error
+            raise cfg.ConfigFileParseError(str(path), str(error)) from error
     return found
 
 

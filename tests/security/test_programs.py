@@ -1,4 +1,4 @@
-"""No code of the core or of a backend starts a program."""
+"""Two places start a program, with arguments of their own; no other code does."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def _child_makers(tree: ast.AST) -> Iterator[str]:
                 yield f"os.{node.attr}"
 
 
+#: qemu-img in its sandbox, and the second process of a swarm.
+STARTERS = {
+    "imagebroker/swarm/source.py": ["subprocess"], "imagebroker/system/confined.py": ["subprocess"]
+}  # fmt: skip
+
+
 @pytest.mark.promise("security-15")
-def test_no_code_of_the_core_or_of_a_backend_starts_a_program() -> None:
+def test_no_other_code_of_the_core_or_of_a_backend_starts_a_program() -> None:
     found = {
         str(path.relative_to(ROOT)): [*_child_makers(ast.parse(path.read_text(encoding="utf-8")))]
         for folder in ("imagebroker", "plugins")
@@ -40,6 +46,6 @@ def test_no_code_of_the_core_or_of_a_backend_starts_a_program() -> None:
         and path.name not in ("backend_test.py",)
         and not path.match("cli/completion/install.py")
     }
-    assert_that({path: names for path, names in found.items() if names}, Equals({}))
+    assert_that({path: names for path, names in found.items() if names}, Equals(STARTERS))
     assert_that([*_child_makers(ast.parse("import subprocess\nos.execv('x', [])"))],
                 Equals(["subprocess", "os.execv"]))  # fmt: skip

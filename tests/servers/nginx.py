@@ -27,14 +27,14 @@ PASSWORD = secret("basic-canary-5d1c")
 
 def missing() -> str | None:
     """Return what to install, or None."""
-    if _program() is None:
+    if program() is None:
         return "nginx is not installed: apt-get install nginx-light"
     if importlib.util.find_spec("trustme") is None:
         return "trustme is not installed: pip install trustme"
     return None
 
 
-def _program() -> str | None:
+def program() -> str | None:
     # Not in the PATH of users other than root.
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
@@ -156,7 +156,7 @@ class Nginx(Server):
         configuration.write_text(self._configuration())
         pid_file = self.directory / "nginx.pid"
         # -e: otherwise it first tries the system's log, which only root may write.
-        argv = [_program() or "nginx", "-e", "stderr", "-c", str(configuration)]
+        argv = [program() or "nginx", "-e", "stderr", "-c", str(configuration)]
         self._process = ServerProcess(argv, log=self.error_log, stop_signal=signal.SIGTERM)
         # The pid file comes after all ports are bound: until then somebody else may answer there.
         self._process.wait_until(

@@ -86,3 +86,35 @@ class Deal:
 def window(unread: Sequence[int], readers: int) -> Sequence[int]:
     """The chunks that are read next, of those that nobody has, in order."""
     return unread[: min(readers, READERS)]
+
+
+def next_read(
+    own: str,
+    others: Collection[str],
+    topic: str,
+    unread: Sequence[int],
+    claimed: Collection[int],
+    *,
+    waited: bool,
+) -> range | None:
+    """The chunks that the host `own` reads from the backend now; None: it is not its turn.
+
+    :param unread: chunks that nobody has, or that nobody sends, in order.
+    :param claimed: those that another host says it reads.
+    :param waited: it has had nothing to read for a while, at random: then it is anybody's turn.
+    """
+    if not unread:
+        return None
+    if not others:
+        return range(unread[0], unread[0] + _in_a_row(unread))
+    members = [own, *others]
+    free = [each for each in window(unread, 2 * len(members)) if each not in claimed]
+    deal = Deal(members, topic)
+    mine = [each for each in free if deal.reader(each) == own]
+    first = mine[0] if mine else free[0] if free and waited else None
+    return None if first is None else range(first, first + 1)
+
+
+def _in_a_row(numbers: Sequence[int]) -> int:
+    """How many follow each other from the first on."""
+    return next((at for at, each in enumerate(numbers) if each != numbers[0] + at), len(numbers))

@@ -1,0 +1,91 @@
+"""Who may be told of chunks: hosts that prove that their own backend lets them read the image."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from time import monotonic
+
+from imagebroker.swarm import proof
+from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.here import Here
+from imagebroker.swarm.neighbour import Neighbour, places_of
+from imagebroker.swarm.wire import BrokenPeer, Message
+
+#: Seconds within which a host has to prove that it may read the image.
+_PROOF = 20.0
+#: Chunks in which places are looked for that cannot be guessed.
+_LOOKED_INTO = 4
+
+
+class Admission:
+    """Challenges others, and answers their challenges. `admitted` hears who has proven it."""
+
+    def __init__(self, here: Here, circle: Circle, admitted: Callable[[Neighbour], None]) -> None:
+        self._here, self._circle, self._admitted = here, circle, admitted
+        #: All of the image has been verified.
+        self.confirmed = False
+
+    # -- this host's own right -------------------------------------------------------------------
+
+    async def prove(self, neighbour: Neighbour, message: Message) -> None:
+        """Answer a challenge with bytes that this host's own backend sends.
+
+        :raises BrokenPeer: it asks for too much.
+        """
+        nonce, places = places_of(message, self._here.start.layout.size)
+        if not neighbour.may_ask():
+            raise BrokenPeer("it asks again and again")
+        parts = await self._from_backend(places)
+        if parts is None:
+            neighbour.send({"t": "answer", "digest": ""})
+            return
+        digest = proof.answer(nonce, self._here.fingerprint, neighbour.fingerprint, parts)
+        neighbour.send({"t": "answer", "digest": digest})
+
+    async def _from_backend(self, places: proof.Places) -> list[bytes] | None:
+        """What the backend sends to this host at these places; None if it does not."""
+        # Once all is verified, every byte of it is what the backend sent to this host, too.
+        here = self._here.chunks.bytes_at(places, own=not self.confirmed)
+        return await self._here.parent.bytes_at(places) if here is None else here
+
+    # -- that of others --------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Ask who has not proven it; let go who takes too long."""
+        now = monotonic()
+        for each in [n for n in self._circle if not n.proven]:
+            if each.challenge is not None:
+                if now - each.challenge.asked_at > _PROOF:
+                    each.close()
+            elif (parts := self._telling()) is not None:
+                each.ask(parts)
+
+    def judge(self, neighbour: Neighbour, message: Message) -> None:
+        """What it answers."""
+        asked, neighbour.challenge = neighbour.challenge, None
+        if asked is None:
+            return
+        given, own = message.get("digest"), self._here.fingerprint
+        if not proof.holds(given, asked.nonce, neighbour.fingerprint, own, asked.parts):
+            self._circle.ban(neighbour, "did not prove that its backend lets it read the image")
+            return
+        neighbour.proven = True
+        self._here.trace(f"{neighbour.title} may read the image")
+        self._circle.allow()
+        neighbour.send({"t": "accepted"})
+        self._admitted(neighbour)
+
+    def _telling(self) -> list[tuple[int, bytes]] | None:
+        """Places in the image, and the bytes there, that cannot be guessed."""
+        chunks = self._here.chunks
+        known = chunks.own_or_whole(own=True) or chunks.own_or_whole(own=False)
+        found: list[tuple[int, bytes]] = []
+        for index in random.sample(known, min(len(known), _LOOKED_INTO)):
+            for place in proof.candidates(*self._here.start.layout.span(index)):
+                parts = chunks.bytes_at([place], own=False)
+                if parts and proof.is_telling(parts[0]):
+                    found.append((place[0], parts[0]))
+                    if len(found) == proof.PLACES:
+                        return found
+        return found or None

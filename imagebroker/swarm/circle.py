@@ -1,0 +1,81 @@
+"""The hosts that this one speaks with, and those that it does not speak with any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from imagebroker.swarm.here import Here
+from imagebroker.swarm.neighbour import Neighbour
+
+#: Hosts that one speaks with.
+MOST_NEIGHBOURS = 64
+
+
+class Circle:
+    """Neighbours by their ids."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+        self._neighbours: dict[str, Neighbour] = {}
+        #: Certificates of hosts that have lied, or could not prove anything.
+        self._banned: set[str] = set()
+
+    def __iter__(self) -> Iterator[Neighbour]:
+        """Those that are here now, whatever is done with them meanwhile."""
+        return iter(list(self._neighbours.values()))
+
+    def __len__(self) -> int:
+        return len(self._neighbours)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._neighbours)
+
+    @property
+    def room(self) -> int:
+        """So many more may come."""
+        return MOST_NEIGHBOURS - len(self._neighbours)
+
+    @property
+    def addresses(self) -> set[tuple[str, int]]:
+        return {each.at for each in self}
+
+    def get(self, host: str) -> Neighbour | None:
+        return self._neighbours.get(host)
+
+    def enter(self, neighbour: Neighbour) -> None:
+        before = self._neighbours.get(neighbour.id)
+        self._neighbours[neighbour.id] = neighbour
+        if before is not None:  # two hosts called each other at once
+            neighbour.continues(before)
+            before.close()
+
+    def leave(self, neighbour: Neighbour) -> None:
+        """Its connection has ended."""
+        if self._neighbours.get(neighbour.id) is neighbour:
+            del self._neighbours[neighbour.id]
+            self._here.torrents.unlink(neighbour.ip, neighbour.hello.libtorrent)
+            self.allow()
+
+    def is_banned(self, fingerprint: str) -> bool:
+        return fingerprint in self._banned
+
+    def ban(self, neighbour: Neighbour, why: str) -> None:
+        """It gets nothing any more, and nothing it said counts."""
+        here = self._here
+        self._banned.add(neighbour.fingerprint)
+        here.note(f"{neighbour.title} {why}; left out")
+        for index in here.chunks.told_by(neighbour.id):
+            here.torrents.remove(index)
+            here.chunks.forget(index)
+        neighbour.close()
+        self._neighbours.pop(neighbour.id, None)
+        self.allow()
+
+    def allow(self) -> None:
+        """Nobody else's connection is accepted by libtorrent."""
+        self._here.torrents.allow({each.ip for each in self if each.proven})
+
+    def close(self) -> None:
+        for each in self:
+            each.close()

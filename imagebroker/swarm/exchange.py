@@ -1,0 +1,199 @@
+"""Chunks that others have, how they come here, and how they are passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from imagebroker.swarm import proof, wire
+from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.here import Here
+from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.share import Share
+from imagebroker.swarm.wire import Message
+
+#: Seconds after which hosts that have a chunk are called again for it.
+_QUIET = 1.5
+#: Chunks that a host may say it has, and not send.
+_MOST_OWED = 2
+#: Of so many chunks that came from another host, one is compared with the backend; a host's first
+#: one always is.
+_AUDITED = 8
+
+
+class Exchange:
+    """Of all chunks of one image, with all neighbours."""
+
+    def __init__(self, here: Here, circle: Circle, share: Share) -> None:
+        self._here, self._circle, self._share = here, circle, share
+        self._audited: set[str] = set()
+        #: Chunks that have arrived and are being looked at.
+        self._busy: set[int] = set()
+
+    # -- what is said ----------------------------------------------------------------------------
+
+    def introduce(self, neighbour: Neighbour) -> None:
+        """It may read the image: tell it all, and believe what it has said so far."""
+        for index, pieces in self._here.chunks.known():
+            self._tell(neighbour, index, pieces)
+        for index, pieces in neighbour.offers.items():
+            self._offered(neighbour, index, pieces)
+        neighbour.offers.clear()
+        self._link_all(neighbour)
+
+    def accepted(self, neighbour: Neighbour) -> None:
+        """It lets this host have chunks."""
+        neighbour.accepts = True
+        self._link_all(neighbour)
+
+    def listens(self, neighbour: Neighbour, message: Message) -> None:
+        """Its libtorrent has a chunk, or fetches it. :raises BrokenPeer: there is none such."""
+        index = wire.whole(message, "i", self._here.start.layout.count)
+        neighbour.on.add(index)
+        self._link(neighbour, index)
+
+    def offered(self, neighbour: Neighbour, message: Message) -> None:
+        """It has a chunk, and says which pieces it consists of.
+
+        :raises BrokenPeer: it does not.
+        """
+        index = wire.whole(message, "i", self._here.start.layout.count)
+        width = self._here.chunks.pieces_in(index)
+        self._offered(neighbour, index, wire.digest_bytes(message, "pieces", width))
+
+    def _offered(self, neighbour: Neighbour, index: int, pieces: list[bytes]) -> None:
+        chunks = self._here.chunks
+        neighbour.claims.pop(index, None)
+        if not neighbour.proven:
+            neighbour.offers[index] = pieces
+            return
+        if index < self._here.start.first:
+            return
+        known = chunks.pieces(index)
+        if known is None:
+            chunks.offered(index, pieces, neighbour.id)
+            self._here.torrents.fetch(index, pieces)
+            self._spread(index, pieces)
+        elif known != pieces and chunks.is_own(index):
+            self._circle.ban(neighbour, f"has other bytes in chunk {index} than the backend")
+            return
+        elif known != pieces:
+            chunks.doubt(index)  # one of two is wrong: the backend decides
+        neighbour.has.add(index)
+
+    def _tell(self, neighbour: Neighbour, index: int, pieces: list[bytes]) -> None:
+        """Of a chunk that this host has, or that it fetches: to hosts that may have it only."""
+        if not neighbour.proven:
+            return
+        if self._here.chunks.has(index):
+            neighbour.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex()})
+        neighbour.send({"t": "on", "i": index})
+
+    def _spread(self, index: int, pieces: list[bytes]) -> None:
+        for each in self._circle:
+            self._tell(each, index, pieces)
+            self._link(each, index)
+
+    def _link_all(self, neighbour: Neighbour) -> None:
+        for index in list(neighbour.on):
+            self._link(neighbour, index)
+
+    def _link(self, neighbour: Neighbour, index: int, *, late: bool = False) -> None:
+        """Have libtorrent connect to it for one chunk: by the smaller id, once both listen."""
+        torrents = self._here.torrents
+        mine = self._here.id < neighbour.id or late
+        if mine and neighbour.is_mutual and index in neighbour.on and torrents.has(index):
+            if self._here.chunks.has(index) and index in neighbour.has:
+                return
+            torrents.connect(index, neighbour.ip, neighbour.hello.libtorrent)
+
+    # -- what comes ------------------------------------------------------------------------------
+
+    def read(self, index: int) -> None:
+        """A chunk was read from the backend here: pass it on."""
+        self._share.taken.add(index)
+        self._here.begin(self._pass_on(index))
+
+    async def _pass_on(self, index: int) -> None:
+        here, chunks = self._here, self._here.chunks
+        here.moved()
+        before, teller = chunks.pieces(index), chunks.teller(index)
+        if before is not None:
+            here.torrents.remove(index)
+        pieces = await asyncio.to_thread(chunks.take_in, index)
+        chunks.keep_own(index, pieces)
+        self._share.taken.discard(index)
+        here.torrents.seed(index, pieces)
+        if teller is not None and (each := self._circle.get(teller)) is not None:
+            each.owed += 1
+            if before != pieces:
+                self._circle.ban(each, f"has other bytes in chunk {index} than the backend")
+            elif each.owed > _MOST_OWED:
+                self._circle.ban(each, "does not send what it says it has")
+        self._spread(index, pieces)
+
+    def collect(self) -> None:
+        """Look at what libtorrent has finished, and at whom it does not trust."""
+        torrents = self._here.torrents
+        for index in torrents.finished():
+            self._take(index)
+        for index in [each for each in self._busy if self._here.chunks.has(each)]:
+            self._busy.discard(index)
+        for ip in torrents.banned():
+            for each in [n for n in self._circle if n.ip == ip]:
+                self._circle.ban(each, "sent wrong bytes")
+
+    def watch(self) -> None:
+        """What moves, and what does not."""
+        here = self._here
+        for index in here.chunks.fetched():
+            done = here.torrents.progress(index)
+            if here.chunks.heard(index, done):
+                here.moved()
+            elif here.chunks.is_due(index, _QUIET):
+                # A connection that was refused, or broke, is not tried again by itself.
+                here.torrents.unlink_all(index)
+                for each in self._circle:
+                    self._link(each, index, late=True)
+            if done >= here.start.layout.length(index):
+                self._take(index)
+
+    def _take(self, index: int) -> None:
+        if index not in self._busy:
+            self._busy.add(index)
+            self._here.begin(self._arrived(index))
+
+    async def _arrived(self, index: int) -> None:
+        """libtorrent has all of a chunk: look at it, and pass it on."""
+        here, chunks = self._here, self._here.chunks
+        teller = chunks.teller(index)
+        if teller is None or chunks.has(index):
+            return
+        if not await asyncio.to_thread(chunks.is_intact, index):
+            here.torrents.remove(index)  # not on the disk as it was in memory: begin again
+            chunks.forget(index)
+            return
+        if not await self._passes_audit(index, teller):
+            return
+        chunks.arrived(index)
+        here.moved()
+        here.trace(f"chunk {index} came from others")
+        here.parent.send({"t": "got", "i": index})
+        self._spread(index, chunks.pieces(index) or [])
+
+    async def _passes_audit(self, index: int, teller: str) -> bool:
+        """Compare a little of it with the backend, now and then: who lies is found out early."""
+        here = self._here
+        if teller in self._audited and random.randrange(_AUDITED):  # noqa: S311 - no secret
+            return True
+        self._audited.add(teller)
+        places = proof.candidates(*here.start.layout.span(index))[: proof.PLACES]
+        expected = await here.parent.bytes_at(places)
+        found = await asyncio.to_thread(here.chunks.in_folder, index, places)
+        if expected is None or found == expected:
+            return True
+        if (liar := self._circle.get(teller)) is not None:
+            self._circle.ban(liar, f"has other bytes in chunk {index} than the backend")
+        here.torrents.remove(index)
+        here.chunks.forget(index)
+        return False

@@ -1,0 +1,86 @@
+"""What all parts of one host share: who it is, what it has, and whom it works for."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Coroutine
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from imagebroker.swarm.chunks import Chunks
+from imagebroker.swarm.start import Start
+from imagebroker.swarm.torrents import Torrents
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.child import Parent
+
+
+class Here:
+    """One host in one swarm. `port` is where others call it."""
+
+    def __init__(self, start: Start, parent: Parent, port: int) -> None:
+        """:raises OSError: libtorrent can listen nowhere."""
+        self.start, self.parent, self.port = start, parent, port
+        self.identity = start.identity
+        #: Of its certificate.
+        self.fingerprint = self.identity.fingerprint
+        self.id = f"{self.fingerprint[:16]}-{secrets.token_hex(8)}"
+        self.chunks = Chunks(start.layout, start.first, Path(start.spool))
+        beside = port + len(start.ports) if start.ports else 0
+        self.torrents = Torrents(start, beside)
+        self._began = self._moved = monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> str:
+        """Where others call it, as it is written."""
+        own = self.start.address
+        return f"[{own}]:{self.port}" if ":" in own else f"{own}:{self.port}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return monotonic() - self._began
+
+    # -- what it works at ------------------------------------------------------------------------
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Beside everything else; if it fails, the swarm is left."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.leave(f"{type(error).__name__}: {error}")
+
+    def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    # -- what it says to the process that started it ---------------------------------------------
+
+    def trace(self, text: str) -> None:
+        """For whoever looks for the reason of something."""
+        self.parent.send({"t": "trace", "text": f"{self.age:.2f}s {text}"})
+
+    def note(self, text: str) -> None:
+        """For whoever runs the fleet."""
+        self.parent.send({"t": "note", "text": f"swarm: {text}"})
+
+    def leave(self, why: str) -> None:
+        """The swarm is of no use: the backend alone is."""
+        self.parent.send({"t": "leave", "why": why})
+
+    # -- whether anything happens ----------------------------------------------------------------
+
+    def moved(self) -> None:
+        """Bytes came, from wherever."""
+        self._moved = monotonic()
+
+    @property
+    def quiet_for(self) -> float:
+        return monotonic() - self._moved

@@ -1,0 +1,95 @@
+"""What this host reads from the backend, and what it says of that to others."""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+
+from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.here import Here
+from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.plan import next_read
+
+#: Seconds after which a chunk that another host claims, or that does not arrive, is read here.
+_SLOW = 6.0
+#: Seconds after which a claim is repeated.
+_CLAIM_AGAIN = 2.0
+#: Seconds, at random between these, after which a host reads what is nobody's turn.
+_DELAY = 0.1, 0.6
+
+
+class Share:
+    """One run of chunks at a time. `taken` are those that were read here and are being hashed."""
+
+    def __init__(self, here: Here, circle: Circle) -> None:
+        self._here, self._circle = here, circle
+        #: From the first chunk up to the second.
+        self._reading: tuple[int, int] | None = None
+        self.taken: set[int] = set()
+        self._idle_since = monotonic()
+        self._delay = 0.0
+        self._claimed_at, self._grown = 0.0, 0
+
+    def ended(self) -> None:
+        """What was ordered is read."""
+        self._reading, self._idle_since = None, monotonic()
+        self._delay = random.uniform(*_DELAY)  # noqa: S311 - no secret
+
+    def decide(self) -> None:
+        """Whether this host reads from the backend now, and what."""
+        if self._reading is not None:
+            return
+        here, now = self._here, monotonic()
+        unread = [i for i in here.chunks.unread(now - _SLOW) if i not in self.taken]
+        claimed = {
+            index
+            for each in self._circle
+            for index, claim in each.claims.items()
+            if claim.stands(now)
+        }
+        found = next_read(
+            here.id, self._circle.ids, here.start.topic, unread, claimed,
+            waited=now - self._idle_since > self._delay,
+        )  # fmt: skip
+        if found is not None:
+            self._order(found.start, found.stop)
+
+    def _order(self, first: int, stop: int) -> None:
+        self._here.trace(f"reading chunks {first} to {stop} of {self._here.start.layout.count}")
+        self._reading, self._grown = (first, stop), 0
+        self._here.parent.send({"t": "read", "first": first, "stop": stop})
+        self._claim_all()
+
+    def shorten(self) -> None:
+        """Somebody else is here: what was not begun is dealt out."""
+        if self._reading is None:
+            return
+        first, stop = self._reading
+        has = self._here.chunks.has
+        done = next((i for i in range(first, stop) if not (has(i) or i in self.taken)), stop)
+        if done + 1 < stop:
+            self._reading = first, done + 1
+            self._here.parent.send({"t": "until", "stop": done + 1})
+            self._claim_all()
+
+    def watch(self) -> None:
+        """Whether what is read grows; a claim stands as long as it does."""
+        if self._reading is None:
+            return
+        grown = sum(self._here.chunks.grown(index) for index in range(*self._reading))
+        if grown != self._grown:
+            self._grown = grown
+            self._here.moved()
+            if monotonic() - self._claimed_at > _CLAIM_AGAIN:
+                self._claim_all()
+
+    def _claim_all(self) -> None:
+        self._claimed_at = monotonic()
+        for each in self._circle:
+            self.claim(each)
+
+    def claim(self, neighbour: Neighbour) -> None:
+        """Say what this host reads."""
+        if self._reading is not None:
+            first, stop = self._reading
+            neighbour.send({"t": "claim", "i": first, "stop": stop})

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imagebroker.backends.backend import Options
-from imagebroker.backends.boundary import Boundary, OpenedSource
+from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
     ConfigError,

@@ -25,15 +25,8 @@ from imagebroker.backends.entry_points import (
     distribution_version,
     installed,
 )
-from imagebroker.config.settings import (
-    CORE_OPTIONS,
-    GROUP,
-    PREFIX,
-    Section,
-    Settings,
-    backend_options,
-    reloadable,
-)
+from imagebroker.config.options import CORE_OPTIONS, GROUP, backend_options, reloadable
+from imagebroker.config.settings import PREFIX, Section, Settings
 from imagebroker.exceptions import BackendLoadError, ConfigError, ImageBrokerError, SchemeNotEnabled
 from imagebroker.redaction import shown_error
 from imagebroker.system.exhaustion import limit_of, started

@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.backends.backend import Options
-from imagebroker.backends.boundary import Boundary, OpenedSource
-from imagebroker.config.settings import GROUP, Section, Settings
+from imagebroker.backends.boundary import Boundary
+from imagebroker.backends.opened_source import OpenedSource
+from imagebroker.config.options import GROUP
+from imagebroker.config.settings import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.model.image import Image, Location
 from imagebroker.model.reference import ImageRef

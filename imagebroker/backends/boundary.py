@@ -1,4 +1,4 @@
-"""The only module that calls plugin code.
+"""The only module that calls plugin code, but for the reads of `opened_source`.
 
 It checks the arguments before every call and the results after it, translates foreign exceptions
 and names the plugin in them, and limits the time: a call or a `read` runs in a thread of its own,
@@ -7,29 +7,25 @@ so that a plugin that never returns blocks a thread, not the caller.
 
 from __future__ import annotations
 
-import _thread
 import base64
-import contextvars
 import logging
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imagebroker.backends.backend import BackendHost, Buffer, ImageBackend, ImageSource
+from imagebroker.backends.backend import BackendHost, ImageBackend, ImageSource
 from imagebroker.backends.declaration import Declaration
 from imagebroker.backends.listing import Budget
+from imagebroker.backends.opened_source import GRACE, OpenedSource, close_quietly
+from imagebroker.backends.running_call import RunningCall, Surroundings
 from imagebroker.backends.steps import Late, Steps
 from imagebroker.backends.unwrapping import unwrapped
 from imagebroker.exceptions import (
     BackendError,
     BackendLoadError,
     ImageBrokerError,
-    TooLarge,
     TransferError,
     TransferTimeout,
 )
@@ -39,19 +35,12 @@ from imagebroker.model.peer import MOST
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
-from imagebroker.redaction import Secrets, printable, redact, redact_causes, shown_error
-from imagebroker.system import request_ids
-from imagebroker.system.exhaustion import no_thread, said, start
+from imagebroker.redaction import printable, redact, redact_causes, shown_error
+from imagebroker.system.exhaustion import said
 from imagebroker.system.forks import (
-    PATIENCE,
-    Condition,
     Process,
-    Thread,
-    never_finalize,
-    tell_in_child,
 )
 from imagebroker.system.handover import Handover
-from imagebroker.system.request_ids import RequestIds
 
 if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
@@ -59,14 +48,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Bytes that a `read` can be ahead of its consumer; a single chunk may be larger.
-READ_AHEAD = 4 * 1024 * 1024
-#: The same for each of several parallel reads.
-SHARED_READ_AHEAD = 512 * 1024
-#: Seconds between two checks whether to go on waiting for a call.
-_MOMENT = 0.1
-#: Seconds that a thread has to end after its source was closed.
-GRACE = 2.0
 #: Maximum number of findings of one `check`.
 _MOST_FINDINGS = 100
 
@@ -147,7 +128,7 @@ class Boundary:
                 else self._plugin.open(context, ref)
             ),
             timeout,
-            _close_quietly,
+            close_quietly,
             waiting,
         )
         if not issubclass(type(source), ImageSource):
@@ -156,7 +137,7 @@ class Boundary:
             with self.translated("open"):  # attributes of the source may run the plugin's code
                 return self._opened(source, context)
         except BaseException:
-            _close_quietly(source)
+            close_quietly(source)
             raise
 
     def _opened(self, source: ImageSource, context: Context) -> OpenedSource:
@@ -503,7 +484,7 @@ class Boundary:
         """Run `call()` in a thread, for at most `timeout` seconds; `late` gets a late result."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
         surroundings = Surroundings(context, self.host.secrets)
-        running = _Call(lambda: surroundings.run(call), self.host.release, late)
+        running = RunningCall(lambda: surroundings.run(call), self.host.release, late)
         finished = False
         try:
             with self.translated(verb):
@@ -526,7 +507,9 @@ class Boundary:
         """Run `call()` in a thread, for as long as it takes, while this one reads `data` for it."""
         surroundings = Surroundings(context, self.host.secrets)
         handover = Handover() if data is None else data.handed_over()
-        running = _Call(lambda: surroundings.run(call), self.host.release, ended=handover.wake)
+        running = RunningCall(
+            lambda: surroundings.run(call), self.host.release, ended=handover.wake
+        )
         with self.translated(verb):
             running.start()
         try:
@@ -538,156 +521,19 @@ class Boundary:
         answer: T = self._answer_of(verb, running)
         return answer
 
-    def _interrupt(self, running: _Call, handover: Handover, error: BaseException) -> None:
+    def _interrupt(self, running: RunningCall, handover: Handover, error: BaseException) -> None:
         """Let the plugin clean up: it gets `error` instead of the next chunk."""
         handover.fail(error)
         if running.has_begun and not running.wait(GRACE):
             self.host.abort(running.thread)  # it waits for its server
             running.wait(self.answer_timeout)
 
-    def _answer_of(self, verb: str, running: _Call) -> Any:
+    def _answer_of(self, verb: str, running: RunningCall) -> Any:
         try:
             return running.answer()
         except BaseException:
             with self.translated(verb):
                 raise
-
-
-class Surroundings:
-    """What a thread inherits from its caller's thread, for the logs and spans of a plugin."""
-
-    def __init__(
-        self,
-        context: Context = None,
-        secrets: Secrets | None = None,
-        ids: RequestIds | None = None,
-    ) -> None:
-        """`ids`: where to collect the ids of requests; by default, in the list of this call."""
-        self._context = context
-        self._secrets = secrets or Secrets()
-        with request_ids.collected(request_ids.of_call() if ids is None else ids):
-            self._variables = contextvars.copy_context()
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Run `call()` with the caller's context variables, and its request id in oslo.log."""
-        store = getattr(self._context, "update_store", None)
-        if store is not None:
-            store()  # oslo.log reads it per thread
-        return self._variables.run(self._concealing, call)
-
-    def _concealing(self, call: Callable[[], T]) -> T:
-        with self._secrets.hidden(), request_ids.in_thread():
-            return call()
-
-
-class _Call:
-    """One running call. Either its result is taken, or it is abandoned; never both.
-
-    It uses `_thread`, not `threading.Thread`, whose `start` waits until the thread runs: that would
-    double the cost of a short call.
-    """
-
-    def __init__(
-        self,
-        call: Callable[[], Any],
-        release: Callable[[int], None],
-        late: Callable[[Any], None] = lambda answer: None,
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`release` is called at the end of the thread, with its id; `late` gets a result that
-        comes too late; `ended` is called when there is a result.
-        """
-        self._function, self._release = call, release
-        self._late, self._ended = late, ended
-        self._lock = threading.Lock()
-        self._running = threading.Lock()
-        self.finished = self._begun = self._abandoned = False
-        self._answer: Any = None
-        self._error: BaseException | None = None
-        self.thread = 0
-        self._begins = 0.0
-        self._process = Process()
-
-    def start(self) -> None:
-        self._running.acquire()
-        self._begins = monotonic() + PATIENCE
-        self.thread = _thread.start_new_thread(self._run, ())
-
-    def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
-        """Whether it ended in time."""
-        ends = monotonic() + seconds
-        while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
-            self._process.check("the call")  # in a child, the thread does not exist
-            seconds = ends - monotonic()
-            if seconds <= 0:
-                return False
-            self._check_begun()
-            if waiting is not None:
-                waiting()
-        return True
-
-    @property
-    def has_begun(self) -> bool:
-        return self._begun
-
-    def has_finished(self) -> bool:
-        """:raises TransferError: it never will: its thread did not start."""
-        if not self.finished:
-            self._check_begun()
-        return self.finished
-
-    def _check_begun(self) -> None:
-        if not self._begun and monotonic() > self._begins:
-            raise no_thread()  # it died at once, for lack of memory
-
-    def _run(self) -> None:
-        self._begun = True
-        try:
-            self._answer = self._function()
-        except BaseException as error:
-            self._error = error
-        with self._lock:
-            self.finished = True
-            abandoned = self._abandoned
-        try:
-            if abandoned and self._error is None:
-                self._late(self._answer)
-        finally:
-            self._release(_thread.get_ident())
-            self._running.release()
-            self._ended()
-
-    def abandon(self, host: BackendHost) -> bool:
-        """Give up waiting. False if the result has come in the meantime, and must be taken."""
-        with self._lock:
-            if self.finished:
-                return False
-            self._abandoned = True
-            host.cut_off(self.thread)  # before its end: after that, its id may be reused
-        return True
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether there is a result."""
-        return self.finished and self._error is None
-
-    def answer(self) -> Any:
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # breaks the reference cycle between the traceback and this frame
-        return self._answer
-
-
-def _close_quietly(source: Any) -> None:
-    try:
-        source.close()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        LOG.warning("closing a source failed: %s", shown_error(error))
 
 
 def _conceal_options(declared: Declaration, host: BackendHost) -> None:
@@ -697,217 +543,3 @@ def _conceal_options(declared: Declaration, host: BackendHost) -> None:
             user = host.options.get("username") or ""
             # The password as in Basic authentication (RFC 7617).
             host.conceal(value, base64.b64encode(f"{user}:{value}".encode()).decode())
-
-
-class OpenedSource:
-    """An `ImageSource` of a plugin, with its calls checked.
-
-    It belongs to the process that opened it: a forked child neither reads nor closes it, and does
-    not finalize it either.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        translated: Callable[[str], Any],
-        context: Context = None,
-        secrets: Secrets | None = None,
-        grace: float = GRACE,
-    ) -> None:
-        self._secrets = secrets
-        self._grace = grace
-        self._source = source
-        self._translated = translated
-        self._context = context
-        self._ids = request_ids.of_call()
-        self._flows: list[Flow] = []
-        self.image = source.image
-        self.local_path = None if source.local_path is None else Path(source.local_path)
-        self.parallel_reads = max(1, source.parallel_reads)
-        self.coding = printable(str(source.coding), 60)
-        self._closed = False
-        self._process = Process()
-        tell_in_child(self)
-
-    def in_child(self) -> None:
-        never_finalize(self._source)
-
-    @property
-    def lent(self) -> ImageSource:
-        """The plugin's own source, for another instance of the same class."""
-        return self._source
-
-    @property
-    def seekable(self) -> bool:
-        with self._translated("seekable"):
-            return bool(self._source.seekable)
-
-    @property
-    def may_refuse_ranges(self) -> bool:
-        return bool(self._source.may_refuse_ranges)
-
-    @property
-    def ignores_version(self) -> bool:
-        """Whether its version is specific to one server, and it can read without checking it."""
-        return type(self._source).ignore_version is not ImageSource.ignore_version
-
-    def ignore_version(self) -> None:
-        """Accept responses of any version from now on."""
-        with self._translated("ignore_version"):
-            self._source.ignore_version()
-
-    def read(
-        self, start: int = 0, stop: int | None = None, changed: Condition | None = None
-    ) -> Flow:
-        """Read the bytes from `start` to `stop` ahead, in a thread.
-
-        `changed` is notified when data arrives, so that a caller can wait for several flows.
-        """
-        self._process.check(f"the source of {redact(self.image.ref)}")
-        self._flows = [flow for flow in self._flows if flow.is_alive()]
-        ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(self._chunks(start, stop), ahead, changed, self._surroundings())
-        self._flows.append(flow)
-        return flow
-
-    def _surroundings(self) -> Surroundings:
-        ids = request_ids.of_call()  # of a reader, there is no call when it is read from
-        return Surroundings(self._context, self._secrets, self._ids if ids is None else ids)
-
-    def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
-        """What `read` yields, checked: exactly the requested number of bytes, or an error."""
-        end = self.image.size if stop is None else stop
-        position = start
-        with self._translated("read"):
-            for chunk in self._source.read(start, stop):
-                if not isinstance(chunk, (bytes, bytearray, memoryview)):
-                    raise TypeError(f"read yielded {type(chunk).__name__}, not bytes")
-                if isinstance(chunk, memoryview):
-                    chunk = chunk.cast("B")  # so that len() is the number of bytes
-                position += len(chunk)
-                if end is not None and position > end:
-                    raise TooLarge(
-                        f"{self.image.ref}: more data arrived than the expected {end} bytes",
-                        hint="check the size in the image's record; nothing was stored",
-                    )
-                yield chunk
-        if end is not None and position != end:
-            raise TransferError(
-                f"{self.image.ref}: the data ended after {position} of {end} bytes",
-                hint="try again; if it ends there again, the stored image is damaged",
-            )
-
-    def close(self) -> None:
-        """Close the source and all reads; never raises. Threads that hang are logged and left."""
-        if self._closed or not self._process.is_current:
-            return
-        self._closed = True
-        for flow in self._flows:
-            flow.stop()
-        closing = Thread(target=_close_quietly, args=(self._source,))
-        try:
-            start(closing)
-            closing.join(self._grace)
-        except TransferError:  # no more threads can be started
-            _close_quietly(self._source)
-        for flow in self._flows:
-            flow.join(self._grace)
-        stuck = [t.name for t in (closing, *self._flows) if t.is_alive()]
-        if stuck:
-            LOG.warning(
-                "%s: still running after the source was closed: %s", redact(self.image.ref), stuck
-            )
-
-
-class Flow(Thread):
-    """One running `read`: a thread reads ahead, and `take` returns what has arrived."""
-
-    def __init__(
-        self,
-        chunks: Generator[Buffer, None, None],
-        ahead: int,
-        changed: Condition | None = None,
-        surroundings: Surroundings | None = None,
-    ) -> None:
-        super().__init__(name="imagebroker-read")
-        self._surroundings = surroundings if surroundings is not None else Surroundings()
-        self._chunks = chunks
-        self._ready: deque[Buffer] = deque()
-        self._ahead = ahead
-        #: Bytes that have arrived and were not taken yet.
-        self.held = 0
-        self._changed = changed if changed is not None else Condition()
-        self._stopped = self._ended = False
-        self._error: BaseException | None = None
-        try:
-            start(self)
-        except TransferError as error:  # raised by `take`, like errors of the read itself
-            self._error, self._ended, self._stopped = error, True, True
-
-    def run(self) -> None:
-        self._surroundings.run(self._read_ahead)
-
-    def _read_ahead(self) -> None:
-        try:
-            for chunk in self._chunks:
-                size = len(chunk)
-                if not size:
-                    continue
-                with self._changed:
-                    if self._stopped:
-                        return
-                    self._ready.append(chunk)
-                    self.held += size
-                    self._changed.notify_all()
-                    # Wait before the next chunk is read: it needs memory, too.
-                    while self.held >= self._ahead and not self._stopped:
-                        self._changed.wait()
-                del chunk
-        except BaseException as error:
-            request_ids.name(error)
-            self._error = error
-        finally:
-            self._chunks.close()
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether only the end, or an error, is left to take."""
-        return self._ended and not self._ready
-
-    @property
-    def has_news(self) -> bool:
-        """Whether `take` would return or raise at once."""
-        return bool(self._ready) or self._ended
-
-    def take(self, timeout: float) -> list[Buffer] | None:
-        """What has arrived; an empty list if nothing did within `timeout` seconds; None at the end.
-
-        :raises: what the source raised, after the data before it.
-        """
-        ends = monotonic() + timeout
-        with self._changed:
-            while not self.has_news:
-                left = ends - monotonic()
-                if left <= 0:
-                    return []
-                self._changed.wait(left)
-            if self._ready:
-                taken, self.held = list(self._ready), 0
-                self._ready.clear()
-                self._changed.notify_all()
-                return taken
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return None
-
-    def stop(self) -> None:
-        """Make the thread end at its next chunk, and discard what was not taken."""
-        with self._changed:
-            self._stopped = True
-            self._ready.clear()
-            self.held = 0
-            self._changed.notify_all()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from imagebroker.config.settings import Size
+from imagebroker.config.options import Size
 from imagebroker.transfer.codecs import AUTO, KINDS
 
 _N = TypeVar("_N", int, float)

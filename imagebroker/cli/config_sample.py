@@ -8,7 +8,7 @@ import re
 
 from imagebroker.backends.entry_points import uncache_stevedore
 from imagebroker.cli.command import BrokerCommand
-from imagebroker.config.settings import GROUP
+from imagebroker.config.options import GROUP
 
 #: What a first config file needs.
 _FIRST = """\

@@ -13,7 +13,8 @@ from imagebroker.cli.app import Application
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.loaded_config import load
 from imagebroker.cli.output import Cell
-from imagebroker.config.settings import CORE_OPTIONS, GROUP, Section, Settings, backend_options
+from imagebroker.config.options import CORE_OPTIONS, GROUP, backend_options
+from imagebroker.config.settings import Section, Settings
 from imagebroker.exceptions import ConfigError, ImageBrokerError, UsageError
 from imagebroker.redaction import redact
 from imagebroker.registry import Registry

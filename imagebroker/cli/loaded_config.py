@@ -9,7 +9,8 @@ from pathlib import Path
 from oslo_config import cfg
 
 from imagebroker.config.option_value import value_of
-from imagebroker.config.settings import CORE_OPTIONS, GROUP, Inherited, Settings
+from imagebroker.config.options import CORE_OPTIONS, GROUP
+from imagebroker.config.settings import Inherited, Settings
 from imagebroker.exceptions import ConfigError
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 
 from imagebroker.backends.backend import Buffer, ImageSource
-from imagebroker.backends.boundary import Flow, OpenedSource
+from imagebroker.backends.opened_source import Flow, OpenedSource
 from imagebroker.exceptions import ImageBrokerError, TransferError
 from imagebroker.redaction import redact
 from imagebroker.swarm import wire

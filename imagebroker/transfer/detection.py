@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import FormatError, ImageBrokerError, RangeIgnored, TransferTimeout
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact

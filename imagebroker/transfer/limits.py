@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import Any, Protocol
 
 from imagebroker.backends.backend import Buffer
-from imagebroker.backends.boundary import Flow
+from imagebroker.backends.opened_source import Flow
 from imagebroker.config.tuning import DEFAULT, Tuning
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
 from imagebroker.system.forks import Process

@@ -178,6 +178,6 @@ def test_an_option_of_the_core_that_a_plugin_repeats_word_for_word_is_the_cores(
 ) -> None:
     bad(on_path, written("no ref_form").replace(
         "    ref_form = None", "    ref_form = RefForm(host=True, path=True)\n"
-        "    from imagebroker.config.settings import backend_options\n"
+        "    from imagebroker.config.options import backend_options\n"
         "    options = [o for o in backend_options() if o.name == 'proxy'] * 2"))  # fmt: skip
     make_broker(CONFIG).resolve("bad://h/image")

@@ -14,7 +14,7 @@ from testtools.matchers import Contains, Equals, Is, Not
 
 import imagebroker
 from imagebroker.cli.main import main
-from imagebroker.config.settings import CORE_OPTIONS
+from imagebroker.config.options import CORE_OPTIONS
 from imagebroker.exceptions import ConfigError, InvalidImageRef
 from tests.distributions import install, simple
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from oslo_config import cfg
 
-from imagebroker.config.settings import CORE_OPTIONS, GROUP, Settings
+from imagebroker.config.options import CORE_OPTIONS, GROUP
+from imagebroker.config.settings import Settings
 from imagebroker.registry import Registry, installed_backends
 from tests.bounds import HANGS
 

@@ -19,7 +19,7 @@ from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
-from imagebroker.config.settings import CORE_OPTIONS, backend_options
+from imagebroker.config.options import CORE_OPTIONS, backend_options
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 NOT_SUPPORTED = {"auth_section", "endpoint_override"}

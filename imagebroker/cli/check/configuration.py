@@ -11,7 +11,8 @@ from oslo_config import cfg, iniparser
 
 from imagebroker.backends.backend import BackendHost
 from imagebroker.backends.declaration import Declaration
-from imagebroker.config.settings import Section, Settings, backend_options
+from imagebroker.config.options import backend_options
+from imagebroker.config.settings import Section, Settings
 from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.registry import Registry
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.problem import Problem, failure
-from imagebroker.config.settings import GROUP
+from imagebroker.config.options import GROUP
 from imagebroker.exceptions import ConfigError
 from imagebroker.verify.checks import format_policy
 from imagebroker.verify.openpgp import Keyring

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.problem import WARNING, Problem, failure
-from imagebroker.config.settings import GROUP, parse_backend
+from imagebroker.config.options import GROUP
+from imagebroker.config.settings import parse_backend
 from imagebroker.exceptions import InvalidImageRef
 
 _WHERE = f"[{GROUP}] default_backend"

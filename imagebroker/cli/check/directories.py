@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.paths import private_directory
 from imagebroker.cli.check.problem import Problem
-from imagebroker.config.settings import GROUP
+from imagebroker.config.options import GROUP
 
 
 def check(configuration: Configuration) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.problem import WARNING, Problem
-from imagebroker.config.settings import CORE_OPTIONS, GROUP
+from imagebroker.config.options import CORE_OPTIONS, GROUP
 
 #: Names that a service may use for options of its own.
 _COMMON = {"fsync", "retries", "deadline"}

@@ -9,7 +9,7 @@ from oslo_config import cfg
 from imagebroker.cli.check.configuration import Configuration, Instance
 from imagebroker.cli.check.paths import world_readable
 from imagebroker.cli.check.problem import WARNING, Problem
-from imagebroker.config.settings import backend_options
+from imagebroker.config.options import backend_options
 from imagebroker.exceptions import ConfigError
 
 

@@ -9,7 +9,7 @@ from oslo_config import cfg
 from imagebroker.cli.check.configuration import Configuration, Instance
 from imagebroker.cli.check.problem import WARNING, Problem
 from imagebroker.cli.check.suggestion import similar, suggestion
-from imagebroker.config.settings import CORE_OPTIONS, GROUP
+from imagebroker.config.options import CORE_OPTIONS, GROUP
 
 
 def check_core(configuration: Configuration) -> Iterator[Problem]:

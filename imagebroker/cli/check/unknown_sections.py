@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from imagebroker.cli.check.configuration import Configuration, Written
 from imagebroker.cli.check.problem import WARNING, Problem
 from imagebroker.cli.check.suggestion import similar, suggestion
-from imagebroker.config.settings import BACKEND_NAME, CORE_OPTIONS, GROUP, PREFIX
+from imagebroker.config.options import CORE_OPTIONS, GROUP
+from imagebroker.config.settings import BACKEND_NAME, PREFIX
 from imagebroker.exceptions import ImageBrokerError
 from imagebroker.registry import find_entry_points
 

@@ -15,7 +15,7 @@ from oslo_config import cfg, types
 
 from imagebroker.backends.backend import API_VERSION, ImageBackend, ImageSource
 from imagebroker.backends.entry_points import entry_points
-from imagebroker.config.settings import backend_options
+from imagebroker.config.options import backend_options
 from imagebroker.exceptions import ConfigError, UnsupportedOperation
 from imagebroker.model.reference import RefForm, in_form, parse
 from imagebroker.registry import ENTRY_POINTS

@@ -10,14 +10,8 @@ from oslo_config import cfg
 
 from imagebroker.backends.backend import ImageBackend
 from imagebroker.broker import Broker
-from imagebroker.config.settings import (
-    CORE_OPTIONS,
-    GROUP,
-    PREFIX,
-    Settings,
-    backend_options,
-    reloadable,
-)
+from imagebroker.config.options import CORE_OPTIONS, GROUP, backend_options, reloadable
+from imagebroker.config.settings import PREFIX, Settings
 from imagebroker.registry import ENTRY_POINTS, Registry
 
 #: Scheme to class.

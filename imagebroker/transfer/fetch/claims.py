@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import PolicyViolation, TransferError
 from imagebroker.model.image import Image
 from imagebroker.transfer.limits import Rules

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from imagebroker.backends.backend import Buffer
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.model.image import Image
 from imagebroker.transfer.fetch.candidates import Candidate
 

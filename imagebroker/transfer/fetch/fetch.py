@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from time import monotonic, process_time
 from typing import TYPE_CHECKING
 
-from imagebroker.backends.boundary import Flow, OpenedSource
+from imagebroker.backends.opened_source import Flow, OpenedSource
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import (
     BackendError,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import NamedTuple
 
-from imagebroker.backends.boundary import Flow, OpenedSource
+from imagebroker.backends.opened_source import Flow, OpenedSource
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import BackendError, ImageBrokerError, RangeIgnored, TransferError
 from imagebroker.model.image import Image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from imagebroker.backends.boundary import GRACE, Flow, OpenedSource
+from imagebroker.backends.opened_source import GRACE, Flow, OpenedSource
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import Cancelled, TransferError
 from imagebroker.system.exhaustion import start

@@ -27,7 +27,7 @@ from time import monotonic, sleep, time_ns
 from typing import Any
 
 from imagebroker.backends.backend import Buffer, ImageSource
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.model.image import Image
 from imagebroker.system.files import is_named, try_lock

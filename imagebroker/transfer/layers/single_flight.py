@@ -19,7 +19,7 @@ from time import monotonic, sleep
 from typing import Any, Protocol
 
 from imagebroker.backends.backend import Buffer, ImageSource
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import (
     ChecksumMismatch,
     ConfigError,

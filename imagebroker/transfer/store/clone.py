@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import (
     DestinationError,
     ImageBrokerError,

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from imagebroker.backends.backend import Buffer
-from imagebroker.backends.boundary import OpenedSource
+from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import DestinationError
 from imagebroker.transfer.demands import Demands

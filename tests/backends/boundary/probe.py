@@ -7,8 +7,9 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imagebroker.backends.boundary import GRACE, Boundary
+from imagebroker.backends.boundary import Boundary
 from imagebroker.backends.declaration import Declaration
+from imagebroker.backends.opened_source import GRACE
 from imagebroker.model.reference import parse
 from imagebroker.plugin import (
     BackendHost,

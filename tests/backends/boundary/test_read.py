@@ -12,7 +12,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, IsInstance, LessThan, MatchesStructure
 
-from imagebroker.backends.boundary import READ_AHEAD, Flow, OpenedSource
+from imagebroker.backends.opened_source import READ_AHEAD, Flow, OpenedSource
 from imagebroker.plugin import (
     BackendError,
     Buffer,

@@ -82,7 +82,9 @@ class Request:
         self.entitlement = Entitlement(
             Resource.of(backend, ref),
             ref.text,
-            lambda left, waiting: backend.probe(context, ref, timeout=left, waiting=waiting),
+            lambda left, waiting, version: backend.probe(
+                context, ref, version=version, timeout=left, waiting=waiting
+            ),
             self.watch,
             caller_of(context, backend),
         )

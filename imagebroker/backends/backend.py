@@ -381,6 +381,14 @@ class ImageBackend(abc.ABC):
         finally:
             source.close()
 
+    def revalidate(self, context: Context, ref: ImageRef, version: str) -> Image:
+        """As `probe`, for a caller that has the bytes of `version`.
+
+        Override it if the service answers a conditional request: of an image that still has this
+        version, the ref and the version are enough. Default: `probe`.
+        """
+        return self.probe(context, ref)
+
     def get(
         self,
         context: Context,

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,15 +157,22 @@ class Boundary:
         context: Context,
         ref: ImageRef,
         *,
+        version: str | None = None,
         timeout: float | None = None,
         waiting: Callable[[], Any] | None = None,
     ) -> Image:
-        """The image, if this caller is allowed to read it."""
+        """The image, if this caller is allowed to read it.
+
+        :param version: the one of bytes that are here. Where the image still has it, not much more
+            than that may be known of the image.
+        """
         self._begin(context, ref)
-        answer = self._call(
-            "probe", context, lambda: self._plugin.probe(context, ref), timeout, waiting=waiting
-        )
-        return self._checked("probe", answer)
+        if version is None:
+            verb, call = "probe", partial(self._plugin.probe, context, ref)
+        else:
+            verb, call = "revalidate", partial(self._plugin.revalidate, context, ref, version)
+        answer = self._call(verb, context, call, timeout, waiting=waiting)
+        return self._checked(verb, answer)
 
     def get(self, context: Context, ref: ImageRef, **flags: bool) -> Image:
         self._begin(context, ref)

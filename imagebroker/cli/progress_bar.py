@@ -19,9 +19,10 @@ from imagebroker.cli.safe_text import below
 if TYPE_CHECKING:
     from imagebroker.transfer.limits import Progress
 
-#: Columns that are left beside the title and the bar: `1023.9/1024.0 MiB 123.4 MiB/s 0:00:00`.
-_REST = 44
+#: The widest that is shown: `1,023.9/1,024.0 MiB`, `1023.9 MiB/s` and `12:00:00`.
+_SIZES, _RATE, _TIME = 19, 12, 8
 _SHORTEST_TITLE = 10
+_LONGEST_BAR = 40
 #: What the phases are called where there is nothing to show of the transfer yet.
 _DOING = {"connect": "connecting", "wait": "waiting", "verify": "verifying"}
 
@@ -31,14 +32,14 @@ class Bar(Display):
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._bar: _OneLine | None = None
+        self._bar: OneLine | None = None
         self._task = rich.TaskID(0)
         self.callback = self.update
 
     def update(self, progress: Progress) -> None:
         try:
             if self._bar is None:
-                self._bar = _OneLine(Terminal(file=below(sys.stderr)))
+                self._bar = OneLine(Terminal(file=below(sys.stderr)))
                 self._bar.said = self._without_bar(progress)
                 self._task = self._bar.add_task(self._title, total=None, rate="")
                 self._bar.start()
@@ -71,23 +72,14 @@ class Bar(Display):
             self._bar = None
 
 
-class _OneLine(rich.Progress):
+class OneLine(rich.Progress):
     """A bar, or a sentence, that never takes more than a line of the terminal."""
 
     def __init__(self, terminal: Terminal) -> None:
         #: Shown instead of the bar.
         self.said = ""
-        width = terminal.width
-        bar = 40 if width >= 100 else 20
-        title = Column(
-            no_wrap=True, overflow="ellipsis", max_width=max(width - _REST - bar, _SHORTEST_TITLE)
-        )
         super().__init__(
-            rich.TextColumn("{task.description}", markup=False, table_column=title),
-            rich.BarColumn(bar, table_column=_whole()),
-            rich.DownloadColumn(binary_units=True, table_column=_whole()),
-            rich.TextColumn("{task.fields[rate]}", table_column=_whole()),
-            rich.TimeRemainingColumn(table_column=_whole()),
+            *_columns(terminal.width),
             console=terminal,
             auto_refresh=False,  # reports are frequent enough, and need no thread
             transient=True,
@@ -99,6 +91,35 @@ class _OneLine(rich.Progress):
             yield Text(self.said, no_wrap=True, overflow="ellipsis")
         else:
             yield from super().get_renderables()
+
+
+def _columns(width: int) -> list[rich.ProgressColumn]:
+    """Those for which there is room, each as a whole: the most important ones first."""
+    left = width - _SIZES
+    title = min(left - 1, _SHORTEST_TITLE)
+    left -= title + 1
+    has_rate = left > _RATE
+    left -= (_RATE + 1) * has_rate
+    bar = _bar_length(width) if left > _bar_length(width) else 0
+    left -= (bar + 1) * bool(bar)
+    has_time = left > _TIME
+    left -= (_TIME + 1) * has_time
+    shown: list[rich.ProgressColumn] = []
+    if title >= _SHORTEST_TITLE:
+        column = Column(no_wrap=True, overflow="ellipsis", max_width=title + left)
+        shown.append(rich.TextColumn("{task.description}", markup=False, table_column=column))
+    if bar:
+        shown.append(rich.BarColumn(bar, table_column=_whole()))
+    shown.append(rich.DownloadColumn(binary_units=True, table_column=_whole()))
+    if has_rate:
+        shown.append(rich.TextColumn("{task.fields[rate]}", table_column=_whole()))
+    if has_time:
+        shown.append(rich.TimeRemainingColumn(table_column=_whole()))
+    return shown
+
+
+def _bar_length(width: int) -> int:
+    return _LONGEST_BAR if width >= 100 else _LONGEST_BAR // 2 if width >= 76 else 10
 
 
 def _whole() -> Column:

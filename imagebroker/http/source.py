@@ -254,15 +254,22 @@ def probe(
     ref: ImageRef,
     url: str | None = None,
     headers: Mapping[str, str] | Credentials | None = None,
+    *,
+    version: str | None = None,
 ) -> Image:
     """The image as opening it would describe it, if the caller may read its bytes.
 
     From an answer to a GET, because HEAD may be refused or permitted to others; for one byte,
     because the rest of an unread answer is sent all the same.
+
+    :param version: a strong ETag that the image had before. The request is then conditional, and
+        where the image still has it, only that is known of the image.
     """
     session = Session(client, url or ref.text, headers)
     try:
-        answer = _first_byte(session)
+        answer = _first_byte(session, version)
+        if answer.head.status == 304:
+            return Image(ref=ref.text, version=version)
         check_coding(ref, answer)
         return described(ref, answer.place.url, answer.head, whole=has_whole(answer.head))
     finally:
@@ -304,13 +311,18 @@ def _head(session: Session) -> Answer | None:
     return answer if usable else None
 
 
-def _first_byte(session: Session) -> Answer:
-    """The answer to a GET for one byte, closed.
+def _first_byte(session: Session, version: str | None = None) -> Answer:
+    """The answer to a GET for one byte, closed; with `version`, a 304 that proves it is one too.
 
     :raises: what it means if there is no image.
     """
-    answer = session.request("GET", ("Range", "bytes=0-0"))
+    known = [] if version is None else [("If-None-Match", version)]
+    answer = session.request("GET", ("Range", "bytes=0-0"), *known)
     answer.close()
+    if known and answer.head.status == 304:
+        if strong_etag(answer.head) == version:
+            return answer
+        return _first_byte(session)  # If-None-Match also takes a weak ETag for the same
     if answer.head.status == 206 and content_range(answer.head) is not None:
         return answer
     if answer.head.status in (*_NO_RANGE, 206):

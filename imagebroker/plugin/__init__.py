@@ -46,6 +46,7 @@ from imagebroker.model.image import ACTIVE, Image, ImageQuery, Location, visible
 from imagebroker.model.reference import ImageRef, RefForm
 from imagebroker.model.service import Member, Store, Target
 from imagebroker.model.upload_data import ImageData
+from imagebroker.policy.addresses import is_loopback
 from imagebroker.policy.proxies import Proxy
 from imagebroker.redaction import printable, redact
 from imagebroker.system import forks
@@ -105,6 +106,7 @@ __all__ = [
     "entry_points",
     "foreign_coding",
     "forks",
+    "is_loopback",
     "make_private",
     "open_owned",
     "own_folder",

@@ -67,6 +67,19 @@ def is_global(address: Address) -> bool:
     return not any(address in network for network in _IPV4_REFUSED)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to `host` cannot leave this host (RFC 6761 for the name)."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 @dataclass(frozen=True)
 class Policy:
     """What one backend instance may connect to."""

@@ -43,6 +43,9 @@ class HttpBackend(ImageBackend):
     def probe(self, context: object, ref: ImageRef) -> Image:
         return http.probe(self._client, ref)
 
+    def revalidate(self, context: object, ref: ImageRef, version: str) -> Image:
+        return http.probe(self._client, ref, version=version)
+
     def get(
         self,
         context: object,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from imagebroker.plugin import WARNING, Finding, ImageNotFound
+from imagebroker.plugin import WARNING, Finding, ImageNotFound, is_loopback
 from imagebroker_oci.client import Registry
 from imagebroker_oci.names import Name
 
@@ -20,13 +20,9 @@ def check(registry: Registry, place: Name | None) -> Iterator[Finding]:
                       option="create_in")  # fmt: skip
         return
     options = registry.host.options
-    if options.plain_http and options.pull_secret_file and not _is_here(place):
+    if options.plain_http and options.pull_secret_file and not is_loopback(place.host):
         yield Finding(
             f"the credentials for {place.registry} are sent without TLS", WARNING,
             "remove plain_http, if the registry has TLS", "plain_http",
         )  # fmt: skip
     yield Finding(f"{place.place} has {len(tags)} tags", option="create_in")
-
-
-def _is_here(place: Name) -> bool:
-    return place.host in ("localhost", "::1") or place.host.startswith("127.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, HasLength, LessThan
+from testtools.matchers import Contains, Equals, HasLength, LessThan, MatchesRegex
 
 from tests.cli.conftest import Shell
 from tests.cli.terminal import on_a_terminal
@@ -58,19 +59,37 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("columns", [80, 132])
+@pytest.mark.parametrize("columns", [30, 40, 60, 80, 132])
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_the_bar_stays_on_one_line(name: str, columns: int, shell: Shell) -> None:
     with slow_web(16 << 20) as server:
         screens, status = on_a_terminal(
             shell, "download", f"{server.url}/disk", name, columns=columns,
-            enough=lambda screen: "MiB/s" in " ".join(screen),
+            enough=lambda screen: "/8.0 MiB" in " ".join(screen),
         )  # fmt: skip
     assert_that(status, Equals(143))
-    bars = [screen for screen in screens if "MiB/s" in " ".join(screen)]
+    bars = [screen for screen in screens if "/8.0 MiB" in " ".join(screen)]
     assert_that(bars[0], HasLength(1))
     assert_that(bars[0][0], Contains("…"))
-    assert_that(bars[0][0], Contains("/8.0 MiB"))
+
+
+@pytest.mark.parametrize("columns", range(20, 140))
+def test_each_column_of_the_bar_is_shown_as_a_whole_or_not_at_all(columns: int) -> None:
+    from rich.console import Console
+
+    from imagebroker.cli.progress_bar import OneLine
+
+    terminal = Console(file=io.StringIO(), width=columns, color_system=None, force_terminal=True)
+    bar = OneLine(terminal)
+    task = bar.add_task("debian-12.qcow2", total=None, rate="")
+    bar.update(task, total=1023 << 20, completed=1000 << 20, rate="1023.4 MiB/s")
+    Console(file=(out := io.StringIO()), width=columns, color_system=None).print(
+        *bar.get_renderables()
+    )
+    [line] = out.getvalue().splitlines()
+    title = r"((debian-12\.qcow2|debian[-\d.qcow]*…) +)?"
+    rest = r"([━╸]+ +)?1,000\.0/1,023\.0 MiB( 1023\.4 MiB/s)?( -:--:--)?"
+    assert_that(line.rstrip(), MatchesRegex(f"{title}{rest}$"))
 
 
 def test_while_a_connection_is_refused_the_reason_is_shown(shell: Shell) -> None:

@@ -80,7 +80,7 @@ def resource(settings: Callable[..., Settings]) -> Callable[..., Resource]:
 
 
 def entitled(resource: Resource, answer: Image | Exception | None = None) -> Entitlement:
-    def probe(left: float, waiting: Callable[[], Any]) -> Image:
+    def probe(left: float, waiting: Callable[[], Any], version: str | None) -> Image:
         if not isinstance(answer, Image):
             raise answer or AssertionError("nobody needed to ask")
         return answer
@@ -147,9 +147,9 @@ def test_what_a_user_left_under_a_digest_is_theirs_and_nobody_elses(
 ) -> None:
     watch = Watch(RULES)
     answer = Image(ref=URL)
-    old = Entitlement(resource(URL), URL, lambda left, waiting: answer, watch, before)
+    old = Entitlement(resource(URL), URL, lambda left, waiting, version: answer, watch, before)
     other = resource("https://another.example/copy.qcow2")
-    new = Entitlement(other, URL, lambda left, waiting: answer, watch, now)
+    new = Entitlement(other, URL, lambda left, waiting, version: answer, watch, now)
     for complete in (False, True):
         found = new.may_resume(old.noted, None, None, complete=complete, digest=digest)
         assert_that(found, Is(may))
@@ -192,7 +192,7 @@ def test_the_backend_is_asked_once_and_who_cancels_gets_that_error(
         def is_set(self) -> bool:
             return True
 
-    def probe(left: float, waiting: Callable[[], Any]) -> Image:
+    def probe(left: float, waiting: Callable[[], Any], version: str | None) -> Image:
         waiting()
         raise AssertionError("it was cancelled")
 

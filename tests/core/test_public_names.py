@@ -34,7 +34,7 @@ PLUGIN = (ERRORS - {"SchemeNotEnabled"}) | {
     "ACTIVE", "API_VERSION", "BackendHost", "Buffer", "Context", "FAILURE", "FileState", "Finding", "OK", "WARNING", "FormatError", "Gone", "Image",
     "ImageBackend", "ImageData", "ImageQuery", "ImageRef", "ImageSource", "Limits", "Location",
     "NotReady", "MalformedAnswer", "Options", "Proxy", "RangeIgnored", "RefForm", "TooLarge", "TransferTimeout",
-    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "peer", "printable", "redact", "visible",
+    "UnconfirmedEnd", "UploadFailed", "entry_points", "foreign_coding", "forks", "is_loopback", "peer", "printable", "redact", "visible",
     "Member", "Store", "Target", "make_private", "open_owned", "own_folder", "own_home", "own_login",
 }  # fmt: skip
 

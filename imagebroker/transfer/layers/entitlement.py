@@ -111,11 +111,12 @@ class Entitlement:
         self,
         resource: Resource,
         ref: str,
-        probe: Callable[[float, Waiting], Image],
+        probe: Callable[[float, Waiting, str | None], Image],
         watch: Watch,
         caller: str = "",
     ) -> None:
-        """`probe` asks the backend, within so many seconds, what this caller may read.
+        """`probe` asks the backend, within so many seconds, what this caller may read; its last
+        argument is the version that is here.
 
         `caller`: identifies the user; the same for all calls of one user. Empty if unknown.
         """
@@ -125,15 +126,17 @@ class Entitlement:
         self._asked = False
         self._answer: Image | None = None
 
-    def ask(self) -> Image | None:
+    def ask(self, version: str | None = None) -> Image | None:
         """What the backend would send to this caller; None if it refuses, or fails.
 
+        :param version: the one whose bytes are at the destination: the question can be whether it
+            has changed.
         :raises Cancelled, TransferTimeout: of the caller and the deadline.
         """
         if not self._asked:
             self._asked = True
             try:
-                self._answer = self._probe(self._watch.left, self._waiting)
+                self._answer = self._probe(self._watch.left, self._waiting, version)
             except (Cancelled, TransferTimeout):
                 self._watch.check()
             except ImageBrokerError as error:

@@ -46,12 +46,14 @@ class Note:
     #: Of what: the ref without the signature in its query, as a digest.
     resource: str
     version: str
-    #: sha256 of the bytes that are stored.
+    #: The digest of the bytes that are stored.
     stored: str
     #: Digests of what arrived, by algorithm: of the compressed data where it was unpacked.
     digests: Mapping[str, str]
     #: How it was unpacked; None: it was not.
     unpacked: str | None = None
+    #: That of `stored`.
+    algorithm: str = DEFAULT
 
     def write(self, fd: int) -> None:
         text = json.dumps(asdict(self)).encode()
@@ -68,6 +70,7 @@ class Note:
             return None
         texts = (note.resource, note.version, note.stored, note.unpacked or "")
         right = isinstance(note.digests, dict) and all(isinstance(each, str) for each in texts)
+        right = right and note.algorithm in STRONG
         return note if right else None
 
 
@@ -160,14 +163,15 @@ class PresentAtPath:
                 note.digests.get(name, digest) != digest for name, digest in wanted.items()
             ):
                 return None  # an earlier version
-        elif note is None or note.resource != self._entitlement.resource.unsigned:
+        elif note is None or not self._is_own(note):
             return None
         else:
-            wanted = {DEFAULT: note.stored}
+            wanted = {note.algorithm: note.stored}
         digests = _digests(fd, wanted, transfer.watch)
         if digests != wanted:
             return None
-        image = self._entitlement.ask()
+        known = note if note is not None and self._is_own(note) else None
+        image = self._entitlement.ask(None if known is None else known.version)
         if image is None:
             return None
         if self._unpacked is None and image.size not in (None, size):
@@ -176,7 +180,7 @@ class PresentAtPath:
             transfer.demands.record or image, transfer.watch.check
         )
         if self._unpacked is not None or not required.proves_all:
-            known = note if note is not None and self._is_of(note, image) else None
+            known = known if known is not None and self._is_of(known, image) else None
             required = self._proven(required, known, transfer) or required
             if known is None or required.signature is not None:
                 return None
@@ -200,10 +204,14 @@ class PresentAtPath:
         evidence |= insecurity(transfer.candidates, {})
         return Found(size, transfer.demands.record or image, evidence)
 
+    def _is_own(self, note: Note) -> bool:
+        """Whether it is about the image that is wanted, in some version."""
+        return note.resource == self._entitlement.resource.unsigned
+
     def _is_of(self, note: Note, image: Image) -> bool:
         """Whether it says that the file was made of what the backend has now."""
         return (
-            note.resource == self._entitlement.resource.unsigned
+            self._is_own(note)
             and note.unpacked == self._unpacked
             and image.version is not None
             and note.version == image.version
@@ -213,7 +221,7 @@ class PresentAtPath:
         """What must hold for the bytes of the file that the note proves; None if it does not."""
         if note is None:
             return None
-        stored = Checksum(DEFAULT, note.stored, "the version stored before")
+        stored = Checksum(note.algorithm, note.stored, "the version stored before")
         if self._unpacked is None:
             return replace(required, checksums=(*required.checksums, stored))
         # What is required is required of the compressed data, which is not here any more.
@@ -223,12 +231,15 @@ class PresentAtPath:
         return replace(required, checksums=(stored,), formats=formats, declared=None)
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
-        stored = evidence.get(DEFAULT if self._unpacked is None else "decompressed_sha256")
-        if image.version is None or not isinstance(stored, str):
+        digests = {name: evidence[name] for name in (DEFAULT, *STRONG) if name in evidence}
+        algorithm, digest = next(iter(digests.items()), (DEFAULT, None))
+        if self._unpacked is not None:
+            algorithm, digest = DEFAULT, evidence.get("decompressed_sha256")
+        if image.version is None or digest is None:
             return
-        digests = {name: evidence[name] for name in STRONG if name in evidence}
         resource = self._entitlement.resource.unsigned
-        Note(resource, image.version, stored, digests, self._unpacked).write(self._part.fileno())
+        note = Note(resource, image.version, digest, digests, self._unpacked, algorithm)
+        note.write(self._part.fileno())
 
 
 def _digests(fd: int, wanted: Iterable[str], watch: Watch) -> dict[str, str]:

@@ -22,7 +22,13 @@ from imagebroker.exceptions import (
     InvalidImageRef,
     UnsupportedOperation,
 )
-from imagebroker.model.image import Image, checked_info, copied_fields, without_none
+from imagebroker.model.image import (
+    Image,
+    checked_info,
+    copied_fields,
+    without_none,
+    without_tree_root,
+)
 from imagebroker.model.query import checked_import, checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store, Target
@@ -398,12 +404,13 @@ class Broker:
                     source.target = target or source.target
                     source.checked_by = upload_check(_changed(found, changes), formats)
                     try:
-                        return uploaded(
+                        image = uploaded(
                             source,
                             lambda: backend.update(context, ref, changes, source, purge_props),
                         )
                     finally:
                         recorded.bytes = source.sent
+                    return _with_root(call, context, backend, image, source)
 
     def stores(self, context: Context, *, backend: str | None = None) -> tuple[Store, ...]:
         """The stores in which a service keeps the data of its images.
@@ -472,6 +479,8 @@ class Broker:
                 info = copied_fields(reader.image)
                 if unpacked and info.get("container_format") == "compressed":
                     info["container_format"] = "bare"
+                if unpacked:
+                    info = without_tree_root(info)
                 lost = left_out(reader.image, info, target.record_fields, backend, strict)
                 info = fitting(info, lost) | own
                 if info.get("disk_format") is None and reader.image.id is None and not unpacked:
@@ -667,7 +676,9 @@ def _to_path(
         return transfer.download(wanted, destination, present=present)
     with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
         cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
-        return transfer.download(wanted, destination, flight, cache, present, swarm)
+        done = transfer.download(wanted, destination, flight, cache, present, swarm)
+    request.store_root(done.evidence)
+    return done
 
 
 def _in_part(
@@ -793,9 +804,20 @@ def _create(
             try:
                 created = uploaded(source, lambda: target.create(context, image, source))
                 recorded.ref = created.ref
-                return created
             finally:
                 recorded.bytes = source.sent
+            return _with_root(call, context, target, created, source)
+
+
+def _with_root(
+    call: Call, context: Context, backend: Boundary, image: Image, data: ImageData
+) -> Image:
+    """The record with the root of the hash tree, if there is a swarm."""
+    if call.snapshot.fleet is None:
+        return image
+    from imagebroker.swarm import root  # where a swarm is configured
+
+    return root.stored(backend, context, call.routes.find(image.ref)[0], data.further) or image
 
 
 def _cloned(
@@ -864,7 +886,12 @@ def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
 
 
 def _data(call: Call, data: Any, info: Mapping[str, Any]) -> ImageData:
-    return ImageData(data, info.get("size"), stall_timeout=call.core.stall_timeout)
+    source = ImageData(data, info.get("size"), stall_timeout=call.core.stall_timeout)
+    if call.snapshot.fleet is not None:
+        from imagebroker.swarm.root import RecordedRoot  # where a swarm is configured
+
+        source.hashed_by = RecordedRoot
+    return source
 
 
 def _reading(limits: Mapping[str, Any]) -> dict[str, Any]:

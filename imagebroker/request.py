@@ -15,7 +15,7 @@ from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.config.options import GROUP
 from imagebroker.config.settings import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
-from imagebroker.model.image import Image, Location
+from imagebroker.model.image import TREE_ROOT, Image, Location
 from imagebroker.model.reference import ImageRef
 from imagebroker.snapshot import Call
 from imagebroker.transfer.demands import Demands
@@ -78,6 +78,10 @@ class Request:
         )  # fmt: skip
         limited = rules(settings.core, max_size, limits)
         self.watch = Watch(limited, progress, cancel, settings.tuning)
+        if call.snapshot.fleet is not None:
+            from imagebroker.swarm.root import to_compute  # where a swarm is configured
+
+            self._demands = self._demands._replace(further=to_compute)
         ref, backend = self.ref, self.backend
         self.entitlement = Entitlement(
             Resource.of(backend, ref),
@@ -182,6 +186,13 @@ class Request:
         if self._call.snapshot.fleet is None:
             return nullcontext(WITHOUT)
         return SwarmLayer(self._call.snapshot.fleet, self.entitlement, demands, self.watch)
+
+    def store_root(self, evidence: Mapping[str, Any]) -> None:
+        """Write the root of the hash tree into the record, where that is wanted and allowed."""
+        if self._call.core.swarm_store_root and TREE_ROOT in evidence:
+            from imagebroker.swarm import root  # where a swarm is configured
+
+            root.stored(self.backend, self._context, self.ref, evidence[TREE_ROOT])
 
     def demands(self) -> Demands:
         """What the caller and the deployer ask, and the checksum file if one was named.

@@ -182,6 +182,11 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         help="Maximum bytes a second that one download sends to other hosts (or with K, M, G). Not "
         "set: no limit."),
     cfg.BoolOpt(
+        "swarm_store_root", default=False,
+        help="After a download, write the root of the image's hash tree into its record "
+        "(imagebroker_btmh), where the caller may: other hosts can prove pieces with it. create "
+        "and copy always do where swarm is on."),
+    cfg.BoolOpt(
         "fsync", default=True,
         help="Flush an image and its directory entry to disk before reporting success. Without "
         "it, a power loss can lose the image; kill -9 still never leaves a partial one."),

@@ -231,6 +231,16 @@ def without_none(info: Mapping[str, Any]) -> dict[str, Any]:
 _COPIED = ("name", "disk_format", "container_format", "min_disk", "min_ram", "tags")
 
 
+#: The property with the root of the hash tree over an image's bytes; swarms hold pieces to it.
+TREE_ROOT = "imagebroker_btmh"
+
+
+def without_tree_root(info: dict[str, Any]) -> dict[str, Any]:
+    """The same for other bytes, such as those of an image that was unpacked."""
+    kept = {k: v for k, v in info.get("properties", {}).items() if k != TREE_ROOT}
+    return info | ({"properties": kept} if "properties" in info else {})
+
+
 def copied_fields(image: Image) -> dict[str, Any]:
     """The fields of the record of a copy of `image`: those that say something."""
     found = {name: getattr(image, name) for name in _COPIED}

@@ -26,6 +26,14 @@ class ContentCheck(Protocol):
     def evidence(self) -> object: ...
 
 
+class Hasher(Protocol):
+    """Used like a hash of `hashlib`."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
+
+
 class ImageData:
     """The data to store: iterate over it to send it, once, or again if it is `rewindable`.
 
@@ -46,6 +54,8 @@ class ImageData:
     target: Target = Target()
     #: Makes the check for data of a size (None: unknown); None: the data is not checked.
     checked_by: Callable[[int | None], ContentCheck] | None = None
+    #: Makes a further hash over all bytes; None: there is none.
+    hashed_by: Callable[[], Hasher] | None = None
 
     def __init__(
         self, source: Any, size: int | None = None, *, stall_timeout: float = 30.0
@@ -62,6 +72,7 @@ class ImageData:
         self.sent = 0
         self._algorithms = ["sha256"]
         self._hashers: dict[str, Any] = {}
+        self._further: Hasher | None = None
         self._started = self._ended = False
         self._file: Any = None
         self._handover: Handover | None = None
@@ -154,6 +165,11 @@ class ImageData:
         """Algorithm to hex digest of what the last iteration yielded."""
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
+    @property
+    def further(self) -> str | None:
+        """What `hashed_by` makes of all that was sent; None if there was none of it."""
+        return None if self._further is None else self._further.hexdigest()
+
     def __iter__(self) -> Iterator[bytes]:
         """Chunks from the beginning.
 
@@ -166,6 +182,7 @@ class ImageData:
         self._hashers = {
             name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms
         }
+        self._further = None if self.hashed_by is None else self.hashed_by()
         return self._iterate()
 
     def _iterate(self) -> Iterator[bytes]:
@@ -176,6 +193,8 @@ class ImageData:
                     break
                 for hasher in self._hashers.values():
                     hasher.update(chunk)
+                if self._further is not None:
+                    self._further.update(chunk)
                 yield chunk
         except UploadFailed:
             raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
+
+from imagebroker.backends.backend import Buffer
 
 LEAF = 16 * 1024
 _DIGEST = hashlib.sha256().digest_size
@@ -43,6 +46,65 @@ def root(pieces: Sequence[bytes], piece: int) -> bytes:
 def root_of_leaves(digests: Sequence[bytes]) -> bytes:
     """The root of a whole file from the digests of its leaves."""
     return _top([*digests, *[bytes(_DIGEST)] * (_power(len(digests)) - len(digests))])
+
+
+class Root:
+    """The root of a whole file, computed as its bytes come by; used like a hash of `hashlib`."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        #: Subtrees that are whole, from the left: their height and their root.
+        self._nodes: list[tuple[int, bytes]] = []
+
+    def update(self, data: Buffer) -> None:
+        """Bytes of any number, in order."""
+        with memoryview(data) as whole, whole.cast("B") as view:
+            at = 0
+            if self._rest:
+                at = min(LEAF - len(self._rest), len(view))
+                self._rest += view[:at]
+                if len(self._rest) < LEAF:
+                    return
+                self._add(hashlib.sha256(self._rest).digest())
+                self._rest.clear()
+            last = len(view) - (len(view) - at) % LEAF
+            for start in range(at, last, LEAF):
+                self._add(hashlib.sha256(view[start : start + LEAF]).digest())
+            self._rest += view[last:]
+
+    def _add(self, node: bytes) -> None:
+        height = 0
+        while self._nodes and self._nodes[-1][0] == height:
+            node = hashlib.sha256(self._nodes.pop()[1] + node).digest()
+            height += 1
+        self._nodes.append((height, node))
+
+    def digest(self) -> bytes:
+        """Of all bytes so far; there must be one."""
+        nodes = Root()
+        nodes._nodes = list(self._nodes)
+        if self._rest:
+            nodes._add(hashlib.sha256(self._rest).digest())
+        height, node = nodes._nodes.pop()
+        for beside, left in reversed(nodes._nodes):
+            node = hashlib.sha256(left + raised(node, height, beside)).digest()
+            height = beside + 1
+        return node
+
+    def hexdigest(self) -> str:
+        return self.digest().hex() if self._nodes or self._rest else ""
+
+
+def raised(node: bytes, height: int, to: int) -> bytes:
+    """The root of a subtree of height `to` whose left part this is, and whose rest is empty."""
+    for each in range(height, to):
+        node = hashlib.sha256(node + _empty(each)).digest()
+    return node
+
+
+@functools.cache
+def _empty(height: int) -> bytes:
+    return _top([bytes(_DIGEST)] * (1 << height))
 
 
 def _top(nodes: Sequence[bytes]) -> bytes:

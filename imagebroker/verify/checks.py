@@ -19,7 +19,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import STRONG, Checksum, Checksums
+from imagebroker.verify.checksum import STRONG, Checksum, Checksums, Further
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
 from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature
@@ -43,6 +43,8 @@ class Required:
     may_be_page: bool = False
     #: The caller or a record has a digest of the bytes: if they are text, text is wanted.
     wanted: bool = False
+    #: Digests that are computed as well, for others.
+    further: Further | None = None
 
     @property
     def covers_all(self) -> bool:
@@ -188,7 +190,7 @@ class Checks:
         self._required = required
         self._content = ContentCheck(required, size)
         self._signature = required.signature.start() if required.signature is not None else None
-        self._checksums = Checksums(required.checksums)
+        self._checksums = Checksums(required.checksums, required.further)
 
     def feed(self, chunk: Buffer) -> None:
         """:raises FormatError: the bytes so far show that the content is not acceptable."""

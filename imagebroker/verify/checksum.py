@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from imagebroker.exceptions import (
     VerificationError,
 )
 from imagebroker.model.image import Image
+from imagebroker.model.upload_data import Hasher
 from imagebroker.redaction import redact
 from imagebroker.system.worker import Worker
 
@@ -162,11 +163,17 @@ def in_background(hash_chunk: Callable[[Buffer], object]) -> Worker[Buffer]:
     return Worker(hash_chunk, "imagebroker-hash", size=len, backlog=_BACKLOG, inline=_INLINE)
 
 
+#: Digests of a kind that `hashlib` does not know, by the name that they have in the evidence.
+Further = Mapping[str, Callable[[], Hasher]]
+
+
 class Checksums:
     """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
-    def __init__(self, required: Sequence[Checksum]) -> None:
+    def __init__(self, required: Sequence[Checksum], further: Further | None = None) -> None:
+        """`further`: computed as well; nothing is compared with them."""
         self._required = tuple(required)
+        self._further = {name: make() for name, make in (further or {}).items()}
         algorithms = [c.algorithm for c in required] or [DEFAULT]
         self._hashers = {name: _new(name) for name in dict.fromkeys(algorithms)}
         self._worker = in_background(self._update)
@@ -179,7 +186,7 @@ class Checksums:
         self._worker.add(chunk)
 
     def _update(self, chunk: Buffer) -> None:
-        for hasher in self._hashers.values():
+        for hasher in (*self._hashers.values(), *self._further.values()):
             hasher.update(chunk)
         self._hashed += len(chunk)
         if self._snapshot_wanted:
@@ -217,6 +224,7 @@ class Checksums:
                     expected=checksum.digest,
                     computed=got,
                 )
+        computed |= {name: hasher.hexdigest() for name, hasher in self._further.items()}
         return {**computed, "checked_against": tuple(str(c) for c in self._required)}
 
     def close(self) -> None:

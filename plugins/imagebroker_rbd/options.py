@@ -27,9 +27,9 @@ OPTIONS = (
         "osd_timeout", min=1, max=3600,
         help="Seconds to wait for one operation of an OSD; stall_timeout if empty."),
     cfg.IntOpt(
-        "chunk_size", default=4, min=1, max=64,
+        "chunk_size", default=1, min=1, max=64,
         help="MiB that are read or written in one operation."),
     cfg.IntOpt(
-        "parallel_operations", default=4, min=1, max=32,
-        help="Operations of one read or write at the same time. Each one is in memory."),
+        "parallel_operations", default=8, min=1, max=32,
+        help="Operations of one image at the same time. Each one is in memory, several times over."),
 )  # fmt: skip

@@ -43,9 +43,11 @@ class RbdSource(ImageSource):
         chunk: int,
         operations: int,
     ) -> None:
-        """:param operations: how many read at the same time."""
+        """:param operations: how many read at the same time.
+
+        They are all of one reader: what comes in order need not be read back to be hashed.
+        """
         self.image, self.place = image, place
-        self.parallel_reads = operations
         self._opened, self._identity = opened, identity
         self._chunk, self._operations = chunk, operations
         self._doing = f"cannot read {image.ref}"
@@ -54,11 +56,9 @@ class RbdSource(ImageSource):
         size = self.image.size or 0
         end = size if stop is None else min(stop, size)
         pieces = self._pieces(start, end)
-        # One of several readers has one operation at a time; a single reader has all of them.
-        most = self._operations if stop is None else 1
         ahead: deque[_Piece] = deque()
         while True:
-            while _has_room(ahead, most):
+            while _has_room(ahead, self._operations):
                 following = next(pieces, None)
                 if following is None:
                     break

@@ -1,59 +1,34 @@
-"""The verbs. Each one: parse the ref, find its backend, ask it, look at the answer."""
+"""The verbs and their arguments; `imagebroker.verbs` does the work, with one snapshot a call."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from imagebroker.backends.backend import Options
-from imagebroker.backends.boundary import Boundary
-from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import (
-    ConfigError,
-    Conflict,
-    DestinationError,
-    Gone,
     ImageBrokerError,
     InvalidImageRef,
-    UnsupportedOperation,
 )
-from imagebroker.model.image import (
-    Image,
-    checked_info,
-    copied_fields,
-    without_none,
-    without_tree_root,
-)
-from imagebroker.model.query import checked_import, checked_query
+from imagebroker.model.image import Image
+from imagebroker.model.query import checked_query
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store, Target
-from imagebroker.model.stored_fields import check_stored, fitting, left_out, not_stored
-from imagebroker.model.upload_data import ImageData
 from imagebroker.registry import BackendInfo, Registry
-from imagebroker.request import Request, rules
+from imagebroker.request import Request
 from imagebroker.routing import Resolution
 from imagebroker.snapshot import Call, Snapshot
 from imagebroker.system.exhaustion import said
 from imagebroker.system.standard_streams import occupy
 from imagebroker.telemetry.calls import Telemetry
-from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
-from imagebroker.transfer.fetch.versions import Joining
-from imagebroker.transfer.layers.present import Presence, PresentAtPath
-from imagebroker.transfer.limits import Cancel, Progress, Watch
+from imagebroker.transfer.limits import Cancel, Progress
 from imagebroker.transfer.reader import ImageReader
-from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
-from imagebroker.transfer.store.file_object import FileObject
-from imagebroker.transfer.store.part_file import PartFile
-from imagebroker.transfer.transfer import Transfer
-from imagebroker.transfer.upload import uploaded
-from imagebroker.verify.checks import declared_format, format_policy, upload_check
-from imagebroker.verify.disk_format import FormatPolicy
+from imagebroker.verbs import copying, downloading, reading, storing
+from imagebroker.verbs.downloading import Storing
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -61,7 +36,6 @@ if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
     from imagebroker.model.copied_image import CopiedImage
     from imagebroker.transfer.layers.cache import Cache, Cached
-    from imagebroker.transfer.store.converting import Conversion, ConvertedPath
 
 #: Arguments of `open` that `copy` passes on.
 _OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "progress", "cancel")
@@ -144,7 +118,7 @@ class Broker:
         :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
         """
         with self._call("get", id_or_uri) as call:
-            return _get(call, context, id_or_uri, include_locations, show_deleted)
+            return reading.get(call, context, id_or_uri, include_locations, show_deleted)
 
     def get_all(
         self,
@@ -191,7 +165,7 @@ class Broker:
         The arguments are those of `download`.
         """
         with self._call("open", id_or_uri) as call:
-            return _open(
+            return reading.open_image(
                 call, context, id_or_uri, decompress, checksum=checksum,
                 require_checksum=require_checksum, trusted_certs=trusted_certs,
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
@@ -260,45 +234,10 @@ class Broker:
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
                 prefer=prefer, progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
-            decompress, core = _checked_kind(decompress), call.core
-            conversion = None if convert is None else _conversion(core, request, dest, convert)
-            if to_device:
-                _check_device(dest, overwrite, file_mode)
-            with call.recorded("download", request.backend, request.ref, request.watch) as log:
-                if not isinstance(dest, (str, bytes, os.PathLike)):
-                    with FileObject(dest, fsync=core.fsync, process=call.process) as target:
-                        done = transfer.download(request.transfer(decompress), IntoObject(target))
-                        log.facts |= transfer.facts_of(done)
-                        return done
-                if to_device:
-                    keep = decompress is None and _chosen(keep_partial, core.keep_partial)
-                    done = _to_device(call, request, dest, decompress, keep, conversion)
-                    log.facts |= transfer.facts_of(done)
-                    return done
-                kind: dict[str, Any] = {
-                    "overwrite": overwrite, "file_mode": file_mode, "fsync": core.fsync,
-                }  # fmt: skip
-                speed = {
-                    "preallocate": _chosen(preallocate, core.preallocate),
-                    "direct": core.fsync and core.direct_io,
-                }
-                with PartFile(
-                    dest,
-                    key=request.part_key(decompress),
-                    fits=request.may_go_on_with if decompress is None else lambda kept: False,
-                    # A decoder cannot go on where another one was.
-                    keep=decompress is None and _chosen(keep_partial, core.keep_partial),
-                    **kind | (speed if conversion is None else {}),
-                ) as part:
-                    path = Path(os.fsdecode(dest))
-                    if conversion is None:
-                        done = _to_path(call, request, part, path, decompress)
-                    else:
-                        with PartFile(dest, key=request.part_key("raw"), **kind, **speed) as disk:
-                            into = conversion.into(disk, path, request.watch)
-                            done = _to_path(call, request, part, path, decompress, into)
-                    log.facts |= transfer.facts_of(done)
-                    return done
+            how = Storing(
+                decompress, convert, overwrite, file_mode, keep_partial, preallocate, to_device
+            )
+            return downloading.download(call, request, dest, how)
 
     @property
     def cache(self) -> Cache:
@@ -306,7 +245,7 @@ class Broker:
 
         :raises ConfigError: none is configured.
         """
-        return _cache(self._snapshot.settings.core)
+        return reading.cache_of(self._snapshot.settings.core)
 
     def load(
         self,
@@ -323,23 +262,12 @@ class Broker:
         :raises ConfigError: no cache is configured. :raises DestinationError: it does not fit.
         """
         with self._call("load", id_or_uri) as call:
-            cache = _cache(call.core)
+            cache = reading.cache_of(call.core)
             request = Request(
                 call, context, id_or_uri, checksum=checksum, progress=progress, cancel=cancel,
                 limits=limits,
             )  # fmt: skip
-            layer, demands = request.cache(cache), request.demands()
-            with call.recorded("load", request.backend, request.ref, request.watch) as log:
-                found = layer.present(demands)
-                if found is not None:
-                    log.facts["via"] = "cache"
-                    return found
-                # What is cached under a version must all be of that version.
-                stream = transfer.opened(request.transfer(), Joining(allowed=False))
-                with ImageReader(stream) as reader:
-                    found = layer.load(reader)
-                log.facts |= stream.facts
-                return found
+            return reading.load(call, request, cache)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -363,7 +291,9 @@ class Broker:
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
         with self._call("create") as call:
-            return _create(call, context, image_info, data, backend, keep_record, check_format)
+            return storing.create(
+                call, context, image_info, data, backend, keep_record, check_format
+            )
 
     def update(
         self,
@@ -384,33 +314,10 @@ class Broker:
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
         with self._call("update", id_or_uri) as call:
-            changes = checked_info(image_info)
-            ref, backend = call.routes.find(id_or_uri)
-            check_stored(changes, backend.declared.record_fields, backend.title)
-            _check_target(target, backend)
-            formats = _upload_formats(call, check_format)
-            with call.record("update", backend.title, ref) as recorded:
-                found = None
-                if if_version is not None or _needs_record(backend, data, formats):
-                    found = backend.get(context, ref, include_locations=False, show_deleted=False)
-                if found is not None and if_version not in (None, found.version):
-                    raise Conflict(
-                        f"{ref} has the version {found.version}, not {if_version}",
-                        hint="look at it again, then repeat the change",
-                    )
-                if data is None:
-                    return backend.update(context, ref, changes, None, purge_props)
-                with closing(_data(call, data, changes)) as source:
-                    source.target = target or source.target
-                    source.checked_by = upload_check(_changed(found, changes), formats)
-                    try:
-                        image = uploaded(
-                            source,
-                            lambda: backend.update(context, ref, changes, source, purge_props),
-                        )
-                    finally:
-                        recorded.bytes = source.sent
-                    return _with_root(call, context, backend, image, source)
+            return storing.update(
+                call, context, id_or_uri, image_info, data, purge_props=purge_props,
+                if_version=if_version, check_format=check_format, target=target,
+            )  # fmt: skip
 
     def stores(self, context: Context, *, backend: str | None = None) -> tuple[Store, ...]:
         """The stores in which a service keeps the data of its images.
@@ -458,42 +365,15 @@ class Broker:
         :param strict: raise `UnsupportedOperation` instead, before anything is sent.
         """
         with self._call("copy", id_or_uri) as call:
-            target = call.routes.named(backend).declared
-            own = checked_info(image_info or {})
-            check_stored(without_none(own), target.record_fields, backend)
-            if "create" not in target.capabilities:
-                raise UnsupportedOperation(
-                    f"the {backend} backend cannot create images",
-                    hint="`imagebroker backends` shows what each backend can do",
-                )
-            unpacked = limits.pop("decompress", None)
-            reading = {
+            decompress = limits.pop("decompress", None)
+            of_source = {
                 "checksum": checksum, "require_checksum": require_checksum,
-                "check_format": check_format, **_reading(limits),
+                "check_format": check_format, **_of_source(limits),
             }  # fmt: skip
-            if unpacked is None and (
-                cloned := _cloned(call, context, id_or_uri, own, backend, strict, reading)
-            ):
-                return cloned
-            with _open(call, context, id_or_uri, unpacked, **reading) as reader:
-                info = copied_fields(reader.image)
-                if unpacked and info.get("container_format") == "compressed":
-                    info["container_format"] = "bare"
-                if unpacked:
-                    info = without_tree_root(info)
-                lost = left_out(reader.image, info, target.record_fields, backend, strict)
-                info = fitting(info, lost) | own
-                if info.get("disk_format") is None and reader.image.id is None and not unpacked:
-                    found = _get(call, context, id_or_uri)
-                    info |= without_none({"disk_format": found.disk_format})
-                if reader.size is not None:
-                    info["size"] = reader.size
-                made = _create(
-                    call, context, info, iter(reader), backend, check_format=check_format
-                )
-                from imagebroker.model.copied_image import CopiedImage
-
-                return CopiedImage(**vars(made), not_stored=lost)
+            return copying.copy(
+                call, context, id_or_uri, image_info or {}, backend=backend, strict=strict,
+                decompress=decompress, reading=of_source,
+            )  # fmt: skip
 
     def import_image(
         self,
@@ -516,31 +396,9 @@ class Broker:
             does not end the import.
         """
         with self._call("import_image", id_or_uri) as call:
-            ref, backend = call.routes.find(id_or_uri)
-            checked_import(url, stores)
-            if "import_image" not in backend.declared.capabilities:
-                raise UnsupportedOperation(
-                    f"the {backend.title} backend has no service that could fetch images",
-                    hint="create or copy the image instead",
-                )
-            limited = rules(call.core, None, limits)
-            watch = Watch(limited, progress, cancel, call.settings.tuning)
-            watch.location = url or ref.text
-            with call.record("import_image", backend.title, ref):
-                if url is None:
-                    watch.total = backend.get(context, ref).size
-
-                def waiting() -> None:
-                    watch.check()
-                    watch.report("transfer")
-
-                for count in backend.import_image(context, ref, url, tuple(stores), waiting):
-                    watch.done = count
-                    waiting()
-                image = backend.get(context, ref)
-            watch.done = watch.total = image.size or watch.done
-            watch.report("done", always=True)
-            return image
+            return storing.import_image(
+                call, context, id_or_uri, url, stores, progress, cancel, limits
+            )
 
     def purge(
         self,
@@ -593,336 +451,7 @@ class Broker:
         self.close()
 
 
-def _get(
-    call: Call,
-    context: Context,
-    id_or_uri: str | ImageRef,
-    include_locations: bool = False,
-    show_deleted: bool = True,
-) -> Image:
-    ref, backend = call.routes.find(id_or_uri)
-    with call.record("get", backend.title, ref):
-        image = backend.get(
-            context, ref, include_locations=include_locations, show_deleted=show_deleted
-        )
-        if ref.id is None and image.disk_format is None:
-            image = _detected(call, context, ref, backend, image)
-    if image.deleted and not show_deleted:
-        raise Gone(f"{ref} was deleted", hint="pass show_deleted=True to get its record")
-    if image.locations is not None and not include_locations:
-        image = replace(image, locations=None)
-    return image
-
-
-def _detected(
-    call: Call, context: Context, ref: ImageRef, backend: Boundary, image: Image
-) -> Image:
-    """A file has no record: what its first bytes say about it."""
-    policy = format_policy(call.core, None)
-    if policy is None:
-        return image
-    from imagebroker.transfer.detection import detected  # only `get` needs it
-
-    return detected(
-        image, lambda: backend.open(context, ref), policy, call.core.stall_timeout,
-        may_be_page=backend.declared.serves_pages,
-    )  # fmt: skip
-
-
-def _open(
-    call: Call,
-    context: Context,
-    id_or_uri: str | ImageRef,
-    decompress: str | None,
-    **arguments: Any,
-) -> ImageReader:
-    request = Request(call, context, id_or_uri, **arguments)
-    decompress = _checked_kind(decompress)
-    with call.record("open", request.backend.title, request.ref) as opening:
-        stream = transfer.opened(request.transfer(decompress))
-    read = call.telemetry.begin("read", request.backend.title, request.ref)
-    read.request_ids = opening.request_ids  # which its source goes on filling
-
-    def ended(error: BaseException | None) -> None:
-        if isinstance(error, ImageBrokerError):
-            call.locate(error)
-        read.bytes, read.retries = request.watch.done, request.watch.retries
-        read.facts |= stream.facts
-        read.end(error)
-
-    reader = ImageReader(stream, ended)
-    call.outlived_by(reader)
-    return reader
-
-
-def _to_path(
-    call: Call,
-    request: Request,
-    part: PartFile,
-    path: Path,
-    decompress: str | None,
-    into: ConvertedPath | None = None,
-) -> Download:
-    """Into a part file: unpacked, or in order, or with whatever this host has of it.
-
-    `into`: where the disk in it goes, if that is what is wanted.
-    """
-    wanted, in_order = request.transfer(decompress), decompress is not None or part.sequential
-    present: Presence = PresentAtPath(part, request.entitlement, decompress)
-    destination = _in_part(request, wanted, part, path, decompress)
-    if into is not None:
-        destination, present = into.behind(destination, part), into.presence(present)
-    if in_order:
-        return transfer.download(wanted, destination, present=present)
-    with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
-        cache = request.cache(_cache(call.core)) if call.core.cache_dir else None
-        done = transfer.download(wanted, destination, flight, cache, present, swarm)
-    request.store_root(done.evidence)
-    return done
-
-
-def _in_part(
-    request: Request, wanted: Transfer, part: PartFile, path: Path, decompress: str | None
-) -> Destination:
-    if decompress is not None or part.sequential:
-        return AtPathInOrder(part, path)
-    return AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
-
-
-def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
-    """:raises DestinationError: the call asks for what only a file has."""
-    if not isinstance(dest, (str, bytes, os.PathLike)):
-        raise DestinationError(
-            "to_device needs the path of a device, not a file object",
-            hint="name a device such as /dev/VG/LV",
-        )
-    if not overwrite or file_mode is not None:
-        which = "file_mode" if overwrite else "overwrite=False"
-        raise DestinationError(
-            f"{which} is for files: a device has no mode, and always loses what it held",
-            hint=f"omit {which}",
-        )
-
-
-def _to_device(
-    call: Call,
-    request: Request,
-    dest: str | os.PathLike[str],
-    decompress: str | None,
-    keep: bool,
-    conversion: Conversion | None,
-) -> Download:
-    from imagebroker.transfer.store import device_destinations as devices  # few calls do
-    from imagebroker.transfer.store.block_device import BlockDevice
-
-    wanted, path = request.transfer(decompress), Path(os.fsdecode(dest))
-    journal = None
-    if decompress is None and conversion is None:
-        journal = call.snapshot.device_journal(path)
-    with (
-        BlockDevice(dest, journal=journal, keep=keep, fits=request.may_go_on_with) as device,
-        ExitStack() as opened,
-    ):
-        destination: Destination
-        if decompress is not None:
-            destination = devices.OnDeviceInOrder(device, path, request.watch)
-        else:
-            destination = devices.OnDevice(
-                device, path, request.entitlement, request.watch, wanted.tuning
-            )
-        if conversion is not None:
-            part = opened.enter_context(PartFile(
-                conversion.scratch(path), key=request.part_key(decompress), fsync=False, keep=keep,
-                fits=request.may_go_on_with if decompress is None else lambda kept: False,
-            ))  # fmt: skip
-            image = _in_part(request, wanted, part, path, decompress)
-            disk = devices.OnDeviceInOrder(device, path, request.watch)
-            destination = conversion.behind(image, part, disk, destination, request.watch)
-        cached = decompress is None and call.core.cache_dir
-        cache = request.cache(_cache(call.core)) if cached else None
-        return transfer.download(wanted, destination, cache=cache)
-
-
-def _checked_kind(decompress: str | None) -> str | None:
-    """:raises InvalidImageRef, UnsupportedOperation: as `codecs.checked_kind`."""
-    if decompress is None:
-        return None
-    from imagebroker.transfer.codecs import checked_kind  # few calls unpack anything
-
-    return checked_kind(decompress)
-
-
-def _conversion(core: Options, request: Request, dest: object, convert: str) -> Conversion:
-    """:raises InvalidImageRef, UnsupportedOperation: that cannot be."""
-    from imagebroker.transfer.store.converting import conversion  # few calls convert anything
-
-    if not isinstance(dest, (str, bytes, os.PathLike)):
-        raise UnsupportedOperation(
-            "an image is converted on its way to a path, not into a file object",
-            hint="name a file or, with to_device, a device",
-        )
-    if not request.checks_format:
-        raise InvalidImageRef(
-            "an image is converted only after its content was checked",
-            hint="omit --no-check-format, or set inspect_formats in [imagebroker]",
-        )
-    return conversion(core, convert)
-
-
-def _cache(core: Options) -> Cache:
-    if not core.cache_dir:
-        raise ConfigError(
-            "no cache is configured", hint="set cache_dir in [imagebroker], and cache_size"
-        )
-    from imagebroker.transfer.layers.cache import Cache  # where one is configured
-
-    return Cache(Path(core.cache_dir), core.cache_size)
-
-
-def _create(
-    call: Call,
-    context: Context,
-    image_info: Mapping[str, Any],
-    data: Any,
-    backend: str | None,
-    keep_record: bool = False,
-    check_format: bool = True,
-) -> Image:
-    info = checked_info(image_info)
-    target = call.routes.named(backend)
-    check_stored(without_none(info), target.declared.record_fields, target.title)
-    image = Image(ref=target.host.ref(info.get("id") or ""), **without_none(info))
-    formats = _upload_formats(call, check_format)
-    with call.record("create", target.title) as recorded:
-        if data is None:
-            created = target.create(context, image, None)
-            recorded.ref = created.ref
-            return created
-        with closing(_data(call, data, info)) as source:
-            source.keep_record = keep_record
-            source.checked_by = upload_check(image, formats)
-            try:
-                created = uploaded(source, lambda: target.create(context, image, source))
-                recorded.ref = created.ref
-            finally:
-                recorded.bytes = source.sent
-            return _with_root(call, context, target, created, source)
-
-
-def _with_root(
-    call: Call, context: Context, backend: Boundary, image: Image, data: ImageData
-) -> Image:
-    """The record with the root of the hash tree, if there is a swarm."""
-    if call.snapshot.fleet is None:
-        return image
-    from imagebroker.swarm import root  # where a swarm is configured
-
-    return root.stored(backend, context, call.routes.find(image.ref)[0], data.further) or image
-
-
-def _cloned(
-    call: Call,
-    context: Context,
-    id_or_uri: str | ImageRef,
-    own: dict[str, Any],
-    backend: str,
-    strict: bool,
-    reading: Mapping[str, Any],
-) -> CopiedImage | None:
-    """The copy that the destination makes without moving bytes; None if they have to be moved."""
-    origin, target = call.routes.find(id_or_uri)[1], call.routes.named(backend)
-    if reading["checksum"] is not None or not target.clones(origin):
-        return None
-    request = Request(call, context, id_or_uri, **reading)
-    demands = request.demands()
-    with closing(origin.open(context, request.ref)) as source:
-        image = source.image
-        if not image.size or image.size > request.watch.rules.max_size:
-            return None
-        required = demands.for_image(image, request.watch.check)
-        if demands.checksums or demands.require or required.signature is not None:
-            return None  # what the bytes have to prove can only be proved by reading them
-        stored = target.declared.record_fields
-        info = copied_fields(image)
-        info = fitting(info, not_stored(info, stored)) | own | {"size": image.size}
-        info = _inspected(call, source, image, info, demands.formats)
-        new = Image(ref=target.host.ref(""), **without_none(checked_info(info)))
-        if strict:
-            check_stored(copied_fields(image), stored, backend)
-        with call.record("create", target.title) as recorded:
-            made = target.clone(context, new, source)
-            if made is None:
-                return None
-            recorded.ref = made.ref
-        lost = left_out(image, copied_fields(image), stored, backend, strict)
-        from imagebroker.model.copied_image import CopiedImage
-
-        return CopiedImage(**vars(made), not_stored=lost)
-
-
-def _inspected(
-    call: Call,
-    source: OpenedSource,
-    image: Image,
-    info: Mapping[str, Any],
-    formats: FormatPolicy | None,
-) -> dict[str, Any]:
-    """The fields of a copy, with the format that the content has if none is declared.
-
-    :raises FormatError: the content is not acceptable.
-    """
-    if formats is None:
-        return dict(info)
-    from imagebroker.transfer.detection import inspected  # only a clone needs it
-
-    declared = declared_format(_changed(image, info))
-    found = inspected(source, formats, call.core.stall_timeout, declared)
-    return {"disk_format": found.get("disk_format"), **without_none(info)}
-
-
-def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
-    """Whatever a call stores unchecked: who downloads it is protected by the check there."""
-    return format_policy(call.core, None, optional=True) if check_format else None
-
-
-def _data(call: Call, data: Any, info: Mapping[str, Any]) -> ImageData:
-    source = ImageData(data, info.get("size"), stall_timeout=call.core.stall_timeout)
-    if call.snapshot.fleet is not None:
-        from imagebroker.swarm.root import RecordedRoot  # where a swarm is configured
-
-        source.hashed_by = RecordedRoot
-    return source
-
-
-def _reading(limits: Mapping[str, Any]) -> dict[str, Any]:
+def _of_source(limits: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `open` among those that a copy passes on, and the limits."""
     named = {name: limits[name] for name in _OF_OPEN if name in limits}
     return named | {"limits": {name: limits[name] for name in limits if name not in named}}
-
-
-def _check_target(target: Target | None, backend: Boundary) -> None:
-    """:raises UnsupportedOperation: the backend would not keep to it, or it cannot be told."""
-    if target is None or target == Target():
-        return
-    if "stores" not in backend.declared.capabilities:
-        raise UnsupportedOperation(
-            f"the {backend.title} backend has no stores to choose from", hint="omit the store"
-        )
-    for name, value in (("store", target.store), ("base image", target.base_image)):
-        if value is not None and not (value.isascii() and value.isprintable()):
-            raise InvalidImageRef(f"the {name} {value!r:.80} is no name of one")
-
-
-def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) -> bool:
-    """Whether it matters what format the record declares, and it can be asked for."""
-    return data is not None and formats is not None and "get" in backend.declared.capabilities
-
-
-def _changed(image: Image | None, changes: Mapping[str, Any]) -> Image:
-    """What the record will declare about the content."""
-    fields = {n: changes[n] for n in ("disk_format", "container_format") if n in changes}
-    return replace(Image(ref="") if image is None else image, **fields)
-
-
-def _chosen(by_call: bool | None, configured: bool) -> bool:
-    return configured if by_call is None else by_call

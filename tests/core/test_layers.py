@@ -68,7 +68,7 @@ def test_who_calls_plugins_does_so_through_the_boundary_which_few_know(
     }
     rooms = {name.split(".")[1] for name in users} - {"backends"}
     assert_that(
-        rooms, Equals({"broker", "request", "registry", "routing", "snapshot", "swarm", "transfer"})
+        rooms, Equals({"verbs", "request", "registry", "routing", "snapshot", "swarm", "transfer"})
     )
 
 

@@ -1,0 +1,1 @@
+"""What each verb of the broker does, once it has its snapshot."""

@@ -238,7 +238,11 @@ def open_journal(directory: int, part: bytes) -> int:
     except OSError:
         pass
     else:
-        if _is_ours_alone(os.fstat(fd)):
+        try:
+            ours = _is_ours_alone(os.fstat(fd))
+        except OSError:
+            ours = False
+        if ours:
             return withhold(fd)
         close(fd)
     remove(directory, name)

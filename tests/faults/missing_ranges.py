@@ -156,6 +156,9 @@ class MissingRanges:
                 answer: dict[str, Any] | None = child.result(0.1 if kill else _PATIENCE)
             except TimeoutError:
                 return {"end": "hang"}
+        # What a killed process asked for last may still wait to be accepted: it was not asked for
+        # by the next one, which does not know that anything was sent.
+        proxy.catch_up()
         deadline = time.monotonic() + 5
         while not all(each.over.is_set() for each in proxy.passages) and (
             time.monotonic() < deadline

@@ -167,6 +167,7 @@ def quiet(proxy: TcpProxy) -> None:
     """End what still runs through it, and take the fault away."""
     proxy.fault = NO_FAULT
     proxy.fault_for.clear()
+    proxy.catch_up()
     for passage in [*proxy.passages]:
         passage.close()
     proxy.passages.clear()

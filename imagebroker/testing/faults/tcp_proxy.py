@@ -19,6 +19,8 @@ HOST = "127.0.0.1"
 CHUNK = 64 * 1024
 #: First bytes of a client that are kept, to tell what is spoken there.
 HEAD = 8192
+#: Seconds for what takes a moment, on the busiest machine.
+_LONG = 60.0
 
 Send = Callable[[bytes], None]
 
@@ -261,6 +263,7 @@ class TcpProxy(Wires):
         self._listener = _bound(0)
         self.host = HOST
         self.port: int = self._listener.getsockname()[1]
+        self._marks: dict[object, threading.Event] = {}
 
     def refuse(self) -> None:
         """Stop listening: new connections get ECONNREFUSED. Open ones go on."""
@@ -271,6 +274,24 @@ class TcpProxy(Wires):
         """Accept again after `refuse`."""
         self._listener.listen(128)
         self._spawn(self._accept, self._listener)
+
+    def catch_up(self) -> None:
+        """Until every connection that was made before is among `passages`.
+
+        One whose client is gone already may still wait to be accepted. The kernel hands them out
+        in the order in which they were made, so the last one is made here.
+        """
+        with socket.socket() as mark:
+            mark.bind((HOST, 0))
+            address, seen = mark.getsockname(), threading.Event()
+            self._marks[address] = seen
+            try:
+                mark.connect((self.host, self.port))
+                seen.wait(_LONG)
+            except ConnectionRefusedError:
+                pass  # see `refuse`: nothing waits
+            finally:
+                self._marks.pop(address, None)
 
     def __enter__(self) -> Self:
         self.listen()
@@ -289,9 +310,14 @@ class TcpProxy(Wires):
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = listener.accept()
+                client, address = listener.accept()
             except OSError:
                 return
+            mark = self._marks.pop(address, None)
+            if mark is not None:
+                client.close()
+                mark.set()
+                continue
             self.join(client, lambda: socket.create_connection(self.target, PATIENCE))
 
 

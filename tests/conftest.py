@@ -16,7 +16,7 @@ from tests import canaries
 from tests.distributions import install
 from tests.scripted import IMAGES, Script
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.workers"]
 
 # What these assert holds under `python -O` too, as in the tests themselves.
 pytest.register_assert_rewrite(

@@ -1,0 +1,41 @@
+"""A test process that dies ends the run with an error, and never leaves it waiting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals
+
+from tests.bounds import HANGS
+
+ROOT = Path(__file__).parents[2]
+PLAIN = "def test_one(): pass\n"
+
+
+@pytest.mark.parametrize(
+    "dying",
+    [
+        "import os\ndef test_dies(): os.kill(os.getpid(), 11)\n",
+        # As after a time limit, or in a library: with the status of success, between two tests.
+        "import os, pytest\n@pytest.fixture\ndef last():\n    yield\n    os._exit(0)\n"
+        "def test_dies(last): pass\n",
+    ],
+    ids=["in a test", "between two tests"],
+)
+def test_the_run_ends_with_an_error_that_names_what_died(dying: str, tmp_path: Path) -> None:
+    for name in "bcde":
+        (tmp_path / f"test_{name}.py").write_text(PLAIN)
+    (tmp_path / "test_a.py").write_text(dying + PLAIN)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.workers", "-p", "no:cacheprovider",
+         "-n", "2", "--dist", "loadfile", tmp_path],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False, capture_output=True, text=True, timeout=HANGS,
+    )  # fmt: skip
+    assert_that(done.returncode, Equals(int(pytest.ExitCode.INTERNAL_ERROR)), done.stdout)
+    assert_that(done.stdout, Contains("crashed while running 'test_a.py::test_dies'"))

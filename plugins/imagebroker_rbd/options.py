@@ -31,5 +31,6 @@ OPTIONS = (
         help="MiB that are read or written in one operation."),
     cfg.IntOpt(
         "parallel_operations", default=8, min=1, max=32,
-        help="Operations of one image at the same time. Each one is in memory, several times over."),
+        help="Operations of one image at the same time. Each takes two or three times its size in "
+        "memory."),
 )  # fmt: skip

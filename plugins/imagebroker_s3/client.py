@@ -28,7 +28,7 @@ class Server:
     def __init__(self, host: BackendHost) -> None:
         """:raises ConfigError, BackendLoadError: an option is wrong, or boto3 is missing."""
         try:
-            import boto3  # noqa: F401 - only to check whether it is installed
+            import botocore  # noqa: F401 - only to check whether it is installed
         except ImportError as error:
             raise BackendLoadError(
                 f"the s3 backend needs boto3, which cannot be imported: {error}",
@@ -85,12 +85,10 @@ class Server:
             return self._client
 
     def _made(self) -> Any:
-        import botocore.session
-        from botocore import UNSIGNED
-        from botocore.config import Config
+        from imagebroker_s3.signer import UNSIGNED, Config, new_session
 
+        session = new_session()
         options, own = self._options, self._as_a_person
-        session = botocore.session.Session()
         keys = self._keys(session)
         region = options.region or (session.get_config_variable("region") if own else None)
         style = options.addressing_style

@@ -62,8 +62,8 @@ _BY_STATUS: dict[int, tuple[type[ImageBrokerError], str]] = {
 @contextmanager
 def translated(subject: object) -> Iterator[None]:
     """Turn boto3's exceptions into ours; `subject` is what the request was about."""
-    from botocore import exceptions as boto
-    from botocore.parsers import ResponseParserError
+    from imagebroker_s3.signer import ResponseParserError
+    from imagebroker_s3.signer import exceptions as boto
 
     try:
         yield

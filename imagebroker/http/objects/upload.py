@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import islice
 from typing import ClassVar, NamedTuple
 
 from imagebroker.backends.backend import BackendHost
@@ -146,11 +146,11 @@ class Upload:
                 pass  # for the digest, which must be known before the first part is sent
             self._note_digest()
         parts = self._cut()
-        first, second = next(parts, b""), next(parts, None)
-        if second is None:
-            self._whole(first)
+        first = list(islice(parts, 2))
+        if len(first) < 2:
+            self._whole(first[0] if first else b"")
         else:
-            self._in_parts(_chained(first, second, parts))
+            self._in_parts(_handed_on(first, parts))
 
     def _note_digest(self) -> None:
         digests = {"sha256": self._data.checksums["sha256"]}
@@ -206,9 +206,11 @@ class Upload:
         """Upload what the server does not have; a few parts at once."""
         done: list[Part] = []
         under_way: deque[Future[Part]] = deque()
+        number = 0
         with ThreadPoolExecutor(self._layout.lanes, thread_name_prefix="imagebroker-part") as pool:
             try:
-                for number, body in zip(count(1), parts, strict=False):
+                for body in parts:
+                    number += 1  # enumerate would hold a second part
                     digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
                     part = Part(number, len(body), digest)
                     known = there.get(number)
@@ -330,7 +332,8 @@ def taken(ref: str) -> Conflict:
     return Conflict(f"{ref} already exists", hint="choose another name, or delete it")
 
 
-def _chained(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
+def _handed_on(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    """All parts; none of them is held any longer."""
+    while first:
+        yield first.pop(0)
     yield from rest

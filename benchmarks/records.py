@@ -79,7 +79,7 @@ def listing_in_glance(folder: Path) -> None:
     """Ten thousand records, by whole processes: ours and glanceclient's own `images.list`."""
     glanceclient = peers.environment() / "bin" / "python"
     with OpenStack() as openstack:
-        fill(openstack)
+        fill(openstack, IMAGES_IN_GLANCE)
         options = openstack.auth_options("red")
         config = folder / "glance.conf"
         lines = "".join(f"{key} = {value}\n" for key, value in options.items())
@@ -104,14 +104,14 @@ def listing_in_glance(folder: Path) -> None:
     row(title, peaks[0], f"{ratios[1]:.2f} of glanceclient ({peaks[1]:.0f})", "at most 1.0")
 
 
-def fill(openstack: OpenStack) -> None:
+def fill(openstack: OpenStack, images: int) -> None:
     """Copies of one image, through Glance's database: its API would take many minutes for them."""
     image_id = openstack.create_image(None, name="image")
     with open_database(openstack.directory / "glance" / "glance.db") as database:
         columns = [each[1] for each in database.execute("PRAGMA table_info(images)")]
         row = database.execute("SELECT * FROM images WHERE id = ?", [image_id]).fetchone()
         record = dict(zip(columns, row, strict=True))
-        for number in range(1, IMAGES_IN_GLANCE):
+        for number in range(1, images):
             record |= {"id": str(uuid.uuid4()), "name": f"image-{number}"}
             marks = ", ".join("?" * len(columns))
             database.execute(f"INSERT INTO images VALUES ({marks})", list(record.values()))

@@ -79,9 +79,9 @@ def memory(results: Sequence[Result]) -> str:
     peaks = [
         (run.peak, result.row.title)
         for result in results
-        for name, runs in result.runs.items()
-        if name.startswith(OURS)
-        for run in runs
+        for each in result.row.contenders
+        if each.name.startswith(OURS) and each.clock is None
+        for run in result.runs.get(each.name, ())
     ]
     peak, where = max(peaks, default=(float("nan"), ""))
     verdict = _verdict(peak if peaks else None, MOST_MEMORY)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Row
 from benchmarks.rows import (
     ceph,
     conversion,
+    device,
     glance,
     http,
     local,
     memory,
     objects,
     oci,
+    services,
     sharing,
     ssh,
     start,
@@ -49,7 +52,14 @@ ROWS: dict[str, Prepared] = {
     "swift": objects.swift,
     "rbd": ceph.full,
     "rbd-sparse": ceph.sparse,
+    "device": device.sparse,
     "convert": conversion.convert,
+    "nova-upload": partial(services.upload, "nova"),
+    "nova-download": partial(services.download, "nova"),
+    "nova-list": partial(services.listing, "nova"),
+    "cinder-upload": partial(services.upload, "cinder"),
+    "cinder-download": partial(services.download, "cinder"),
+    "cinder-list": partial(services.listing, "cinder"),
     "sharing": sharing.sixteen,
     "cuts": ways.cuts,
 }

@@ -22,7 +22,7 @@ from tests.servers.openstack import OpenStack
 def glance(bench: Bench) -> Iterator[Row]:
     dest, openstack = bench.dest(), bench.openstack()
     endpoint = openstack.endpoint.rstrip("/")
-    with _uploaded(bench, GIB) as (image, image_id):
+    with uploaded(bench, GIB) as (image, image_id):
         auth = _auth(openstack)
         given = json.dumps(auth), endpoint, image_id, dest
         others = [
@@ -51,7 +51,7 @@ def https(bench: Bench) -> Iterator[Row]:
     files = bench.folder / "glance-tls"
     cafile = write_certificates(files)
     with (
-        _uploaded(bench, GIB) as (image, image_id),
+        uploaded(bench, GIB) as (image, image_id),
         HAProxy([port], tls=files / "good.pem") as proxy,
     ):
         endpoint = proxy.url("").rstrip("/")
@@ -74,7 +74,7 @@ def show(bench: Bench) -> Iterator[Row]:
     """One record: little else than starting, a token and two requests."""
     openstack = bench.openstack()
     endpoint = openstack.endpoint.rstrip("/")
-    with _uploaded(bench, MIB) as (_, image_id):
+    with uploaded(bench, MIB) as (_, image_id):
         contenders = [
             peers.ours(_config(bench, endpoint), "show", f"glance:{image_id}"),
             _client(_auth(openstack), endpoint, "image-show", image_id),
@@ -116,7 +116,7 @@ def _image_save(auth: Mapping[str, str], image_id: str, dest: str) -> Contender:
 
 
 @contextmanager
-def _uploaded(bench: Bench, size: int) -> Iterator[tuple[Image, str]]:
+def uploaded(bench: Bench, size: int) -> Iterator[tuple[Image, str]]:
     """An image of so many bytes that is also in Glance, and its id there."""
     openstack = bench.openstack()
     with bench.image(size) as image:

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import table
+from benchmarks import peers, table
 from benchmarks.bench import Bench
 from benchmarks.contest import Result, Row, hold
 from benchmarks.rows import ROWS
@@ -21,6 +21,7 @@ def main() -> int:
     began = time.monotonic()
     print(table.HEADER, flush=True)
     text = [table.HEADER]
+    peers.compile_all()
     with (
         tempfile.TemporaryDirectory(prefix="benchmarks-", dir=asked.folder) as folder,
         ExitStack() as stack,

@@ -100,8 +100,10 @@ class Registry:
                 option="enabled_schemes",
                 scheme=scheme,
             )
+        if len(points) == 1:
+            return None  # whose it is does not matter: finding that out takes a file
         owners = {_distribution(point) for point in points}
-        if len(points) > 1 and len(owners) == 1:
+        if len(owners) == 1:
             return ConfigError(
                 f"{_origin(points[0])} provides the scheme {scheme!r} {len(points)} times: "
                 f"{' and '.join(sorted(point.value for point in points))}",
@@ -109,16 +111,14 @@ class Registry:
                 option="enabled_schemes",
                 scheme=scheme,
             )
-        if len(points) > 1:
-            return ConfigError(
-                f"more than one distribution provides the scheme {scheme!r}: "
-                f"{' and '.join(map(_origin, points))}",
-                hint=f"uninstall all but one: pip uninstall {_distribution(points[-1])} (or "
-                f"{_distribution(points[0])})",
-                option="enabled_schemes",
-                scheme=scheme,
-            )
-        return None
+        return ConfigError(
+            f"more than one distribution provides the scheme {scheme!r}: "
+            f"{' and '.join(map(_origin, points))}",
+            hint=f"uninstall all but one: pip uninstall {_distribution(points[-1])} (or "
+            f"{_distribution(points[0])})",
+            option="enabled_schemes",
+            scheme=scheme,
+        )
 
     def check_enabled(self, scheme: str) -> None:
         """:raises SchemeNotEnabled: names the schemes that are."""

@@ -12,6 +12,7 @@ import importlib.metadata as metadata
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,15 +58,26 @@ class Installed(NamedTuple):
 
 def installed() -> Installed:
     """All entry points, as they are now. Damaged distributions are logged, once per process."""
+    global _latest
     uncache_stevedore()
+    path = tuple(sys.path)
     found = _read()
+    _latest = path, found
     _log(found.damaged)
     return found
 
 
 def entry_points(group: str, name: str | None = None) -> list[metadata.EntryPoint]:
-    """The entry points of one group, or only those with this name."""
-    return [p for p in installed().group(group) if name is None or p.name == name]
+    """The entry points of one group, or only those with this name, as `installed` found them."""
+    return [p for p in _known().group(group) if name is None or p.name == name]
+
+
+def _known() -> Installed:
+    """What the newest broker found: reading all distributions again takes as long as a request."""
+    latest = _latest
+    if latest is not None and latest[0] == tuple(sys.path):
+        return latest[1]
+    return installed()
 
 
 def distributions() -> Iterator[tuple[str, metadata.Distribution]]:
@@ -87,20 +99,32 @@ def distribution_name(point: metadata.EntryPoint) -> str | None:
 
 def distribution_version(point: metadata.EntryPoint) -> str | None:
     """The version of that distribution; None if its metadata has none."""
-    try:
-        version: Any = point.dist.version if point.dist is not None else None
-    except Exception:  # damaged metadata: only the version is lost
-        return None
-    return version if isinstance(version, str) else None
+    return _written(point.dist, "Version") if point.dist is not None else None
 
 
 def _written_name(distribution: metadata.Distribution) -> str | None:
     """The name in its METADATA; None if that is missing, not readable, or not text."""
+    return _written(distribution, "Name")
+
+
+def _written(distribution: metadata.Distribution, field: str) -> str | None:
+    """A field of its METADATA.
+
+    `importlib.metadata` would parse the description behind the fields too, for 3 ms each time.
+    """
     try:
-        name: Any = distribution.name
-    except Exception:
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
+        if not text:
+            return _text(distribution.metadata[field])  # of a kind that has other files
+    except Exception:  # damaged
         return None
-    return name if isinstance(name, str) else None
+    fields = text.replace("\r\n", "\n").partition("\n\n")[0]
+    found = re.search(rf"^{field}:[ \t]*(\S.*?)[ \t]*$", fields, re.MULTILINE | re.IGNORECASE)
+    return found[1] if found is not None else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def normal(name: str) -> str:
@@ -130,7 +154,7 @@ class _InMemory(dict[tuple[str, ...], Any]):
     def __getitem__(self, path: tuple[str, ...]) -> Any:
         if not dict.__contains__(self, path):
             groups: dict[str, dict[tuple[str, str, str], None]] = {}
-            for point in _read().points:
+            for point in _known().points:
                 each = (point.name, point.value, point.group)
                 groups.setdefault(point.group, {})[each] = None
             self[path] = {"groups": {group: list(each) for group, each in groups.items()}}
@@ -243,6 +267,8 @@ def _damage(distribution: metadata.Distribution, name: str | None, problem: str)
     )  # fmt: skip
 
 
+#: What `installed` found last, and for which `sys.path`.
+_latest: tuple[tuple[str, ...], Installed] | None = None
 _logged: set[str] = set()
 _lock = threading.Lock()
 

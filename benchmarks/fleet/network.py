@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,6 +66,12 @@ class Network:
         command = ["ip", "netns", "pids", self.namespace(name)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return [int(pid) for pid in done.stdout.split()]
+
+    def kill(self, name: str) -> None:
+        """Whatever runs in a namespace."""
+        for pid in self.processes(name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _read(self, name: str, path: str) -> str:
         command = self.within(name, "cat", path)

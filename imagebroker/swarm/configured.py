@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 from imagebroker.backends.backend import Options
 from imagebroker.exceptions import BackendLoadError, ConfigError
 from imagebroker.swarm.certificates import Identity
-from imagebroker.swarm.plan import Layout
+from imagebroker.swarm.plan import Layout, opening
 from imagebroker.swarm.start import Start, members, ports
 from imagebroker.system.owned_directory import open_owned
 
@@ -83,13 +83,15 @@ class Fleet:
 
         :raises OSError, ConfigError: there is no directory for what arrives.
         """
-        from imagebroker.swarm.source import new_spool
+        from imagebroker.swarm.spool import new_spool
 
         os.close(open_owned(self.directory, "swarm_dir"))
+        layout = Layout(size)
         return Start(
             topic=topic,
             size=size,
-            first=Layout(size).index(first),
+            first=layout.index(first),
+            opening=opening(layout.index(first), layout.count),
             spool=new_spool(self.directory),
             address=self.address,
             ports=list(self.ports),

@@ -7,14 +7,24 @@ import secrets
 from collections.abc import Coroutine
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from imagebroker.swarm.chunks import Chunks
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
+from imagebroker.swarm.wire import Message
 
-if TYPE_CHECKING:
-    from imagebroker.swarm.child import Parent
+
+class Parent(Protocol):
+    """The process that this one works for."""
+
+    async def received(self) -> Message | None: ...
+
+    def send(self, message: Message) -> None: ...
+
+    async def bytes_at(self, places: list[tuple[int, int]]) -> list[bytes] | None: ...
+
+    def answered(self, message: Message) -> None: ...
 
 
 class Here:

@@ -12,21 +12,17 @@ import asyncio
 from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.admission import Admission
 from imagebroker.swarm.circle import MOST_NEIGHBOURS, Circle
 from imagebroker.swarm.exchange import Exchange
-from imagebroker.swarm.here import Here
+from imagebroker.swarm.here import Here, Parent
 from imagebroker.swarm.meeting import PATIENCE, Meeting
 from imagebroker.swarm.neighbour import Neighbour
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import Message
-
-if TYPE_CHECKING:
-    from imagebroker.swarm.child import Parent
 
 #: Seconds between two looks at everything.
 _MOMENT = 0.05
@@ -51,6 +47,8 @@ class Host:
             here.begin(self._meeting.find())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._meeting.settled.wait(), _LOOK_AROUND)
+            if not len(self._circle):
+                self._share.alone()
             here.begin(self._look())
             await self._listen_to_parent()
         finally:
@@ -94,7 +92,7 @@ class Host:
                     index = wire.whole(message, "i", self._start.layout.count)
                     self._exchange.read(index)
                 case "idle":
-                    self._share.ended()
+                    self._share.ended(message["n"])
                 case "confirmed":
                     self._admission.confirmed = True
                     await asyncio.sleep(float(message["linger"]))
@@ -127,6 +125,7 @@ class Host:
             case "claim":
                 first = wire.whole(message, "i", count)
                 neighbour.claim(first, wire.whole(message, "stop", count + 1))
+                self._share.heard(neighbour, first, wire.whole(message, "done", 1 << 63))
             case "chunk":
                 self._exchange.offered(neighbour, message)
             case "members":

@@ -8,6 +8,7 @@ those from the first one that nobody has on.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,12 @@ class Deal:
         if stripe not in self._stripes:
             self._stripes[stripe] = dealt(self._members, self._topic, stripe)
         return self._stripes[stripe][place]
+
+
+def opening(first: int, count: int) -> int:
+    """Where a host begins to read before it knows of others: at random, so that what each of many
+    reads in its first moments is of use to the others."""
+    return random.randrange(first, count)  # noqa: S311 - no secret
 
 
 def window(unread: Sequence[int], readers: int) -> Sequence[int]:

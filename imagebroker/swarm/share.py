@@ -23,15 +23,20 @@ class Share:
 
     def __init__(self, here: Here, circle: Circle) -> None:
         self._here, self._circle = here, circle
-        #: From the first chunk up to the second.
-        self._reading: tuple[int, int] | None = None
+        layout = here.start.layout
+        #: From the first chunk up to the second: it has begun before it knew of others.
+        self._reading: tuple[int, int] | None = (here.start.opening, layout.count)
+        #: Of the run that was ordered last.
+        self._number = 0
         self.taken: set[int] = set()
         self._idle_since = monotonic()
         self._delay = 0.0
         self._claimed_at, self._grown = 0.0, 0
 
-    def ended(self) -> None:
-        """What was ordered is read."""
+    def ended(self, number: int) -> None:
+        """A run that was ordered is read."""
+        if number != self._number:
+            return
         self._reading, self._idle_since = None, monotonic()
         self._delay = random.uniform(*_DELAY)  # noqa: S311 - no secret
 
@@ -57,20 +62,46 @@ class Share:
     def _order(self, first: int, stop: int) -> None:
         self._here.trace(f"reading chunks {first} to {stop} of {self._here.start.layout.count}")
         self._reading, self._grown = (first, stop), 0
-        self._here.parent.send({"t": "read", "first": first, "stop": stop})
+        self._number += 1
+        self._here.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
         self._claim_all()
+
+    def alone(self) -> None:
+        """Nobody else is here: the beginning comes first, because it is waited for."""
+        if self._reading is not None and self._reading[0] > self._here.start.first:
+            self._stop()
+            self.decide()
 
     def shorten(self) -> None:
         """Somebody else is here: what was not begun is dealt out."""
-        if self._reading is None:
+        if self._reading is not None and (at := self._at()) is not None:
+            first, stop = self._reading
+            if at + 1 < stop:
+                self._reading = first, at + 1
+                self._here.parent.send({"t": "until", "stop": at + 1})
+                self._claim_all()
+
+    def heard(self, neighbour: Neighbour, index: int, done: int) -> None:
+        """It reads this chunk too, and has so many bytes of it: who has less lets the other."""
+        if self._reading is None or index != self._at():
             return
-        first, stop = self._reading
+        own = self._here.chunks.grown(index), self._here.id
+        if own < (done, neighbour.id):
+            self._here.trace(f"chunk {index} is read by {neighbour.title}")
+            self._stop()
+            for each in self._circle:
+                each.send({"t": "claim", "i": 0, "stop": 0, "done": 0})
+
+    def _at(self) -> int | None:
+        """The chunk of its run at which this host is."""
         has = self._here.chunks.has
-        done = next((i for i in range(first, stop) if not (has(i) or i in self.taken)), stop)
-        if done + 1 < stop:
-            self._reading = first, done + 1
-            self._here.parent.send({"t": "until", "stop": done + 1})
-            self._claim_all()
+        left = range(*self._reading or (0, 0))
+        return next((each for each in left if not (has(each) or each in self.taken)), None)
+
+    def _stop(self) -> None:
+        self._here.parent.send({"t": "stop"})
+        self.ended(self._number)
+        self._number += 1
 
     def watch(self) -> None:
         """Whether what is read grows; a claim stands as long as it does."""
@@ -90,6 +121,6 @@ class Share:
 
     def claim(self, neighbour: Neighbour) -> None:
         """Say what this host reads."""
-        if self._reading is not None:
-            first, stop = self._reading
-            neighbour.send({"t": "claim", "i": first, "stop": stop})
+        if self._reading is not None and (at := self._at()) is not None:
+            done = self._here.chunks.grown(at)
+            neighbour.send({"t": "claim", "i": at, "stop": self._reading[1], "done": done})

@@ -24,6 +24,8 @@ class Start:
     size: int
     #: The first chunk that this host wants.
     first: int
+    #: The chunk at which it has begun to read before it knew of others.
+    opening: int
     #: A directory of this download alone, on a disk with room for the image.
     spool: str
     #: This host's address in the fleet.

@@ -30,7 +30,7 @@ def _child_makers(tree: ast.AST) -> Iterator[str]:
 
 #: qemu-img in its sandbox, and the second process of a swarm.
 STARTERS = {
-    "imagebroker/swarm/source.py": ["subprocess"], "imagebroker/system/confined.py": ["subprocess"]
+    "imagebroker/swarm/second_process.py": ["subprocess"], "imagebroker/system/confined.py": ["subprocess"]
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
     layout, spool = Layout(len(data)), Path(config["spool"])
     spool.mkdir()
     start = Start(
-        topic("sha256", config["digest"]), len(data), 0, str(spool), config["address"], [], [], [],
+        topic("sha256", config["digest"]), len(data), 0, 0, str(spool), config["address"], [], [], [],
         config["ca"], config["certificate"], config["key"],
     )  # fmt: skip
     identity: Identity = start.identity

@@ -27,7 +27,8 @@ from imagebroker.verify.checksum import STRONG, required_checksums
 if TYPE_CHECKING:
     from imagebroker.model.image import Image
     from imagebroker.swarm.configured import Fleet
-    from imagebroker.swarm.source import Child, SwarmSource
+    from imagebroker.swarm.second_process import Child
+    from imagebroker.swarm.source import SwarmSource
 
 LOG = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ class SwarmLayer:
             raise
 
     def _joined(self, opened: OpenedSource, topic: str, size: int, first: int) -> OpenedSource:
-        from imagebroker.swarm.source import Child, SwarmSource  # where a swarm is configured
+        from imagebroker.swarm.second_process import Child  # where a swarm is configured
+        from imagebroker.swarm.source import SwarmSource
 
         ref, rules = redact(opened.image.ref), self._watch.rules
         try:

@@ -1,0 +1,134 @@
+"""The chunks of one download as files, in the process that reads them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from imagebroker.swarm.certificates import NAME
+from imagebroker.swarm.plan import Layout
+from imagebroker.system.forks import Condition
+
+
+class Spool:
+    """`own-N` grows while it is read here; `N/NAME` is whole. `changed` guards all of it."""
+
+    def __init__(self, layout: Layout, folder: Path) -> None:
+        self.layout, self._folder = layout, folder
+        self.changed = Condition()
+        self._whole: set[int] = set()
+        #: Bytes of each chunk that the backend has sent, from its beginning.
+        self._read: dict[int, int] = {}
+        self._files: dict[int, int] = {}
+        #: Descriptors that a read may still use.
+        self._stale: list[int] = []
+
+    # -- what is there ---------------------------------------------------------------------------
+
+    def has(self, index: int) -> bool:
+        with self.changed:
+            return index in self._whole
+
+    def there(self, index: int) -> int:
+        """Bytes of a chunk that can be read, from its beginning."""
+        with self.changed:
+            return self.layout.length(index) if index in self._whole else self._read.get(index, 0)
+
+    def wait_for(self, index: int, offset: int, looked: Callable[[], None], seconds: float) -> int:
+        """Until bytes beyond `offset` are there: so many of the chunk are. Every so many seconds
+        `looked` is called, which may raise."""
+        with self.changed:
+            while (there := self.there(index)) <= offset:
+                looked()
+                self.changed.wait(seconds)
+            return there
+
+    def read(self, index: int, offset: int, most: int) -> bytes:
+        """:raises OSError: it is gone."""
+        with self.changed:
+            if index not in self._files:
+                path = self._folder / str(index) / NAME
+                self._files[index] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._files[index]
+        return os.pread(fd, most, offset)
+
+    # -- what comes ------------------------------------------------------------------------------
+
+    def arrived(self, index: int) -> None:
+        """It came from others, and lies where libtorrent has put it."""
+        with self.changed:
+            if index not in self._whole:
+                # What was read here of it so far is not where the whole is.
+                if (fd := self._files.pop(index, None)) is not None:
+                    self._stale.append(fd)
+                self._whole.add(index)
+            self.changed.notify_all()
+
+    def begun(self, index: int) -> int:
+        """A descriptor to write on what the backend sends of a chunk, behind what it has sent.
+
+        :raises OSError: it cannot be written.
+        """
+        path = self._folder / f"own-{index}"
+        with self.changed:
+            fresh = 0 if self._read.get(index) else os.O_TRUNC
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o600)
+            os.lseek(fd, self._read.setdefault(index, 0), os.SEEK_SET)
+            if index not in self._whole:  # else it lies elsewhere
+                if (before := self._files.pop(index, None)) is not None:
+                    self._stale.append(before)
+                self._files[index] = os.dup(fd)
+        return fd
+
+    def grew(self, index: int, fd: int, data: memoryview) -> bool:
+        """Keep what the backend sent; whether the chunk is whole now.
+
+        :raises OSError: there is no room.
+        """
+        while data:
+            written = os.write(fd, data)
+            data = data[written:]
+            with self.changed:
+                self._read[index] += written
+        with self.changed:
+            whole = self._read[index] == self.layout.length(index)
+            if whole:
+                self._whole.add(index)
+            self.changed.notify_all()
+        return whole
+
+    def let_go(self, index: int) -> None:
+        """It was handed out."""
+        with self.changed:
+            if index in self._whole and (fd := self._files.pop(index, None)) is not None:
+                os.close(fd)
+
+    def close(self) -> None:
+        with self.changed:
+            for fd in (*self._files.values(), *self._stale):
+                with suppress(OSError):
+                    os.close(fd)
+            self._files.clear()
+            self._stale.clear()
+
+
+def new_spool(directory: Path) -> str:
+    """A directory for one download; what dead processes have left is removed.
+
+    :raises OSError: it cannot be made.
+    """
+    for each in directory.iterdir():
+        lock = each / "lock"
+        with suppress(OSError):
+            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(each, ignore_errors=True)
+            finally:
+                os.close(fd)
+    return tempfile.mkdtemp(prefix="swarm-", dir=directory)

@@ -14,16 +14,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imagebroker.swarm import here
+from imagebroker.swarm import here, host
 from imagebroker.swarm.certificates import NAME
 from imagebroker.swarm.chunks import Chunks
-from imagebroker.swarm.host import Host
+from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.neighbour import Neighbour
 from imagebroker.swarm.plan import topic
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
@@ -79,6 +81,7 @@ def lie(tells: str) -> None:
     class LyingChunks(Chunks):
         def take_in(self, index: int) -> list[bytes]:
             own = self._spool / f"own-{index}"
+            shutil.copy(own, self._true(index))
             if tells == "other pieces":
                 spoil(own)
             pieces = super().take_in(index)
@@ -88,6 +91,16 @@ def lie(tells: str) -> None:
             elif tells == "wrong length":
                 os.truncate(shown, os.stat(shown).st_size // 2)
             return pieces
+
+        def _true(self, index: int) -> Path:
+            return self._spool / f"true-{index}"
+
+        def _piece(self, index: int, offset: int, length: int) -> bytes:
+            """For proofs, in which it does not lie: else nobody would listen."""
+            if not self._true(index).exists():
+                return super()._piece(index, offset, length)
+            with open(self._true(index), "rb") as file:
+                return os.pread(file.fileno(), length, offset)
 
     class LyingTorrents(Torrents):
         def __init__(self, start: Start, port: int) -> None:
@@ -99,6 +112,11 @@ def lie(tells: str) -> None:
             if tells != "silence":
                 super().seed(index, pieces)
 
+    class LyingCircle(Circle):
+        def ban(self, neighbour: Neighbour, why: str) -> None:
+            pass
+
+    vars(host).update(Circle=LyingCircle)
     vars(here).update(Chunks=LyingChunks, Torrents=LyingTorrents)
 
 
@@ -119,7 +137,7 @@ async def main(config: dict[str, Any]) -> None:
     )  # fmt: skip
     backend = Backend(start, config["url"])
     working = asyncio.create_task(backend.work())
-    await Host(start, backend).run()
+    await host.Host(start, backend).run()
     await working
 
 

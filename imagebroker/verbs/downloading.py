@@ -20,6 +20,7 @@ from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.layers.present import Presence, PresentAtPath
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
+from imagebroker.transfer.store.direct import DirectIO
 from imagebroker.transfer.store.file_object import FileObject
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.transfer import Transfer
@@ -88,9 +89,9 @@ def _to_file(
     kind: dict[str, Any] = {
         "overwrite": storing.overwrite, "file_mode": storing.file_mode, "fsync": core.fsync,
     }  # fmt: skip
-    speed = {
+    speed: dict[str, Any] = {
         "preallocate": _chosen(storing.preallocate, core.preallocate),
-        "direct": core.fsync and core.direct_io,
+        "direct": DirectIO() if core.fsync and core.direct_io else None,
     }
     with PartFile(
         dest,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Equals, Is, Not
+from testtools.matchers import Equals, Is
 
-from imagebroker.transfer.store import direct
+from imagebroker.transfer.store.direct import DirectIO
 from imagebroker.transfer.store.part_file import PartFile
 
 MIB = 1024 * 1024
@@ -22,11 +22,16 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def part(tmp_path: Path) -> Iterator[PartFile]:
-    with PartFile(tmp_path / "image", key="0" * 16, direct=True) as part:
-        if part._direct is None:
-            pytest.skip("the folder for temporary files is on neither ext4 nor XFS")
-        part._direct._fast = True  # from the first byte on
+    with made(tmp_path, DirectIO(pace=0)) as part:
         yield part
+
+
+def made(folder: Path, how: DirectIO) -> PartFile:
+    part = PartFile(folder / "image", key="0" * 16, direct=how)
+    if not part.is_direct:
+        part.discard()
+        pytest.skip("the folder for temporary files is on neither ext4 nor XFS")
+    return part
 
 
 def pieces(data: bytes, sizes: list[int], seed: int) -> Iterator[tuple[int, bytes]]:
@@ -106,7 +111,7 @@ def test_it_goes_on_in_the_middle_of_a_block(part: PartFile) -> None:
 
 def test_what_comes_slowly_is_in_the_file_at_once(tmp_path: Path) -> None:
     """Others may wait for it: those who follow the part file of a running transfer."""
-    with PartFile(tmp_path / "image", key="0" * 16, direct=True) as part:
+    with PartFile(tmp_path / "image", key="0" * 16, direct=DirectIO()) as part:
         part.write(0, b"x" * MIB)
         assert_that(part.in_file(MIB), Equals(MIB))
         assert_that(os.pread(part.fileno(), MIB, 0), Equals(b"x" * MIB))
@@ -133,12 +138,13 @@ def test_a_write_that_fails_is_an_error_of_the_destination(size: int, tmp_path: 
 TOO_LARGE = """
 import os, resource, signal, sys
 from imagebroker import DestinationError
+from imagebroker.transfer.store.direct import DirectIO
 from imagebroker.transfer.store.part_file import PartFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 size = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
 try:
-    with PartFile(os.path.join(sys.argv[1], "image"), key="0" * 16, direct=True) as part:
+    with PartFile(os.path.join(sys.argv[1], "image"), key="0" * 16, direct=DirectIO()) as part:
         for offset in range(0, size, 1 << 20):
             part.write(offset, os.urandom(1 << 20))
         part.commit()
@@ -148,17 +154,16 @@ except DestinationError as error:
 
 
 def test_a_disk_that_refuses_gets_the_bytes_through_the_cache(
-    part: PartFile, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """The kernel answers EINVAL to blocks that are not aligned as the disk wants it."""
-    monkeypatch.setattr(direct, "_ALIGNED", 1)
     data = random.Random(7).randbytes(5 * MIB + 3)
-    part.write(0, data[: MIB + 1])
-    list(part.read_back(0, MIB))
-    part.write(MIB + 1, data[MIB + 1 :])
-    part.commit()
-    assert_that(Path(os.fsdecode(part.path)).read_bytes() == data, Is(True))
-    assert_that(part._direct, Not(Is(None)))
+    with made(tmp_path, DirectIO(pace=0, aligned=1)) as part:
+        part.write(0, data[: MIB + 1])
+        list(part.read_back(0, MIB))
+        part.write(MIB + 1, data[MIB + 1 :])
+        part.commit()
+    assert_that((tmp_path / "image").read_bytes() == data, Is(True))
 
 
 def test_a_file_system_of_which_nothing_is_known_is_written_through_the_cache() -> None:
@@ -167,7 +172,7 @@ def test_a_file_system_of_which_nothing_is_known_is_written_through_the_cache() 
         pytest.skip("there is no tmpfs at /dev/shm")
     path = shared / f"imagebroker-test-{os.getpid()}"
     try:
-        with PartFile(path, key="0" * 16, direct=True) as part:
-            assert_that(part._direct, Is(None))
+        with PartFile(path, key="0" * 16, direct=DirectIO()) as part:
+            assert_that(part.is_direct, Is(False))
     finally:
         path.unlink(missing_ok=True)

@@ -27,7 +27,6 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TransferError,
 )
-from imagebroker.transfer.layers.flights import FlightsInMemory
 from imagebroker.transfer.store import part_directory as parts
 from tests.conftest import Scripted
 from tests.scripted import Script
@@ -447,8 +446,8 @@ def test_random_deaths_leave_right_bytes_and_nothing_behind(
             assert_that(isinstance(error, ImageBrokerError), Equals(True))
             assert_that(path.exists(), Equals(False))
     assert_that([p.name for p in tmp_path.iterdir() if "part" in p.name], HasLength(0))
-    slots = scripted.broker._snapshot.flights
-    assert_that(isinstance(slots, FlightsInMemory) and slots._files, Equals({}))
+    files = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    assert_that([name for name in files if "imagebroker-flight" in name], HasLength(0))
 
 
 @pytest.mark.parametrize("step", ["open", "flock", "fstat"])

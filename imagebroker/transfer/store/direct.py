@@ -12,6 +12,7 @@ import mmap
 import os
 from collections import deque
 from time import monotonic
+from typing import NamedTuple
 
 from imagebroker.system.forks import release, tell_in_child, withhold
 from imagebroker.system.worker import Worker
@@ -20,30 +21,38 @@ from imagebroker.transfer.store.file_systems import EXT4, XFS, kind_of
 #: Bytes that go to the disk at once, and how many such blocks there are: while one is written,
 #: the next is gathered.
 _BLOCK, _BLOCKS = 2 * 1024 * 1024, 3
-#: Where and how long such a write must be: a multiple of what any disk in use has as its sector.
-_ALIGNED = 4096
 #: Less than this is quicker through the cache.
 _WORTH_IT = 256 * 1024
-#: Bytes a second from which on it pays, and over how many bytes they are looked at. What comes
-#: slower is in the file at once: others may wait for it.
-_PACE, _PACE_OVER = 32 * 1024 * 1024, 4 * 1024 * 1024
+#: Over how many bytes their pace is measured.
+_PACE_OVER = 4 * 1024 * 1024
 #: What others promise about O_DIRECT is less, or it costs more there.
 _FILE_SYSTEMS = (EXT4, XFS)
 #: What says that this file system or disk cannot do it after all.
 _CANNOT = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
+class DirectIO(NamedTuple):
+    """When writes go past the page cache, and what the disk must be given."""
+
+    #: Bytes a second from which on it pays; 0: from the first byte on. What comes slower is in the
+    #: file at once: others may wait for it.
+    pace: float = 32 * 1024 * 1024
+    #: Where and how long such a write must be: a multiple of the sector of any disk in use.
+    aligned: int = 4096
+
+
 class _Block:
     """Gathered bytes, and where in the file they belong."""
 
-    def __init__(self) -> None:
+    def __init__(self, aligned: int) -> None:
         self._memory = memoryview(mmap.mmap(-1, _BLOCK))  # begins at a page
+        self._aligned = aligned
         self.begin(0)
 
     def begin(self, start: int) -> None:
         self.start, self.count = start, 0
         # Bytes lie in memory as they will on the disk.
-        self._base = start % _ALIGNED
+        self._base = start % self._aligned
 
     @property
     def end(self) -> int:
@@ -75,15 +84,15 @@ class DirectWriter:
     What a write raises, a later call raises.
     """
 
-    def __init__(self, fd: int, direct: int) -> None:
+    def __init__(self, fd: int, direct: int, how: DirectIO = DirectIO()) -> None:  # noqa: B008
         """`fd` and `direct` are the same file, opened without and with O_DIRECT."""
-        self._fd, self._direct = fd, direct
+        self._fd, self._direct, self._how = fd, direct, how
         self._blocks: list[_Block] = []
         self._free: deque[_Block] = deque()
         self._gathered: _Block | None = None
         self._writer = Worker(self._store, "imagebroker-write", done=self._free.append)
         self._changed = self._writer.changed
-        self._fast, self._seen, self._since = False, 0, monotonic()
+        self._fast, self._seen, self._since = not how.pace, 0, monotonic()
         tell_in_child(self)
 
     def in_child(self) -> None:
@@ -92,7 +101,7 @@ class DirectWriter:
             block.leave()
 
     @classmethod
-    def beside(cls, fd: int, directory: int, name: bytes) -> DirectWriter | None:
+    def beside(cls, fd: int, directory: int, name: bytes, how: DirectIO) -> DirectWriter | None:
         """A writer into the file `fd`, `name` in `directory`; None without direct I/O."""
         if kind_of(fd) not in _FILE_SYSTEMS:
             return None
@@ -103,7 +112,7 @@ class DirectWriter:
             return None
         try:
             if os.path.sameopenfile(fd, direct):
-                return cls(fd, withhold(direct))
+                return cls(fd, withhold(direct), how)
         except OSError:
             pass  # unknown: as if it were another file
         os.close(direct)
@@ -129,7 +138,7 @@ class DirectWriter:
         self._seen += size
         if self._seen >= _PACE_OVER:
             now = monotonic()
-            self._fast = self._seen > _PACE * (now - self._since)
+            self._fast = self._seen > self._how.pace * (now - self._since)
             self._seen, self._since = 0, now
         return self._fast
 
@@ -143,7 +152,7 @@ class DirectWriter:
                 self._changed.wait()
             writer.check()
             if not self._free:
-                self._blocks.append(_Block())
+                self._blocks.append(_Block(self._how.aligned))
                 self._free.append(self._blocks[-1])
             self._gathered = self._free.popleft()
             self._gathered.begin(offset)
@@ -156,9 +165,9 @@ class DirectWriter:
 
     def _store(self, block: _Block) -> None:
         """Whole sectors go past the cache, what lies before and behind them through it."""
-        start, view = block.start, block.bytes
-        head = -start % _ALIGNED
-        whole = (len(view) - head) // _ALIGNED * _ALIGNED
+        start, view, aligned = block.start, block.bytes, self._how.aligned
+        head = -start % aligned
+        whole = (len(view) - head) // aligned * aligned
         if whole >= _WORTH_IT and self._direct >= 0:
             self._through_cache(start, view[:head])
             start, view = start + head, view[head:]

@@ -22,7 +22,7 @@ from imagebroker.system.files import is_named
 from imagebroker.system.forks import Process, withhold
 from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store import part_directory as parts
-from imagebroker.transfer.store.direct import DirectWriter
+from imagebroker.transfer.store.direct import DirectIO, DirectWriter
 from imagebroker.transfer.store.directory import close, open_directory
 from imagebroker.transfer.store.fallocate import allocate, punch
 from imagebroker.transfer.store.file_systems import (
@@ -72,7 +72,7 @@ class PartFile:
         fsync: bool = True,
         keep: bool = False,
         preallocate: bool = False,
-        direct: bool = False,
+        direct: DirectIO | None = None,
     ) -> None:
         """Look at the destination; sweep what dead transfers left; open the part file.
 
@@ -80,7 +80,7 @@ class PartFile:
         left for this destination may be of the same image. `keep`: leave it to a later process
         after a failed or interrupted transfer, where `note` said that this makes sense.
         `preallocate`: have the file system set aside the whole size before the first byte.
-        `direct`: write what comes in order past the page cache, where that can be.
+        `direct`: how to write what comes in order past the page cache, where that can be.
 
         :raises DestinationError: the path cannot take a file.
         """
@@ -152,15 +152,20 @@ class PartFile:
             errno=errno.EEXIST,
         )
 
-    def _take(self, key: str, fits: Callable[[Journal], bool], direct: bool) -> None:
+    def _take(self, key: str, fits: Callable[[Journal], bool], direct: DirectIO | None) -> None:
         part = self._made(lambda: parts.take(self._directory, self._name, key, fits))
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
         self._try_out(part)
-        if direct:
-            self._direct = DirectWriter.beside(self._fd, self._directory, part.name)
+        if direct is not None:
+            self._direct = DirectWriter.beside(self._fd, self._directory, part.name, direct)
         self.size = part.kept.end if part.kept is not None else 0
         if part.kept is not None:
             self._stored, self._resumes = part.kept.covered, part.kept.resumes
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether bytes may go past the page cache."""
+        return self._direct is not None
 
     def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
         try:

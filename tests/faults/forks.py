@@ -168,9 +168,8 @@ class Forks:
             child.ends(error, (imagebroker.ImageBrokerError,))
         found = [] if error is None else [Violation(OTHER, f"its parent failed: {error!r}")]
         if child.pid is not None:
-            found += self._of_child(
-                point, child
-            )  # waits: a child that returns has a call of its own
+            # It is waited for: a child that returns has a call of its own, and a part file.
+            found += self._of_child(point, child)
         found += subject.violations(error)
         return found if child.pid is not None else found or None
 

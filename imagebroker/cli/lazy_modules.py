@@ -65,7 +65,7 @@ class _Lazy(Loader):
             module.__spec__.loader = module.__loader__ = self._loader
         module.__class__ = _Unloaded
 
-    def load(self, module: ModuleType) -> None:
+    def load(self, module: Any) -> None:
         """Load it, once; asked by the thread that is loading it, leave it as it is by then."""
         with self._lock:
             if self._loading or not isinstance(module, _Unloaded):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 #: Who imports them, and for what. Together they take half of the time until Glance is asked.
 SELDOM_USED = frozenset({
@@ -65,7 +65,7 @@ class _Lazy(Loader):
             module.__spec__.loader = module.__loader__ = self._loader
         module.__class__ = _Unloaded
 
-    def load(self, module: Any) -> None:
+    def load(self, module: ModuleType) -> None:
         """Load it, once; asked by the thread that is loading it, leave it as it is by then."""
         with self._lock:
             if self._loading or not isinstance(module, _Unloaded):
@@ -73,7 +73,7 @@ class _Lazy(Loader):
             self._loading = True
             try:
                 self._loader.exec_module(module)
-                module.__class__ = ModuleType
+                cast("ModuleType", module).__class__ = ModuleType
                 del module.__dict__[_LOADER]
             finally:
                 self._loading = False

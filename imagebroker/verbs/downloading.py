@@ -75,7 +75,9 @@ def download(
 
 def _into_object(call: Call, request: Request, dest: BinaryIO, decompress: str | None) -> Download:
     with FileObject(dest, fsync=call.core.fsync, process=call.process) as target:
-        return transfer.download(request.transfer(decompress), IntoObject(target))
+        wanted = request.transfer(decompress)
+        with request.swarm(wanted.demands) as swarm:
+            return transfer.download(wanted, IntoObject(target), swarm=swarm)
 
 
 def _to_file(
@@ -125,7 +127,8 @@ def _to_path(
     if into is not None:
         destination, present = into.behind(destination, part), into.presence(present)
     if in_order:
-        return transfer.download(wanted, destination, present=present)
+        with request.swarm(wanted.demands) as swarm:
+            return transfer.download(wanted, destination, present=present, swarm=swarm)
     with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
         cache = request.cache(cache_of(call.core)) if call.core.cache_dir else None
         done = transfer.download(wanted, destination, flight, cache, present, swarm)
@@ -192,7 +195,8 @@ def _to_device(
             destination = conversion.behind(image, part, disk, destination, request.watch)
         cached = decompress is None and call.core.cache_dir
         cache = request.cache(cache_of(call.core)) if cached else None
-        return transfer.download(wanted, destination, cache=cache)
+        swarm = opened.enter_context(request.swarm(wanted.demands))
+        return transfer.download(wanted, destination, cache=cache, swarm=swarm)
 
 
 def _conversion(core: Options, request: Request, dest: object, convert: str) -> Conversion:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.backends.backend import Context, Options
 from imagebroker.backends.boundary import Boundary
-from imagebroker.exceptions import ConfigError, Gone, ImageBrokerError
+from imagebroker.exceptions import ConfigError, Gone, ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef
 from imagebroker.request import Request
 from imagebroker.snapshot import Call
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.fetch.versions import Joining
+from imagebroker.transfer.layers.swarm import WITHOUT, Swarming, swarming
 from imagebroker.transfer.reader import ImageReader
 from imagebroker.verify.checks import format_policy
 
 if TYPE_CHECKING:
+    from imagebroker.telemetry.calls import Call as Recorded
     from imagebroker.transfer.layers.cache import Cache, Cached
+    from imagebroker.transfer.layers.cached import CacheLayer
+
+LOG = logging.getLogger(__name__)
 
 
 def get(
@@ -69,8 +76,11 @@ def open_image(
     """As `Broker.open`; `arguments` are those of a `Request`."""
     request = Request(call, context, id_or_uri, **arguments)
     decompress = checked_kind_of(decompress)
-    with call.record("open", request.backend.title, request.ref) as opening:
-        stream = transfer.opened(request.transfer(decompress))
+    with call.record("open", request.backend.title, request.ref) as opening, ExitStack() as stack:
+        wanted = request.transfer(decompress)
+        swarm = stack.enter_context(request.swarm(wanted.demands))
+        stream = transfer.opened(swarming(wanted, swarm))
+        held = stack.pop_all()
     read = call.telemetry.begin("read", request.backend.title, request.ref)
     read.request_ids = opening.request_ids  # which its source goes on filling
 
@@ -79,6 +89,9 @@ def open_image(
             call.locate(error)
         read.bytes, read.retries = request.watch.done, request.watch.retries
         read.facts |= stream.facts
+        if stream.evidence:
+            swarm.verified()
+        held.close()
         read.end(error)
 
     reader = ImageReader(stream, ended)
@@ -94,12 +107,24 @@ def load(call: Call, request: Request, cache: Cache) -> Cached:
         if found is not None:
             log.facts["via"] = "cache"
             return found
-        # What is cached under a version must all be of that version.
-        stream = transfer.opened(request.transfer(), Joining(allowed=False))
-        with ImageReader(stream) as reader:
-            found = layer.load(reader)
-        log.facts |= stream.facts
-        return found
+        try:
+            with request.swarm(demands) as swarm:
+                return _loaded(request, layer, log, swarm)
+        except VerificationError as error:
+            if call.snapshot.fleet is None:
+                raise
+            LOG.warning("%s; asking the backend itself, from the beginning", error)
+        return _loaded(request, layer, log, WITHOUT)
+
+
+def _loaded(request: Request, layer: CacheLayer, log: Recorded, swarm: Swarming) -> Cached:
+    # What is cached under a version must all be of that version.
+    stream = transfer.opened(swarming(request.transfer(), swarm), Joining(allowed=False))
+    with ImageReader(stream) as reader:
+        found = layer.load(reader)
+    swarm.verified()
+    log.facts |= stream.facts
+    return found
 
 
 def cache_of(core: Options) -> Cache:

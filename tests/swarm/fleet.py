@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,10 +47,15 @@ class Host:
         return self
 
     def download(self, url: str, checksum: str) -> Host:
+        return self.command("download", url, self.image, "--checksum", checksum)
+
+    def command(self, *arguments: str | Path) -> Host:
+        """Start a command of imagebroker on this host."""
+        return self.start([*COMMAND, "--config-file", self.config, "-vv", *arguments])
+
+    def start(self, argv: Sequence[str | Path]) -> Host:
         self._process = subprocess.Popen(
-            [*COMMAND, "--config-file", self.config, "-vv", "download", url, self.image,
-             "--checksum", checksum],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/",
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         return self

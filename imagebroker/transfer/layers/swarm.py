@@ -22,6 +22,7 @@ from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, HandedOver, Waiting
 from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
+from imagebroker.transfer.transfer import Transfer
 from imagebroker.verify.checksum import STRONG, required_checksums
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class _Without:
 
 
 WITHOUT = _Without()
+
+
+def swarming(transfer: Transfer, swarm: Swarming) -> Transfer:
+    """The same with the swarm as a place where the bytes may be had."""
+    return transfer._replace(candidates=swarm.candidates(transfer.candidates))
 
 
 class _Running(NamedTuple):

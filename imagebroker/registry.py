@@ -35,6 +35,11 @@ from imagebroker.system.spelling import nearest
 
 LOG = logging.getLogger(__name__)
 
+#: How other tools call the place that one of our schemes leads to.
+_SAME_PLACE = {
+    "sftp": "scp", "ssh": "scp", "rsync": "scp", "docker": "oci", "oras": "oci", "ceph": "rbd",
+}  # fmt: skip
+
 ENTRY_POINTS = "imagebroker.backends"
 #: Seconds after which an import that is still running is logged.
 SLOW_IMPORT = 5.0
@@ -131,6 +136,8 @@ class Registry:
             hint = f"add it to [{GROUP}]: enabled_schemes = {line}"
         elif near:
             hint = f"did you mean {near}? {enabled}"
+        elif _SAME_PLACE.get(scheme) in self.enabled:
+            hint = f"write {_SAME_PLACE[scheme]}:// instead; {enabled}"
         else:
             hint = f"{_unprovided(scheme, self._found)}; {enabled}"
         raise SchemeNotEnabled(

@@ -13,6 +13,7 @@ from imagebroker.exceptions import (
     SchemeNotEnabled,
     UnsupportedOperation,
 )
+from imagebroker.model.correction import FORMS
 from imagebroker.model.image import STATUSES, Image
 from imagebroker.model.reference import parse
 from imagebroker.redaction import printable, redact
@@ -54,7 +55,9 @@ def ref_of(broker: Broker, text: str) -> str:
     if not found:
         raise ImageNotFound(
             f"no image has the id or the name {redact(name, 200)!r}",
-            hint=f"list the images with: {NAME} list; or write a UUID, NAME:UUID or a URL",
+            hint=f"list the images with: {NAME} list; or write a UUID, NAME:UUID or a URL"
+            if no_ref.hint == FORMS
+            else no_ref.hint,
         )
     if len(found) > 1:
         raise InvalidImageRef(

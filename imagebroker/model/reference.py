@@ -142,13 +142,13 @@ def parse(identifier: object) -> ImageRef:
         return identifier
     if not isinstance(identifier, str):
         raise InvalidImageRef(
-            f"an image identifier must be text, not {type(identifier).__name__}", hint=_FORMS
+            f"an image identifier must be text, not {type(identifier).__name__}", hint=_hint("")
         )
     if not identifier or len(identifier) > MAX_LENGTH:
         raise InvalidImageRef(
             f"the image identifier {redact(identifier, 64)!r} has {len(identifier)} characters "
             f"(allowed: 1 to {MAX_LENGTH})",
-            hint=_FORMS,
+            hint=_hint(""),
         )
     text, _, fragment = identifier.partition("#")
     pin = _parse_pin(identifier, fragment) if "#" in identifier else None
@@ -161,20 +161,10 @@ def parse(identifier: object) -> ImageRef:
     )
 
 
-_FORMS = (
-    "write a UUID, NAME:UUID, or a URL such as https://host/path, file:///path or s3://bucket/key"
-)
-
-
 def _hint(text: str) -> str:
-    """What to do about the most likely mistake."""
-    if text.startswith(("/", "./", "~")):
-        return "write a local file as file:///absolute/path"
-    if re.match(r"[A-Z][A-Za-z0-9+.-]*:", text):
-        return "write the scheme in lower case"
-    if "://" in text and re.search(r"[^!-~]", text):
-        return "percent-encode spaces, control characters and characters outside ASCII"
-    return _FORMS
+    from imagebroker.model.correction import correction  # where something is wrong
+
+    return correction(text)
 
 
 def _parse_pin(identifier: str, fragment: str) -> tuple[str, str]:
@@ -199,7 +189,7 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
             hint=f"write {ref.scheme}://{redact(authority, 100)}{redact(ref.path or '', 100)}",
         )
     if not authority and ref.path is None:
-        raise InvalidImageRef(f"{redact(text, 200)!r} does not name an image", hint=_FORMS)
+        raise InvalidImageRef(f"{redact(text, 200)!r} does not name an image", hint=_hint(""))
     if not authority:
         return ref
     if re.fullmatch(_UUID, authority) and (ref.path, ref.query, ref.instance) == (None, None, None):
@@ -216,7 +206,9 @@ def _from_uri(text: str, match: re.Match[str], pin: tuple[str, str] | None) -> I
 def _with_host(ref: ImageRef, authority: str) -> ImageRef:
     parts = re.fullmatch(_AUTHORITY, authority)
     if parts is None:
-        hint = "write it as [user@]host[:port], without a password"
+        from imagebroker.model.correction import host_correction
+
+        hint = host_correction(authority)
         raise InvalidImageRef(f"{redact(ref.text, 200)!r} has an invalid host", hint=hint)
     return replace(
         ref, user=parts["user"], host=_host(ref.text, parts["host"]),
@@ -236,9 +228,15 @@ def _host(text: str, host: str) -> str:
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid IPv6 address") from None
+            raise InvalidImageRef(
+                f"{redact(text, 200)!r} has an invalid IPv6 address",
+                hint="write it in brackets, such as [2001:db8::1]",
+            ) from None
     if not re.fullmatch(_HOST_NAME, host):
-        raise InvalidImageRef(f"{redact(text, 200)!r} has an invalid host name")
+        raise InvalidImageRef(
+            f"{redact(text, 200)!r} has an invalid host name",
+            hint="write letters, digits and hyphens, with single dots between them",
+        )
     return host.lower()
 
 
@@ -246,7 +244,8 @@ def _port(text: str, port: str | None) -> int | None:
     if port is None:
         return None
     if int(port) > 65535:
-        raise InvalidImageRef(f"{redact(text, 200)!r}: port {port} is not in 1..65535")
+        raise InvalidImageRef(f"{redact(text, 200)!r}: port {port} is not in 1..65535",
+                              hint="write the port of the server, or none")  # fmt: skip
     return int(port)
 
 
@@ -285,7 +284,10 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
     """
     if ref.id is not None:
         if not form.id:
-            raise InvalidImageRef(f"{ref} is an id, but {ref.scheme} refs are URLs")
+            raise InvalidImageRef(
+                f"{ref} is an id, but {ref.scheme} refs are URLs",
+                hint=f"write {ref.scheme}://, and where the image is",
+            )
         return
     if not form.path and not form.host and not form.authority:
         raise InvalidImageRef(f"{ref} is not an id", hint=f"write {ref.scheme}:UUID")
@@ -293,16 +295,32 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
         raise InvalidImageRef(f"{ref} has an invalid host name")
     for part in ("authority", "host", "path"):
         if getattr(form, part) and getattr(ref, part) is None:
-            raise InvalidImageRef(f"{ref} has no {'name' if part == 'authority' else part}")
+            raise InvalidImageRef(
+                f"{ref} has no {'name' if part == 'authority' else part}",
+                hint=f"write {ref.scheme}://{'NAME/KEY' if form.authority else 'HOST/PATH'}"
+                if form.host or form.authority else f"write {ref.scheme}:///absolute/path",
+            )  # fmt: skip
     for part in ("user", "host", "port", "path", "query"):
         if getattr(ref, part) is not None and not getattr(form, part):
-            raise InvalidImageRef(f"{ref} has a {part}, which {ref.scheme} refs do not have")
+            raise InvalidImageRef(
+                f"{ref} has a {part}, which {ref.scheme} refs do not have",
+                hint=_without(ref, part),
+            )
     if ref.instance is not None and not (form.instance or form.authority):
         raise InvalidImageRef(f"{ref} names an instance, which {ref.scheme} URLs cannot do")
     if form.authority:
         _check_names(ref)
     if form.path:
         _check_path(ref, form)
+
+
+def _without(ref: ImageRef, part: str) -> str:
+    """What to do about a part that the refs of this backend do not have."""
+    if part == "user":
+        return "remove it: username and password stand in the backend's section, with endpoint"
+    if part == "host" and ref.scheme == "file":
+        return "write three slashes before the path: file:///absolute/path"
+    return f"remove the {part}"
 
 
 def _check_names(ref: ImageRef) -> None:

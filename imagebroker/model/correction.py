@@ -1,0 +1,139 @@
+"""What to write instead of an identifier that is refused. For hints; nothing is ever repaired."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from urllib.parse import quote
+
+from imagebroker.redaction import redact
+
+FORMS = (
+    "write a UUID, NAME:UUID, or a URL such as https://host/path, file:///path or s3://bucket/key"
+)
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31}):(?P<rest>.*)", re.DOTALL)
+#: What stands around an identifier that was copied from a mail, a page or a script.
+_AROUND = " \t\r\n\f\v'\"<>`"
+_HEX_ID = re.compile(
+    r"(?:urn:uuid:)?\{?([0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12})\}?"
+)
+_REMOTE = re.compile(r"(?:(?P<user>[A-Za-z0-9_.-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[/~].*)")
+_WITHOUT_SCHEME = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d{1,5})?/.*")
+#: RFC 3986 characters that can stand in a path or a query as they are.
+_ALLOWED = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2}")
+#: Characters that a hint lists at most.
+_SHOWN = 4
+
+
+def correction(text: str) -> str:
+    """What to do about the most likely mistake in `text`, which has no pin."""
+    for rule in _RULES:
+        if hint := rule(text):
+            return hint
+    return FORMS
+
+
+def _copied(text: str) -> str | None:
+    bare = text.strip(_AROUND)
+    return f"remove what stands around it: {redact(bare, 200)}" if bare not in (text, "") else None
+
+
+def _local(text: str) -> str | None:
+    scheme = _SCHEME.fullmatch(text)
+    is_file = scheme is not None and scheme["scheme"].lower() == "file"
+    path = scheme["rest"] if scheme is not None and is_file else text
+    if re.match(r"/(?!/)", path) and not _unescaped(path):
+        return f"write file://{redact(path, 200)}"
+    is_path = text.startswith(("/", "./", "../", "~")) or re.match(r"[A-Za-z]:[\\/]", text)
+    is_path = is_path or (is_file and "://" not in text)
+    return "write a local file as file:///absolute/path" if is_path else None
+
+
+def _upper_case(text: str) -> str | None:
+    found = _SCHEME.fullmatch(text)
+    if found is None or not found["rest"].startswith("//") or found["scheme"].islower():
+        return None
+    return f"write the scheme in lower case: {found['scheme'].lower()}://"
+
+
+def _id(text: str) -> str | None:
+    found = _HEX_ID.fullmatch(text)
+    if found is None:
+        return None
+    digits = found[1].replace("-", "").lower()
+    ends = (0, 8, 12, 16, 20, 32)
+    parts = (digits[a:b] for a, b in pairwise(ends))
+    return f"write the id as {'-'.join(parts)}"
+
+
+def _slashes(text: str) -> str | None:
+    found = _SCHEME.fullmatch(text)
+    if found is None or found["scheme"] not in ("http", "https", "scp", "s3", "swift", "oci"):
+        return None
+    rest = found["rest"]
+    if rest.startswith("//") or not rest.lstrip("/"):
+        return None
+    return (
+        f"write two slashes behind the scheme: {found['scheme']}://{redact(rest.lstrip('/'), 200)}"
+    )
+
+
+def _remote(text: str) -> str | None:
+    found = _REMOTE.fullmatch(text)
+    if found is None or "://" in text:
+        return None
+    user = f"{found['user']}@" if found["user"] else ""
+    path = found["path"] if found["path"].startswith("/") else "/absolute/path"
+    return f"write a file on an SSH server as scp://{user}{found['host']}{redact(path, 200)}"
+
+
+def _no_scheme(text: str) -> str | None:
+    return f"write the scheme, as in https://{redact(text, 200)}" if (
+        _WITHOUT_SCHEME.fullmatch(text)
+    ) else None  # fmt: skip
+
+
+def _characters(text: str) -> str | None:
+    scheme, _, rest = text.partition("://")
+    if not rest or not re.fullmatch(r"[a-z][a-z0-9+.:_A-Z-]*", scheme):
+        return None
+    found = _unescaped(rest.partition("/")[2])
+    if not found:
+        return None
+    if any(not each.isprintable() for each in found):
+        return "remove the control characters, or write them as %XX"
+    shown = (f"{'a blank' if each == ' ' else each} as {quote(each, safe='')}" for each in found)
+    return f"write {', '.join(list(shown)[:_SHOWN])}"
+
+
+def _unescaped(text: str) -> list[str]:
+    """The characters that must be percent-encoded, each once."""
+    return list(dict.fromkeys(_ALLOWED.sub("", text)))
+
+
+_RULES: tuple[Callable[[str], str | None], ...] = (
+    _copied, _id, _local, _upper_case, _slashes, _remote, _characters, _no_scheme,
+)  # fmt: skip
+
+
+def host_correction(authority: str) -> str:
+    """What to do about `authority`, which is no `[user@]host[:port]`."""
+    host = authority.rpartition("@")[2]
+    if "@" in authority and ":" in authority.rpartition("@")[0]:
+        return "write it as [user@]host[:port], without a password"
+    if not host.isascii():
+        return f"write the host in ASCII{_in_ascii(host)}"
+    if "%" in host and host.startswith("["):
+        return "write the address without its zone, and without %"
+    if re.fullmatch(r"[A-Za-z0-9._-]+:", host):
+        return "remove the colon behind the host, or write the port there"
+    return "write it as [user@]host[:port]"
+
+
+def _in_ascii(host: str) -> str:
+    name, colon, port = host.partition(":")
+    try:
+        return f": {name.encode('idna').decode()}{colon}{port}"
+    except UnicodeError:
+        return ", as its DNS name (xn--...)"

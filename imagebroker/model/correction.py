@@ -46,8 +46,8 @@ def _local(text: str) -> str | None:
     if re.match(r"/(?!/)", path) and not _unescaped(path):
         return f"write file://{redact(path, 200)}"
     is_path = text.startswith(("/", "./", "../", "~")) or re.match(r"[A-Za-z]:[\\/]", text)
-    is_path = is_path or (is_file and "://" not in text)
-    return "write a local file as file:///absolute/path" if is_path else None
+    relative = is_file and "://" not in text
+    return "write a local file as file:///absolute/path" if is_path or relative else None
 
 
 def _upper_case(text: str) -> str | None:

@@ -37,7 +37,7 @@ def hint(text: str) -> str:
         ("'http://example.org/x.img'", "http://example.org/x.img"),
         ("<http://example.org/x.img>", "http://example.org/x.img"),
         (UUID.replace("-", ""), UUID),
-        ("{%s}" % UUID.upper(), UUID),
+        (f"{{{UUID.upper()}}}", UUID),
     ],
 )
 def test_what_the_hint_gives_is_accepted(written: str, right: str) -> None:

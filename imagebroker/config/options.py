@@ -151,8 +151,16 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "swarms at the same time."),
     cfg.ListOpt(
         "swarm_members", default=[],
-        help="Addresses of the hosts of the fleet, with a port where it is always the same. This "
-        "host may be among them."),
+        help="Addresses of the hosts of the fleet, with a port where it is always the same, or "
+        "names that lead to the addresses of hosts in the DNS. This host may be among them."),
+    cfg.StrOpt(
+        "swarm_members_dir",
+        help="Directory on storage that all hosts of the fleet share and may write to: they find "
+        "each other there."),
+    cfg.StrOpt(
+        "swarm_rack", default="",
+        help="Name of the rack in which this host stands. Of each chunk of an image, one host of a "
+        "rack takes what comes from other racks, and the others have it from there."),
     cfg.ListOpt(
         "swarm_rendezvous", default=[],
         help="HOST:PORT of `imagebroker swarm rendezvous`, where hosts find each other. Several: "
@@ -181,6 +189,13 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "swarm_upload_limit", type=Size(),
         help="Maximum bytes a second that one download sends to other hosts (or with K, M, G). Not "
         "set: no limit."),
+    cfg.Opt(
+        "swarm_download_limit", type=Size(),
+        help="Maximum bytes a second that one download takes from other hosts. Not set: no limit."),
+    cfg.Opt(
+        "swarm_backend_limit", type=Size(),
+        help="Maximum bytes a second that one download in a swarm reads from the backend. Not set: "
+        "no limit."),
     cfg.BoolOpt(
         "swarm_store_root", default=False,
         help="After a download, write the root of the image's hash tree into its record "

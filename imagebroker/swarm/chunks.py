@@ -39,6 +39,10 @@ class Chunks:
     def __init__(self, layout: Layout, first: int, spool: Path) -> None:
         self._layout, self._first, self._spool = layout, first, spool
         self._found: dict[int, _Chunk] = {}
+        #: The digest of each chunk, proven by the root in the record; None: nobody has sent it.
+        self.layer: list[bytes] | None = None
+        #: The backend has sent other bytes than that root says: it is not believed any more.
+        self._disproved = False
 
     def folder(self, index: int) -> Path:
         return self._spool / str(index)
@@ -125,7 +129,45 @@ class Chunks:
     def forget(self, index: int) -> None:
         self._found.pop(index, None)
 
+    # -- the record ------------------------------------------------------------------------------
+
+    def agrees(self, index: int, pieces: list[bytes]) -> bool:
+        """Whether a chunk of these pieces may be right, as far as that is known."""
+        return self.layer is None or self._node(index, pieces) == self.layer[index]
+
+    def believe(self, layer: list[bytes]) -> list[tuple[int, str]]:
+        """From now on; returns the chunks that were announced otherwise, and by whom."""
+        if self._disproved:
+            return []
+        self.layer = layer
+        wrong = [index for index, chunk in self._found.items()
+                 if not self.agrees(index, chunk.pieces)]  # fmt: skip
+        if any(self._found[index].by is None for index in wrong):
+            self._disprove()  # the backend decides
+            return []
+        return [(index, str(self._found[index].by)) for index in wrong
+                if not self._found[index].whole]  # fmt: skip
+
+    def _disprove(self) -> None:
+        self.layer, self._disproved = None, True
+
+    def nodes(self) -> list[bytes] | None:
+        """The digest of each chunk; None unless all are known."""
+        if any(index not in self._found for index in range(self._layout.count)):
+            return None
+        return [self._node(i, self._found[i].pieces) for i in range(self._layout.count)]
+
+    def _node(self, index: int, pieces: list[bytes]) -> bytes:
+        layout = self._layout
+        if layout.count == 1:
+            return tree.root(pieces, layout.piece)
+        return tree.node(pieces, layout.piece, layout.length(index), layout.chunk)
+
+    # -- what changes ----------------------------------------------------------------------------
+
     def keep_own(self, index: int, pieces: list[bytes]) -> None:
+        if not self.agrees(index, pieces):
+            self._disprove()
         self._found[index] = _Chunk(pieces, None, whole=True)
 
     def told_by(self, host: str) -> list[int]:

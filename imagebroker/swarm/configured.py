@@ -35,7 +35,14 @@ class Fleet:
     from_size: int
     #: Seconds for which an image is passed on after it was downloaded.
     linger: float
+    #: Bytes a second: to other hosts, from them, and from the backend.
     upload_limit: int
+    download_limit: int
+    backend_limit: int
+    #: Where this host stands.
+    rack: str
+    #: A directory that all hosts share, where they find each other.
+    shared: str
 
     @classmethod
     def configured(cls, core: Options) -> Self | None:
@@ -68,17 +75,21 @@ class Fleet:
                 "swarm_members", lambda: members(core.swarm_members, ports(core.swarm_ports))
             ),
             core.swarm_rendezvous, core.swarm_from, core.swarm_linger,
-            core.swarm_upload_limit or 0,
+            core.swarm_upload_limit or 0, core.swarm_download_limit or 0,
+            core.swarm_backend_limit or 0, core.swarm_rack or "", core.swarm_members_dir or "",
         )  # fmt: skip
-        if not (fleet.members or fleet.rendezvous):
+        if not (fleet.members or fleet.rendezvous or fleet.shared):
             raise ConfigError(
-                "neither swarm_members nor swarm_rendezvous says where other hosts are",
+                "none of swarm_members, swarm_members_dir and swarm_rendezvous says where other "
+                "hosts are",
                 hint="list the hosts, or start: imagebroker swarm rendezvous",
                 option="swarm_members",
             )
         return fleet
 
-    def start(self, topic: str, size: int, first: int, patience: float) -> Start:
+    def start(
+        self, topic: str, size: int, first: int, patience: float, root: bytes | None = None
+    ) -> Start:
         """What the process of one download, which needs nothing before byte `first`, is told.
 
         :raises OSError, ConfigError: there is no directory for what arrives.
@@ -102,6 +113,11 @@ class Fleet:
             key=os.fspath(self.identity.key),
             upload_limit=self.upload_limit,
             patience=patience,
+            root="" if root is None else root.hex(),
+            rack=self.rack,
+            directory=self.shared,
+            download_limit=self.download_limit,
+            backend_limit=self.backend_limit,
         )
 
 
@@ -129,7 +145,7 @@ def _checked(option: str, parse: Callable[[], T]) -> T:
     except ValueError as error:
         raise ConfigError(
             f"{option}: {error}",
-            hint="write addresses such as 10.0.0.17 or 10.0.0.17:7881, not names"
+            hint="write addresses or names, such as 10.0.0.17, 10.0.0.17:7881 or rack1.internal"
             if option == "swarm_members"
             else "write a range of ports, such as 7881-7888",
             option=option,

@@ -9,6 +9,7 @@ from imagebroker.swarm import proof, wire
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.plan import gateway
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.wire import Message
 
@@ -70,6 +71,9 @@ class Exchange:
         if index < self._here.start.first:
             return
         known = chunks.pieces(index)
+        if not chunks.agrees(index, pieces):
+            self._circle.ban(neighbour, f"has other bytes in chunk {index} than the record says")
+            return
         if known is None:
             chunks.offered(index, pieces, neighbour.id)
             self._here.torrents.fetch(index, pieces)
@@ -99,13 +103,25 @@ class Exchange:
             self._link(neighbour, index)
 
     def _link(self, neighbour: Neighbour, index: int, *, late: bool = False) -> None:
-        """Have libtorrent connect to it for one chunk: by the smaller id, once both listen."""
+        """Have libtorrent connect to it for one chunk, once both listen."""
         torrents = self._here.torrents
-        mine = self._here.id < neighbour.id or late
-        if mine and neighbour.is_mutual and index in neighbour.on and torrents.has(index):
-            if self._here.chunks.has(index) and index in neighbour.has:
-                return
+        if not (neighbour.is_mutual and index in neighbour.on and torrents.has(index)):
+            return
+        if self._here.chunks.has(index) and index in neighbour.has:
+            return
+        if late or self._connects(neighbour, index):
             torrents.connect(index, neighbour.ip, neighbour.hello.libtorrent)
+
+    def _connects(self, neighbour: Neighbour, index: int) -> bool:
+        """Whether it is this host's turn: of two in one rack, that with the smaller id; between
+        racks, the one that its rack has for this chunk."""
+        here, rack = self._here, self._here.start.rack
+        if not rack or neighbour.hello.rack in ("", rack):
+            return here.id < neighbour.id
+        if here.chunks.has(index):
+            return False
+        near = [here.id, *(each.id for each in self._circle if each.hello.rack == rack)]
+        return gateway(near, here.start.topic, index) == here.id
 
     # -- what comes ------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class Here:
         self.id = f"{self.fingerprint[:16]}-{secrets.token_hex(8)}"
         self.chunks = Chunks(start.layout, start.first, Path(start.spool))
         beside = port + len(start.ports) if start.ports else 0
-        self.torrents = Torrents(start, beside)
+        self.torrents = Torrents(start, start.libtorrent or beside)
         self._began = self._moved = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 

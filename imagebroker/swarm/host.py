@@ -18,6 +18,7 @@ from imagebroker.swarm.admission import Admission
 from imagebroker.swarm.circle import MOST_NEIGHBOURS, Circle
 from imagebroker.swarm.exchange import Exchange
 from imagebroker.swarm.here import Here, Parent
+from imagebroker.swarm.layer import Layer
 from imagebroker.swarm.meeting import PATIENCE, Meeting
 from imagebroker.swarm.neighbour import Neighbour
 from imagebroker.swarm.share import Share
@@ -77,6 +78,7 @@ class Host:
         self._here = Here(self._start, self._parent, port)
         self._circle = Circle(self._here)
         self._share = Share(self._here, self._circle)
+        self._layer = Layer(self._here, self._circle)
         self._exchange = Exchange(self._here, self._circle, self._share)
         self._admission = Admission(self._here, self._circle, self._admitted)
         self._meeting = Meeting(self._here, self._circle, self._met, self._heard)
@@ -95,6 +97,7 @@ class Host:
                     self._share.ended(message["n"])
                 case "confirmed":
                     self._admission.confirmed = True
+                    self._layer.confirmed()
                     await asyncio.sleep(float(message["linger"]))
                     return
                 case "bytes":
@@ -110,6 +113,7 @@ class Host:
 
     def _admitted(self, neighbour: Neighbour) -> None:
         self._share.claim(neighbour)
+        self._layer.offer(neighbour)
         self._exchange.introduce(neighbour)
 
     def _heard(self, neighbour: Neighbour, message: Message) -> None:
@@ -130,6 +134,8 @@ class Host:
                 self._exchange.offered(neighbour, message)
             case "members":
                 self._meeting.told_of(wire.addresses(message, "at", MOST_NEIGHBOURS))
+            case "layer":
+                self._layer.told(neighbour, message)
             case "on":
                 self._exchange.listens(neighbour, message)
             case _:

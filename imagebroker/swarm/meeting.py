@@ -6,15 +6,15 @@ import asyncio
 import random
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
-from contextlib import suppress
 from ssl import SSLObject
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import NAME, fingerprint, is_of_fleet
 from imagebroker.swarm.circle import MOST_NEIGHBOURS, Circle
+from imagebroker.swarm.finding import Address, Finder
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Hello, Neighbour
-from imagebroker.swarm.rendezvous import REMEMBERED, Unreachable, meet
+from imagebroker.swarm.rendezvous import REMEMBERED
 from imagebroker.swarm.wire import BrokenPeer, Message
 
 #: Seconds between two calls of members that did not answer.
@@ -23,9 +23,6 @@ _AGAIN = 3.0
 _SOON, _YOUNG = 0.3, 3.0
 #: Seconds within which a connection and a greeting must be there.
 PATIENCE = 5.0
-
-#: Where a host is called.
-_Address = tuple[str, int]
 
 
 class Meeting:
@@ -39,9 +36,9 @@ class Meeting:
         heard: Callable[[Neighbour, Message], None],
     ) -> None:
         self._here, self._circle, self._met, self._heard = here, circle, met, heard
-        self._calling: set[_Address] = set()
-        self._addresses: set[_Address] = set()
-        self._self_addresses: set[_Address] = {(here.start.address, here.port)}
+        self._calling: set[Address] = set()
+        self._finder = Finder(here)
+        self._self_addresses: set[Address] = {(here.start.address, here.port)}
         #: Whoever was known at the beginning has been called.
         self.settled = asyncio.Event()
 
@@ -50,8 +47,7 @@ class Meeting:
     async def find(self) -> None:
         """Call the members that are known, again and again."""
         while True:
-            await self._ask_rendezvous()
-            wanted = self._addresses | set(self._here.start.members)
+            wanted = await self._finder.found()
             wanted -= self._self_addresses | self._circle.addresses | self._calling
             chosen = random.sample(sorted(wanted), len(wanted))
             await asyncio.gather(*(self._call(*each) for each in chosen[: self._circle.room]))
@@ -59,33 +55,15 @@ class Meeting:
             young = self._here.age < _YOUNG
             await asyncio.sleep(_SOON if young else min(_AGAIN, REMEMBERED / 4))
 
-    def told_of(self, addresses: list[_Address]) -> None:
+    def told_of(self, addresses: list[Address]) -> None:
         """Call who is not known yet: whoever comes is known to all at once."""
         known = self._circle.addresses | self._self_addresses
         for each in addresses:
             if each not in known | self._calling and len(known) < MOST_NEIGHBOURS:
                 self._here.begin(self._call(*each))
 
-    async def _ask_rendezvous(self) -> None:
-        here = self._here
-        for where in here.start.rendezvous:
-            try:
-                found = await asyncio.to_thread(
-                    meet, where, here.identity, here.start.topic, here.address
-                )
-            except Unreachable:
-                continue
-            self._addresses = {_address(each) for each in found}
-            return
-
     async def leave(self) -> None:
-        here = self._here
-        for where in here.start.rendezvous:
-            with suppress(Unreachable):
-                await asyncio.to_thread(
-                    meet, where, here.identity, here.start.topic, here.address, leaving=True
-                )
-                return
+        await self._finder.leave()
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -108,21 +86,24 @@ class Meeting:
         self._here.begin(self._converse(reader, writer, (ip, port), greeted))
         await greeted.wait()
 
-    async def called(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Somebody has called this host."""
-        await self._converse(reader, writer, None, asyncio.Event())
+    async def called(
+        self, reader: StreamReader, writer: StreamWriter, hello: Hello | None = None
+    ) -> None:
+        """Somebody has called this host, and maybe has greeted already."""
+        await self._converse(reader, writer, None, asyncio.Event(), hello)
 
     async def _converse(
         self,
         reader: StreamReader,
         writer: StreamWriter,
-        dialed: _Address | None,
+        dialed: Address | None,
         greeted: asyncio.Event,
+        hello: Hello | None = None,
     ) -> None:
         """One connection, to its end."""
         neighbour = None
         try:
-            neighbour = await asyncio.wait_for(self._greet(reader, writer, dialed), PATIENCE)
+            neighbour = await asyncio.wait_for(self._greet(reader, writer, dialed, hello), PATIENCE)
             greeted.set()
             if neighbour is None:
                 return
@@ -146,7 +127,11 @@ class Meeting:
                 self._circle.leave(neighbour)
 
     async def _greet(
-        self, reader: StreamReader, writer: StreamWriter, dialed: _Address | None
+        self,
+        reader: StreamReader,
+        writer: StreamWriter,
+        dialed: Address | None,
+        hello: Hello | None,
     ) -> Neighbour | None:
         """None if it is none to speak with. :raises BrokenPeer, OSError: nor can it be."""
         here = self._here
@@ -155,9 +140,9 @@ class Meeting:
             return None
         who = fingerprint(secured.getpeercert(binary_form=True) or b"")
         start = here.start
-        own = Hello(start.topic, start.size, here.id, here.port, here.torrents.port)
+        own = Hello(start.topic, start.size, here.id, here.port, here.torrents.port, start.rack)
         await wire.send(writer, own.message)
-        hello = Hello.of(await wire.received(reader))
+        hello = hello or Hello.of(await wire.received(reader))
         if hello.id == here.id and dialed is not None:
             self._self_addresses.add(dialed)
         if who == here.fingerprint or self._circle.is_banned(who):
@@ -172,8 +157,3 @@ class Meeting:
         if self._circle.get(hello.id) is not None:
             return found if stands else None
         return found if self._circle.room > 0 else None
-
-
-def _address(text: str) -> _Address:
-    host, _, port = text.rpartition(":")
-    return host.strip("[]"), int(port)

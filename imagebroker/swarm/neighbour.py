@@ -32,6 +32,8 @@ class Hello(NamedTuple):
     #: Where it is called, and where its libtorrent listens.
     port: int
     libtorrent: int
+    #: Where it stands; empty: it does not say.
+    rack: str = ""
 
     @property
     def message(self) -> Message:
@@ -48,6 +50,7 @@ class Hello(NamedTuple):
             wire.text(message, "id"),
             wire.whole(message, "port", 1 << 16),
             wire.whole(message, "libtorrent", 1 << 16),
+            wire.text(message, "rack") if "rack" in message else "",
         )
 
 

@@ -70,6 +70,11 @@ def dealt(members: Collection[str], topic: str, stripe: int) -> list[str]:
     return sorted(members, key=lambda member: weight(member, topic, stripe))
 
 
+def gateway(rack: Collection[str], topic: str, index: int) -> str:
+    """The member of a rack that gets a chunk from other racks; the others have it from there."""
+    return min(rack, key=lambda member: weight(member, topic, index))
+
+
 class Deal:
     """Who reads each chunk, by rendezvous hashing over the members that are known."""
 

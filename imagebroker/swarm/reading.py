@@ -52,12 +52,14 @@ class Reading:
         send: Callable[[wire.Message], None],
         failed: Callable[[str], None],
         patience: float,
+        limit: int = 0,
     ) -> None:
         """:param own: the backend. :param send: tells the second process something.
         :param failed: hears why the backend cannot be read. :param patience: seconds of silence.
+        :param limit: bytes of the share a second; 0: as many as come.
         """
         self._own, self._spool, self._send, self._failed = own, spool, send, failed
-        self._patience = patience
+        self._patience, self._limit = patience, limit
         self._runs: deque[_Run] = deque()
         self._places: deque[wire.Message] = deque()
         self._closed = False
@@ -198,7 +200,7 @@ class Reading:
         spool, index, position = self._spool, stretch.chunk, stretch.start
         fd = spool.begun(index)
         try:
-            for data in self._taken(stretch.start, stretch.stop):
+            for data in self._paced(self._taken(stretch.start, stretch.stop)):
                 view = memoryview(data)
                 while view:
                     if index >= run.stop or self._closed:
@@ -218,6 +220,17 @@ class Reading:
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def _paced(self, chunks: Iterator[Buffer]) -> Iterator[Buffer]:
+        """The same, no faster than the limit of the share."""
+        began, taken = monotonic(), 0
+        for data in chunks:
+            taken += len(data)
+            ahead = taken / self._limit - (monotonic() - began) if self._limit else 0.0
+            if ahead > 0:
+                with self._spool.changed:
+                    self._spool.changed.wait_for(lambda: self._closed, ahead)
+            yield data
 
     def _taken(self, start: int, stop: int) -> Iterator[Buffer]:
         """What the backend sends, in order.

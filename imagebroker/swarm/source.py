@@ -41,7 +41,9 @@ class SwarmSource(ImageSource):
         self._closed = False
         #: All that was wanted was handed out: nothing came from elsewhere.
         self.complete = False
-        self._reading = Reading(own, self._spool, child.send, self._leave, start.patience)
+        self._reading = Reading(
+            own, self._spool, child.send, self._leave, start.patience, start.backend_limit
+        )
         self._listener = Thread(target=self._listen, name="imagebroker-swarm")
         self._reading.begin(start.opening, self._layout.count)
         start_thread(self._listener)

@@ -12,6 +12,8 @@ from typing import Any
 from imagebroker.swarm.certificates import Identity
 from imagebroker.swarm.plan import Layout
 
+#: Of a host. That of an address is longer than any of its parts.
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
@@ -41,6 +43,17 @@ class Start:
     upload_limit: int = 0
     #: Seconds without any news after which it is not worth while.
     patience: float = 24.0
+    #: The root of the image's hash tree according to its record, in hex; empty: it has none.
+    root: str = ""
+    #: Where this host stands: others of this rack are preferred.
+    rack: str = ""
+    #: A directory that all hosts share, where they find each other.
+    directory: str = ""
+    #: Bytes a second that it takes from other hosts, and that it reads from the backend.
+    download_limit: int = 0
+    backend_limit: int = 0
+    #: Where libtorrent listens; 0: beside the port at which the host is called.
+    libtorrent: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -75,7 +88,7 @@ def ports(text: str) -> list[int]:
 
 
 def members(texts: Sequence[str], at: Sequence[int]) -> list[tuple[str, int]]:
-    """What ADDRESS (called at all these ports) and ADDRESS:PORT stand for.
+    """What ADDRESS or NAME (called at all these ports) and ADDRESS:PORT stand for.
 
     :raises ValueError: one is neither.
     """
@@ -91,7 +104,8 @@ def _split(text: str) -> tuple[str, int | None]:
     if not colon or (text.count(":") > 1 and not text.startswith("[")):
         host, port = text, ""
     address = host.strip("[]")
-    ipaddress.ip_address(address)
+    if not _NAME.fullmatch(address):
+        ipaddress.ip_address(address)
     if port and not (port.isdigit() and 0 < int(port) < 1 << 16):
         raise ValueError(f"{text!r}: the port is no number from 1 to 65535")
     return address, int(port) if port else None

@@ -90,6 +90,7 @@ class Torrents:
             "listen_interfaces": f"{address}:{port}s",
             "outgoing_interfaces": start.address,
             "upload_rate_limit": start.upload_limit,
+            "download_rate_limit": start.download_limit,
         }
         self._session = lt.session(settings)
         self.allow([])

@@ -43,6 +43,20 @@ def root(pieces: Sequence[bytes], piece: int) -> bytes:
     return _top([*pieces, *[empty] * (_power(len(pieces)) - len(pieces))])
 
 
+def above(nodes: Sequence[bytes], width: int) -> bytes:
+    """The root of a whole file above these nodes of `width` bytes; one alone is the root."""
+    return nodes[0] if len(nodes) == 1 else root(nodes, width)
+
+
+def node(pieces: Sequence[bytes], piece: int, length: int, width: int) -> bytes:
+    """The node of `width` bytes in the tree of the whole file, of which these pieces are all."""
+    if len(pieces) > 1:
+        height = (_power(len(pieces)) * (piece // LEAF)).bit_length() - 1
+    else:
+        height = _power(-(-length // LEAF)).bit_length() - 1
+    return raised(root(pieces, piece), height, (width // LEAF).bit_length() - 1)
+
+
 def root_of_leaves(digests: Sequence[bytes]) -> bytes:
     """The root of a whole file from the digests of its leaves."""
     return _top([*digests, *[bytes(_DIGEST)] * (_power(len(digests)) - len(digests))])

@@ -59,7 +59,7 @@ def test_without_it_nothing_of_the_swarm_is_imported(tmp_path: Path) -> None:
     [
         ("swarm_ca", ""), ("swarm_ca", "/nowhere/ca.pem"), ("swarm_key", "/nowhere/one.key"),
         ("swarm_certificate", ""), ("swarm_address", "0.0.0.0"), ("swarm_address", "a.host"),
-        ("swarm_ports", "80"), ("swarm_members", "a.host"), ("swarm_members", ""),
+        ("swarm_ports", "80"), ("swarm_members", "a host"), ("swarm_members", ""),
         ("swarm_dir", ""),
     ],
 )  # fmt: skip

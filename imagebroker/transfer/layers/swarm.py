@@ -113,12 +113,16 @@ class SwarmLayer:
             raise
 
     def _joined(self, opened: OpenedSource, topic: str, size: int, first: int) -> OpenedSource:
+        from imagebroker.swarm import root
         from imagebroker.swarm.second_process import Child  # where a swarm is configured
         from imagebroker.swarm.source import SwarmSource
 
         ref, rules = redact(opened.image.ref), self._watch.rules
         try:
-            start = self._fleet.start(topic, size, first, _PATIENCE * rules.stall_timeout)
+            record = self._demands.record or opened.image
+            start = self._fleet.start(
+                topic, size, first, _PATIENCE * rules.stall_timeout, root.of(record)
+            )
             child = Child(start)
         except (OSError, ImageBrokerError) as error:
             LOG.warning("%s: not in a swarm: %s", ref, error)

@@ -33,7 +33,7 @@ class Client:
         :param token: a bearer token in place of the options `username` and `password`.
         :raises ConfigError: an option cannot be used (`OPTIONS` has them).
         """
-        title = ":".join(filter(None, ("backend", host.name, host.instance)))
+        title = f"backend:{host.title}"
         options = host.options
         self.host = host
         self.tls = Tls(options, title) if tls is None else tls

@@ -35,12 +35,12 @@ class Tls:
         self._lock = threading.Lock()
         if options.insecure and not options.allow_insecure:
             raise ConfigError(
-                f"[{title}] insecure is set",
-                hint="remove it; set allow_insecure too if any server may pass for the real one",
+                f"[{title}] insecure is set, and allow_insecure is not",
+                hint=f"remove it, and set {self.shown('ca_file')} to the server's CA",
             )
         if options.key_file and not options.cert_file:
             raise ConfigError(
-                f"[{title}] {self.shown('key_file')} is set",
+                f"[{title}] {self.shown('key_file')} is set, and {self.shown('cert_file')} is not",
                 hint=f"set {self.shown('cert_file')} too",
             )
         for name in ("ca_file", "cert_file", "key_file"):

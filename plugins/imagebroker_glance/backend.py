@@ -55,10 +55,10 @@ class GlanceBackend(ImageBackend):
         from imagebroker_glance.sessions import Sessions, make_client
 
         options = personal_options(host.options) if host.personal else host.options
-        where = f"[backend:{host.name}{':' + host.instance if host.instance else ''}]"
+        where = f"[backend:{host.title}]"
         check(options, where)
         self._shared = SharedDirectories(options.get("shared_directories") or {}, where)
-        self._client = make_client(host, options, where)
+        self._client = make_client(host, options)
         self._keystone = Keystone(host, options, self._client, where)
         self._sessions = Sessions(self._client)
 

@@ -100,18 +100,11 @@ def check(options: Options, where: str) -> None:
     ):
         if options.get(name):
             raise ConfigError(f"{where}: {name} is not supported", hint=remedy)
-    if options.get("insecure") and not options.get("allow_insecure"):
-        raise ConfigError(
-            f"{where}: insecure is set, but allow_insecure is not",
-            hint="set cafile to the server's CA instead",
-        )
     if options.get("auth_type") in _WITH_PASSWORD and not options.get("password"):
         raise ConfigError(
             f"{where}: auth_type is {options['auth_type']}, but password is not set",
             hint="set password, or another auth_type",
         )
-    if options.get("keyfile") and not options.get("certfile"):
-        raise ConfigError(f"{where}: keyfile is set, but certfile is not", hint="set certfile, too")
     _check_endpoints(options, where)
     _check_catalogue(options, where)
 

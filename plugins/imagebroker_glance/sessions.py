@@ -25,11 +25,11 @@ GLOBAL_ID = "X-Openstack-Request-Id"
 TLS_NAMES = {"ca_file": "cafile", "cert_file": "certfile", "key_file": "keyfile"}
 
 
-def make_client(host: BackendHost, options: Options, title: str) -> http.Client:
+def make_client(host: BackendHost, options: Options) -> http.Client:
     """What HTTP needs of the options. The client certificate is shown to every server: they are
     named by the deployer, or by the catalogue of the deployer's Keystone.
 
-    :raises ConfigError: a certificate file cannot be used.
+    :raises ConfigError: options of TLS contradict each other, or a file cannot be used.
     """
     named = {name: options.get(theirs) for name, theirs in TLS_NAMES.items()}
     same = {name: options.get(name) for name in ("insecure", "allow_insecure", "min_tls", "proxy")}
@@ -38,7 +38,7 @@ def make_client(host: BackendHost, options: Options, title: str) -> http.Client:
     limits = dataclasses.replace(host.limits, stall_timeout=seconds)
     return http.Client(
         dataclasses.replace(host, options=values, limits=limits),
-        tls=http.Tls(values, title, TLS_NAMES),
+        tls=http.Tls(values, f"backend:{host.title}", TLS_NAMES),
     )
 
 

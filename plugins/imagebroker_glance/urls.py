@@ -1,4 +1,4 @@
-"""What credentials are bound to."""
+"""What a server is called."""
 
 from __future__ import annotations
 

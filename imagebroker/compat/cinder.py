@@ -3,6 +3,7 @@
 ::
 
     import cinder.exception
+    import cinder.image.image_utils  # first: cinder.image.glance cannot be imported alone
     import cinder.image.glance
     from cinder.common import config
 
@@ -31,7 +32,7 @@ from imagebroker.compat.cinder_records import (
     record_of,
 )
 from imagebroker.compat.errors import CINDER_IMAGE, CINDER_SERVICE, Errors
-from imagebroker.compat.streams import ImageChunks, device_of, writable
+from imagebroker.compat.streams import ImageChunks, device_of, is_empty, writable
 from imagebroker.exceptions import (
     ConfigError,
     ImageNotFound,
@@ -192,7 +193,7 @@ class GlanceImageService:
         self, context: Context, image_meta: Mapping[str, Any], data: Any = None
     ) -> dict[str, Any]:
         """A new image; `properties` of `image_meta` become properties of their own."""
-        fields = created_fields(image_meta)
+        fields = created_fields(image_meta) | ({"size": 0} if data and is_empty(data) else {})
         with self._errors.translated(CINDER_SERVICE, fields.get("id") or fields.get("name") or ""):
             created = self._broker.create(context, fields, data or None, check_format=False)
             return record_of(created)
@@ -225,8 +226,9 @@ class GlanceImageService:
     ) -> Image:  # fmt: skip
         if not data and not meta:
             return self._broker.get(context, ref)
+        fields = changed_fields(meta) | ({"size": 0} if data and is_empty(data) else {})
         return self._broker.update(
-            context, ref, changed_fields(meta), data or None, purge_props=purge and bool(meta),
+            context, ref, fields, data or None, purge_props=purge and bool(meta),
             check_format=False, target=target if data else None,
         )  # fmt: skip
 

@@ -35,7 +35,7 @@ from imagebroker.compat.errors import (
 from imagebroker.compat.listing import LazyList, query_of
 from imagebroker.compat.nova_options import broker_of
 from imagebroker.compat.records import changed_fields, created_fields, record_of
-from imagebroker.compat.streams import ImageChunks, is_special, writable
+from imagebroker.compat.streams import ImageChunks, is_empty, is_special, writable
 from imagebroker.exceptions import Cancelled, InvalidImageRef
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class API:
         Different on purpose: the endpoint is that of the caller's own catalogue; it is a URL that
         `get` understands (with `/v2`); where there is no endpoint, the ref comes back as it is.
         """
-        for service in getattr(context, "service_catalog", None) or ():
+        catalogue = getattr(context, "service_catalog", None)
+        for service in catalogue if isinstance(catalogue, (list, tuple)) else ():
             if service.get("type") != "image":
                 continue
             for endpoint in service.get("endpoints") or ():
@@ -161,7 +162,8 @@ class API:
 
         As in Nova: the property `instance_owner` makes that project a member and is not stored;
         `location` registers bytes that lie elsewhere; a `size` of 0 without data makes an active,
-        empty raw image; other sizes and what the service sets itself are ignored.
+        empty raw image, and so does an empty file; other sizes and what the service sets itself are
+        ignored.
         Different on purpose: `image_info` stays as it is; `data` may be an iterator, bytes or a
         path, too; when any step fails, no record is left behind; data that cannot be rewound is
         never sent twice.
@@ -172,6 +174,8 @@ class API:
             fields |= {"size": 0, "disk_format": fields.get("disk_format", "raw")}
             fields.setdefault("container_format", "bare")
             self._check_empty_format(fields)
+        elif is_empty(data):
+            fields["size"] = 0
         table: Table = OF_SERVICE | OF_LOCATION if "locations" in fields else OF_SERVICE
         name = fields.get("id") or fields.get("name") or ""
         with self._errors.translated(table, name):
@@ -197,12 +201,13 @@ class API:
 
         As in Nova: a whole record of `get` may be passed; `id` and what the service sets itself are
         ignored; `purge_props`, False unless given, removes the properties that `image_info` does
-        not have; `location` registers bytes that lie elsewhere; the data comes last.
+        not have; `location` registers bytes that lie elsewhere; the data comes last, and an empty
+        file makes an empty image.
         Different on purpose: sending back a record leaves its visibility alone (Nova made every
         image private that was not public); `data` may be what `create` takes; where the backend
         keeps no locations, `location` is ImageUnacceptable, upon which libvirt uploads instead.
         """
-        fields = changed_fields(image_info)
+        fields = changed_fields(image_info) | ({"size": 0} if is_empty(data) else {})
         table: Table = OF_UPDATE | OF_LOCATION if "locations" in fields else OF_UPDATE
         ref = self._ref(id_or_uri)
         with self._errors.translated(table, ref):

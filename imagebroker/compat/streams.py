@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from imagebroker.model import inputs
 from imagebroker.transfer.reader import ImageReader
+
+#: Seconds to wait for the first byte of what will be uploaded.
+_PATIENCE = 30.0
 
 
 class ImageChunks(Iterator[bytes]):
@@ -86,6 +90,22 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def is_empty(data: Any) -> bool:
+    """Whether `data`, which is to be uploaded, is a file or bytes without a byte to read.
+
+    Services upload them, and get an empty image. What cannot seek is not asked: a pipe without a
+    byte is one whose writer has failed.
+    """
+    if isinstance(data, (bytes, bytearray)):
+        return not data
+    place = inputs.place_in(data) if inputs.can_be_read(data) else None
+    if place is None or place[1] != 0:
+        return False
+    first = next(inputs.chunks_of_file(data, 1, _PATIENCE), b"")  # files in /proc have a size of 0
+    data.seek(place[0])
+    return not first
 
 
 def device_of(data: Any) -> str | None:

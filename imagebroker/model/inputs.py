@@ -7,6 +7,7 @@ of these is the end of the data: only an empty result of `read` is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,19 @@ class Wrong(Exception):
 def can_be_read(source: object) -> bool:
     """Whether it has `read`, or at least `readinto`."""
     return callable(getattr(source, "read", None)) or callable(getattr(source, "readinto", None))
+
+
+def place_in(file: Any) -> tuple[int, int] | None:
+    """The position in a file, and the bytes from there to its end; None if it cannot seek."""
+    try:
+        start = file.tell()
+        file.seek(0, os.SEEK_END)  # returns None in some file-like objects
+        end = file.tell()
+        file.seek(start)
+        return start, end - start
+    except (AttributeError, TypeError, NotImplementedError, OSError, ValueError):
+        # TypeError: oslo.vmware's handles have a `seek` with one argument that does nothing.
+        return None
 
 
 def chunks_of_file(source: Any, size: int, patience: float) -> Iterator[bytes]:

@@ -123,17 +123,10 @@ class ImageData:
 
     def _measure(self) -> int | None:
         """The bytes from the file's current position to its end; None if it cannot seek."""
-        try:
-            self._start = self._file.tell()
-            self._file.seek(0, os.SEEK_END)  # returns None in some file-like objects
-            end: int = self._file.tell()
-            self._file.seek(self._start)
-        except (AttributeError, TypeError, NotImplementedError, OSError, ValueError):
-            # TypeError: oslo.vmware's handles have a `seek` with one argument that does nothing.
-            self._start, self.rewindable = 0, False
-            return None
-        self.rewindable = True
-        return end - self._start
+        place = inputs.place_in(self._file)
+        self.rewindable = place is not None
+        self._start, size = place or (0, None)
+        return size
 
     def _look_for_bytes(self) -> None:
         """Read from a file whose size is 0: files in /proc and /sys have data nevertheless.

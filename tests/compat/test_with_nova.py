@@ -381,7 +381,7 @@ class TestSameRecords:
                 "block_device_mapping": [{"snapshot_id": "x", "boot_index": 0, "no": None}]}},
         ],
     )  # fmt: skip
-    @pytest.mark.parametrize("data", [None, "the bytes"])
+    @pytest.mark.parametrize("data", [None, "the bytes", ""])
     def test_create(self, nova: Services, info: dict[str, Any], data: str | None) -> None:
         if data is not None:
             info = {"disk_format": "raw", "container_format": "bare", **info}

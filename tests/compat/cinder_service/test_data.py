@@ -49,6 +49,18 @@ def test_a_volume_is_uploaded_from_a_proxy_of_its_device(
     assert_that(stored.read_bytes() == volume.read_bytes(), Is(True))
 
 
+def test_an_empty_file_becomes_an_empty_image_as_in_cinder(
+    concurrent_cinder: Cinder, openstack: OpenStack, tmp_path: Path
+) -> None:
+    (tmp_path / "volume").touch()
+    for api in ("cinder", "ours"):
+        image = openstack.create_image(None)
+        volume = str(tmp_path / "volume")
+        concurrent_cinder.do("upload", api=api, image=image, path=volume, store=None)
+        record = concurrent_cinder("cinder", "show", image)
+        assert_that((record["status"], record["size"]), Equals(("active", 0)))
+
+
 @pytest.mark.parametrize("concurrent_cinder", ["eventlet"], indirect=True)
 def test_green_threads_download_side_by_side(
     concurrent_cinder: Cinder, openstack: OpenStack

@@ -62,6 +62,21 @@ class TestCreate:
         assert chunks is not None
         assert_that((bool(chunks), len(chunks), list(chunks)), Equals((True, 0, [])))
 
+    @pytest.mark.parametrize("kind", ["file", "bytes"])
+    def test_an_empty_file_makes_an_empty_image(self, api: API, kind: str) -> None:
+        data: Any = io.BytesIO(DATA) if kind == "file" else b""
+        if kind == "file":
+            data.seek(0, io.SEEK_END)  # what is left of it is empty
+        record = api.create(ALICE, {"name": "a", "disk_format": "raw"}, data)
+        assert_that((record["status"], record["size"]), Equals(("active", 0)))
+        record = api.create(ALICE, {"name": "a", "disk_format": "raw"})
+        record = api.update(ALICE, record["id"], {}, data)
+        assert_that((record["status"], record["size"]), Equals(("active", 0)))
+
+    def test_a_pipe_without_a_byte_is_a_writer_that_failed(self, api: API) -> None:
+        with pytest.raises(exceptions.GlanceConnectionFailed, match="empty"):
+            api.create(ALICE, {"name": "a", "disk_format": "raw"}, iter([]))
+
     def test_an_empty_image_is_raw(self, api: API) -> None:
         with pytest.raises(exceptions.ImageBadRequest, match="qcow2"):
             api.create(ALICE, {"name": "a", "size": 0, "disk_format": "qcow2"})
@@ -189,6 +204,12 @@ class TestOthers:
         endpoints[0]["internalURL"] = "http://internal:9292"
         url = API.generate_image_url(MISSING, context)  # type: ignore[arg-type]
         assert_that(url, Equals(f"http://internal:9292/v2/images/{MISSING}"))
+
+    @pytest.mark.parametrize("catalogue", [object(), "text", {"type": "image"}, None])
+    def test_a_catalogue_that_is_no_list_is_none(self, catalogue: object) -> None:
+        context = SimpleNamespace(service_catalog=catalogue)
+        url = API.generate_image_url(MISSING, context)  # type: ignore[arg-type]
+        assert_that(url, Equals(MISSING))
 
     def test_without_a_catalogue_the_ref_is_as_good(self, api: API) -> None:
         assert_that(api.generate_image_url(MISSING, ALICE), Equals(MISSING))

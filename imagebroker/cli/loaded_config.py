@@ -31,7 +31,7 @@ def load(path: Path | None, personal: bool = False, *, service: bool = False) ->
     """Load the config file `path`; None: the personal defaults, without a file.
 
     `personal`: it is the user's own, and overlays the personal defaults. `service`: where it is the
-    file of a service such as Nova, that service's own options count, too.
+    file of a service (Nova, Ironic, Cinder), that service's own options count, too.
     """
     if path is None:
         return LoadedConfig(Settings.for_person())
@@ -61,10 +61,11 @@ def load(path: Path | None, personal: bool = False, *, service: bool = False) ->
 
 def _inheritance(path: Path) -> Callable[[cfg.ConfigOpts], Inherited] | None:
     from imagebroker.cli.check.configuration import written_in
-    from imagebroker.cli.check.service import inheritance
+    from imagebroker.compat.service_files import service_of
 
     try:
-        return inheritance(written_in(path))
+        service = service_of(path, written_in(path))
+        return None if service is None else service.inherited
     except (cfg.Error, ValueError, OSError):
         return None  # whoever reads it says what is wrong
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.compat.service_options import (
+    ANYWHERE,
+    WITHOUT_MEANING,
+    Meanings,
     ServiceOptions,
     allowing_insecure,
     keystone_values,
+    listed,
     prefix,
+    service_token,
+    shown,
     truth,
 )
 from imagebroker.config.settings import Inherited, Settings
@@ -18,8 +24,8 @@ if TYPE_CHECKING:
 
     from imagebroker.broker import Broker
 
-#: Where the catalogue leads is the decision of whoever runs Keystone, as it was before.
-_ANYWHERE = ["0.0.0.0/0", "::/0"]
+#: Cinder's defaults, which are not in the file: a command that reads it does not have Cinder.
+_RETRIES, _CATALOGUE = 3, "image:glance:publicURL"
 #: Cinder's options and those of `[backend:glance]` for the same.
 _RENAMED = {
     "glance_ca_certificates_file": "cafile",
@@ -45,9 +51,7 @@ def inherited(conf: cfg.ConfigOpts) -> Inherited:
     """Cinder's options as ours, by section."""
     options = ServiceOptions(conf)
     core: dict[str, Any] = {"enabled_schemes": ["glance"], "default_backend": "glance"}
-    retries = options.get("glance_num_retries")
-    if retries is not None:
-        core["retries"] = int(retries)
+    core["retries"] = int(options.get("glance_num_retries", default=_RETRIES))
     return {"imagebroker": core, "backend:glance": _glance(options)}
 
 
@@ -63,13 +67,11 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
         if value not in (None, False, ""):
             values[ours] = value
     allowing_insecure(values, "glance_api_insecure")
-    servers = options.get("glance_api_servers")
-    if servers:
-        listed = servers.split(",") if isinstance(servers, str) else servers
-        values["endpoint"] = [prefix(url) for url in listed if url.strip()]
+    if servers := listed(options.get("glance_api_servers")):
+        values["endpoint"] = [prefix(url) for url in servers]
     elif "endpoint" not in values:
-        values["allowed_networks"] = _ANYWHERE
-        values |= _in_catalogue(options.get("glance_catalog_info"))
+        values["allowed_networks"] = ANYWHERE
+        values |= _in_catalogue(options.get("glance_catalog_info", default=_CATALOGUE))
     return values
 
 
@@ -83,3 +85,38 @@ def _in_catalogue(info: Any) -> dict[str, Any]:
     if interface in ("public", "internal", "admin"):
         found["valid_interfaces"] = [interface]
     return found
+
+
+def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
+    """What becomes of Cinder's options about images, as `ours` has them."""
+    options = ServiceOptions(conf)
+    servers = listed(options.get("glance_api_servers"))
+    return {
+        "DEFAULT": {
+            **{theirs: ("backend:glance", new) for theirs, new in _RENAMED.items()},
+            "glance_api_servers": ("backend:glance", "endpoint"),
+            "glance_num_retries": ("imagebroker", "retries"),
+            "glance_catalog_info": lambda name: _became_of_catalogue(ours, bool(servers)),
+            "glance_api_ssl_compression": "has no effect: TLS does not compress any more",
+            "glance_core_properties": "stays Cinder's",
+            "allowed_direct_url_schemes": (
+                "is not taken over: set [imagebroker] direct_url_schemes"
+            ),
+            "verify_glance_signatures": "stays Cinder's: its own code checks signatures",
+        },
+        "glance": {
+            **WITHOUT_MEANING,
+            "endpoint_override": ("backend:glance", "endpoint"),
+            "*": ("backend:glance", "*"),
+        },
+        "service_user": service_token(options, ours),
+    }
+
+
+def _became_of_catalogue(ours: Inherited, named: bool) -> str:
+    if named:
+        return "has no effect: glance_api_servers is set"
+    found = ours["backend:glance"]
+    names = [name for name in ("service_type", "valid_interfaces") if name in found]
+    text = ", ".join(f"{name} = {shown(found[name])}" for name in names)
+    return f"becomes [backend:glance] {text}"

@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.compat.service_options import (
+    ANYWHERE,
+    WITHOUT_MEANING,
+    Meanings,
     ServiceOptions,
     allowing_insecure,
+    becomes,
     keystone_values,
+    listed,
     truth,
 )
 from imagebroker.config.settings import Inherited, Settings
@@ -22,7 +27,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-_ANYWHERE = ["0.0.0.0/0", "::/0"]
+#: Ironic's default, which is not in the file: a command that reads it does not have Ironic.
+_PATHS = ["/var/lib/ironic"]
 #: Options of an adapter of keystoneauth, which Ironic gives defaults of its own.
 _ADAPTER = ("valid_interfaces", "region_name", "service_type", "service_name")
 
@@ -42,7 +48,7 @@ def broker_of(conf: cfg.ConfigOpts) -> Broker:
 def inherited(conf: cfg.ConfigOpts) -> Inherited:
     """Ironic's options as ours, by section."""
     options = ServiceOptions(conf)
-    paths = list(options.get("file_url_allowed_paths", "conductor", ["/var/lib/ironic"]) or ())
+    paths = listed(options.get("file_url_allowed_paths", "conductor", _PATHS))
     schemes = ["glance", "http", "https", "oci"] + (["file"] if paths else [])
     core: dict[str, Any] = {
         "enabled_schemes": schemes,
@@ -54,12 +60,12 @@ def inherited(conf: cfg.ConfigOpts) -> Inherited:
     if timeout:
         core |= {"connect_timeout": float(timeout), "stall_timeout": float(timeout)}
     if direct := options.get("allowed_direct_url_schemes", "glance"):
-        core["direct_url_schemes"] = list(direct)
+        core["direct_url_schemes"] = listed(direct)
     return {
         "imagebroker": core,
         "backend:glance": _glance(options),
-        "backend:http": {"allowed_networks": _ANYWHERE, **_tls(options)},
-        "backend:oci": {"allowed_networks": _ANYWHERE, **_registries(options)},
+        "backend:http": {"allowed_networks": ANYWHERE, **_tls(options)},
+        "backend:oci": {"allowed_networks": ANYWHERE, **_registries(options)},
         "backend:file": {"allowed_paths": paths, "follow_links": True},
     }
 
@@ -72,7 +78,7 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
     if values.get("auth_type"):
         values["send_service_user_token"] = True
     if "endpoint" not in values:
-        values["allowed_networks"] = _ANYWHERE
+        values["allowed_networks"] = ANYWHERE
     return {"require_checksum": False, **values}
 
 
@@ -147,3 +153,60 @@ def _warn(options: ServiceOptions) -> None:
     ):
         if option not in options.section(group):
             LOG.warning("as before, %s; [%s] %s decides", why, group, option)
+
+
+def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
+    """What becomes of Ironic's options about images, as `ours` has them."""
+    sent = "is sent to the server of each href, and to none that it redirects to"
+    return {
+        "DEFAULT": {
+            "webserver_verify_ca": lambda name: _became_of_ca(ours, "http"),
+            "webserver_connection_timeout": lambda name: (
+                becomes(ours, "imagebroker", "connect_timeout") + ", and stall_timeout"
+            ),
+            "webserver_tls_minimum_version": ("backend:http", "min_tls"),
+            "webserver_tls_ciphers": "has no effect: the ciphers are those of the system",
+        },
+        "deploy": dict.fromkeys(
+            ("image_server_auth_strategy", "image_server_user", "image_server_password"), sent
+        ),
+        "conductor": {
+            "file_url_allowed_paths": (
+                ("backend:file", "allowed_paths") if ours["backend:file"]["allowed_paths"]
+                else "becomes [imagebroker] enabled_schemes without file"
+            ),
+            "disable_support_for_checksum_files": "is kept to",
+        },
+        "oci": {
+            "verify_ca": lambda name: _became_of_ca(ours, "oci"),
+            "authentication_config": ("backend:oci", "pull_secret_file"),
+            "permit_fallback_to_http_transport": "has no effect: set [backend:oci] plain_http",
+        },
+        "agent": {"allow_md5_checksum": ("imagebroker", "allow_md5")},
+        "glance": {
+            **WITHOUT_MEANING,
+            **dict.fromkeys(_TEMPORARY, "stays Ironic's: its own code signs temporary URLs"),
+            "allowed_direct_url_schemes": ("imagebroker", "direct_url_schemes"),
+            "num_retries": "has no effect: [imagebroker] retries holds for the bytes, too",
+            "endpoint_override": ("backend:glance", "endpoint"),
+            "*": ("backend:glance", "*"),
+        },
+    }  # fmt: skip
+
+
+def _became_of_ca(ours: Inherited, name: str) -> str:
+    values, section = ours[f"backend:{name}"], f"backend:{name}"
+    if values.get("insecure"):
+        return f"becomes [{section}] insecure = True, with allow_insecure"
+    if "ca_file" in values:
+        return becomes(ours, section, "ca_file")
+    return f"becomes [{section}] ca_file: the authorities of the system"
+
+
+#: Options of temporary URLs, which agents read images with.
+_TEMPORARY = (
+    "swift_temp_url_key", "swift_temp_url_duration", "swift_temp_url_cache_enabled",
+    "swift_temp_url_expected_download_start_delay", "swift_endpoint_url", "swift_api_version",
+    "swift_account", "swift_account_prefix", "swift_container",
+    "swift_store_multiple_containers_seed",
+)  # fmt: skip

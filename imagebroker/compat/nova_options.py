@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.compat.service_options import (
+    ANYWHERE,
+    WITHOUT_MEANING,
+    Meanings,
     ServiceOptions,
     allowing_insecure,
+    becomes,
     keystone_values,
+    listed,
     prefix,
+    service_token,
     truth,
 )
 from imagebroker.config.settings import Inherited, Settings
-from imagebroker.redaction import redact
 from imagebroker.registry import find_entry_points
 
 if TYPE_CHECKING:
@@ -25,8 +29,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Where the catalogue leads is the decision of whoever runs Keystone, as it was before.
-_ANYWHERE = ["0.0.0.0/0", "::/0"]
 #: Nova's defaults, which are not in the file: a command that reads it does not have Nova.
 _INTERFACES = ["internal", "public"]
 _RBD_TIMEOUT = 5
@@ -49,17 +51,6 @@ _RBD = {
     "rbd_pool": "pool",
     "rbd_ceph_conf": "ceph_conf",
     "rbd_connect_timeout": "mon_timeout",
-}
-#: Options of `[glance]` for which there is nothing to say here.
-_WITHOUT_MEANING = {
-    "debug": "has no effect: set the level of the logger imagebroker_glance",
-    "max_version": "has no effect: version 2 of the API is used",
-    "split_loggers": "has no effect: keystoneauth logs through imagebroker_glance",
-    "collect_timing": "has no effect: metrics have the times",
-    "connect_retries": "has no effect: [imagebroker] retries holds for connections, too",
-    "connect_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
-    "status_code_retries": "has no effect: [imagebroker] retries holds for these, too",
-    "status_code_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
 }
 
 
@@ -88,7 +79,7 @@ def inherited(conf: cfg.ConfigOpts) -> Inherited:
     for theirs, ours in _SIGNATURES.items():
         value = options.get(theirs, "glance")
         if ours == "trusted_certificate_ids":
-            core[ours] = _listed(value)
+            core[ours] = listed(value)
         else:
             core[ours] = truth(value)
     found = {"imagebroker": core, "backend:glance": _glance(options)}
@@ -105,7 +96,7 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
         for name in ("region_name", "service_type", "service_name")
         if (value := options.get(name, "glance"))
     }
-    values["valid_interfaces"] = _listed(options.get("valid_interfaces", "glance", _INTERFACES))
+    values["valid_interfaces"] = listed(options.get("valid_interfaces", "glance", _INTERFACES))
     if truth(options.get("send_service_user_token", "service_user")):
         login = keystone_values(options, "service_user")
         for name in ("region_name", "valid_interfaces", "service_type", "service_name"):
@@ -114,17 +105,17 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
         if login.get("auth_type"):
             values["send_service_user_token"] = True
     values |= keystone_values(options, "glance")
-    values["valid_interfaces"] = _listed(values["valid_interfaces"])
+    values["valid_interfaces"] = listed(values["valid_interfaces"])
     for group, old, new in _OLD_TLS:
         value = options.get(old, group)
         if new not in values and value not in (None, "", False):
             values[new] = value
     allowing_insecure(values, "[glance] insecure")
-    servers = _listed(options.get("api_servers", "glance"))
+    servers = listed(options.get("api_servers", "glance"))
     if servers:
         values["endpoint"] = [prefix(url) for url in servers]
     elif "endpoint" not in values:
-        values["allowed_networks"] = _ANYWHERE
+        values["allowed_networks"] = ANYWHERE
     return values
 
 
@@ -144,60 +135,28 @@ def _has_rbd() -> bool:
     return bindings and "rbd" in find_entry_points()
 
 
-def _listed(value: Any) -> list[str]:
-    """A list that may have been read as text."""
-    found = value.split(",") if isinstance(value, str) else value or []
-    return [each.strip() for each in found if each.strip()]
-
-
-def is_meant(written: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a config file is Nova's, by its sections."""
-    return "glance" in written and any(
-        name in written for name in ("api_database", "libvirt", "placement", "compute", "vnc")
-    )
-
-
-def became(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str]]:
-    """For each of Nova's options about images that is set: where it is, what becomes of it."""
+def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
+    """What becomes of Nova's options about images, as `ours` has them."""
     options = ServiceOptions(conf)
-    ours = inherited(conf)
-    for name in sorted(options.section("glance")):
-        yield f"[glance] {name}", _became(name, options, ours)
-    if options.section("service_user"):
-        sent = ours["backend:glance"].get("send_service_user_token")
-        for name in sorted(options.section("service_user").keys() - {"auth_strategy"}):
-            what = (
-                f"becomes [backend:glance] {name}"
-                if sent
-                else "has no effect: no service token is sent"
-            )
-            yield f"[service_user] {name}", what
-
-
-def _became(name: str, options: ServiceOptions, ours: Inherited) -> str:
-    if name == "num_retries":
-        return f"becomes [imagebroker] retries = {ours['imagebroker']['retries']}"
-    if name in _SIGNATURES:
-        new = _SIGNATURES[name]
-        return f"becomes [imagebroker] {new} = {_shown(ours['imagebroker'][new])}"
-    if name == "enable_rbd_download" or name in _RBD:
-        return _became_of_rbd(name, options, ours)
-    if name in _WITHOUT_MEANING:
-        return _WITHOUT_MEANING[name]
-    new = {"api_servers": "endpoint", "endpoint_override": "endpoint",
-           "api_insecure": "insecure"}.get(name, name)  # fmt: skip
-    if name == "endpoint_override" and _listed(options.get("api_servers", "glance")):
-        return "has no effect: api_servers is set"
-    value = ours["backend:glance"].get(new)
-    shown = f" = {_shown(value)}" if new in _PLAIN else ""
-    return f"becomes [backend:glance] {new}{shown}"
-
-
-#: Options whose values can be shown.
-_PLAIN = frozenset({
-    "endpoint", "insecure", "cafile", "certfile", "keyfile", "timeout", "region_name",
-    "service_type", "service_name", "valid_interfaces", "min_version",
-})  # fmt: skip
+    rbd = dict.fromkeys(
+        ("enable_rbd_download", *_RBD), lambda name: _became_of_rbd(name, options, ours)
+    )
+    servers = listed(options.get("api_servers", "glance"))
+    return {
+        "glance": {
+            **WITHOUT_MEANING,
+            **{theirs: ("imagebroker", new) for theirs, new in _SIGNATURES.items()},
+            **rbd,
+            "num_retries": ("imagebroker", "retries"),
+            "api_servers": ("backend:glance", "endpoint"),
+            "api_insecure": ("backend:glance", "insecure"),
+            "endpoint_override": (
+                "has no effect: api_servers is set" if servers else ("backend:glance", "endpoint")
+            ),
+            "*": ("backend:glance", "*"),
+        },
+        "service_user": service_token(options, ours),
+    }
 
 
 def _became_of_rbd(name: str, options: ServiceOptions, ours: Inherited) -> str:
@@ -207,8 +166,4 @@ def _became_of_rbd(name: str, options: ServiceOptions, ours: Inherited) -> str:
         return "has no effect: install python3-rbd; images are read through Glance"
     if name == "enable_rbd_download":
         return "becomes [imagebroker] enabled_schemes = glance,rbd, direct_url_schemes = rbd"
-    return f"becomes [backend:rbd] {_RBD[name]} = {_shown(ours['backend:rbd'].get(_RBD[name]))}"
-
-
-def _shown(value: Any) -> str:
-    return redact(",".join(map(str, value)) if isinstance(value, list) else value, 200)
+    return becomes(ours, "backend:rbd", _RBD[name])

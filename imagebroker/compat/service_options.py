@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
+from imagebroker.config.settings import Inherited
+from imagebroker.redaction import redact
+
 LOG = logging.getLogger(__name__)
+
+#: What an option of a service becomes: an option of ours (section and name), or what is said of it,
+#: or what finds that out from its name.
+Meaning = tuple[str, str] | str | Callable[[str], str]
+#: By section and option; `*` is any other option of that section.
+Meanings = Mapping[str, Mapping[str, Meaning]]
+#: Where the catalogue leads is the decision of whoever runs Keystone, as it was before.
+ANYWHERE = ["0.0.0.0/0", "::/0"]
+#: Options of keystoneauth for which there is nothing to say here.
+WITHOUT_MEANING: Mapping[str, Meaning] = {
+    "debug": "has no effect: set the level of the logger imagebroker_glance",
+    "max_version": "has no effect: version 2 of the API is used",
+    "split_loggers": "has no effect: keystoneauth logs through imagebroker_glance",
+    "collect_timing": "has no effect: metrics have the times",
+    "connect_retries": "has no effect: [imagebroker] retries holds for connections, too",
+    "connect_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
+    "status_code_retries": "has no effect: [imagebroker] retries holds for these, too",
+    "status_code_retry_delay": "has no effect: [imagebroker] retry_backoff is the first pause",
+}
+#: Options of ours whose values are no secrets.
+_PLAIN = frozenset({
+    "endpoint", "insecure", "cafile", "certfile", "keyfile", "timeout", "region_name",
+    "service_type", "service_name", "valid_interfaces", "min_version", "retries",
+    "verify_signatures", "enable_certificate_validation", "trusted_certificate_ids", "allow_md5",
+    "direct_url_schemes", "ca_file", "min_tls", "allowed_paths", "pull_secret_file", "user",
+    "pool", "ceph_conf", "mon_timeout", "connect_timeout", "send_service_user_token",
+})  # fmt: skip
 
 _DEFAULTS = (cfg.Locations.opt_default, cfg.Locations.set_default)
 
@@ -116,6 +146,46 @@ def allowing_insecure(values: dict[str, Any], option: str) -> dict[str, Any]:
         )  # fmt: skip
         values["insecure"] = values["allow_insecure"] = True
     return values
+
+
+def service_token(options: ServiceOptions, ours: Inherited) -> Mapping[str, Meaning]:
+    """What the options of `[service_user]` become."""
+    if not ours["backend:glance"].get("send_service_user_token"):
+        return {"*": "has no effect: no service token is sent"}
+    return {"auth_strategy": "has no effect: images need a login", "*": ("backend:glance", "*")}
+
+
+def told(options: ServiceOptions, ours: Inherited, meanings: Meanings) -> Iterator[tuple[str, str]]:
+    """Where each option stands that is set and means something, and what becomes of it."""
+    for group, known in meanings.items():
+        for name in sorted(options.section(group)):
+            meaning = known.get(name, known.get("*"))
+            if meaning is None:
+                continue  # it has nothing to do with images
+            if isinstance(meaning, tuple):
+                section, option = meaning
+                what = becomes(ours, section, name if option == "*" else option)
+            else:
+                what = meaning if isinstance(meaning, str) else meaning(name)
+            yield f"[{group}] {name}", what
+
+
+def becomes(ours: Inherited, section: str, option: str) -> str:
+    """`becomes [section] option = value`, without the value where it may be a secret."""
+    value = ours.get(section, {}).get(option)
+    if value is None and option in _PLAIN:
+        return f"has no effect: [{section}] {option} keeps its default"
+    return f"becomes [{section}] {option}" + (f" = {shown(value)}" if option in _PLAIN else "")
+
+
+def shown(value: Any) -> str:
+    return redact(",".join(map(str, value)) if isinstance(value, list) else value, 200)
+
+
+def listed(value: Any) -> list[str]:
+    """A list that may have been read as text."""
+    found = value.split(",") if isinstance(value, str) else value or []
+    return [each.strip() for each in map(str, found) if each.strip()]
 
 
 def truth(value: Any) -> bool:

@@ -63,7 +63,7 @@ def check(path: Path | None, personal: bool = False, *, offline: bool = False) -
         return problems
     registry = Registry(loaded.settings)
     try:
-        configuration = Configuration(loaded.settings, registry, written_in(path), offline)
+        configuration = Configuration(loaded.settings, registry, written_in(path), path, offline)
         for each in CHECKS:
             problems += each(configuration)
     finally:

@@ -41,6 +41,8 @@ class Configuration:
     settings: Settings
     registry: Registry
     written: Written
+    #: The file; None: there is none.
+    path: Path | None = None
     #: Connect to no server.
     offline: bool = False
     #: The enabled backends whose plugin could be loaded, by name.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from imagebroker.transfer.layers.cache import Cache, Cached
 
 #: Arguments of `open` that `copy` passes on.
-_OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "progress", "cancel")
+_OF_OPEN = ("trusted_certs", "max_size", "allowed_formats", "prefer", "progress", "cancel")
 
 
 class Broker:
@@ -212,7 +212,7 @@ class Broker:
         :param check_format: False: take the content whatever it is, unless the configuration says
             in so many words that it is checked.
         :param prefer: names of the service's stores, the best first: the order in which locations
-            that may be read directly (`direct_url_schemes`) are tried.
+            that may be read directly (`direct_url_schemes`) are tried; by default as configured.
         :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
             bytes show: store what is in the image. Checksums are those of the compressed data.
         :param convert: `"raw"`: store the disk in a qcow2, VMDK, VHD, VHDX or VDI at `dest`,

@@ -69,7 +69,7 @@ class Request:
     ) -> None:
         """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
         self._call, self._routes, self._context = call, call.routes, context
-        self._prefer = _checked_stores(prefer)
+        self._prefer = _checked_stores(prefer) or call.core.prefer
         settings = call.settings
         self.ref, self.backend = call.routes.find(id_or_uri)
         self._demands = _demands(

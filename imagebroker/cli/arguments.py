@@ -103,7 +103,7 @@ def add_backend(parser: Any, help_text: str, *, required: bool = False) -> None:
 _TRANSFER = (
     "checksum", "require_checksum", "max_size", "deadline", "retries", "stall_timeout", "min_rate",
     "rate_limit", "allow_unknown_size", "allow_empty", "allowed_formats", "check_format",
-    "trusted_certs", "decompress", "max_compression_ratio",
+    "trusted_certs", "decompress", "max_compression_ratio", "prefer",
 )  # fmt: skip
 
 
@@ -161,6 +161,11 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--trusted-certs", type=names, metavar="ID[,...]",
         help="require a signature whose certificate was issued by one of these certificates (ids "
         "in the key manager)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prefer", type=names, metavar="STORE[,...]",
+        help="stores of the image service, the best first: the order in which locations that may "
+        "be read directly (direct_url_schemes) are tried",
     )  # fmt: skip
     parser.add_argument(
         "--decompress", *(f"--decompress={kind}" for kind in (AUTO, *KINDS)), nargs=0,

@@ -65,6 +65,10 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "direct_url_schemes", default=[],
         help="Read an image directly from its locations with one of these schemes, and fall back "
         "to the backend itself. What they send must match the strong checksum of the image."),
+    cfg.ListOpt(
+        "prefer", default=[],
+        help="Names of an image service's stores, the best first: the order in which locations "
+        "that may be read directly are tried. Other locations follow in the service's order."),
     cfg.Opt(
         "max_size", type=Size(), default=16 << 40, sample_default="16T",
         help="Refuse to download larger images (bytes, or with K, M, G, T)."),

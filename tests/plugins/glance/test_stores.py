@@ -12,6 +12,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, MatchesSetwise
 
 import imagebroker
+from tests.cli.conftest import Shell
 from tests.servers.openstack import OpenStack
 
 DATA = os.urandom(100_000)
@@ -21,10 +22,15 @@ DATA = os.urandom(100_000)
 def broker(
     openstack: OpenStack, make_broker: Callable[[str], imagebroker.Broker]
 ) -> imagebroker.Broker:
+    return make_broker(config(openstack))
+
+
+def config(openstack: OpenStack, more: str = "") -> str:
+    """Locations are read directly; `more`: lines of `[imagebroker]`."""
     options = openstack.auth_options("admin")
     lines = "\n".join(f"{key} = {value}" for key, value in options.items())
-    return make_broker(
-        "[imagebroker]\nenabled_schemes = glance, file\ndefault_backend = glance\n"
+    return (
+        f"[imagebroker]\n{more}\nenabled_schemes = glance, file\ndefault_backend = glance\n"
         f"direct_url_schemes = file\n[backend:glance]\n{lines}\nallowed_networks = 127.0.0.0/8\n"
         f"endpoint = {openstack.locations_endpoint()}/\n"
         f"[backend:file]\nallowed_paths = {openstack.stores}\n"
@@ -63,3 +69,16 @@ def test_it_is_read_from_the_store_that_the_caller_prefers(
     assert_that((done.via, done.store), Equals(("location", store)))
     assert_that(done.source, Contains(f"/{store}/"))
     assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+
+
+@pytest.mark.promise("locations")
+@pytest.mark.parametrize(("options", "store"), [((), "slow"), (("--prefer", "fast,slow"), "fast")])
+def test_the_command_prefers_another_store_than_the_configuration(
+    openstack: OpenStack, image: str, tmp_path: Path, options: tuple[str, ...], store: str
+) -> None:
+    shell = Shell(tmp_path)
+    shell.config(config(openstack, "prefer = slow, fast")).chmod(0o600)
+    done = shell.run("-q", "download", image, "image", "-f", "json", *options)
+    assert_that(done.stderr, Equals(""))
+    assert_that(done.record["source"], Contains(f"/{store}/"))
+    assert_that((shell.work / "image").read_bytes(), Equals(DATA))

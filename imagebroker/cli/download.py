@@ -344,7 +344,7 @@ def _sentence(values: Mapping[str, Any]) -> str:
     parts = [f"{where}: {size_text(values['size'])}{_VIA.get(values['via'], '')}"]
     if values.get("compression"):
         parts[0] += f" from {size_text(values['compressed_size'])} of {values['compression']}"
-    if values.get("converted_from"):
+    if values.get("converted_size"):
         parts[0] += f" from {size_text(values['converted_size'])} of {values['converted_from']}"
     if values["seconds"] >= 0.1 and values["rate"]:  # a shorter time says little about the rate
         parts[0] += f" in {values['seconds']:.1f} s ({size_text(values['rate'])}/s)"

@@ -18,7 +18,7 @@ from imagebroker.request import Request
 from imagebroker.snapshot import Call
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.download import Download
-from imagebroker.transfer.layers.present import Presence, PresentAtPath
+from imagebroker.transfer.layers.present import Presence, PresentAtPath, Unpacking
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
 from imagebroker.transfer.store.direct import DirectIO
 from imagebroker.transfer.store.file_object import FileObject
@@ -122,10 +122,13 @@ def _to_path(
     `into`: where the disk in it goes, if that is what is wanted.
     """
     wanted, in_order = request.transfer(decompress), decompress is not None or part.sequential
-    present: Presence = PresentAtPath(part, request.entitlement, decompress)
+    unpacked = None if decompress is None else Unpacking(decompress, "decompressed_sha256")
+    present: Presence = PresentAtPath(part, request.entitlement, unpacked)
     destination = _in_part(request, wanted, part, path, decompress)
     if into is not None:
-        destination, present = into.behind(destination, part), into.presence(present)
+        how = Unpacking(f"{decompress or ''} raw".strip(), "raw_sha256", is_disk=True)
+        disk = PresentAtPath(into.disk, request.entitlement, how)
+        destination, present = into.behind(destination, part), into.presence(present, disk)
     if in_order:
         with request.swarm(wanted.demands) as swarm:
             return transfer.download(wanted, destination, present=present, swarm=swarm)

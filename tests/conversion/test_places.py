@@ -10,6 +10,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
 from imagebroker.config.tuning import Tuning
+from imagebroker.exceptions import VerificationError
 from tests.conftest import Scripted
 from tests.conversion.disks import DISK, made, sha256
 from tests.scripted import Script
@@ -108,6 +109,49 @@ def test_the_image_at_the_path_is_not_taken_for_its_disk_nor_the_disk_for_the_im
     for convert, expected in ((None, image), ("raw", DISK), (None, image), ("raw", DISK)):
         done = scripted.broker.download(None, ref, dest, convert=convert, **how)
         assert_that((done.via, dest.read_bytes() == expected), Equals(("backend", True)))
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["digest", "note"])
+def test_a_disk_that_was_converted_before_is_up_to_date(
+    given: bool, scripted: Scripted, image: bytes, tmp_path: Path
+) -> None:
+    ref, script = published(scripted, image)
+    dest = tmp_path / "out"
+    how: dict[str, Any] = {"convert": "raw"}
+    if given:
+        how["checksum"] = f"sha256:{sha256(image)}"
+    first = scripted.broker.download(None, ref, dest, **how)
+    again = scripted.broker.download(None, ref, dest, **how)
+    assert_that((first.via, again.via, again.attempts), Equals(("backend", "present", 0)))
+    assert_that(whole(script), Equals(1))
+    for name in ("sha256", "raw_sha256", "disk_format", "virtual_size", "converted_from"):
+        assert_that(again.evidence[name], Equals(first.evidence[name]))
+    assert_that(again.size, Equals(len(DISK)))
+
+
+def test_a_disk_is_converted_again_if_it_or_the_image_has_changed(
+    scripted: Scripted, image: bytes, tmp_path: Path
+) -> None:
+    ref, _ = published(scripted, image)
+    dest = tmp_path / "out"
+    scripted.broker.download(None, ref, dest, convert="raw")
+    with dest.open("r+b") as file:
+        file.write(b"other")
+    assert_that(scripted.broker.download(None, ref, dest, convert="raw").via, Equals("backend"))
+    assert_that(dest.read_bytes() == DISK, Is(True))
+    other = f"sha256:{sha256(b'another image')}"
+    with pytest.raises(VerificationError):
+        scripted.broker.download(None, ref, dest, convert="raw", checksum=other)
+
+
+def test_a_disk_is_not_up_to_date_if_the_format_of_its_image_is_refused_now(
+    scripted: Scripted, image: bytes, tmp_path: Path
+) -> None:
+    ref, _ = published(scripted, image)
+    dest = tmp_path / "out"
+    scripted.broker.download(None, ref, dest, convert="raw")
+    with pytest.raises(VerificationError):
+        scripted.broker.download(None, ref, dest, convert="raw", allowed_formats=["vmdk"])
 
 
 def test_a_plain_disk_at_the_path_is_up_to_date(scripted: Scripted, tmp_path: Path) -> None:

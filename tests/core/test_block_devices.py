@@ -110,6 +110,21 @@ def test_other_shapes_of_images_are_stored(
     assert_that(content(device, len(data)) == data, Is(True))
 
 
+def test_the_zeros_of_a_file_of_this_host_are_neither_written_nor_read_back(
+    scripted: Scripted, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    data = b"x" * (2 * MIB) + bytes(18 * MIB) + b"end"
+    (tmp_path / "local").write_bytes(data)
+    ref, _ = scripted.image(data, local_path=tmp_path / "local")
+    device = make_device()
+    counted = Path("/sys/block") / device.name / "stat"
+    before = int(counted.read_text().split()[2])
+    scripted.broker.download(None, ref, device, to_device=True)
+    read = (int(counted.read_text().split()[2]) - before) * 512
+    assert_that(read < 8 * MIB, Is(True))
+    assert_that(content(device, len(data)) == data, Is(True))
+
+
 def test_a_file_of_this_host_is_stored(
     scripted: Scripted, make_device: MakeDevice, tmp_path: Path
 ) -> None:

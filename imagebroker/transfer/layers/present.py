@@ -54,6 +54,8 @@ class Note:
     unpacked: str | None = None
     #: That of `stored`.
     algorithm: str = DEFAULT
+    #: The format of the image that a disk was taken out of.
+    converted_from: str | None = None
 
     def write(self, fd: int) -> None:
         text = json.dumps(asdict(self)).encode()
@@ -68,10 +70,23 @@ class Note:
             note = cls(**json.loads(os.getxattr(fd, _ATTRIBUTE)))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        texts = (note.resource, note.version, note.stored, note.unpacked or "")
+        texts = (note.resource, note.version, note.stored, note.unpacked or "",
+                 note.converted_from or "")  # fmt: skip
         right = isinstance(note.digests, dict) and all(isinstance(each, str) for each in texts)
         right = right and note.algorithm in STRONG
         return note if right else None
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """What is done with an image before it is stored."""
+
+    #: As a note says it.
+    how: str
+    #: What evidence calls the digest of what is stored.
+    digest: str
+    #: Whether a disk was taken out of it, whose own content is nobody's business.
+    is_disk: bool = False
 
 
 class Found(NamedTuple):
@@ -118,7 +133,9 @@ class PresentAtPath:
     a path at which there is nothing.
     """
 
-    def __init__(self, part: PartFile, entitlement: Entitlement, unpacked: str | None) -> None:
+    def __init__(
+        self, part: PartFile, entitlement: Entitlement, unpacked: Unpacking | None
+    ) -> None:
         self._part, self._entitlement, self._unpacked = part, entitlement, unpacked
 
     def find(self, transfer: Transfer) -> Found | None:
@@ -185,6 +202,8 @@ class PresentAtPath:
             if known is None or required.signature is not None:
                 return None
         evidence = _evidence(fd, size, required, digests, transfer)
+        if self._unpacked is not None and known is not None:
+            evidence |= self._shown(self._unpacked, known, size)
         return self._kept(fd, size, image, evidence, transfer)
 
     def _by_record(self, fd: int, fetch: Fetch, transfer: Transfer) -> Found | None:
@@ -204,18 +223,22 @@ class PresentAtPath:
         evidence |= insecurity(transfer.candidates, {})
         return Found(size, transfer.demands.record or image, evidence)
 
+    def _shown(self, unpacked: Unpacking, note: Note, size: int) -> dict[str, Any]:
+        """As the download said that stored it: the digests are those of the image."""
+        found = {**note.digests, unpacked.digest: note.stored}
+        if unpacked.is_disk:
+            found |= {"disk_format": "raw", "virtual_size": size}
+            found |= {"converted_from": note.converted_from}
+        return found
+
     def _is_own(self, note: Note) -> bool:
-        """Whether it is about the image that is wanted, in some version."""
-        return note.resource == self._entitlement.resource.unsigned
+        """Whether it is about what is wanted of the image, in some version."""
+        how = None if self._unpacked is None else self._unpacked.how
+        return note.resource == self._entitlement.resource.unsigned and note.unpacked == how
 
     def _is_of(self, note: Note, image: Image) -> bool:
         """Whether it says that the file was made of what the backend has now."""
-        return (
-            self._is_own(note)
-            and note.unpacked == self._unpacked
-            and image.version is not None
-            and note.version == image.version
-        )
+        return self._is_own(note) and image.version is not None and note.version == image.version
 
     def _proven(self, required: Required, note: Note | None, transfer: Transfer) -> Required | None:
         """What must hold for the bytes of the file that the note proves; None if it does not."""
@@ -228,17 +251,26 @@ class PresentAtPath:
         if any(note.digests.get(c.algorithm) != c.digest for c in required.checksums):
             raise ImageChanged(f"{required.ref}: another digest is required")
         formats = transfer.demands.formats
+        if self._unpacked.is_disk:
+            if formats is not None:
+                formats.check_declared(note.converted_from)
+            formats = None
         return replace(required, checksums=(stored,), formats=formats, declared=None)
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         digests = {name: evidence[name] for name in (DEFAULT, *STRONG) if name in evidence}
         algorithm, digest = next(iter(digests.items()), (DEFAULT, None))
-        if self._unpacked is not None:
-            algorithm, digest = DEFAULT, evidence.get("decompressed_sha256")
+        unpacked = self._unpacked
+        if unpacked is not None:
+            algorithm, digest = DEFAULT, evidence.get(unpacked.digest)
         if image.version is None or digest is None:
             return
         resource = self._entitlement.resource.unsigned
-        note = Note(resource, image.version, digest, digests, self._unpacked, algorithm)
+        how = None if unpacked is None else unpacked.how
+        note = Note(
+            resource, image.version, digest, digests, how, algorithm,
+            evidence.get("converted_from"),
+        )  # fmt: skip
         note.write(self._part.fileno())
 
 

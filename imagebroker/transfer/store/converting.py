@@ -99,8 +99,9 @@ class ConvertedPath(NamedTuple):
         disk = AtPathInOrder(self.disk, self.path)
         return self.conversion.behind(image, part, disk, None, self.watch)
 
-    def presence(self, presence: Presence) -> PlainPresence:
-        return PlainPresence(presence)
+    def presence(self, image: Presence, disk: Presence) -> ConvertedPresence:
+        """`image`, `disk`: whether what is at the path is the one or the other."""
+        return ConvertedPresence(image, disk)
 
 
 class Converting(Destination):
@@ -241,20 +242,20 @@ class Converting(Destination):
         self._in_use.commit()
 
 
-class PlainPresence:
-    """What is at the destination counts if it is the image, and plain."""
+class ConvertedPresence:
+    """What is at the destination counts if it is the disk of the image, or the image, and plain."""
 
-    def __init__(self, presence: Presence) -> None:
-        self._presence = presence
+    def __init__(self, image: Presence, disk: Presence) -> None:
+        self._image, self._disk = image, disk
 
     def find(self, transfer: Any) -> Found | None:
-        return _plain(self._presence.find(transfer))
+        return self._disk.find(transfer) or _plain(self._image.find(transfer))
 
     def find_record(self, fetch: Fetch, transfer: Any) -> Found | None:
-        return _plain(self._presence.find_record(fetch, transfer))
+        return _plain(self._image.find_record(fetch, transfer))
 
     def note(self, image: Any, evidence: Any) -> None:
-        self._presence.note(image, evidence)
+        (self._disk if "raw_sha256" in evidence else self._image).note(image, evidence)
 
 
 def _is_plain(arrived: Arrived) -> bool:

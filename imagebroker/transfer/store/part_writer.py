@@ -101,10 +101,15 @@ class PartWriter:
             self._begin_again()
         elif isinstance(event, Resumability):
             self._resumability = event
-        elif isinstance(event, Attempt) and not (self._has_room or self._fetch.is_local):
+        elif isinstance(event, Attempt) and not (self._has_room or self._is_cloned):
             self._part.reserve(self._fetch.left)
             self._part.preallocate(self._fetch.image.size or 0)
             self._has_room = True
+
+    @property
+    def _is_cloned(self) -> bool:
+        """Whether a file of this host is copied as a whole, which makes room for itself."""
+        return self._fetch.is_local and self._part.file is not None
 
     def _store(self, chunk: Chunk) -> None:
         self._located = self._located or chunk.candidate.is_location

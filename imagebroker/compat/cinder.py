@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GlanceImageService", "broker_of"]
 
+#: Records of one page of `detail`, which reads all of them: as many as Glance gives at once.
+_PAGE = 1000
 #: What the service itself is told where it may not see an image, or has no account of its own.
 _NOT_FOR_THE_SERVICE = (NotAuthorized, ConfigError, ImageNotFound, UnsupportedOperation)
 
@@ -93,7 +95,7 @@ class GlanceImageService:
         ignored; a filter that is no attribute is the name of a property.
         """
         with self._errors.translated(CINDER_SERVICE):
-            images = self._broker.get_all(context, **query_of(kwargs))
+            images = self._broker.get_all(context, **{"page_size": _PAGE, **query_of(kwargs)})
             return [record_of(image) for image in images]
 
     def list_members(self, context: Context, image_id: str) -> list[dict[str, Any]]:

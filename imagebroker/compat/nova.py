@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["API", "broker_of"]
 
+#: Records of one page of `get_all`, where the caller names no number: as Nova's own client.
+_PAGE = 200
 #: Interfaces of the image service in a caller's catalogue, best first.
 _INTERFACES = ("internalURL", "publicURL")
 
@@ -130,7 +132,7 @@ class API:
         a whole; the list reads its pages as they are needed; unknown arguments are a TypeError.
         """
         with self._errors.translated(OF_SERVICE):
-            images = self._broker.get_all(context, **query_of(kwargs))
+            images = self._broker.get_all(context, **{"page_size": _PAGE, **query_of(kwargs)})
         return LazyList(map(record_of, images), lambda: self._errors.translated(OF_SERVICE))
 
     def get(

@@ -63,5 +63,7 @@ def test_a_device_that_fails_midway_has_no_image_that_could_boot(
             scripted.broker.download(None, ref, path, to_device=True, keep_partial=kept)
         assert_that(caught.value.errno in (errno.EIO, errno.ENOSPC), Is(True))
         assert_that(str(caught.value), Contains(str(path)))
+        wanted = "extend the pool" if caught.value.errno == errno.ENOSPC else "dmesg"
+        assert_that(caught.value.hint, Contains(wanted))
         with path.open("rb") as disk:
             assert_that(disk.read(MIB), Equals(bytes(MIB)))

@@ -38,6 +38,8 @@ _ALIGNED = 4096
 #: Bytes that are read back at once.
 _STEP = 1024 * 1024
 _ZEROS = bytes(_STEP)
+#: Of a device that is large enough, and has fewer blocks than it says.
+_POOL_IS_FULL = "extend the pool that the device is in (lvs shows it), or choose another device"
 #: ioctl: whether the device is read-only (linux/fs.h).
 _BLKROGET = 0x125E
 
@@ -348,7 +350,8 @@ class BlockDevice:
         try:
             return step()
         except OSError as error:
-            raise DestinationError.wrap(error, f"{what} {self.shown!r}") from error
+            hint = _POOL_IS_FULL if error.errno == errno.ENOSPC else None
+            raise DestinationError.wrap(error, f"{what} {self.shown!r}", hint=hint) from error
 
     def discard(self, error: BaseException | None = None) -> None:
         """Let go of the device. What was stored waits for a later process where `note` said so and

@@ -61,11 +61,10 @@ def load(path: Path | None, personal: bool = False, *, service: bool = False) ->
 
 def _inheritance(path: Path) -> Callable[[cfg.ConfigOpts], Inherited] | None:
     from imagebroker.cli.check.configuration import written_in
-    from imagebroker.compat.service_files import service_of
+    from imagebroker.cli.check.service import inheritance
 
     try:
-        service = service_of(path, written_in(path))
-        return None if service is None else service.inherited
+        return inheritance(path, written_in(path))
     except (cfg.Error, ValueError, OSError):
         return None  # whoever reads it says what is wrong
 

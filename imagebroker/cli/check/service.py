@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from imagebroker.cli.check.configuration import Configuration
+from oslo_config import cfg
+
+from imagebroker.cli.check.configuration import Configuration, Written
 from imagebroker.cli.check.problem import OK, Problem
 from imagebroker.compat.service_files import service_of
+from imagebroker.config.settings import Inherited
+
+
+def inheritance(path: Path, written: Written) -> Callable[[cfg.ConfigOpts], Inherited] | None:
+    """What its other options mean to a broker in that service; None for a file of our own."""
+    service = service_of(path, written)
+    return None if service is None else service.inherited
 
 
 def check(configuration: Configuration) -> Iterator[Problem]:

@@ -225,7 +225,7 @@ class PresentAtPath:
 
     def _shown(self, unpacked: Unpacking, note: Note, size: int) -> dict[str, Any]:
         """As the download said that stored it: the digests are those of the image."""
-        found = {**note.digests, unpacked.digest: note.stored}
+        found: dict[str, Any] = {**note.digests, unpacked.digest: note.stored}
         if unpacked.is_disk:
             found |= {"disk_format": "raw", "virtual_size": size}
             found |= {"converted_from": note.converted_from}

@@ -52,9 +52,9 @@ def test_a_stock_ironic_conf_is_understood(checked: Checked, tmp_path: Path) -> 
         f"[conductor] file_url_allowed_paths: becomes [backend:file] allowed_paths = {tmp_path}",
     ):
         assert_that(done.stderr, Contains(line))
-    assert_that(done.stderr + done.text, Not(Contains("s3cret")))
-    assert_that(done.stderr + done.text, Not(Contains("a-key-for-urls")))
-    assert_that((done.status, done.text), Equals((0, "")))
+    assert_that(done.stderr + done.stdout.decode(), Not(Contains("s3cret")))
+    assert_that(done.stderr + done.stdout.decode(), Not(Contains("a-key-for-urls")))
+    assert_that((done.status, done.stdout.decode()), Equals((0, "")))
 
 
 def test_what_a_deployer_of_ironic_has_set_is_told_option_by_option(
@@ -85,7 +85,7 @@ def test_what_a_deployer_of_ironic_has_set_is_told_option_by_option(
         "[oci] permit_fallback_to_http_transport: has no effect: set [backend:oci] plain_http",
     ):
         assert_that(done.stderr, Contains(line))
-    assert_that(done.stderr + done.text, Not(Contains("s3cret")))
+    assert_that(done.stderr + done.stdout.decode(), Not(Contains("s3cret")))
 
 
 def test_a_stock_cinder_conf_is_understood(checked: Checked) -> None:
@@ -94,8 +94,8 @@ def test_a_stock_cinder_conf_is_understood(checked: Checked) -> None:
         "[DEFAULT] glance_api_servers: becomes [backend:glance] endpoint = http://controller:9292/"
     )
     assert_that(done.stderr, Contains(line))
-    assert_that(done.stderr + done.text, Not(Contains("CINDER_PASS")))
-    assert_that((done.status, done.text), Equals((0, "")))
+    assert_that(done.stderr + done.stdout.decode(), Not(Contains("CINDER_PASS")))
+    assert_that((done.status, done.stdout.decode()), Equals((0, "")))
 
 
 def test_what_a_deployer_of_cinder_has_set_is_told_option_by_option(checked: Checked) -> None:
@@ -120,7 +120,7 @@ def test_what_a_deployer_of_cinder_has_set_is_told_option_by_option(checked: Che
         "[service_user] password: becomes [backend:glance] password",
     ):
         assert_that(done.stderr, Contains(line))
-    assert_that(done.stderr + done.text, Not(Contains("s3cret")))
+    assert_that(done.stderr + done.stdout.decode(), Not(Contains("s3cret")))
 
 
 @pytest.mark.parametrize(

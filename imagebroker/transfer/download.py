@@ -166,7 +166,9 @@ def in_order(fetch: Fetch, transfer: Transfer) -> Content:
         from imagebroker.transfer.layers.decompression import Decompressed  # few calls do
 
         formats = transfer.demands.formats
-        content = Decompressed(content, transfer.decompress, formats, transfer.watch)
+        content = Decompressed(
+            content, transfer.decompress, fetch.required, formats, transfer.watch
+        )
     return content
 
 

@@ -1,8 +1,9 @@
 """Decompression: hands out what is in a compressed image, in order, each byte once.
 
-Checksums and signatures are those of the data as it was published; the format check and the limits
-are for what comes out. An attempt that begins again repeats what was decoded already: the layer
-below drops it, so that the decoder sees each byte once.
+Checksums and signatures are those of the data as it was published. Whatever would be refused if it
+had been published without compression is refused once it is decompressed: a format, a web page, a
+size. An attempt that begins again repeats what was decoded already: the layer below drops it, so
+that the decoder sees each byte once.
 """
 
 from __future__ import annotations
@@ -31,10 +32,17 @@ class Decompressed:
     """The last piece is held back until the checks have passed, of both sides."""
 
     def __init__(
-        self, below: Content, decompress: str, formats: FormatPolicy | None, watch: Watch
+        self,
+        below: Content,
+        decompress: str,
+        required: Required,
+        formats: FormatPolicy | None,
+        watch: Watch,
     ) -> None:
-        """`decompress`: a kind, or `auto`. `formats`: what the content may be."""
-        self._below, self._formats, self._watch = below, formats, watch
+        """`decompress`: a kind, or `auto`. `required`: of the data as it was published. `formats`:
+        what the content may be."""
+        self._below, self._watch = below, watch
+        self._published, self._formats = required, formats
         self._unpacker = Unpacker(below.image.ref, decompress)
         self._done = 0
         #: Unknown until the end.
@@ -76,7 +84,10 @@ class Decompressed:
         image = self.image
         if self._unpacker.kind is not None and image.container_format == "compressed":
             image = replace(image, container_format="bare")  # as it is now
-        return Required(image.ref, formats=self._formats, declared=declared_format(image))
+        return replace(
+            self._published, checksums=(), signature=None, formats=self._formats,
+            declared=declared_format(image),
+        )  # fmt: skip
 
     def _check_limits(self) -> None:
         """:raises TooLarge: more comes out than is allowed."""

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+from imagebroker.system.standard_streams import unhurried
+
 _UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
@@ -37,10 +39,15 @@ class SafeText:
     def __init__(self, stream: TextIO) -> None:
         #: The stream itself, to draw on a terminal.
         self.below = stream
+        self._whole = unhurried(stream)
 
     def write(self, text: str) -> int:
-        self.below.write(safe(text))
+        self._whole.write(safe(text))
         return len(text)
+
+    def flush(self) -> None:
+        self._whole.flush()
+        self.below.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -1,30 +1,47 @@
-"""A test process that dies fails the whole run, at once and under its own exit status.
-
-pytest-xdist would start another in its place, which with `--dist loadfile` waits for ever; without
-a replacement it would end with the status of a failed test, as if all others had been run.
-"""
+"""How pytest-xdist shares the tests among its processes, and what it does when one of these dies."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+#: Modules whose tests share nothing and take long: each is handed out alone, or the last process
+#: would be busy with them long after the others have ended.
+_ONE_BY_ONE = ("tests/faults/test_laboratory.py",)
 _DIED = pytest.StashKey[str]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist would start another process in place of one that died, which with
+    `--dist loadfile` waits for ever."""
     if getattr(config.option, "maxworkerrestart", "") is None:
         config.option.maxworkerrestart = "0"
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: object, error: object) -> None:
+def pytest_testnodedown(node: Any, error: object) -> None:
     """Of pytest-xdist, in the process that hands out the tests."""
     if error:
-        config: pytest.Config = node.config  # type: ignore[attr-defined]
-        config.stash[_DIED] = str(error)
+        node.config.stash[_DIED] = str(error)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The status is not that of a failed test, as if all others had been run."""
     if _DIED in session.config.stash:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A module belongs to one process, which has the servers that it needs."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByModule(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(_ONE_BY_ONE) else super()._split_scope(nodeid)
+
+    return ByModule(config, log)

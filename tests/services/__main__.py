@@ -17,11 +17,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.services.environment import INSIDE, Environment
 from tests.services.model import Service
-from tests.services.runs import Incomplete, run_suite
+from tests.services.runs import Incomplete, Outcome, run_suite
 from tests.services.table import Comparison
 
 
@@ -45,15 +46,18 @@ def chosen(found: dict[str, Service], names: list[str], sample: bool) -> Iterato
 
 
 def compared(environment: Environment, suite: str, work: Path, seconds: float) -> Comparison:
-    """Run one suite twice."""
+    """Run one suite twice, at the same time: each in processes and a folder of its own."""
     service = environment.service
-    runs = {}
-    for swapped in (False, True):
+
+    def run(swapped: bool) -> dict[str, Outcome]:
         folder = work / f"{service.name}-{suite}-{'after' if swapped else 'before'}"
-        runs[swapped] = run_suite(
+        return run_suite(
             environment, service.suites[suite], folder, swapped=swapped, seconds=seconds
         )
-    return Comparison(service, suite, runs[False], runs[True])
+
+    with ThreadPoolExecutor(2) as both:
+        before, after = both.map(run, (False, True))
+    return Comparison(service, suite, before, after)
 
 
 def main() -> int:

@@ -74,7 +74,6 @@ class Environment:
             "LANG": "C.UTF-8",
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": f"{site}:{INSIDE}",
-            "PYTHONDONTWRITEBYTECODE": "1",
             **more,
         }
 

@@ -9,6 +9,10 @@ import pytest
 #: Modules whose tests share nothing and take long: each is handed out alone, or the last process
 #: would be busy with them long after the others have ended.
 _ONE_BY_ONE = ("tests/faults/test_laboratory.py",)
+#: Folders whose tests share servers that take long to start: all go to the same process.
+_SERVERS = {
+    "tests/plugins/rbd/": "Ceph", "tests/plugins/s3/": "Swift", "tests/plugins/swift/": "Swift",
+}  # fmt: skip
 _DIED = pytest.StashKey[str]()
 
 
@@ -40,8 +44,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    class ByModule(LoadFileScheduling):
+    class ByServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid if nodeid.startswith(_ONE_BY_ONE) else super()._split_scope(nodeid)
+            return scope(nodeid)
 
-    return ByModule(config, log)
+    return ByServer(config, log)
+
+
+def scope(nodeid: str) -> str:
+    """Tests with the same one are run by the same process."""
+    if nodeid.startswith(_ONE_BY_ONE):
+        return nodeid
+    for folder, server in _SERVERS.items():
+        if nodeid.startswith(folder):
+            return server
+    return nodeid.partition("::")[0]

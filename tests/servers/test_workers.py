@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals
+from testtools.matchers import Contains, Equals, Not
 
 from tests.bounds import HANGS
+from tests.workers import scope
 
 ROOT = Path(__file__).parents[2]
 PLAIN = "def test_one(): pass\n"
@@ -39,3 +40,14 @@ def test_the_run_ends_with_an_error_that_names_what_died(dying: str, tmp_path: P
     )  # fmt: skip
     assert_that(done.returncode, Equals(int(pytest.ExitCode.INTERNAL_ERROR)), done.stdout)
     assert_that(done.stdout, Contains("crashed while running 'test_a.py::test_dies'"))
+
+
+def test_a_module_or_a_server_is_one_processs_and_each_campaign_anybodys() -> None:
+    """Servers that take long to start are started once."""
+    assert_that(scope("tests/cli/test_x.py::A::test_1"), Equals(scope("tests/cli/test_x.py::t[2]")))
+    assert_that(
+        scope("tests/plugins/s3/test_a.py::t"), Equals(scope("tests/plugins/swift/b.py::t"))
+    )
+    assert_that(scope("tests/plugins/s3/a.py::t"), Not(Equals(scope("tests/plugins/rbd/a.py::t"))))
+    laboratory = "tests/faults/test_laboratory.py::test_no_promise_is_broken"
+    assert_that(scope(f"{laboratory}[kills]"), Not(Equals(scope(f"{laboratory}[growth]"))))

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.services.environment import INSIDE, Environment
@@ -73,12 +74,13 @@ def main() -> int:
     todo = list(chosen(found, arguments.suites, arguments.sample))
     work = arguments.keep or Path(tempfile.mkdtemp(prefix="services-"))
     work.mkdir(exist_ok=arguments.keep is None)
-    versions: dict[str, str] = {}
+    environments = {service: Environment(found[service]) for service, _ in todo}
+    with ThreadPoolExecutor() as all_of_them:
+        install = partial(Environment.install, renew=arguments.renew)
+        for version in all_of_them.map(install, environments.values()):
+            print(version, flush=True)
     for service, suite in todo:
-        environment = Environment(found[service])
-        if service not in versions:
-            versions[service] = environment.install(renew=arguments.renew)
-            print(versions[service], flush=True)
+        environment = environments[service]
         try:
             result = compared(environment, suite, work, arguments.seconds)
         except Incomplete as error:

@@ -53,6 +53,8 @@ class Calls:
         info = {**INFO, "name": uuid.uuid4().hex}
         if self.backend == "scp":  # which stores names and bytes
             info = {"name": info["name"]}
+        if self.backend == "oci":  # where the name is a tag
+            info.pop("container_format")
         return broker.create(None, info, DATA, backend=self.backend).ref
 
     def call(self, broker: imagebroker.Broker, verb: str) -> Any:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
@@ -22,52 +18,7 @@ from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.sshd import Sshd
 from tests.system.exhausted import DATA
-
-ROOT = Path(__file__).parents[2]
-#: A user without any other process.
-NOBODY = "61235"
-
-
-@dataclass
-class World:
-    """A configuration, and a place where one of its images is."""
-
-    folder: Path
-    config: str
-    refs: dict[str, str]
-
-    def ended(self, kind: str, verb: str, backend: str, *before: str) -> list[dict[str, Any]]:
-        config = self.folder / "imagebroker.conf"
-        config.write_text(self.config)
-        done = subprocess.run(
-            [*before, sys.executable, "-m", "tests.system.exhausted", kind, str(config),
-             str(self.folder), verb, backend, self.refs.get(backend, "")],
-            cwd=ROOT, check=False, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert_that(done.returncode, Equals(0), done.stderr[-2000:])
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return found
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    folder = tmp_path / "world"
-    folder.mkdir()
-    return World(folder, (
-        "[imagebroker]\nenabled_schemes = file, http, scp, glance\nretries = 0\n"
-        f"retry_backoff = 0\nstate_dir = {folder}/state\ncache_dir = {folder}/cache\n"
-        f"[backend:file]\nstore_dir = {folder}/store\n"
-    ), {})  # fmt: skip
-
-
-def check(ended: list[dict[str, Any]], hint: str) -> None:
-    """Nothing but errors of ours that say what to raise, until there is enough."""
-    assert_that(ended[-1]["class"], Equals("ok"), str(ended[-1]))
-    failed = [each for each in ended if each["class"] != "ok"]
-    assert_that(failed, Not(Equals([])))
-    odd = [each for each in failed if not each["retryable"] or hint not in each["hint"]]
-    assert_that(odd, Equals([]))
-
+from tests.system.world import World, as_nobody, check
 
 VERBS = ("download", "read", "get", "get_all", "create", "update", "delete", "copy", "load")
 
@@ -88,35 +39,14 @@ def test_without_a_descriptor_for_a_web_server(verb: str, world: World, nginx: N
 
 @pytest.mark.parametrize("verb", ["download", "get", "get_all", "create", "delete"])
 def test_without_a_descriptor_for_an_ssh_server(verb: str, world: World, sshd: Sshd) -> None:
-    (world.folder / "scp").mkdir()
-    world.config += (
-        f"[backend:scp]\nendpoint = {sshd.url(world.folder / 'scp')}/\n"
-        f"known_hosts = {sshd.known_hosts}\nidentity_file = {sshd.key}\n"
-        "allowed_networks = 127.0.0.0/8\n"
-    )
+    world.use_ssh(sshd)
     check(world.ended("files", verb, "scp"), "ulimit -n")
 
 
 @pytest.mark.parametrize("verb", ["download", "get", "get_all", "create", "update", "delete"])
 def test_without_a_descriptor_for_glance(verb: str, world: World, openstack: OpenStack) -> None:
-    options = "".join(f"{key} = {value}\n" for key, value in openstack.auth_options("red").items())
-    world.config += f"[backend:glance]\nendpoint = {openstack.endpoint}/\n{options}"
+    world.use_glance(openstack)
     check(world.ended("files", verb, "glance"), "ulimit -n")
-
-
-def as_nobody(world: World) -> list[str]:
-    """How to run as a user whose threads are counted: root's are not."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become a user without other processes")
-    if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is missing: apt-get install util-linux")
-    for each in (world.folder.parent, *world.folder.parent.rglob("*")):
-        os.chown(each, int(NOBODY), int(NOBODY))
-    rights = "+dac_override,+dac_read_search"  # the code may lie where this user may not look
-    return [
-        "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups",
-        "--inh-caps", rights, "--ambient-caps", rights,
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", ["download", "read", "get", "delete", "copy", "load"])
@@ -133,6 +63,19 @@ def test_without_a_thread_for_a_web_server(world: World, nginx: Nginx) -> None:
     world.config += "[backend:http]\nallowed_networks = 127.0.0.0/8\n"
     for verb in ("download", "read"):
         check(world.ended("threads", verb, "http", *as_nobody(world)), "ulimit -u")
+
+
+@pytest.mark.parametrize("verb", ["download", "get_all", "create"])
+def test_without_a_thread_for_an_ssh_server(verb: str, world: World, sshd: Sshd) -> None:
+    """A connection is a thread of the library's, beside those of ours."""
+    world.use_ssh(sshd)
+    check(world.ended("threads", verb, "scp", *as_nobody(world)), "ulimit -u")
+
+
+@pytest.mark.parametrize("verb", ["download", "get_all"])
+def test_without_a_thread_for_glance(verb: str, world: World, openstack: OpenStack) -> None:
+    world.use_glance(openstack)
+    check(world.ended("threads", verb, "glance", *as_nobody(world)), "ulimit -u")
 
 
 @pytest.mark.parametrize("verb", ["download", "create"])

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from imagebroker._version import VERSION
 from imagebroker.system.standard_streams import occupy
@@ -83,14 +83,20 @@ def _asks_for_version(arguments: list[str]) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """End the command at SIGTERM and SIGHUP as at Ctrl-C: part files are cleaned up first."""
+    """End the command at SIGTERM and SIGHUP as at Ctrl-C: part files are cleaned up first.
+
+    And let the exit status of a child be known, which is lost where SIGCHLD is ignored: that is
+    inherited from whoever started the command.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {}
+    before: dict[int, Any] = {}
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) == signal.SIG_DFL:  # not if nohup has it ignored
             before[signum] = signal.signal(signum, _terminate)
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:

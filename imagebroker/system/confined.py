@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Running:
         self._process, self._complaints = process, complaints
         os.set_blocking(complaints.fileno(), False)
         self._said = b""
+        self._known: int | None = None
 
     def listen(self) -> None:
         """Take what it has written to standard error, so that it never waits for us."""
@@ -91,10 +93,27 @@ class Running:
     def _status(self) -> int | None:
         """None if it does not end in the next moment."""
         self.listen()
-        try:
-            return self._process.wait(_MOMENT)
-        except subprocess.TimeoutExpired:
-            return None
+        ends = monotonic() + _MOMENT
+        while not self._is_over() and monotonic() < ends:
+            sleep(_MOMENT / 10)
+        return self._known
+
+    def _is_over(self) -> bool:
+        """Whether its status is known. Asked of the kernel: where somebody else in this process has
+        collected it, `Popen` takes it for 0.
+
+        :raises UnsupportedOperation: somebody else has.
+        """
+        if self._known is None:
+            which = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            try:
+                found = os.waitid(os.P_PID, self._process.pid, which)
+            except ChildProcessError as error:
+                raise _status_is_lost("something else in this process waits for it") from error
+            if found is not None:
+                exited = found.si_code == os.CLD_EXITED
+                self._known = found.si_status if exited else -found.si_status
+        return self._known is not None
 
     def answer(self, most: int, waiting: Waiting) -> tuple[int, bytes]:
         """Its status, and what it writes to standard output, as far as `most` bytes."""
@@ -188,6 +207,9 @@ class Program:
 
         :raises UnsupportedOperation: as `check`.
         """
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            # bubblewrap would wait for its own child for ever, too.
+            raise _status_is_lost("this process ignores SIGCHLD")
         argv = [*self._command(reads is not None), *arguments]
         try:
             process = subprocess.Popen(  # noqa: S603 - a fixed program
@@ -245,6 +267,13 @@ class Program:
         if not program.startswith(_SYSTEM):
             walls += ["--ro-bind", program, program]
         return walls
+
+
+def _status_is_lost(why: str) -> UnsupportedOperation:
+    return UnsupportedOperation(
+        f"a program cannot be run here: its exit status is lost, because {why}",
+        hint="in this process: signal.signal(signal.SIGCHLD, signal.SIG_DFL), and no waitpid(-1)",
+    )
 
 
 def _path_of(name: str) -> str | None:

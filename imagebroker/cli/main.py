@@ -100,8 +100,8 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

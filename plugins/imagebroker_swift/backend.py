@@ -27,8 +27,10 @@ from imagebroker.plugin import (
     InvalidImageRef,
     Location,
     RefForm,
+    UnsupportedOperation,
     http,
     objects,
+    printable,
 )
 from imagebroker_swift.client import PAGE, Account, Server
 from imagebroker_swift.options import MIB, LazyOptions
@@ -136,9 +138,14 @@ class SwiftBackend(ImageBackend):
     ) -> Image:
         """Give an object other metadata; that of other programs stays."""
         account, container, key = self._where(context, ref)
-        record, head = self._record(account, container, key)
+        record, head = self._record(account, container, key, itself=True)
         if data is not None:
             raise Conflict(f"{ref} has its data already", hint="create another image")
+        if (target := head.get("x-symlink-target")) is not None:
+            raise UnsupportedOperation(
+                f"{ref} is a link to {printable(target, 200)}, and has no record of its own",
+                hint="update what it leads to",
+            )
         new = objects.metadata_of(objects.changed(record, changes, purge_props), MOST_METADATA)
         fields = {**lasting_headers(head), **headers_for(new)}
         account.ask(ref, "POST", account.url(container, key), fields)
@@ -151,11 +158,11 @@ class SwiftBackend(ImageBackend):
         return stored
 
     def delete(self, context: Context, ref: ImageRef) -> None:
-        """The object, and the segments that it consists of."""
+        """The object, and the segments that it consists of; of a link, the link alone."""
         from imagebroker_swift import segments
 
         account, container, key = self._where(context, ref)
-        record, head = self._record(account, container, key)
+        record, head = self._record(account, container, key, itself=True)
         objects.check_unprotected(record)
         segments.delete(account, ref, container, key, head)
 
@@ -181,9 +188,13 @@ class SwiftBackend(ImageBackend):
         """Whose object it is, its container and its key."""
         return self._server.account(context), ref.authority or "", ref.key
 
-    def _record(self, account: Account, container: str, key: str) -> tuple[Image, http.Head]:
+    def _record(
+        self, account: Account, container: str, key: str, *, itself: bool = False
+    ) -> tuple[Image, http.Head]:
+        """:param itself: look at a link, not at what it leads to."""
         ref = self.host.uri(container, key)
-        head = account.ask(ref, "HEAD", account.url(container, key)).head
+        url = account.url(container, key, symlink="get" if itself else None)
+        head = account.ask(ref, "HEAD", url).head
         return image_of(ref, key, head), head
 
     def _objects(self, account: Account, place: objects.Place, page: int) -> Iterator[Image]:

@@ -28,14 +28,17 @@ class Admission:
 
     # -- this host's own right -------------------------------------------------------------------
 
-    async def prove(self, neighbour: Neighbour, message: Message) -> None:
-        """Answer a challenge with bytes that this host's own backend sends.
+    def challenged(self, neighbour: Neighbour, message: Message) -> None:
+        """Answer, soon, with bytes that this host's own backend sends.
 
         :raises BrokenPeer: it asks for too much.
         """
         nonce, places = places_of(message, self._here.start.layout.size)
         if not neighbour.may_ask():
             raise BrokenPeer("it asks again and again")
+        self._here.begin(self._prove(neighbour, nonce, places))
+
+    async def _prove(self, neighbour: Neighbour, nonce: str, places: proof.Places) -> None:
         parts = await self._from_backend(places)
         if parts is None:
             neighbour.send({"t": "answer", "digest": ""})

@@ -42,7 +42,7 @@ class Chunks:
         #: The digest of each chunk, proven by the root in the record; None: nobody has sent it.
         self.layer: list[bytes] | None = None
         #: The backend has sent other bytes than that root says: it is not believed any more.
-        self._disproved = False
+        self.disproved = False
 
     def folder(self, index: int) -> Path:
         return self._spool / str(index)
@@ -137,7 +137,7 @@ class Chunks:
 
     def believe(self, layer: list[bytes]) -> list[tuple[int, str]]:
         """From now on; returns the chunks that were announced otherwise, and by whom."""
-        if self._disproved:
+        if self.disproved:
             return []
         self.layer = layer
         wrong = [index for index, chunk in self._found.items()
@@ -149,7 +149,7 @@ class Chunks:
                 if not self._found[index].whole]  # fmt: skip
 
     def _disprove(self) -> None:
-        self.layer, self._disproved = None, True
+        self.layer, self.disproved = None, True
 
     def nodes(self) -> list[bytes] | None:
         """The digest of each chunk; None unless all are known."""

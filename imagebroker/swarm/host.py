@@ -121,7 +121,7 @@ class Host:
         count = self._start.layout.count
         match message["t"]:
             case "challenge":
-                self._here.begin(self._admission.prove(neighbour, message))
+                self._admission.challenged(neighbour, message)
             case "answer":
                 self._admission.judge(neighbour, message)
             case "accepted":

@@ -34,7 +34,7 @@ class Layer:
         """It has sent the layer. :raises BrokenPeer: it has not."""
         here = self._here
         nodes = wire.digest_bytes(message, "nodes", here.start.layout.count)
-        if not self._root or here.chunks.layer is not None:
+        if not self._root or here.chunks.disproved or here.chunks.layer is not None:
             return
         if tree.above(nodes, here.start.layout.chunk) != self._root:
             self._circle.ban(neighbour, "sent a layer that the root in the record does not prove")

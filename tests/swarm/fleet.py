@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,8 @@ needs_libtorrent = pytest.mark.skipif(
     importlib.util.find_spec("libtorrent") is None,
     reason="libtorrent is not installed: pip install 'imagebroker[swarm]'",
 )
+#: A program: not imported here, because it imports libtorrent.
+_INTRUDER = Path(__file__).with_name("intruder.py")
 COMMAND = [sys.executable, "-m", "imagebroker"]
 
 
@@ -148,3 +152,27 @@ def published(root: Path, name: str, size: int, seed: int = 1) -> tuple[bytes, s
     data = random.Random(seed).randbytes(size)
     (root / name).write_bytes(data)
     return data, f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def intruded(
+    host: Host, other: Host, data: bytes, checksum: str, answers: str, **changed: Any
+) -> dict[str, Any]:
+    """What `host` says, and sends, to somebody who has the certificate of `other`."""
+    fleet = host.fleet
+    image = fleet.directory / "image.raw"
+    image.write_bytes(data)
+    config = {
+        "image": str(image), "digest": checksum.partition(":")[2], "answers": answers,
+        "spool": str(fleet.directory / f"intruder-{random.getrandbits(64):x}"),
+        "address": other.address, "host": host.address, "port": 7881,
+        "ca": str(fleet.pki / "ca.pem"), "certificate": str(fleet.pki / f"{other.name}.pem"),
+        "key": str(fleet.pki / f"{other.name}.key"),
+    } | changed  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, _INTRUDER, json.dumps(config)],
+        capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    if done.returncode:
+        return {"told": [], "bytes": 0, "error": done.stderr}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -1,8 +1,9 @@
 """A program with a host's certificate, that says what it likes: `intruder.py CONFIG`, JSON.
 
 It calls one host, answers its challenge (`answers`: "right", "wrong", "other" for what it would
-have to answer to somebody else, "never"), and has libtorrent ask for a chunk that it knows all
-about. It prints what it was told, and how many bytes it got.
+have to answer to somebody else, "never"; "asks": challenges the host again and again), and has
+libtorrent ask for a chunk that it knows all about. It prints what it was told, and how many bytes
+it got.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
         told.append(message["t"])
         if message["t"] == "hello":
             host = Hello.of(message)
+            for _ in range(6 if config["answers"] == "asks" else 0):
+                places = {"nonce": proof.nonce(), "places": [[0, 8192]]}
+                writer.write(wire.encoded({"t": "challenge", **places}))
         elif message["t"] == "challenge":
             ends = monotonic() + SECONDS  # the host has something by now
             parts = [data[at : at + length] for at, length in message["places"]]

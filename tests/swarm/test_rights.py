@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,15 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published
+from tests.swarm.fleet import (
+    COMMAND,
+    Fleet,
+    Host,
+    fleet,
+    intruded,
+    needs_libtorrent,
+    published,
+)
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -24,8 +30,6 @@ pytestmark = [
     pytest.mark.parametrize("fleet", [2], indirect=True),
 ]
 MIB = 1024 * 1024
-#: A program: not imported here, because it imports libtorrent.
-INTRUDER = Path(__file__).with_name("intruder.py")
 
 
 @pytest.fixture
@@ -48,23 +52,7 @@ class Scene:
         self.host.read_until("reading chunks")
 
     def intrudes(self, answers: str, **changed: Any) -> dict[str, Any]:
-        image = self.fleet.directory / "image.raw"
-        image.write_bytes(self.data)
-        pki, name = self.fleet.pki, self.other.name
-        config = {
-            "image": str(image), "digest": self.checksum.partition(":")[2], "answers": answers,
-            "spool": str(self.fleet.directory / "intruder"), "address": self.other.address,
-            "host": self.host.address, "port": 7881, "ca": str(pki / "ca.pem"),
-            "certificate": str(pki / f"{name}.pem"), "key": str(pki / f"{name}.key"),
-        } | changed  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, INTRUDER, json.dumps(config)],
-            capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
-        )  # fmt: skip
-        if done.returncode:
-            return {"told": [], "bytes": 0, "error": done.stderr}
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return intruded(self.host, self.other, self.data, self.checksum, answers, **changed)
 
 
 @pytest.fixture
@@ -86,6 +74,15 @@ def test_who_does_not_gets_no_byte(scene: Scene, answers: str) -> None:
     for word in ("accepted", "chunk", "on"):
         assert_that(found["told"], Not(Contains(word)))
     assert_that(found["bytes"], Equals(0))
+
+
+def test_who_asks_again_and_again_is_left_out_and_nobody_else_leaves(scene: Scene) -> None:
+    found = scene.intrudes("asks")
+    assert_that(found["bytes"], Equals(0))
+    scene.host.read_until("asks again and again; left out")
+    assert_that(scene.host.output, Not(Contains("the swarm is left")))
+    assert_that(scene.host.wait(), Equals(0), scene.host.output)
+    assert_that(scene.host.output, Contains("via=swarm"))
 
 
 def test_a_certificate_of_another_ca_is_not_spoken_with(scene: Scene, tmp_path: Path) -> None:

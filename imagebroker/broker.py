@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from imagebroker.backends.backend import Context
     from imagebroker.model.copied_image import CopiedImage
+    from imagebroker.swarm.configured import Fleet
     from imagebroker.transfer.layers.cache import Cache, Cached
 
 #: Arguments of `open` that `copy` passes on.
@@ -238,6 +239,11 @@ class Broker:
                 decompress, convert, overwrite, file_mode, keep_partial, preallocate, to_device
             )
             return downloading.download(call, request, dest, how)
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The hosts to share downloads with; None where no swarm is configured."""
+        return self._snapshot.fleet
 
     @property
     def cache(self) -> Cache:

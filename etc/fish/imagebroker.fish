@@ -65,7 +65,7 @@ complete -c imagebroker -n '__imagebroker_at \'\'' -a resolve -d 'Show which bac
 complete -c imagebroker -n '__imagebroker_at \'\'' -a backends -d 'List the installed backends, what they can do, and what is wrong with them'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a check -d 'Look for mistakes in the configuration, and try out what it names'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a config -d 'show, sample'
-complete -c imagebroker -n '__imagebroker_at \'\'' -a swarm -d 'init, rendezvous'
+complete -c imagebroker -n '__imagebroker_at \'\'' -a swarm -d 'init, serve, rendezvous'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a backend -d 'new, test'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a complete -d 'Print a completion script for bash, zsh or fish, or install it'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a help -d 'Show the help of a command'
@@ -76,6 +76,7 @@ complete -c imagebroker -n '__imagebroker_at \'cache\'' -a load -d 'Download an 
 complete -c imagebroker -n '__imagebroker_at \'config\'' -a show -d 'Show all options in effect, and the line of the config file that sets each'
 complete -c imagebroker -n '__imagebroker_at \'config\'' -a sample -d 'Print a first config file, and below it every option of the core and the backends'
 complete -c imagebroker -n '__imagebroker_at \'swarm\'' -a init -d 'Create a CA for the fleet, unless it is there, and a certificate for each host'
+complete -c imagebroker -n '__imagebroker_at \'swarm\'' -a serve -d 'Pass the images in the cache on to other hosts of the fleet, until interrupted'
 complete -c imagebroker -n '__imagebroker_at \'swarm\'' -a rendezvous -d 'Tell the hosts of a fleet about each other, until interrupted'
 complete -c imagebroker -n '__imagebroker_at \'backend\'' -a new -d 'Generate a new backend: a distribution that installs, works, and passes the kit'
 complete -c imagebroker -n '__imagebroker_at \'backend\'' -a test -d 'Run the conformance kit on an installed backend'
@@ -395,6 +396,8 @@ complete -c imagebroker -n '__imagebroker_at \'swarm init\'' -l quote -d 'when t
 complete -c imagebroker -n '__imagebroker_at \'swarm init\'' -l sort-column -d 'specify the column(s) to sort the data (columns specified first have a priority, non-existing columns are ignored), column names are case-insensitive and accept underscores for spaces, can be repeated' -x
 complete -c imagebroker -n '__imagebroker_at \'swarm init\'' -l sort-ascending -d 'sort the column(s) in ascending order'
 complete -c imagebroker -n '__imagebroker_at \'swarm init\'' -l sort-descending -d 'sort the column(s) in descending order'
+complete -c imagebroker -n '__imagebroker_at \'swarm serve\'' -s h -l help -d 'show this help message and exit'
+complete -c imagebroker -n '__imagebroker_at \'swarm serve\'' -l ports -d 'hosts call the first that is free; images travel on the others, one on each (default: 7889-7920)' -x
 complete -c imagebroker -n '__imagebroker_at \'swarm rendezvous\'' -s h -l help -d 'show this help message and exit'
 complete -c imagebroker -n '__imagebroker_at \'swarm rendezvous\'' -l listen -d 'where to listen (default: 0.0.0.0:7880)' -x
 complete -c imagebroker -n '__imagebroker_at \'swarm rendezvous\'' -l ca -d 'certificate of the fleet\'s CA' -r -F

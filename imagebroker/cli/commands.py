@@ -27,6 +27,7 @@ COMMANDS = {
     "config show": "imagebroker.cli.config_show:ConfigShow",
     "config sample": "imagebroker.cli.config_sample:ConfigSample",
     "swarm init": "imagebroker.cli.swarm_init:SwarmInit",
+    "swarm serve": "imagebroker.cli.swarm_serve:SwarmServe",
     "swarm rendezvous": "imagebroker.cli.swarm_rendezvous:SwarmRendezvous",
     "backend new": "imagebroker.cli.backend_new:BackendNew",
     "backend test": "imagebroker.cli.backend_test:BackendTest",

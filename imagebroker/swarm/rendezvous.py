@@ -12,7 +12,7 @@ import random
 import re
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import create_connection
@@ -26,8 +26,12 @@ REMEMBERED = 12.0
 #: Members of one image that are named in an answer.
 MOST_NAMED = 64
 _MOST_TOPICS, _MOST_MEMBERS = 10_000, 20_000
-_LARGEST = 4096
-_TOPIC = re.compile(r"/v1/([0-9a-f]{64})")
+_LARGEST = 64 * 1024
+_TOPIC = re.compile(r"[0-9a-f]{64}")
+#: Where one host is announced for many images at once.
+_MANY = "many"
+#: Images of one announcement.
+_MOST_AT_ONCE = 800
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:\[\]]{2,45}:[0-9]{1,5}")
 _PATIENCE = 5.0
 
@@ -72,24 +76,30 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _PATIENCE
 
     def do_POST(self) -> None:
-        topic = _TOPIC.fullmatch(self.path)
+        topic = self.path.removeprefix("/v1/")
+        known = topic == _MANY or _TOPIC.fullmatch(topic)
         size = self.headers.get("Content-Length", "")
-        if topic is None or not size.isdigit() or int(size) > _LARGEST:
+        if not known or not size.isdigit() or int(size) > _LARGEST:
             self._answer(400, {})
             return
         try:
             asked = json.loads(self.rfile.read(int(size)))
             address, leaving = asked["address"], bool(asked.get("leaving"))
-        except (ValueError, KeyError, TypeError):
+            topics = [str(each) for each in asked.get("topics", ())]
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._answer(400, {})
             return
         if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
             self._answer(400, {})
+        elif topic == _MANY:
+            for each in filter(_TOPIC.fullmatch, topics[:_MOST_AT_ONCE]):
+                self.server.members.meet(each, address)
+            self._answer(200, {})
         elif leaving:
-            self.server.members.leave(topic[1], address)
+            self.server.members.leave(topic, address)
             self._answer(200, {})
         else:
-            self._answer(200, {"members": self.server.members.meet(topic[1], address)})
+            self._answer(200, {"members": self.server.members.meet(topic, address)})
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -132,6 +142,16 @@ class Server(ThreadingHTTPServer):
         pass  # a client that went away
 
 
+def announce(where: str, identity: Identity, topics: Sequence[str], address: str) -> None:
+    """Tell the rendezvous that this host has these images, and wants nothing.
+
+    :raises Unreachable: it does not answer.
+    """
+    for at in range(0, len(topics), _MOST_AT_ONCE):
+        chosen = list(topics[at : at + _MOST_AT_ONCE])
+        _ask(where, identity, _MANY, {"address": address, "topics": chosen})
+
+
 class Unreachable(Exception):
     """No answer that could be used."""
 
@@ -143,21 +163,29 @@ def meet(
 
     :raises Unreachable: it does not answer.
     """
+    content = _ask(where, identity, topic, {"address": address, "leaving": leaving})
+    found = content.get("members", [])
+    if not isinstance(found, list):
+        raise Unreachable(f"{where} answered with no list")
+    return [each for each in found if isinstance(each, str) and _ADDRESS.fullmatch(each)]
+
+
+def _ask(where: str, identity: Identity, what: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """:raises Unreachable: no answer that could be used."""
     host, _, port = where.rpartition(":")
     connection = _Connection(host.strip("[]"), int(port), identity)
     try:
-        body = json.dumps({"address": address, "leaving": leaving})
-        connection.request("POST", f"/v1/{topic}", body, {"Content-Type": "application/json"})
+        fields = {"Content-Type": "application/json"}
+        connection.request("POST", f"/v1/{what}", json.dumps(asked), fields)
         answer = connection.getresponse()
-        content = answer.read(64 * 1024)
-        found = json.loads(content).get("members", []) if answer.status == 200 else None
-    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        content = json.loads(answer.read(64 * 1024))
+    except (OSError, HTTPException, ValueError) as error:
         raise Unreachable(f"{where}: {error}") from error
     finally:
         connection.close()
-    if not isinstance(found, list):
+    if answer.status != 200 or not isinstance(content, dict):
         raise Unreachable(f"{where} answered with status {answer.status}")
-    return [each for each in found if isinstance(each, str) and _ADDRESS.fullmatch(each)]
+    return content
 
 
 class _Connection(HTTPSConnection):

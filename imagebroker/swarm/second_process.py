@@ -22,8 +22,16 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPD
 class Child:
     """The process that speaks with other hosts. `start` says what it does."""
 
-    def __init__(self, start: Start) -> None:
-        """:raises OSError: it cannot be started."""
+    def __init__(
+        self,
+        start: Start,
+        program: str = "imagebroker.swarm.child",
+        first: wire.Message | None = None,
+    ) -> None:
+        """`program`: a module, which is told `first`, or else `start`.
+
+        :raises OSError: it cannot be started.
+        """
         self._process = Process()
         self.start = start
         self.left: str | None = None
@@ -33,7 +41,7 @@ class Child:
         errors = os.open(self._errors, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._running = subprocess.Popen(  # noqa: S603 - of our own
-                [sys.executable, "-m", "imagebroker.swarm.child", str(there.fileno())],
+                [sys.executable, "-m", program, str(there.fileno())],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=errors, start_new_session=True, cwd="/",
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
@@ -47,7 +55,7 @@ class Child:
         withhold_socket(here)
         self._socket = here
         self._lock = Condition()
-        self.send(start.message)
+        self.send(first or start.message)
 
     def send(self, message: wire.Message) -> None:
         with self._lock, suppress(OSError):

@@ -1,0 +1,334 @@
+"""The process of `imagebroker swarm serve`: passes on the images of a cache, while hosts want them.
+
+`python -m imagebroker.swarm.serving FD`: a socket to the process that looks into the cache, which
+says at the beginning who this host is (a `Start` without an image), and then which images there
+are. One port serves all of them: who calls says which image it wants. An image that somebody wants
+is held to its digest, and cut into chunks; when nobody has wanted it for a while, they are removed.
+It needs no backend: it proves with the bytes that it has, and asks others for the same proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from ssl import SSLObject
+from time import monotonic
+from typing import NamedTuple
+
+from imagebroker.swarm import wire
+from imagebroker.swarm.certificates import is_of_fleet
+from imagebroker.swarm.child import Parent
+from imagebroker.swarm.finding import noted
+from imagebroker.swarm.host import Host
+from imagebroker.swarm.meeting import PATIENCE
+from imagebroker.swarm.neighbour import Hello
+from imagebroker.swarm.rendezvous import Unreachable, announce
+from imagebroker.swarm.start import Start
+from imagebroker.swarm.wire import BrokenPeer, Message
+
+#: Seconds between two announcements.
+_AGAIN = 4.0
+#: Seconds between two looks at who is there.
+_LOOK = 1.0
+_BLOCK = 1024 * 1024
+
+
+class Kept(NamedTuple):
+    """An image in the cache."""
+
+    path: str
+    algorithm: str
+    digest: str
+    size: int
+
+
+class _Voice:
+    """What one image has in place of a process that downloads it: nothing is read for it."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self.failed: str | None = None
+
+    async def received(self) -> Message | None:
+        return None
+
+    def send(self, message: Message) -> None:
+        match message["t"]:
+            case "note" | "trace":
+                self._parent.send(message)
+            case "leave":
+                self.failed = str(message["why"])
+            case _:
+                pass
+
+    async def bytes_at(self, places: list[tuple[int, int]]) -> list[bytes] | None:
+        return None
+
+    def answered(self, message: Message) -> None:
+        pass
+
+
+class _Image(Host):
+    """One that somebody wants."""
+
+    def __init__(self, start: Start, parent: Parent, port: int) -> None:
+        """:raises OSError: libtorrent can listen nowhere."""
+        self._voice = _Voice(parent)
+        super().__init__(start, self._voice)
+        self._compose(port)
+        self._wanted_at = monotonic()
+        #: It is there, and verified.
+        self.ready = False
+
+    @property
+    def libtorrent(self) -> int:
+        """The port of its libtorrent; 0: any."""
+        return self._start.libtorrent
+
+    @property
+    def failed(self) -> str | None:
+        """What went wrong: it begins again with the next who wants it."""
+        return self._voice.failed
+
+    @property
+    def unwanted_for(self) -> float:
+        if len(self._circle):
+            self._wanted_at = monotonic()
+        return monotonic() - self._wanted_at
+
+    def take(self, kept: Kept) -> bool:
+        """Cut it into chunks; whether it has its digest. To be called in a thread.
+
+        :raises OSError: there is no room, or it is gone.
+        """
+        hasher, spool = hashlib.new(kept.algorithm), Path(self._start.spool)
+        layout, chunks = self._start.layout, self._here.chunks
+        fd = os.open(kept.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            # The cache removes nothing that is in use.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            for index in range(layout.count):
+                read = spool / f"own-{index}"
+                with open(read, "wb", buffering=0) as copy:
+                    for block in _blocks(file.fileno(), *layout.span(index)):
+                        hasher.update(block)
+                        copy.write(block)
+                chunks.keep_own(index, chunks.take_in(index))
+        return hasher.hexdigest() == kept.digest
+
+    def serve(self) -> None:
+        here = self._here
+        here.chunks.layer = here.chunks.nodes()
+        for index, pieces in here.chunks.known():
+            here.torrents.seed(index, pieces)
+        self._share.ended(0)
+        self._admission.confirmed = self._complete = self.ready = True
+        here.begin(self._look())
+
+    async def welcome(self, reader: StreamReader, writer: StreamWriter, hello: Hello) -> None:
+        self._wanted_at = monotonic()
+        await self._meeting.called(reader, writer, hello)
+
+    def end(self) -> None:
+        self._here.end()
+        self._circle.close()
+        self._here.torrents.close()
+        shutil.rmtree(self._start.spool, ignore_errors=True)
+
+
+def _blocks(fd: int, start: int, stop: int) -> Iterator[bytes]:
+    """:raises OSError: they are not there."""
+    while start < stop:
+        block = os.pread(fd, min(_BLOCK, stop - start), start)
+        if not block:
+            raise OSError("the image was cut")
+        yield block
+        start += len(block)
+
+
+class Serving:
+    """All images of a cache, at one port."""
+
+    def __init__(self, start: Start, parent: Parent, linger: float) -> None:
+        self._start, self._parent, self._linger = start, parent, linger
+        self._identity = start.identity
+        self._kept: dict[str, Kept] = {}
+        self._images: dict[str, _Image] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._port = 0
+
+    async def run(self) -> None:
+        """Until the other process is gone. :raises OSError: no port is free."""
+        server = await self._listen()
+        self._parent.send({"t": "listening", "port": self._port})
+        tasks = [asyncio.create_task(each) for each in (self._announce(), self._sweep())]
+        try:
+            while (message := await self._parent.received()) is not None:
+                if message["t"] == "images":
+                    self._kept = {topic: Kept(*each) for topic, each in message["of"].items()}
+                    self._forget()
+        finally:
+            server.close()
+            for task in (*tasks, *self._tasks):
+                task.cancel()
+            for image in self._images.values():
+                image.end()
+
+    async def _listen(self) -> asyncio.Server:
+        start = self._start
+        for port in start.ports or [0]:
+            with suppress(OSError):
+                server = await asyncio.start_server(
+                    self._called, start.address, port, ssl=self._identity.server(),
+                    limit=wire.LIMIT, ssl_handshake_timeout=PATIENCE, backlog=256,
+                )  # fmt: skip
+                self._port = server.sockets[0].getsockname()[1]
+                return server
+        raise OSError(f"no port of {start.address} is free for serving")
+
+    async def _called(self, reader: StreamReader, writer: StreamWriter) -> None:
+        try:
+            secured = writer.get_extra_info("ssl_object")
+            if not isinstance(secured, SSLObject) or not is_of_fleet(secured.getpeercert()):
+                return
+            hello = Hello.of(await asyncio.wait_for(wire.received(reader), PATIENCE))
+            image = self._images.get(hello.topic) or self._begin(hello.topic)
+            if image is not None and image.ready:
+                await image.welcome(reader, writer, hello)
+        except (OSError, TimeoutError, BrokenPeer):
+            pass
+        finally:
+            writer.transport.abort()
+
+    # -- images ----------------------------------------------------------------------------------
+
+    def _begin(self, topic: str) -> _Image | None:
+        """Prepare an image: whoever wants it calls again."""
+        kept = self._kept.get(topic)
+        if kept is None:
+            return None
+        spool = tempfile.mkdtemp(prefix="serve-", dir=self._start.spool)
+        start = replace(self._start, topic=topic, size=kept.size, spool=spool, ports=[])
+        try:
+            image = self._composed(start)
+        except OSError as error:
+            self._note(f"{kept.algorithm}:{kept.digest} is not served: {error}")
+            shutil.rmtree(spool, ignore_errors=True)
+            return None
+        self._images[topic] = image
+        task = asyncio.create_task(self._prepare(topic, kept, image))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return image
+
+    def _composed(self, start: Start) -> _Image:
+        """:raises OSError: all ports for libtorrent are in use."""
+        used = {each.libtorrent for each in self._images.values()}
+        free = [port for port in self._start.ports[1:] if port not in used | {self._port}]
+        if self._start.ports and not free:
+            raise OSError("as many images as there are ports are served")
+        return _Image(replace(start, libtorrent=free[0] if free else 0), self._parent, self._port)
+
+    async def _prepare(self, topic: str, kept: Kept, image: _Image) -> None:
+        title = f"{kept.algorithm}:{kept.digest}"
+        try:
+            if await asyncio.to_thread(image.take, kept):
+                image.serve()
+                self._parent.send({"t": "trace", "text": f"serving {title}"})
+                return
+            self._note(f"{title} in the cache is damaged, and not served")
+        except OSError as error:
+            self._note(f"{title} is not served: {error}")
+        self._kept.pop(topic, None)
+        if self._images.get(topic) is image:
+            del self._images[topic]
+        image.end()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            for topic, image in list(self._images.items()):
+                if image.failed is not None:
+                    self._note(f"an image is served anew: {image.failed}")
+                    self._images.pop(topic).end()
+                elif image.ready and image.unwanted_for > self._linger:
+                    self._images.pop(topic).end()
+                    self._parent.send({"t": "trace", "text": f"nobody wants {topic} any more"})
+
+    def _forget(self) -> None:
+        """What is in the cache no more."""
+        for topic in [each for each, image in self._images.items() if image.ready]:
+            if topic not in self._kept:
+                self._images.pop(topic).end()
+
+    # -- others ----------------------------------------------------------------------------------
+
+    async def _announce(self) -> None:
+        while True:
+            await asyncio.to_thread(self._tell, list(self._kept))
+            await asyncio.sleep(_AGAIN)
+
+    def _tell(self, topics: list[str]) -> None:
+        start = self._start
+        own = f"[{start.address}]" if ":" in start.address else start.address
+        for where in start.rendezvous:
+            with suppress(Unreachable):
+                announce(where, self._identity, topics, f"{own}:{self._port}")
+                break
+        if start.directory:
+            for topic in topics:
+                with suppress(OSError):
+                    noted(Path(start.directory), topic, (start.address, self._port))
+
+    def _note(self, text: str) -> None:
+        self._parent.send({"t": "note", "text": f"swarm: {text}"})
+
+
+async def _run(sock: socket.socket) -> str | None:
+    reader, writer = await asyncio.open_connection(sock=sock, limit=64 * wire.LIMIT)
+    parent = Parent(reader, writer)
+    first: Message | None = await parent.received()
+    if first is None:
+        return None
+    start = Start.of(first["start"])
+    lock = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        await Serving(start, parent, float(first["linger"])).run()
+    except OSError as error:
+        parent.send({"t": "leave", "why": str(error)})
+        with suppress(OSError):
+            await writer.drain()
+    return start.spool
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    spool = None
+    try:
+        spool = asyncio.run(_run(sock))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        if spool is not None:
+            shutil.rmtree(spool, ignore_errors=True)
+        sys.stderr.flush()
+        os._exit(0)  # libtorrent's threads would abort the interpreter
+
+
+if __name__ == "__main__":
+    main()

@@ -183,6 +183,12 @@ def _error(head: Head, message: str) -> ImageBrokerError:
     if status == 403:
         hint = "ask the owner of the server for access"
         return NotAuthorized(message, hint=hint, status=status)
+    if status == 511:
+        return NotAuthorized(
+            f"{message}: the network wants a login",
+            hint="log in to this network first: open any http page in a browser",
+            status=status,
+        )
     if status == 429 or status >= 500:
         return BackendError(
             message, hint="the server is in trouble; try again later", retry_after=retry_after(head)

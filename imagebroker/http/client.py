@@ -71,16 +71,19 @@ class Client:
         :raises PolicyViolation: a redirect may not be followed.
         :raises TransferError: there are more than `limits.redirects` of them.
         """
-        origin, limit = place, self.host.limits.redirects
+        origin, limit, cookies = place, self.host.limits.redirects, False
         for _ in range(limit + 1):
             answer = send(place)
             if answer.head.status not in REDIRECTS:
                 return answer
             answer.close()
+            cookies = cookies or bool(answer.head.all("set-cookie"))
             place = self.moved(place, answer.head)
         raise TransferError(
             f"{origin.url} leads through more than {limit} redirects",
-            hint="check the URL: the server may be sending it in circles",
+            hint="use a URL that needs no cookie: the server sets one, and it is not sent back"
+            if cookies
+            else "check the URL: the server may be sending it in circles",
             retryable=False,
         )
 

@@ -268,18 +268,31 @@ def redirected(old: str, new: str, policy: Policy) -> str:
     try:
         before, after = parse(old), parse(resolved(old, new))
     except (InvalidImageRef, ValueError) as error:
-        why = "which is not a valid URL" if isinstance(error, InvalidImageRef) else str(error)
+        why = str(error)
+        if isinstance(error, InvalidImageRef):
+            has_user = "@" in new.partition("://")[2].partition("/")[0]
+            why = "which names a user" if has_user else "which is not a valid URL"
         raise PolicyViolation(
             f"{redact(old, 200)} redirects to {redact(new, 200)!r}: {why}",
             hint="report the broken redirect to the operator of the server",
         ) from error
     web = {"http", "https"}
     if after.scheme != before.scheme and not {before.scheme, after.scheme} <= web:
-        raise PolicyViolation(f"{before} redirects to the scheme {after.scheme}")
+        raise PolicyViolation(
+            f"{before} redirects to the scheme {after.scheme}",
+            hint="only http and https are followed: pass the URL that it leads to, if you trust it",
+        )
     if (before.scheme, after.scheme) in _LESS_SAFE:
-        raise PolicyViolation(f"{before} redirects from https to http: {after}")
+        raise PolicyViolation(
+            f"{before} redirects from https to http: {after}",
+            hint="anybody on the network path could change it; pass the http URL itself, with a "
+            "checksum, if there is no other",
+        )
     if after.user is not None or after.host is None:
-        raise PolicyViolation(f"{before} redirects to {after}, which has a user name or no host")
+        raise PolicyViolation(
+            f"{before} redirects to {after}, which has a user name or no host",
+            hint="report the broken redirect to the operator of the server",
+        )
     policy.check_ref(after)
     return after.text
 

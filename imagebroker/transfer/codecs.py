@@ -117,6 +117,29 @@ KINDS = {
 }
 
 
+class _Foreign(NamedTuple):
+    """A kind of compressed data that is not unpacked here."""
+
+    name: str
+    magic: re.Pattern[bytes]
+    #: The command that unpacks it.
+    tool: str
+
+
+_FOREIGN = (
+    _Foreign("lz4", re.compile(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"), "lz4 -d"),
+    _Foreign("zip", re.compile(rb"PK\x03\x04"), "unzip"),
+    # Properties as xz and 7-Zip write them, a round dictionary, and a size below 4 GiB or none.
+    _Foreign("lzma", re.compile(rb"\x5d\0\0.[\0-\x08](?:\xff{5}|.{4}\0)", re.DOTALL), "xz -d"),
+    _Foreign("lzip", re.compile(rb"LZIP[\0\x01]"), "lzip -d"),
+    _Foreign("7z", re.compile(rb"7z\xbc\xaf\x27\x1c"), "7z x"),
+    _Foreign("lzop", re.compile(rb"\x89LZO\0\r\n\x1a\n"), "lzop -d"),
+    _Foreign("compress", re.compile(rb"\x1f\x9d\x90"), "gzip -d"),
+    _Foreign("old zstd", re.compile(rb"[\x22-\x27]\xb5\x2f\xfd"), "an old zstd -d"),
+    _Foreign("rar", re.compile(rb"Rar!\x1a\x07"), "unrar x"),
+)
+
+
 def checked_kind(decompress: object) -> str | None:
     """The caller's `decompress=`, before any I/O.
 
@@ -204,11 +227,21 @@ class Unpacker:
             if kind.magic.match(begin) and self._wanted in (AUTO, kind.name):
                 return kind
         if self._wanted == AUTO:
+            self._check_not_foreign(begin)
             return None
         raise CompressionError(
             f"{self._ref} is not {self._wanted} data",
             hint="leave decompress out, or pass 'auto' to unpack only what is compressed",
         )
+
+    def _check_not_foreign(self, begin: bytes) -> None:
+        """:raises CompressionError: it would be stored compressed, though it was to be unpacked."""
+        for kind in _FOREIGN:
+            if kind.magic.match(begin):
+                raise CompressionError(
+                    f"{self._ref} is {kind.name} data, which cannot be unpacked here",
+                    hint=f"to store it as it is, leave --decompress out; {kind.tool} unpacks it",
+                )
 
     def _blocks(self, members: Iterator[_Member]) -> Iterator[bytes]:
         """Pieces of exactly `BLOCK` bytes, except for the last."""

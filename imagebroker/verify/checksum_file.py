@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
@@ -9,7 +10,8 @@ from imagebroker.exceptions import PolicyViolation, VerificationError
 from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, WEAK, Checksum
-from imagebroker.verify.checksum_lines import Entry, entries
+from imagebroker.verify.checksum_json import digests_in
+from imagebroker.verify.checksum_lines import Entry, entries, plain_text
 
 #: Maximum size of a checksum file.
 LARGEST = 1024 * 1024
@@ -18,8 +20,10 @@ PATIENCE = 60.0
 #: Maximum number of names listed in an error.
 _SHOWN = 4
 
-#: The name that `sha256sum < FILE` writes.
-_STANDARD_INPUT = b"-"
+#: The names that `sha256sum < FILE` and `openssl dgst < FILE` write.
+_STANDARD_INPUT = (b"-", b"stdin", b"(stdin)")
+#: Where the description of another file begins: a blank line, a section, an item of a list.
+_NEXT_FILE = re.compile(rb"\n[ \t]*\n|\n(?=[ \t]*(?:\[[^\]\n]+\][ \t]*\n|- |#+ ))")
 _NAME_BEGINS = frozenset(b" \t\"'`/\\|,;:([=*>")
 _NAME_ENDS = frozenset(b" \t\"'`|,;:)]=<\r")
 
@@ -52,9 +56,15 @@ def find_checksum(
     """
     called = [ref.file_name, *_names_in_query(ref), *also_called]
     file_name = b"" if file is None else file.file_name
+    shown = _printable(ref.file_name)
+    text = plain_text(text)
+    if listed := digests_in(text, called):
+        in_json = [Entry(algorithm, digest, None) for algorithm, digest in listed]
+        return _strongest(in_json, shown, origin, allow_weak=allow_weak)
     all_entries = entries(text, _without_image(file_name, called), origin)
     chosen, as_named = _chosen(all_entries, ref, called, file_name)
-    shown = _printable(ref.file_name)
+    if _is_of_several(chosen):
+        chosen = _described(text, called, origin) or chosen
     if not chosen:
         listed = _listed(all_entries)
         raise NotListed(
@@ -93,7 +103,7 @@ def _chosen(
     found: list[Entry], ref: ImageRef, called: list[bytes], file_name: bytes
 ) -> tuple[list[Entry], str]:
     """The image's entries, and a note for the evidence if their name differs from the ref's."""
-    named = [e for e in found if e.name not in (None, _STANDARD_INPUT) and not e.is_text]
+    named = [e for e in found if e.name not in (None, *_STANDARD_INPUT) and not e.is_text]
     if exact := _closest(named, ref):
         return exact, ""
     for name in called:
@@ -102,13 +112,31 @@ def _chosen(
     for name in called:
         if texts := [e for e in found if e.is_text and _mentions(e.name or b"", name)]:
             return texts, ""
-    nameless = [e for e in found if e.name in (None, _STANDARD_INPUT)]
+    nameless = [e for e in found if e.name in (None, *_STANDARD_INPUT)]
     if nameless and not named:
         return nameless, ""
     names = {e.name for e in named}
     if len(names) == 1 and any(_is_called_after(file_name, name) for name in called):
         return named, f" (for {_printable(names.pop() or b'')!r})"
     return [], ""
+
+
+def _is_of_several(chosen: list[Entry]) -> bool:
+    """Whether digests without a name belong to several files."""
+    nameless = {(e.algorithm, e.digest) for e in chosen if e.name is None}
+    return len(nameless) > len({algorithm for algorithm, _ in nameless})
+
+
+def _described(text: bytes, called: list[bytes], origin: str) -> list[Entry]:
+    """The digests that stand with the name: a section of virt-builder's index, an item in YAML."""
+    found = [
+        part
+        for part in _NEXT_FILE.split(text)
+        if any(_mentions(line, name) for line in part.split(b"\n") for name in called)
+    ]
+    if len(found) != 1:
+        return []
+    return [each for each in entries(found[0], b"", origin) if each.name is None]
 
 
 def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
@@ -125,13 +153,16 @@ def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
 
 
 def _spelled(entry: Entry) -> Iterator[bytes]:
-    """The possible readings of a name: as written; without trailing blanks; with Windows'
-    backslashes; after a size, which Debian's Release files put between the digest and the name.
+    """The possible readings of a name: as written; without blanks around it; without
+    percent-escapes; with Windows' backslashes; after a size, which Debian's Release files put
+    between the digest and the name.
     """
     name = entry.name or b""
     yield _relative(name)
-    if (bare := name.rstrip(b" \t")) != name:
+    if (bare := name.strip(b" \t")) != name:
         yield _relative(bare)
+    if b"%" in bare:
+        yield _relative(unquote_to_bytes(bare))
     if b"\\" in bare:
         yield _relative(bare.replace(b"\\", b"/"))
     size, _, behind = bare.partition(b" ")

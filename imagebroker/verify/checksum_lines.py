@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,13 +47,22 @@ _LABELLED = re.compile(rb"[ \t]*([A-Za-z0-9/_-]{3,16})[ \t:=]+(" + _HEX + rb")[ 
 #: Gentoo's Manifest: `DIST NAME SIZE BLAKE2B DIGEST SHA512 DIGEST`.
 _MANIFEST = re.compile(rb"[A-Z]{3,8} (\S+) \d{1,20}((?: [A-Z0-9_]{3,16} " + _HEX + rb")+)[ \t]*")
 _MANIFEST_DIGEST = re.compile(rb"([A-Z0-9_]{3,16}) (" + _HEX + rb")")
-#: certutil of Windows 7 writes blanks between the bytes.
-_PAIRS = re.compile(rb"[ \t]*[0-9a-fA-F]{2}(?: [0-9a-fA-F]{2}){15,63}[ \t]*")
+#: `sha256-BASE64`, of exactly as many characters as such a digest has.
+_BASE64 = re.compile(
+    rb"(?<![A-Za-z0-9])((?i:sha)(?:(256)|(?P<long>512)))[-:=]"
+    rb"([A-Za-z0-9+/]{43}(?(long)[A-Za-z0-9+/]{43}))={0,2}(?![A-Za-z0-9+/=])"
+)
+#: certutil of Windows 7 writes blanks between the bytes, OpenSSL (`dgst -c`) colons.
+_PAIRS = re.compile(
+    rb"[ \t]*[0-9a-fA-F]{2}(?:(?: [0-9a-fA-F]{2}){15,63}|(?::[0-9a-fA-F]{2}){15,63})[ \t]*"
+)
 _DIGEST = re.compile(rb"(?<![0-9A-Za-z])" + _HEX + rb"(?![0-9A-Za-z])")
 #: `Path : C:\images\disk.img` of `Get-FileHash | Format-List`, below its digest.
 _PATH_BELOW = re.compile(rb"[ \t]*(?:path|file|filename|name)[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
 #: Words beside a digest that are not a file name.
-_LABEL = re.compile(rb"(?:\b(?:hash|checksum|digest|sum|value|hex|file)s?\b|[^A-Za-z0-9])+", re.I)
+_LABEL = re.compile(
+    rb"(?:\b(?:hash|checksum|digest|sum|value|hex|file|stdin)s?\b|[^A-Za-z0-9])+", re.I
+)
 _PGP = re.compile(rb"-----[A-Z ]+-----|Hash: .*")
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
@@ -79,15 +89,33 @@ class Entry:
 def entries(text: bytes, file_name: bytes, origin: str) -> list[Entry]:
     """The entries of a checksum file; comments, signatures and other lines are skipped.
 
-    `file_name` is the name of the checksum file, without that of the image: `B2SUMS`, `.b2`.
+    `text`: as `plain_text` makes it. `file_name` is the name of the checksum file, without that of
+    the image: `B2SUMS`, `.b2`.
 
     :raises VerificationError: a line names an algorithm, but has the wrong number of digits.
     """
-    return list(_Lines(_said(file_name), origin).read(plain_text(text)))
+    return list(_Lines(_said(file_name), origin).read(text))
 
 
 def plain_text(text: bytes) -> bytes:
-    """The text as UTF-8: PowerShell and Notepad write UTF-16, with or without a BOM."""
+    """The text as UTF-8 with line feeds, and its digests in hex.
+
+    PowerShell and Notepad write UTF-16, with or without a BOM; `sha256-BASE64` is how npm, Nix and
+    web pages write a digest.
+    """
+    text = _in_utf8(text)
+    if b"\n" not in text:
+        text = text.replace(b"\r", b"\n")  # as Macs once wrote lines
+    return _BASE64.sub(lambda match: match[1] + b":" + _hex_of(match[4]), text)
+
+
+def _hex_of(text: bytes) -> bytes:
+    return base64.b64decode(text + b"=" * (-len(text) % 4)).hex().encode()
+
+
+def _in_utf8(text: bytes) -> bytes:
+    if text[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return text.decode("utf-32", "replace").encode()
     if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return text.decode("utf-16", "replace").encode()
     head = text[:64]
@@ -152,7 +180,7 @@ class _Lines:
     def _other(self, line: bytes, above: bytes | None) -> Iterator[Entry]:
         """A digest, alone or among other words, or a heading."""
         if _PAIRS.fullmatch(line):
-            line = line.replace(b" ", b"")
+            line = line.translate(None, b" :")
         digests = _DIGEST.findall(line) if len(line) <= _LONGEST else []
         if len(digests) == 1:
             rest = line.replace(digests[0], b" ")
@@ -163,6 +191,11 @@ class _Lines:
             else:
                 name = rest if has_name else None
                 yield from self._entry(digests[0], name, word, is_text=has_name != b"")
+        elif len({len(digest) for digest in digests}) == len(digests) > 0:
+            # One file, and each of its digests: hashdeep, tables of web pages.
+            rest = _DIGEST.sub(b" ", line)
+            for digest in digests:
+                yield from self._entry(digest, rest, is_text=True)
         elif not digests and len(line) <= _LONGEST:
             self._heading = _said(line) or self._heading
             text = line.rstrip()

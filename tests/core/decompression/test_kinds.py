@@ -68,6 +68,26 @@ def test_what_is_not_of_the_kind_that_was_named_is_refused(
         way.assert_nothing_came(1)
 
 
+@pytest.mark.parametrize(
+    ("packed", "tool"),
+    [
+        (b"\x04\x22\x4d\x18\x64\x40\xa7" + DATA, "lz4 -d"),
+        (b"PK\x03\x04\x14\0\0\0\x08\0" + DATA, "unzip"),
+        (lzma.compress(DATA, format=lzma.FORMAT_ALONE), "xz -d"),
+        (b"7z\xbc\xaf\x27\x1c\0\x04" + DATA, "7z x"),
+        (b"LZIP\x01\x0c" + DATA, "lzip -d"),
+    ],
+)
+def test_auto_does_not_store_as_it_is_what_another_tool_has_compressed(
+    scripted: Scripted, way: Way, packed: bytes, tool: str
+) -> None:
+    ref, _ = scripted.image(packed)
+    assert_that(way.get(scripted.broker, ref)[0], Equals(packed))
+    with pytest.raises(CompressionError) as caught:
+        way.get(scripted.broker, ref, decompress="auto")
+    assert_that(caught.value.hint, Contains(tool))
+
+
 @pytest.mark.parametrize("wrong", ["", "lzma", "GZIP", 7, b"gzip", ["gzip"], True])
 def test_an_unknown_kind_is_refused_before_any_io(scripted: Scripted, wrong: Any) -> None:
     ref, script = scripted.image(DATA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,60 @@ clouds:
         "project_name": "x", "region_name": "one", "cafile": "/ca.pem", "insecure": True,
         "allow_insecure": True, "endpoint": ["http://images/"],
     }))  # fmt: skip
+
+
+CLOUDS = {
+    "what YAML takes for numbers, dates and truths": (
+        "clouds: {mine: {auth: {auth_url: u, username: no, password: 0123, project_name: 1.10, "
+        "user_domain_name: 2026-01-01}}}",
+        {"username": "no", "password": "0123", "project_name": "1.10",
+         "user_domain_name": "2026-01-01", "auth_type": "password"},
+    ),
+    "an application credential without an auth_type": (
+        "clouds: {mine: {auth: {auth_url: u, application_credential_id: i, "
+        "application_credential_secret: s}}}",
+        {"auth_type": "v3applicationcredential", "application_credential_id": "i"},
+    ),
+    "a token without an auth_type": (
+        "clouds: {mine: {auth: {auth_url: u, token: t}}}", {"auth_type": "token", "token": "t"},
+    ),
+    "an anchor, a byte order mark and an older name of the interface": (
+        "\ufeffclouds:\n  base: &base {auth: {auth_url: u}, endpoint_type: internal}\n"
+        "  mine:\n    <<: *base\n    cacert: ~/ca.pem\n    verify: 'False'\n",
+        {"auth_url": "u", "interface": "internal", "cafile": os.path.expanduser("~/ca.pem"),
+         "insecure": True},
+    ),
+    "a profile": (
+        "clouds: {mine: {profile: acme, auth: {username: u}}}",
+        {"auth_url": "http://acme", "region_name": "one", "username": "u"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_a_cloud_is_read_as_people_write_it(kind: str, tmp_path: Path) -> None:
+    text, right = CLOUDS[kind]
+    clouds(tmp_path, "clouds.yaml", text)
+    clouds(
+        tmp_path, "clouds-public.yaml",
+        "public-clouds: {acme: {auth: {auth_url: http://acme}, region_name: one}}",
+    )  # fmt: skip
+    found = personal({"OS_CLOUD": "mine", "XDG_CONFIG_HOME": str(tmp_path)})
+    assert_that({name: found.get(name) for name in right}, Equals(right))
+
+
+def test_secrets_may_be_all_that_a_cloud_has_of_a_login(tmp_path: Path) -> None:
+    clouds(tmp_path, "clouds.yaml", "clouds: {mine: {auth: , region_name: one}}")
+    clouds(tmp_path, "secure.yaml", "clouds: {mine: {auth: {auth_url: u, password: p}}}")
+    found = personal({"OS_CLOUD": "mine", "XDG_CONFIG_HOME": str(tmp_path)})
+    assert_that((found["region_name"], found["password"]), Equals(("one", "p")))
+
+
+def test_a_profile_that_nobody_has_is_named(tmp_path: Path) -> None:
+    clouds(tmp_path, "clouds.yaml", "clouds: {mine: {profile: vexxhost, auth: {username: u}}}")
+    with pytest.raises(ConfigError, match="vexxhost") as caught:
+        personal({"OS_CLOUD": "mine", "XDG_CONFIG_HOME": str(tmp_path)})
+    assert_that(caught.value.hint, Contains("write the auth_url of vexxhost"))
 
 
 @pytest.mark.parametrize(

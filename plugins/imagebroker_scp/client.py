@@ -13,6 +13,7 @@ from typing import Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from imagebroker.plugin import BackendHost, ConfigError, ImageRef, PolicyViolation, own_login
+from imagebroker_scp.aliases import is_alias
 from imagebroker_scp.connection import Connection, Peer
 from imagebroker_scp.credentials import Offer, configured_key, is_closed, personal_keys, ssh_folder
 from imagebroker_scp.key_lifetime import KeyLifetime
@@ -220,6 +221,13 @@ class Sessions:
         known = self._known.about(host, port)
         if known.keys:
             return known
+        folder = ssh_folder() if self._host.personal else None
+        if folder is not None and is_alias(host, folder):
+            raise PolicyViolation(
+                f"{host} is a Host of {folder / 'config'}, which is not read",
+                hint=f"see what it stands for with: ssh -G {host}   and write "
+                "scp://USER@HOSTNAME:PORT/PATH",
+            )
         where = f"{host} port {port}" if port != SSH_PORT else host
         what = "has only a @cert-authority line" if known.has_authority else "is not"
         file = self._known.files[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import hashlib
 import os
 import stat
@@ -80,6 +81,24 @@ class OpeningClauses(Hooks):
             first, second = getattr(opened, name), getattr(probed, name)
             if first != second:
                 self.fail(f"open settles {name} {first!r}, and probe answers {second!r}")
+
+    def test_c34_revalidate_knows_the_version_from_another(self) -> None:
+        """A destination with an old version would be left as it is, or one that is up to date be
+        downloaded again."""
+        ref = self.publish(random_bytes(100_000))
+        probed = self.backend.probe(self.context, self.ref(ref))
+        if probed.version is None:
+            self.skipTest("its images have no version")
+        other = re.sub(
+            "[0-9A-Za-z]", lambda m: "1" if m[0] == "0" else "0", probed.version, count=1
+        )
+        for version in (probed.version, other):
+            found = self.backend.revalidate(self.context, self.ref(ref), version)
+            if found.version != probed.version:
+                self.fail(
+                    f"the image has the version {probed.version!r}, and revalidate answers "
+                    f"{found.version!r} to a caller that has {version!r}"
+                )
 
     def test_c34_probe_of_a_missing_image_is_not_found(self) -> None:
         """An image that was removed would be handed out from somebody else's transfer."""

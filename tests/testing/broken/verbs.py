@@ -165,6 +165,12 @@ class ProbesAnotherVersion(MemoryBackend):
 
 
 @broken("C34")
+class BelievesTheCaller(MemoryBackend):
+    def revalidate(self, context: Context, ref: ImageRef, version: str) -> Image:
+        return Image(ref=ref.text, version=version)
+
+
+@broken("C34")
 class ProbesWithoutAsking(MemoryBackend):
     def probe(self, context: Context, ref: ImageRef) -> Image:
         return Image(ref=ref.text, size=9)

@@ -146,6 +146,9 @@ class _Lines:
         for raw in text.split(b"\n"):
             line = raw.removesuffix(b"\r")
             if not line.strip() or _PGP.fullmatch(line):
+                if nameless is not None:
+                    yield nameless
+                    nameless = None
                 continue
             below = _PATH_BELOW.fullmatch(line) if nameless is not None else None
             if nameless is not None:

@@ -40,7 +40,7 @@ def test_a_network_that_wants_a_login_is_not_asked_again() -> None:
     [
         ("http://u:p@127.0.0.1/x", "names a user", "operator of the server"),
         ("http://[::1/x", "not a valid URL", "operator of the server"),
-        ("ftp://127.0.0.1/x", "the scheme ftp", "pass the URL that it leads to"),
+        ("ftp://127.0.0.1/x", "the scheme ftp", "direct URL"),
     ],
 )
 def test_a_redirect_that_is_refused_says_why_and_what_to_do(

@@ -280,7 +280,7 @@ def redirected(old: str, new: str, policy: Policy) -> str:
     if after.scheme != before.scheme and not {before.scheme, after.scheme} <= web:
         raise PolicyViolation(
             f"{before} redirects to the scheme {after.scheme}",
-            hint="only http and https are followed: ask the operator of the server for a direct URL",
+            hint="only http and https are followed: ask the operator for a direct URL",
         )
     if (before.scheme, after.scheme) in _LESS_SAFE:
         raise PolicyViolation(

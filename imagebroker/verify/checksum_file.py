@@ -58,8 +58,8 @@ def find_checksum(
     file_name = b"" if file is None else file.file_name
     shown = _printable(ref.file_name)
     text = plain_text(text)
-    if listed := digests_in(text, called):
-        in_json = [Entry(algorithm, digest, None) for algorithm, digest in listed]
+    if found := digests_in(text, called):
+        in_json = [Entry(algorithm, digest, None) for algorithm, digest in found]
         return _strongest(in_json, shown, origin, allow_weak=allow_weak)
     all_entries = entries(text, _without_image(file_name, called), origin)
     chosen, as_named = _chosen(all_entries, ref, called, file_name)

@@ -39,11 +39,11 @@ import abc
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from imagebroker.backends.listing import ListLimits, bounded
 from imagebroker.backends.sockets import Sockets
@@ -55,7 +55,7 @@ from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
 from imagebroker.policy.addresses import MAX_REDIRECTS, Policy, open_beneath, redirected
 from imagebroker.policy.proxies import PersonalProxies, Proxies, Proxy, named
-from imagebroker.redaction import Secrets
+from imagebroker.redaction import Secrets, redact
 from imagebroker.system.forks import Process, withhold_socket
 
 if TYPE_CHECKING:
@@ -188,6 +188,27 @@ class BackendHost:
         sock.settimeout(self.limits.stall_timeout)
         self._sockets.add(sock)
         return sock
+
+    def for_server(self, url: str) -> BackendHost:
+        """The same, allowed to connect to this server too, and without a proxy.
+
+        For a service that the deployer's options name and no ref and no redirect may lead to, such
+        as the metadata service of a cloud: what is reached through `self` stays the same.
+
+        :raises ConfigError: it is no URL.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+            if not parts.hostname or port is None:
+                raise ValueError
+        except ValueError:
+            raise ConfigError(
+                f"[backend:{self.title}]: {redact(url, 100)!r} is no URL of a server",
+                hint="write it as http://host[:port]",
+            ) from None
+        policy = Policy(configured=frozenset({(parts.hostname, port)}))
+        return replace(self, policy=policy, _proxies=Proxies())
 
     @property
     def proxies(self) -> Proxies:

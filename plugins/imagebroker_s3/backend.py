@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.plugin import (
     FAILURE,
+    BackendError,
     BackendHost,
     Conflict,
     Context,
@@ -25,13 +26,14 @@ from imagebroker.plugin import (
     ImageRef,
     ImageSource,
     InvalidImageRef,
+    NotAuthorized,
     RefForm,
     UnsupportedOperation,
     http,
     objects,
 )
 from imagebroker_s3.client import Server
-from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, version_id
+from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, lasting, version_id
 from imagebroker_s3.options import MIB, OPTIONS
 from imagebroker_s3.source import S3Source, settled
 from imagebroker_s3.upload import MOST_COPIED, S3Object
@@ -65,13 +67,17 @@ class S3Backend(ImageBackend):
 
     def open_at(self, context: Context, ref: ImageRef, start: int) -> ImageSource:
         where, record, validator = self._readable(ref)
-        url = self._server.url(ref, where)
-        return S3Source(self._server.http, ref, url, record, validator, start)
+        there = self._server.location(ref, where)
+        try:
+            return S3Source(self._server.http, ref, *there, record, validator, start)
+        except (NotAuthorized, BackendError) as error:
+            raise self._server.explained(ref, where, error) from error
 
     def probe(self, context: Context, ref: ImageRef) -> Image:
         where, record, _ = self._readable(ref)
-        url = self._server.url(ref, where)
-        return settled(record, http.probe(self._server.http, ref, url))
+        return settled(
+            record, http.probe(self._server.http, ref, *self._server.location(ref, where))
+        )
 
     def get(
         self,
@@ -121,14 +127,15 @@ class S3Backend(ImageBackend):
                 f"{MOST_COPIED}",
                 hint="create the image again with the new fields",
             )
+        new = objects.metadata_of(objects.changed(record, changes, purge_props), MOST_METADATA)
+        kept = lasting(found)
+        kept["Metadata"] |= new
+        place = {"Bucket": where["Bucket"], "Key": where["Key"]}
         self._server.call(
-            ref, "copy_object", **where, CopySource=dict(where), MetadataDirective="REPLACE",
-            CopySourceIfMatch=found.get("ETag"),
-            Metadata=objects.metadata_of(
-                objects.changed(record, changes, purge_props), MOST_METADATA
-            ),
+            ref, "copy_object", **place, CopySource=dict(where), MetadataDirective="REPLACE",
+            CopySourceIfMatch=found.get("ETag"), **kept,
         )  # fmt: skip
-        return self._record(record.ref, {"Bucket": where["Bucket"], "Key": where["Key"]})
+        return self._record(record.ref, place)
 
     def delete(self, context: Context, ref: ImageRef) -> None:
         where, record, _ = self._found(ref)
@@ -181,7 +188,10 @@ class S3Backend(ImageBackend):
         """Where an object is, its record, and the answer that it is from."""
         where = self._where(ref)
         text = ref.text if ref.query is not None else self.host.uri(where["Bucket"], where["Key"])
-        answer = self._server.call(text, "head_object", **where)
+        try:
+            answer = self._server.call(text, "head_object", **where)
+        except (NotAuthorized, ImageNotFound, BackendError) as error:
+            raise self._server.explained(text, where, error) from error
         return where, image_of(text, where["Key"], answer), answer
 
     def _readable(self, ref: ImageRef) -> tuple[dict[str, str], Image, str | None]:

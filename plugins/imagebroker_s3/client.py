@@ -7,11 +7,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from imagebroker.plugin import BackendHost, BackendLoadError, ConfigError, http
+from imagebroker.plugin import BackendHost, BackendLoadError, ConfigError, ImageBrokerError, http
 from imagebroker_s3.errors import translated
+from imagebroker_s3.machine_keys import MachineKeys
+from imagebroker_s3.options import METADATA
 
-#: Seconds that the URL of a download is valid: longer than any transfer may take.
-_VALID = 7 * 86400
 #: What a service's client has in place of what the environment says.
 _NOTHING = {
     "profile": None, "config_file": os.devnull, "credentials_file": os.devnull,
@@ -41,20 +41,27 @@ class Server:
         self._lock = threading.Lock()
         self._client: Any = None
         self._session: Any = None
+        #: botocore's; None where requests are anonymous.
+        self._keys: Any = None
 
     def _check_keys(self) -> None:
-        options = self._options
+        options, title = self._options, f"[backend:{self._host.title}]"
         if bool(options.access_key) != bool(options.secret_key):
             missing = "secret_key" if options.access_key else "access_key"
             raise ConfigError(
-                f"[backend:{self._host.title}] {missing}: one of two keys is missing",
-                hint=f"set {missing}",
+                f"{title} {missing}: one of two keys is missing", hint=f"set {missing}"
             )
-        if options.endpoint_url and not options.endpoint_url.startswith(("http://", "https://")):
+        if self._of_machine and options.access_key:
             raise ConfigError(
-                f"[backend:{self._host.title}] endpoint_url: {options.endpoint_url!r} is no URL",
-                hint="write it as https://host[:port]",
+                f"{title} has keys, and credentials is {METADATA}",
+                hint="remove access_key and secret_key, or credentials",
             )
+        for name in ("endpoint_url", "metadata_url"):
+            if options[name] and not options[name].startswith(("http://", "https://")):
+                raise ConfigError(
+                    f"{title} {name}: {options[name]!r} is no URL",
+                    hint="write it as https://host[:port]",
+                )
 
     def call(self, subject: object, operation: str, **arguments: Any) -> dict[str, Any]:
         """The answer to one operation, by the name of boto3's method.
@@ -67,14 +74,32 @@ class Server:
             )
             return answer
 
-    def url(self, subject: object, where: Mapping[str, str]) -> str:
-        """A signed URL for the bytes of an object."""
+    def explained(
+        self, subject: object, where: Mapping[str, str], error: ImageBrokerError
+    ) -> ImageBrokerError:
+        """The same error with the server's reason: an answer to a HEAD has none."""
+        try:
+            self.call(subject, "get_object", **where)["Body"].close()
+        except ImageBrokerError as reason:
+            return reason
+        return error
+
+    def location(
+        self, subject: object, where: Mapping[str, str]
+    ) -> tuple[str, http.Credentials | None]:
+        """The URL of the bytes of an object, and what signs each request for them."""
+        from imagebroker_s3.signed import SignedReads, unsigned
+
         with translated(subject):
-            url: str = self.client.generate_presigned_url(
-                "get_object", Params=dict(where), ExpiresIn=_VALID
+            url, region = unsigned(
+                self.client.generate_presigned_url("get_object", Params=dict(where))
             )
-        self._host.conceal(url.partition("?")[2])
-        return url
+        if self._keys is None:
+            return url, None
+        return url, SignedReads(self._keys, url, region, self._further())
+
+    def _further(self) -> dict[str, str]:
+        return {"x-amz-request-payer": "requester"} if self._options.requester_pays else {}
 
     @property
     def client(self) -> Any:
@@ -89,13 +114,13 @@ class Server:
 
         session = new_session()
         options, own = self._options, self._as_a_person
-        keys = self._keys(session)
+        self._keys = self._found_keys(session)
         region = options.region or (session.get_config_variable("region") if own else None)
         style = options.addressing_style
         if style == "auto" and not own:
             style = "path" if options.endpoint_url else "virtual"
         config = Config(
-            signature_version="s3v4" if keys else UNSIGNED,
+            signature_version="s3v4" if self._keys else UNSIGNED,
             s3={"addressing_style": style, "payload_signing_enabled": False},
             retries={"total_max_attempts": 1, "mode": "standard"},  # the core retries
             # The defaults of boto3 are refused by servers that do not know its trailers.
@@ -104,49 +129,64 @@ class Server:
             ignore_configured_endpoint_urls=not own,
             parameter_validation=True,
         )
-        return session.create_client(
+        made = session.create_client(
             "s3", endpoint_url=options.endpoint_url or None, config=config,
-            region_name=region or "us-east-1", **keys,
+            region_name=region or "us-east-1",
         )  # fmt: skip
+        made.meta.events.register("before-sign.s3", self._add_further)
+        return made
+
+    def _add_further(self, request: Any, **_: Any) -> None:
+        for name, value in self._further().items():
+            request.headers[name] = value
+
+    @property
+    def _of_machine(self) -> bool:
+        return bool(self._options.credentials == METADATA)
 
     @property
     def _as_a_person(self) -> bool:
         """Whether keys, region and server are those of the environment and the AWS profile."""
-        return self._host.personal and not self._options.access_key
+        return self._host.personal and not (self._options.access_key or self._of_machine)
 
-    def _keys(self, session: Any) -> dict[str, str | None]:
-        options = self._options
+    def _found_keys(self, session: Any) -> Any:
+        from imagebroker_s3.signer import Known
+
         if not self._as_a_person:
-            # Nothing of the environment, of ~/.aws and of the metadata service.
+            # Nothing of the environment and of ~/.aws.
             store = session.get_component("config_store")
             for name, value in _NOTHING.items():
                 store.set_config_variable(name, value)
-            session.get_component("credential_provider").providers = []
-            if not options.access_key:
-                return {}
-            return _pair(options.access_key, options.secret_key, options.session_token)
         resolver = session.get_component("credential_provider")
-        resolver.providers = [each for each in resolver.providers if each.METHOD in _PERSONAL]
-        found = resolver.load_credentials()
-        if found is None:
-            return {}
-        frozen = found.get_frozen_credentials()
-        self._host.conceal(frozen.secret_key, frozen.token)
-        return _pair(frozen.access_key, frozen.secret_key, frozen.token)
+        if self._as_a_person:
+            resolver.providers = [each for each in resolver.providers if each.METHOD in _PERSONAL]
+            found = resolver.load_credentials()
+        else:
+            found = self._configured_keys()
+        resolver.providers = [Known(found)] if found is not None else []
+        if found is not None:
+            frozen = found.get_frozen_credentials()
+            self._host.conceal(frozen.secret_key, frozen.token)
+        return found
+
+    def _configured_keys(self) -> Any:
+        from imagebroker_s3.signer import Credentials, RefreshableCredentials
+
+        options = self._options
+        if self._of_machine:
+            ask = MachineKeys(self._host).ask
+            return RefreshableCredentials.create_from_metadata(
+                ask(), refresh_using=ask, method=METADATA
+            )
+        if not options.access_key:
+            return None
+        return Credentials(options.access_key, options.secret_key, options.session_token or None)
 
     @property
     def anonymous(self) -> bool:
-        return not self._options.access_key and not self._host.personal
+        return not (self._options.access_key or self._of_machine or self._host.personal)
 
     def close(self) -> None:
         with self._lock:
             if self._session is not None:
                 self._session.close()
-
-
-def _pair(access: str, secret: str, token: str | None) -> dict[str, str | None]:
-    return {
-        "aws_access_key_id": access,
-        "aws_secret_access_key": secret,
-        "aws_session_token": token or None,
-    }

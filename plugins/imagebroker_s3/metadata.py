@@ -25,6 +25,26 @@ def image_of(ref: str, key: str, answer: Mapping[str, Any]) -> Image:
     )
 
 
+#: What a copy that has other metadata loses, unless it says it again.
+_LASTING = (
+    "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType",
+    "Expires", "SSEKMSKeyId", "ServerSideEncryption", "StorageClass", "WebsiteRedirectLocation",
+)  # fmt: skip
+
+
+def lasting(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be said again when an object gets another record, from the answer to a HEAD."""
+    kept = {name: answer[name] for name in _LASTING if answer.get(name)}
+    if kept.get("ServerSideEncryption") != "aws:kms":
+        kept.pop("SSEKMSKeyId", None)
+    theirs = {
+        name: value
+        for name, value in (answer.get("Metadata") or {}).items()
+        if not name.startswith(objects.PREFIX)
+    }
+    return kept | {"Metadata": theirs}
+
+
 def version_id(answer: Mapping[str, Any]) -> str | None:
     """The id of this version, where the bucket keeps versions."""
     found = answer.get("VersionId")

@@ -7,6 +7,8 @@ from oslo_config import cfg
 from imagebroker.plugin import http
 
 MIB = 1024 * 1024
+#: Where keys come from.
+METADATA = "metadata"
 
 OPTIONS = (
     cfg.StrOpt(
@@ -19,6 +21,16 @@ OPTIONS = (
         "keys of the environment and of the AWS profile are used."),
     cfg.StrOpt("secret_key", secret=True, help="Secret key. Keep the config file private."),
     cfg.StrOpt("session_token", secret=True, help="Session token of temporary keys."),
+    cfg.StrOpt(
+        "credentials", default="keys", choices=["keys", METADATA],
+        help="Where keys come from: access_key and secret_key, or the role of this machine, which "
+        "the metadata service of AWS (IMDSv2) knows. Nothing else can reach that service."),
+    cfg.StrOpt(
+        "metadata_url", default="http://169.254.169.254", metavar="URL",
+        help="The metadata service. Asked only where credentials is metadata."),
+    cfg.BoolOpt(
+        "requester_pays", default=False,
+        help="Agree to pay for requests, as some buckets want it."),
     cfg.StrOpt(
         "addressing_style", default="auto", choices=["auto", "path", "virtual"],
         help="Whether the bucket is in the path of URLs or in the name of the host. auto: in the "

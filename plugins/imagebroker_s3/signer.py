@@ -29,11 +29,25 @@ def _not_installed(name: str) -> Iterator[None]:
 with _not_installed("urllib3.contrib.pyopenssl"):
     import botocore.session
     from botocore import UNSIGNED, exceptions
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
     from botocore.config import Config
+    from botocore.credentials import CredentialProvider, Credentials, RefreshableCredentials
     from botocore.loaders import Loader
     from botocore.parsers import ResponseParserError
 
-__all__ = ["UNSIGNED", "Config", "ResponseParserError", "exceptions", "new_session"]
+__all__ = [
+    "UNSIGNED",
+    "AWSRequest",
+    "Config",
+    "Credentials",
+    "Known",
+    "RefreshableCredentials",
+    "ResponseParserError",
+    "S3SigV4Auth",
+    "exceptions",
+    "new_session",
+]
 
 
 class _OnlyS3(Loader):  # type: ignore[misc] # botocore has no types
@@ -41,6 +55,19 @@ class _OnlyS3(Loader):  # type: ignore[misc] # botocore has no types
 
     def list_available_services(self, type_name: str) -> list[str]:
         return ["s3"]
+
+
+class Known(CredentialProvider):  # type: ignore[misc] # botocore has no types
+    """Keys that were found already."""
+
+    METHOD = "imagebroker"
+
+    def __init__(self, keys: Any) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def load(self) -> Any:
+        return self._keys
 
 
 def new_session() -> Any:

@@ -1,4 +1,4 @@
-"""The bytes of an object: ranges of a signed URL."""
+"""The bytes of an object: ranges, each in a signed request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class S3Source(http.HttpSource):
         client: http.Client,
         ref: ImageRef,
         url: str,
+        credentials: http.Credentials | None,
         record: Image,
         etag: str | None,
         start: int = 0,
     ) -> None:
         """`record`: from its metadata."""
-        super().__init__(client, ref, url, version=etag, start=start)
+        super().__init__(client, ref, url, headers=credentials, version=etag, start=start)
         self.image = settled(record, self.image)
 
 

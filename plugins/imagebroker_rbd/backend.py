@@ -35,6 +35,7 @@ from imagebroker_rbd.leftovers import abandoned
 from imagebroker_rbd.names import UPLOAD, Place, can_be_named, new_name, place_of
 from imagebroker_rbd.operations import OpenImage
 from imagebroker_rbd.options import OPTIONS
+from imagebroker_rbd.personal import personal_options
 from imagebroker_rbd.records import (
     Record,
     image_of,
@@ -61,6 +62,8 @@ class RbdBackend(ImageBackend):
 
     def __init__(self, host: BackendHost) -> None:
         """:raises ConfigError, BackendLoadError: an option is wrong, or a module is missing."""
+        if host.personal:
+            host = replace(host, options=personal_options(host.options))
         super().__init__(host)
         pool: str = host.options.pool or ""
         self._pool, _, self._namespace = pool.partition("/")

@@ -19,6 +19,7 @@ from imagebroker.plugin import (
     BackendLoadError,
     ConfigError,
     ImageNotFound,
+    NotAuthorized,
     TransferError,
     forks,
 )
@@ -137,11 +138,42 @@ class Cluster:
         try:
             with translated(doing, connecting=True):
                 made.connect()
-        except BaseException:
+        except BaseException as error:
+            problem = self._problem_with_key(made) if isinstance(error, _NO_KEY) else None
             with contextlib.suppress(Exception):
                 made.shutdown()
+            if problem is not None:
+                raise problem from error
             raise
         return made
+
+    def _problem_with_key(self, made: Any) -> ConfigError | None:
+        """Why there is no key, which the library does not say; None if there is one."""
+        user = f"client.{self._host.options.user}"
+        names = [each.strip() for each in str(made.conf_get("keyring") or "").split(",")]
+        unreadable: list[str] = []
+        for name in filter(None, names):
+            try:
+                with open(name, errors="replace") as file:
+                    if f"[{user}]" in file.read(_MOST_OF_KEYRING):
+                        return None
+            except PermissionError:
+                unreadable.append(name)
+            except OSError:
+                continue
+        where = f"[backend:{self._host.title}] keyring"
+        if unreadable:
+            return ConfigError(
+                f"{where}: this user may not read {' and '.join(unreadable)}, where the key of "
+                f"{user} would be",
+                hint="set keyring to a file that this user can read, and user to whose key it has",
+                option=where,
+            )
+        return ConfigError(
+            f"{where}: there is no key of {user} in {' or '.join(filter(None, names))}",
+            hint="set user and keyring: ceph auth get-or-create client.NAME prints a key",
+            option=where,
+        )
 
     def _check_file(self, name: str, path: str | None) -> None:
         """:raises ConfigError: the file of an option cannot be read."""
@@ -205,5 +237,8 @@ class Cluster:
         connection.shutdown()
 
 
+#: What the library raises where it finds no key, and for other reasons.
+_NO_KEY = (ConfigError, NotAuthorized)
+_MOST_OF_KEYRING = 1024 * 1024
 #: The cluster has blocklisted or forgotten this client.
 _DROPPED = frozenset({errno.ESHUTDOWN, -errno.ESHUTDOWN, errno.ENOTCONN, -errno.ENOTCONN})

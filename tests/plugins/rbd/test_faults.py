@@ -99,7 +99,7 @@ def test_a_wrong_key_a_missing_one_and_a_missing_config_file_say_what_to_check(
     wrong.write_text("[client.broker]\n\tkey = AQC7Wgxr9zH6ORAAbd4tKWTMEiT6B/jTqtCfkw==\n")
     for options, kind, remedy in (
         ({"keyring": wrong}, NotAuthorized, "keyring"),
-        ({"user": "nobody"}, NotAuthorized, "user"),
+        ({"user": "nobody"}, ConfigError, "user"),
         ({"keyring": tmp_path / "none"}, ConfigError, "keyring"),
         ({"ceph_conf": tmp_path / "none"}, ConfigError, "ceph_conf"),
     ):

@@ -9,9 +9,11 @@ import pytest
 #: Modules whose tests share nothing and take long: each is handed out alone, or the last process
 #: would be busy with them long after the others have ended.
 _ONE_BY_ONE = ("tests/faults/test_laboratory.py",)
-#: Folders whose tests share servers that take long to start: all go to the same process.
+#: Folders and modules whose tests share servers that take long to start: all go to the same process.
+#: The first that fits counts.
 _SERVERS = {
-    "tests/plugins/rbd/": "Ceph", "tests/plugins/s3/": "Swift", "tests/plugins/swift/": "Swift",
+    "tests/plugins/rbd/": "Ceph", "tests/plugins/s3/test_other_servers.py": "Ceph",
+    "tests/plugins/s3/": "Swift", "tests/plugins/swift/": "Swift",
 }  # fmt: skip
 _DIED = pytest.StashKey[str]()
 

@@ -71,6 +71,7 @@ mon osd full ratio = .99
 mon osd nearfull ratio = .99
 mon osd backfillfull ratio = .99
 osd failsafe full ratio = .995
+mon data avail crit = 1
 osd crush chooseleaf type = 0
 rbd default features = 61
 [mon]
@@ -324,7 +325,7 @@ class Ceph:
 
     def _start_manager(self) -> None:
         caps = ["mon", "allow profile mgr", "osd", "allow *", "mds", "allow *"]
-        self._key("mgr.x", caps, self.folder / "mgr" / "keyring")
+        self.add_key("mgr.x", caps, self.folder / "mgr" / "keyring")
         self._launch("mgr", "ceph-mgr", "-f", "-i", "x")
 
     def _start_osd(self) -> None:
@@ -338,7 +339,8 @@ class Ceph:
             lambda: self.command("osd stat")["num_up_osds"] == 1, seconds=120
         )
 
-    def _key(self, entity: str, caps: list[str], file: Path) -> None:
+    def add_key(self, entity: str, caps: list[str], file: Path) -> None:
+        """A new key with rights, in a file."""
         self.command("auth get-or-create", entity=entity, caps=caps)
         key = self.command("auth get", entity=entity)[0]["key"]
         file.write_text(f"[{entity}]\n\tkey = {key}\n")

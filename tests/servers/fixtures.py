@@ -18,8 +18,10 @@ from tests.servers import apache as apache_server
 from tests.servers import ceph as ceph_server
 from tests.servers import dropbear as dropbear_server
 from tests.servers import images as image_files
+from tests.servers import moto as moto_server
 from tests.servers import nginx as nginx_server
 from tests.servers import openstack as openstack_servers
+from tests.servers import radosgw as radosgw_server
 from tests.servers import registry as registry_server
 from tests.servers import squid as squid_server
 from tests.servers import sshd as sshd_server
@@ -98,6 +100,22 @@ def ceph() -> Iterator[ceph_server.Ceph]:
     if problem := ceph_server.of_another_python():
         pytest.skip(problem)
     with ceph_server.Ceph() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw(ceph: ceph_server.Ceph) -> Iterator[radosgw_server.Radosgw]:
+    """Ceph's S3 server; make a bucket that no other test uses."""
+    require(radosgw_server.missing())
+    with radosgw_server.Radosgw(ceph) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[moto_server.Moto]:
+    """A stand-in of AWS; make a bucket that no other test uses."""
+    require(moto_server.missing())
+    with moto_server.Moto() as server:
         yield server
 
 

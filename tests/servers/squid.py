@@ -35,8 +35,12 @@ class Squid(Server):
     access_log: Path
     port: int
 
-    def __init__(self, *, user: str | None = None, password: str = PASSWORD) -> None:
+    def __init__(
+        self, *, user: str | None = None, password: str = PASSWORD, origin: int | None = None
+    ) -> None:
+        """:param origin: the port on this host that answers for every name."""
         super().__init__()
+        self._origin = origin
         self.user = user
         self.password = password
         self._process: ServerProcess | None = None
@@ -97,6 +101,12 @@ class Squid(Server):
                 f"auth_param basic program {_CHECKER} {self.directory}/passwords",
                 "auth_param basic children 2",
                 "acl known proxy_auth REQUIRED",
+            ]
+        if self._origin is not None:
+            lines += [
+                f"cache_peer {HOST} parent {self._origin} 0 no-query originserver default"
+                " login=PASSTHRU",
+                "never_direct allow all",
             ]
         return _CONFIGURATION % {
             "listen": f"{HOST}:{self.port}",

@@ -49,5 +49,7 @@ def test_a_module_or_a_server_is_one_processs_and_each_campaign_anybodys() -> No
         scope("tests/plugins/s3/test_a.py::t"), Equals(scope("tests/plugins/swift/b.py::t"))
     )
     assert_that(scope("tests/plugins/s3/a.py::t"), Not(Equals(scope("tests/plugins/rbd/a.py::t"))))
+    ceph = scope("tests/plugins/s3/test_other_servers.py::t")
+    assert_that(ceph, Equals(scope("tests/plugins/rbd/a.py::t")))
     laboratory = "tests/faults/test_laboratory.py::test_no_promise_is_broken"
     assert_that(scope(f"{laboratory}[kills]"), Not(Equals(scope(f"{laboratory}[growth]"))))

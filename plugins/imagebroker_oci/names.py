@@ -80,7 +80,8 @@ def parse(ref: ImageRef) -> tuple[Name, Choice]:
     if match is None or len(match["repository"]) > _LONGEST:
         raise InvalidImageRef(
             f"{ref} names no repository of a registry",
-            hint="write oci://registry/repository:tag; only the tag may have capitals",
+            hint="write oci://registry/repository:tag or …/repository@sha256:DIGITS; only the tag "
+            "may have capitals",
         )
     name = Name(
         ref.host or "", ref.port, _repository(ref.host or "", match["repository"]), match["tag"],

@@ -10,7 +10,7 @@ from time import monotonic
 
 from imagebroker.swarm import tree
 from imagebroker.swarm.certificates import NAME
-from imagebroker.swarm.plan import Layout
+from imagebroker.swarm.plan import SILENT, SLOW, Layout
 from imagebroker.swarm.proof import Places
 
 _BLOCK = 1024 * 1024
@@ -27,10 +27,16 @@ class _Chunk:
     #: Somebody else says that it has other bytes.
     doubted: bool = False
     progress: int = 0
+    #: That it did not come was held against the host that said so.
+    reproached: bool = False
     #: When bytes of it came last.
     heard: float = field(default_factory=monotonic)
     #: When others were last called for it.
     called: float = field(default_factory=monotonic)
+
+    def is_stuck(self, now: float) -> bool:
+        """Nobody sends it, or not any more."""
+        return not self.whole and now - self.heard > (SLOW if self.progress else SILENT)
 
 
 class Chunks:
@@ -85,14 +91,12 @@ class Chunks:
             if chunk.whole and (chunk.by is None or not own)
         ]
 
-    def unread(self, quiet_before: float) -> list[int]:
+    def unread(self, now: float) -> list[int]:
         """Those that nobody has, or that nobody sends, in order."""
         return [
             index
             for index in range(self._first, self._layout.count)
-            if (chunk := self._found.get(index)) is None
-            or chunk.doubted
-            or (not chunk.whole and chunk.heard < quiet_before)
+            if (chunk := self._found.get(index)) is None or chunk.doubted or chunk.is_stuck(now)
         ]
 
     @property
@@ -122,6 +126,15 @@ class Chunks:
             return False
         chunk.called = now
         return True
+
+    def newly_stuck(self) -> list[tuple[int, str]]:
+        """Those that came to a halt since this was asked last, and who said that it has them."""
+        now, found = monotonic(), []
+        for index, chunk in self._found.items():
+            if chunk.by is not None and not chunk.reproached and chunk.is_stuck(now):
+                chunk.reproached = True
+                found.append((index, chunk.by))
+        return found
 
     def arrived(self, index: int) -> None:
         self._found[index].whole = True

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-
-#: Hosts that one speaks with.
-MOST_NEIGHBOURS = 64
+from imagebroker.swarm.plan import MOST_NEIGHBOURS
 
 
 class Circle:
@@ -37,6 +35,11 @@ class Circle:
         return MOST_NEIGHBOURS - len(self._neighbours)
 
     @property
+    def called(self) -> int:
+        """So many of them were called by this host."""
+        return sum(each.dialed for each in self)
+
+    @property
     def addresses(self) -> set[tuple[str, int]]:
         return {each.at for each in self}
 
@@ -63,8 +66,9 @@ class Circle:
     def ban(self, neighbour: Neighbour, why: str) -> None:
         """It gets nothing any more, and nothing it said counts."""
         here = self._here
+        if neighbour.fingerprint not in self._banned:
+            here.note(f"{neighbour.title} {why}; left out")
         self._banned.add(neighbour.fingerprint)
-        here.note(f"{neighbour.title} {why}; left out")
         for index in here.chunks.told_by(neighbour.id):
             here.torrents.remove(index)
             here.chunks.forget(index)

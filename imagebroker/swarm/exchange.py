@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from time import monotonic
 
 from imagebroker.swarm import proof, wire
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import gateway
+from imagebroker.swarm.plan import SLOW, gateway
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.wire import Message
 
@@ -140,12 +141,8 @@ class Exchange:
         chunks.keep_own(index, pieces)
         self._share.taken.discard(index)
         here.torrents.seed(index, pieces)
-        if teller is not None and (each := self._circle.get(teller)) is not None:
-            each.owed += 1
-            if before != pieces:
-                self._circle.ban(each, f"has other bytes in chunk {index} than the backend")
-            elif each.owed > _MOST_OWED:
-                self._circle.ban(each, "does not send what it says it has")
+        if before != pieces and (each := self._circle.get(teller or "")) is not None:
+            self._circle.ban(each, f"has other bytes in chunk {index} than the backend")
         self._spread(index, pieces)
 
     def collect(self) -> None:
@@ -166,6 +163,7 @@ class Exchange:
             done = here.torrents.progress(index)
             if here.chunks.heard(index, done):
                 here.moved()
+                self._credit(index)
             elif here.chunks.is_due(index, _QUIET):
                 # A connection that was refused, or broke, is not tried again by itself.
                 here.torrents.unlink_all(index)
@@ -173,6 +171,26 @@ class Exchange:
                     self._link(each, index, late=True)
             if done >= here.start.layout.length(index):
                 self._take(index)
+
+        self._reproach()
+
+    def _credit(self, index: int) -> None:
+        """Something of this chunk came: nothing is owed by who has told of it."""
+        teller = self._circle.get(self._here.chunks.teller(index) or "")
+        if teller is not None:
+            teller.gave = monotonic()
+
+    def _reproach(self) -> None:
+        """Hosts that say that they have chunks, and do not send them."""
+        for index, teller in self._here.chunks.newly_stuck():
+            each = self._circle.get(teller)
+            if each is None:
+                continue
+            each.owed += 1
+            self._here.trace(f"chunk {index} does not come from {each.title}")
+            silent = monotonic() - each.gave > SLOW
+            if each.owed > (_MOST_OWED if silent else 2 * _MOST_OWED):
+                self._circle.ban(each, "does not send what it says it has")
 
     def _take(self, index: int) -> None:
         if index not in self._busy:

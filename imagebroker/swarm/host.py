@@ -15,12 +15,13 @@ from time import monotonic
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.admission import Admission
-from imagebroker.swarm.circle import MOST_NEIGHBOURS, Circle
+from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.exchange import Exchange
 from imagebroker.swarm.here import Here, Parent
 from imagebroker.swarm.layer import Layer
 from imagebroker.swarm.meeting import PATIENCE, Meeting
 from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.plan import MOST_NEIGHBOURS
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import Message

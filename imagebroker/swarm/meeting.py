@@ -10,10 +10,11 @@ from ssl import SSLObject
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import NAME, fingerprint, is_of_fleet
-from imagebroker.swarm.circle import MOST_NEIGHBOURS, Circle
+from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.finding import Address, Finder
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Hello, Neighbour
+from imagebroker.swarm.plan import MOST_CALLED
 from imagebroker.swarm.rendezvous import REMEMBERED
 from imagebroker.swarm.wire import BrokenPeer, Message
 
@@ -50,7 +51,9 @@ class Meeting:
             wanted = await self._finder.found()
             wanted -= self._self_addresses | self._circle.addresses | self._calling
             chosen = random.sample(sorted(wanted), len(wanted))
-            await asyncio.gather(*(self._call(*each) for each in chosen[: self._circle.room]))
+            while chosen and (room := self._room):
+                now, chosen = chosen[:room], chosen[room:]
+                await asyncio.gather(*(self._call(*each) for each in now))
             self.settled.set()
             young = self._here.age < _YOUNG
             await asyncio.sleep(_SOON if young else min(_AGAIN, REMEMBERED / 4))
@@ -58,9 +61,15 @@ class Meeting:
     def told_of(self, addresses: list[Address]) -> None:
         """Call who is not known yet: whoever comes is known to all at once."""
         known = self._circle.addresses | self._self_addresses
-        for each in addresses:
-            if each not in known | self._calling and len(known) < MOST_NEIGHBOURS:
-                self._here.begin(self._call(*each))
+        unknown = [each for each in addresses if each not in known | self._calling]
+        for each in unknown[: self._room]:
+            self._here.begin(self._call(*each))
+
+    @property
+    def _room(self) -> int:
+        """So many more are called."""
+        called = self._circle.called + len(self._calling - self._circle.addresses)
+        return max(min(MOST_CALLED - called, self._circle.room), 0)
 
     async def leave(self) -> None:
         await self._finder.leave()

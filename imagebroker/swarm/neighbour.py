@@ -103,6 +103,8 @@ class Neighbour:
     claims: dict[int, Claim] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
     owed: int = 0
+    #: When something of a chunk came of which it was the first to tell.
+    gave: float = field(default_factory=monotonic)
 
     @property
     def id(self) -> str:
@@ -142,7 +144,7 @@ class Neighbour:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.claims, self.owed = before.claims, before.owed
+            self.claims, self.owed, self.gave = before.claims, before.owed, before.gave
 
     def close(self) -> None:
         self.writer.transport.abort()

@@ -18,6 +18,16 @@ _CHUNKS = 64
 _SMALLEST, _LARGEST = _MIB, 16 * _MIB
 #: Pieces of a chunk.
 _PIECES = 16
+#: Hosts that one speaks with.
+MOST_NEIGHBOURS = 64
+#: Hosts that one calls: the rest of the room is for those that come later, else a large fleet would
+#: fall apart into groups that speak with nobody else.
+MOST_CALLED = 16
+#: Seconds after which a chunk of which nothing came from others is read here, and one of which
+#: nothing more came.
+SILENT, SLOW = 3.0, 6.0
+#: Seconds, at random between these, after which a host reads what is nobody's turn.
+DELAY = 0.1, 0.6
 #: So many hosts read from the backend at once. More would only make each of them slower.
 READERS = 32
 
@@ -79,13 +89,13 @@ class Deal:
     """Who reads each chunk, by rendezvous hashing over the members that are known."""
 
     def __init__(self, members: Collection[str], topic: str) -> None:
-        self._members, self._topic = sorted(members), topic
+        self.members, self._topic = sorted(members), topic
         self._stripes: dict[int, Sequence[str]] = {}
 
     def reader(self, index: int) -> str:
-        stripe, place = divmod(index, len(self._members))
+        stripe, place = divmod(index, len(self.members))
         if stripe not in self._stripes:
-            self._stripes[stripe] = dealt(self._members, self._topic, stripe)
+            self._stripes[stripe] = dealt(self.members, self._topic, stripe)
         return self._stripes[stripe][place]
 
 
@@ -101,13 +111,7 @@ def window(unread: Sequence[int], readers: int) -> Sequence[int]:
 
 
 def next_read(
-    own: str,
-    others: Collection[str],
-    topic: str,
-    unread: Sequence[int],
-    claimed: Collection[int],
-    *,
-    waited: bool,
+    own: str, deal: Deal, unread: Sequence[int], claimed: Collection[int], *, waited: bool
 ) -> range | None:
     """The chunks that the host `own` reads from the backend now; None: it is not its turn.
 
@@ -117,11 +121,9 @@ def next_read(
     """
     if not unread:
         return None
-    if not others:
+    if len(deal.members) == 1:
         return range(unread[0], unread[0] + _in_a_row(unread))
-    members = [own, *others]
-    free = [each for each in window(unread, 2 * len(members)) if each not in claimed]
-    deal = Deal(members, topic)
+    free = [each for each in window(unread, 2 * len(deal.members)) if each not in claimed]
     mine = [each for each in free if deal.reader(each) == own]
     first = mine[0] if mine else free[0] if free and waited else None
     return None if first is None else range(first, first + 1)

@@ -8,14 +8,10 @@ from time import monotonic
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import next_read
+from imagebroker.swarm.plan import DELAY, Deal, next_read
 
-#: Seconds after which a chunk that another host claims, or that does not arrive, is read here.
-_SLOW = 6.0
 #: Seconds after which a claim is repeated.
 _CLAIM_AGAIN = 2.0
-#: Seconds, at random between these, after which a host reads what is nobody's turn.
-_DELAY = 0.1, 0.6
 
 
 class Share:
@@ -29,6 +25,7 @@ class Share:
         #: Of the run that was ordered last.
         self._number = 0
         self.taken: set[int] = set()
+        self._deal = Deal([here.id], here.start.topic)
         self._idle_since = monotonic()
         self._delay = 0.0
         self._claimed_at, self._grown = 0.0, 0
@@ -38,26 +35,31 @@ class Share:
         if number != self._number:
             return
         self._reading, self._idle_since = None, monotonic()
-        self._delay = random.uniform(*_DELAY)  # noqa: S311 - no secret
+        self._delay = random.uniform(*DELAY)  # noqa: S311 - no secret
 
     def decide(self) -> None:
         """Whether this host reads from the backend now, and what."""
         if self._reading is not None:
             return
         here, now = self._here, monotonic()
-        unread = [i for i in here.chunks.unread(now - _SLOW) if i not in self.taken]
+        unread = [i for i in here.chunks.unread(now) if i not in self.taken]
         claimed = {
             index
             for each in self._circle
             for index, claim in each.claims.items()
             if claim.stands(now)
         }
-        found = next_read(
-            here.id, self._circle.ids, here.start.topic, unread, claimed,
-            waited=now - self._idle_since > self._delay,
-        )  # fmt: skip
+        waited = now - self._idle_since > self._delay
+        found = next_read(here.id, self._dealt(), unread, claimed, waited=waited)
         if found is not None:
             self._order(found.start, found.stop)
+
+    def _dealt(self) -> Deal:
+        """Among those that are here; who says that it has chunks, and sends none, is not."""
+        members = sorted([self._here.id, *(each.id for each in self._circle if not each.owed)])
+        if members != self._deal.members:
+            self._deal = Deal(members, self._here.start.topic)
+        return self._deal
 
     def _order(self, first: int, stop: int) -> None:
         self._here.trace(f"reading chunks {first} to {stop} of {self._here.start.layout.count}")

@@ -48,6 +48,8 @@ _SETTINGS = {
         | lt.alert.category_t.error_notification
         | lt.alert.category_t.storage_notification
         | lt.alert.category_t.ip_block_notification
+        # Of these: who is banned, because what it alone sent of a piece was wrong again and again.
+        | lt.alert.category_t.peer_notification
     ),
 }
 _ALL = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))  # noqa: S104

@@ -1,0 +1,343 @@
+"""What one machine cannot run: thousands of hosts, as events.
+
+Which host reads which chunk is decided by the functions of the product (`imagebroker.swarm.plan`).
+Links are queues: a part of a chunk takes its size over the rate at the sender's link and at the
+receiver's, and between racks at that of both racks. No processor is simulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from imagebroker.swarm.plan import (
+    DELAY,
+    MOST_CALLED,
+    MOST_NEIGHBOURS,
+    SLOW,
+    Deal,
+    Layout,
+    next_read,
+    opening,
+)
+
+#: Seconds until a host's second process speaks, until a proof has been judged, and between two
+#: looks at what to do next.
+_STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
+#: Seconds in which a claim is passed on to all, and after which it is repeated.
+_SPREADS, _REPEATS = 0.2, 2.0
+#: Parts that a host asks others for at once.
+_ASKS = 16
+
+
+class Scene(NamedTuple):
+    """A fleet, and what becomes of it."""
+
+    title: str
+    hosts: int
+    mib: int = 256
+    megabits: int = 100
+    #: Seconds in which the hosts begin.
+    over: float = 0.0
+    #: Hosts of one rack, and how much less than all of its links its own has; 0: no racks.
+    rack: int = 0
+    oversubscribed: float = 4.0
+    #: Parts of the hosts that die, and whose links have a tenth.
+    dying: float = 0.0
+    slow: float = 0.0
+
+
+class Outcome(NamedTuple):
+    scene: Scene
+    #: Times of one host: the longest of all that live and are not slow, and the median.
+    longest: float
+    median: float
+    images: float
+    unfinished: int
+
+
+class _Link:
+    """Takes one part after the other."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.free = rate, 0.0
+
+    def until(self, now: float, size: float) -> float:
+        """When all of it has passed."""
+        self.free = max(self.free, now) + size / self.rate
+        return self.free
+
+
+@dataclass(eq=False)
+class _Host:
+    name: str
+    up: _Link
+    down: _Link
+    rack: tuple[_Link, _Link] | None
+    began: float
+    is_slow: bool = False
+    alive: bool = True
+    ended: float | None = None
+    near: list[_Host] = field(default_factory=list)
+    #: Of each chunk: parts that are here, and that were asked for, as bits.
+    has: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    #: Chunks of which it knows the pieces and that are not whole.
+    known: set[int] = field(default_factory=set)
+    whole: set[int] = field(default_factory=set)
+    reading: int | None = None
+    open_requests: int = 0
+    idle_since: float = 0.0
+    deal: Deal | None = None
+
+
+class Simulation:
+    """One scene. `run` takes it to its end."""
+
+    def __init__(self, scene: Scene, seed: int = 1) -> None:
+        self._scene, self._random = scene, random.Random(seed)
+        self._layout = Layout(scene.mib << 20)
+        #: So that as many events are left for more hosts.
+        self._parts = 16 if scene.hosts <= 200 else 8 if scene.hosts <= 2000 else 2
+        self._all = (1 << self._parts) - 1
+        self._size = self._layout.chunk / self._parts
+        self._rate = scene.megabits * 1e6 / 8
+        self._origin = _Link(self._rate)
+        self._sent = 0.0
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._now, self._number = 0.0, 0
+        self._met: list[_Host] = []
+        #: Who reads a chunk, and when all have last heard so.
+        self._readers: dict[int, _Host] = {}
+        self._claims: dict[int, float] = {}
+        self.hosts = self._made()
+
+    def _made(self) -> list[_Host]:
+        scene, draw = self._scene, self._random
+        racks = []
+        if scene.rack:
+            width = scene.rack * self._rate / scene.oversubscribed
+            racks = [(_Link(width), _Link(width)) for _ in range(-(-scene.hosts // scene.rack))]
+        hosts = []
+        for number in range(scene.hosts):
+            is_slow = draw.random() < scene.slow
+            rate = self._rate / (10 if is_slow else 1)
+            hosts.append(
+                _Host(
+                    f"host{number}", _Link(rate), _Link(rate),
+                    racks[number // scene.rack] if racks else None,
+                    began=draw.uniform(0, scene.over), is_slow=is_slow,
+                    has=[0] * self._layout.count, asked=[0] * self._layout.count,
+                )
+            )  # fmt: skip
+        return hosts
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, what, arguments))
+
+    def run(self) -> Outcome:
+        alone = self._scene.mib * (1 << 20) / self._rate
+        for host in self.hosts:
+            self._at(host.began, self._begin, host)
+            if self._random.random() < self._scene.dying:
+                self._at(host.began + self._random.uniform(0, alone), self._die, host)
+        while self._events and self._now < self._scene.over + 30 * alone:
+            self._now, _, what, arguments = heapq.heappop(self._events)
+            what(*arguments)
+        alive = [each for each in self.hosts if each.alive]
+        times = sorted(h.ended - h.began for h in alive if h.ended is not None and not h.is_slow)
+        unfinished = sum(h.ended is None for h in alive)
+        images = self._sent / (self._scene.mib << 20)
+        return Outcome(
+            self._scene, times[-1] / alone, times[len(times) // 2] / alone, images, unfinished
+        )
+
+    # -- a host's life ---------------------------------------------------------------------------
+
+    def _begin(self, host: _Host) -> None:
+        self._read(host, opening(0, self._layout.count))
+        self._at(self._now + _STARTS, self._meet, host)
+
+    def _meet(self, host: _Host) -> None:
+        """The rendezvous names others, at random."""
+        if not host.alive:
+            return
+        others = [each for each in self._met if each.alive]
+        for other in self._random.sample(others, min(len(others), MOST_CALLED)):
+            if max(len(host.near), len(other.near)) < MOST_NEIGHBOURS:
+                self._at(self._now + _PROVES, self._pair, host, other)
+        self._met.append(host)
+        host.idle_since = self._now
+        self._look(host)
+
+    def _pair(self, one: _Host, other: _Host) -> None:
+        for a, b in ((one, other), (other, one)):
+            a.near.append(b)
+            a.deal = None
+            for index in b.whole:
+                self._learn(a, index)
+
+    def _die(self, host: _Host) -> None:
+        if host.ended is not None:
+            return
+        host.alive = False
+        for each in host.near:
+            each.near.remove(host)
+            each.deal = None
+
+    def _look(self, host: _Host) -> None:
+        """What to read, and whom to ask: again and again."""
+        if not host.alive or host.ended is not None:
+            return
+        if host.reading is None:
+            self._decide(host)
+        self._ask(host)
+        self._at(self._now + _LOOKS * self._random.uniform(0.5, 1.5), self._look, host)
+
+    def _decide(self, host: _Host) -> None:
+        if host.deal is None:
+            host.deal = Deal([host.name, *(each.name for each in host.near)], "image")
+        everything = range(self._layout.count)
+        unread = [each for each in everything if each not in host.known and each not in host.whole]
+        claimed = {each for each, at in self._claims.items() if self._now - at < SLOW}
+        waited = self._now - host.idle_since > self._random.uniform(*DELAY)
+        found = next_read(host.name, host.deal, unread, claimed, waited=waited)
+        if found is not None:
+            self._read(host, found.start)
+
+    # -- the origin ------------------------------------------------------------------------------
+
+    def _read(self, host: _Host, index: int) -> None:
+        host.reading = index
+        self._at(self._now + _SPREADS, self._claim, host, index)
+        self._fetch(host, index)
+
+    def _fetch(self, host: _Host, index: int) -> None:
+        """The next part of it that is not here."""
+        if not host.alive or host.reading != index:
+            return
+        missing = self._all & ~host.has[index]
+        if not missing:
+            self._finish_read(host, index)
+            return
+        part = (missing & -missing).bit_length() - 1
+        self._sent += self._size
+        ready = host.down.until(self._origin.until(self._now, self._size), 0)
+        self._at(ready, self._fetched, host, index, part)
+
+    def _fetched(self, host: _Host, index: int, part: int) -> None:
+        host.has[index] |= 1 << part
+        self._fetch(host, index)
+
+    def _finish_read(self, host: _Host, index: int) -> None:
+        host.reading, host.idle_since = None, self._now
+        self._complete(host, index)
+        if host.near or self._now > host.began + _STARTS:
+            self._decide(host)
+        elif len(host.whole) < self._layout.count:  # it goes on: nobody is known yet
+            self._read(host, (index + 1) % self._layout.count)
+
+    def _claim(self, reader: _Host, index: int) -> None:
+        """All have heard what is read; of those at one chunk, who has less lets the other."""
+        if not reader.alive or reader.reading != index:
+            return
+        first = self._readers.get(index)
+        if first is not None and first is not reader and first.alive and first.reading == index:
+            one, two = (bin(each.has[index]).count("1") for each in (reader, first))
+            reader, loser = (
+                (first, reader) if (one, reader.name) < (two, first.name) else (reader, first)
+            )
+            loser.reading, loser.idle_since = None, self._now
+        self._readers[index] = reader
+        self._claims[index] = self._now
+        self._at(self._now + _REPEATS, self._claim, reader, index)
+
+    # -- other hosts -----------------------------------------------------------------------------
+
+    def _learn(self, host: _Host, index: int) -> None:
+        """A neighbour has all of it."""
+        if index not in host.whole:
+            host.known.add(index)
+
+    def _complete(self, host: _Host, index: int) -> None:
+        host.known.discard(index)
+        if index in host.whole:
+            return
+        host.whole.add(index)
+        for each in host.near:
+            self._learn(each, index)
+        if len(host.whole) == self._layout.count:
+            host.ended = self._now
+
+    def _ask(self, host: _Host) -> None:
+        """As many parts as may be under way."""
+        while host.open_requests < _ASKS and host.known:
+            found = self._found(host)
+            if found is None:
+                return
+            index, part, sender = found
+            host.asked[index] |= 1 << part
+            host.open_requests += 1
+            ready = sender.up.until(self._now, self._size)
+            if host.rack is not sender.rack and host.rack and sender.rack:
+                ready = max(sender.rack[0].until(self._now, self._size), ready)
+                ready = max(host.rack[1].until(self._now, self._size), ready)
+            ready = max(host.down.until(self._now, self._size), ready)
+            self._at(ready, self._came, host, index, part, sender)
+
+    def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
+        """A part that a neighbour has: of a chunk and from a neighbour at random."""
+        known: Collection[int] = host.known
+        wanted = [each for each in known if host.asked[each] | host.has[each] != self._all]
+        if not wanted or not host.near:
+            return None
+        best: tuple[int, int, _Host] | None = None
+        for _ in range(8):
+            index, sender = self._random.choice(wanted), self._random.choice(host.near)
+            there = sender.has[index] & ~(host.asked[index] | host.has[index]) & self._all
+            if not there or index not in sender.known | sender.whole:
+                continue
+            bits = [at for at in range(self._parts) if there >> at & 1]
+            if best is None or sender.up.free < best[2].up.free:
+                best = index, self._random.choice(bits), sender
+        return best
+
+    def _came(self, host: _Host, index: int, part: int, sender: _Host) -> None:
+        host.open_requests -= 1
+        host.asked[index] &= ~(1 << part)
+        if not host.alive:
+            return
+        if sender.alive:
+            host.has[index] |= 1 << part
+            if host.has[index] == self._all and host.reading != index:
+                self._complete(host, index)
+        if host.ended is None:
+            self._ask(host)
+
+
+SCENES = (
+    Scene("100 hosts at once", 100),
+    Scene("1,000 hosts at once", 1000),
+    Scene("1,000 hosts, racks of 40 with a quarter of the width", 1000, rack=40),
+    Scene("1,000 hosts, 5 % die", 1000, dying=0.05),
+    Scene("1,000 hosts, 5 % are slow", 1000, slow=0.05),
+    Scene("1,000 hosts that begin over ten minutes", 1000, over=600.0),
+    Scene("10,000 hosts at once", 10_000),
+)
+
+
+def head() -> str:
+    return "| simulated | longest | median | images sent | without it |\n|---|---|---|---|---|"
+
+
+def row(outcome: Outcome) -> str:
+    return (
+        f"| {outcome.scene.title} | {outcome.longest:.2f} x | {outcome.median:.2f} x "
+        f"| {outcome.images:.2f} | {outcome.unfinished} |"
+    )

@@ -20,6 +20,7 @@ from imagebroker.swarm.plan import (
     SLOW,
     Deal,
     Layout,
+    gives_up,
     next_read,
     opening,
 )
@@ -92,6 +93,9 @@ class _Host:
     open_requests: int = 0
     idle_since: float = 0.0
     deal: Deal | None = None
+
+    def bytes_of(self, index: int) -> int:
+        return self.has[index].bit_count()
 
 
 class Simulation:
@@ -244,18 +248,21 @@ class Simulation:
             self._read(host, (index + 1) % self._layout.count)
 
     def _claim(self, reader: _Host, index: int) -> None:
-        """All have heard what is read; of those at one chunk, who has less lets the other."""
+        """All have heard what is read: it is passed on from host to host."""
         if not reader.alive or reader.reading != index:
             return
-        first = self._readers.get(index)
-        if first is not None and first is not reader and first.alive and first.reading == index:
-            one, two = (bin(each.has[index]).count("1") for each in (reader, first))
-            reader, loser = (
-                (first, reader) if (one, reader.name) < (two, first.name) else (reader, first)
-            )
-            loser.reading, loser.idle_since = None, self._now
-        self._readers[index] = reader
-        self._claims[index] = self._now
+        claimed = {
+            each: (held.bytes_of(each), held.name)
+            for each, held in self._readers.items()
+            if held.alive and held.reading == each and held is not reader
+        }
+        if gives_up(reader.name, index, reader.bytes_of(index), claimed):
+            reader.reading, reader.idle_since = None, self._now
+            return
+        before = self._readers.get(index)
+        if before is not None and before is not reader and before.reading == index:
+            before.reading, before.idle_since = None, self._now
+        self._readers[index], self._claims[index] = reader, self._now
         self._at(self._now + _REPEATS, self._claim, reader, index)
 
     # -- other hosts -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
@@ -15,6 +15,8 @@ class Circle:
     def __init__(self, here: Here) -> None:
         self._here = here
         self._neighbours: dict[str, Neighbour] = {}
+        #: Hears who has gone.
+        self.left: Callable[[Neighbour], None] = lambda neighbour: None
         #: Certificates of hosts that have lied, or could not prove anything.
         self._banned: set[str] = set()
 
@@ -59,6 +61,7 @@ class Circle:
             del self._neighbours[neighbour.id]
             self._here.torrents.unlink(neighbour.ip, neighbour.hello.libtorrent)
             self.allow()
+            self.left(neighbour)
 
     def is_banned(self, fingerprint: str) -> bool:
         return fingerprint in self._banned
@@ -75,6 +78,7 @@ class Circle:
         neighbour.close()
         self._neighbours.pop(neighbour.id, None)
         self.allow()
+        self.left(neighbour)
 
     def allow(self) -> None:
         """Nobody else's connection is accepted by libtorrent."""

@@ -65,10 +65,10 @@ class Exchange:
 
     def _offered(self, neighbour: Neighbour, index: int, pieces: list[bytes]) -> None:
         chunks = self._here.chunks
-        neighbour.claims.pop(index, None)
         if not neighbour.proven:
             neighbour.offers[index] = pieces
             return
+        self._share.claims.ended(index)
         if index < self._here.start.first:
             return
         known = chunks.pieces(index)

@@ -119,7 +119,6 @@ class Host:
 
     def _heard(self, neighbour: Neighbour, message: Message) -> None:
         """:raises BrokenPeer: it is not understood."""
-        count = self._start.layout.count
         match message["t"]:
             case "challenge":
                 self._admission.challenged(neighbour, message)
@@ -128,9 +127,7 @@ class Host:
             case "accepted":
                 self._exchange.accepted(neighbour)
             case "claim":
-                first = wire.whole(message, "i", count)
-                neighbour.claim(first, wire.whole(message, "stop", count + 1))
-                self._share.heard(neighbour, first, wire.whole(message, "done", 1 << 63))
+                self._share.heard(neighbour, message)
             case "chunk":
                 self._exchange.offered(neighbour, message)
             case "members":

@@ -11,14 +11,11 @@ from imagebroker.swarm import proof, wire
 from imagebroker.swarm.wire import BrokenPeer, Message
 
 #: The version of what hosts say to each other.
-VERSION = 1
+VERSION = 2
 #: Bytes that may wait to be sent to one host: it takes nothing any more.
 _MOST_WAITING = 4 * 1024 * 1024
 #: Challenges that a host answers to one other: each may cost a request to the backend.
 _MOST_CHALLENGES = 4
-#: Chunks that a host may claim at once; seconds after which a claim that is not repeated is void,
-#: and after which any is.
-_MOST_CLAIMS, _SILENT, _LONG = 2, 6.0, 60.0
 _LARGEST_PLACE, _MOST_PLACES = 64 * 1024, 8
 
 
@@ -52,16 +49,6 @@ class Hello(NamedTuple):
             wire.whole(message, "libtorrent", 1 << 16),
             wire.text(message, "rack") if "rack" in message else "",
         )
-
-
-class Claim(NamedTuple):
-    """A chunk that a host says it reads, since when, and when it said so last."""
-
-    since: float
-    heard: float
-
-    def stands(self, now: float) -> bool:
-        return now - self.heard < _SILENT and now - self.since < _LONG
 
 
 class Challenge(NamedTuple):
@@ -99,8 +86,6 @@ class Neighbour:
     has: set[int] = field(default_factory=set)
     #: Chunks that it said it has before it had proven anything.
     offers: dict[int, list[bytes]] = field(default_factory=dict)
-    #: Chunks that it reads from the backend.
-    claims: dict[int, Claim] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
     owed: int = 0
     #: When something of a chunk came of which it was the first to tell.
@@ -144,7 +129,7 @@ class Neighbour:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.claims, self.owed, self.gave = before.claims, before.owed, before.gave
+            self.owed, self.gave = before.owed, before.gave
 
     def close(self) -> None:
         self.writer.transport.abort()
@@ -155,14 +140,6 @@ class Neighbour:
         self.challenge = Challenge(nonce, [data for _, data in parts], monotonic())
         places = [[offset, len(data)] for offset, data in parts]
         self.send({"t": "challenge", "nonce": nonce, "places": places})
-
-    def claim(self, first: int, stop: int) -> None:
-        now = monotonic()
-        new = Claim(now, now)
-        self.claims = {
-            index: self.claims.get(index, new)._replace(heard=now)
-            for index in range(first, min(stop, first + _MOST_CLAIMS))
-        }
 
     def may_ask(self) -> bool:
         self.answered += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 _MIB = 1024 * 1024
@@ -29,7 +29,7 @@ SILENT, SLOW = 3.0, 6.0
 #: Seconds, at random between these, after which a host reads what is nobody's turn.
 DELAY = 0.1, 0.6
 #: So many hosts read from the backend at once. More would only make each of them slower.
-READERS = 32
+READERS = 16
 
 
 def topic(algorithm: str, digest: str) -> str:
@@ -127,6 +127,17 @@ def next_read(
     mine = [each for each in free if deal.reader(each) == own]
     first = mine[0] if mine else free[0] if free and waited else None
     return None if first is None else range(first, first + 1)
+
+
+def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, str]]) -> bool:
+    """Whether the host `own` stops to read a chunk, of which it has so many bytes.
+
+    :param others: what others read: bytes that they have of it, and who they are.
+    """
+    rival = others.get(index)
+    if rival is not None and rival > (done, own):
+        return True
+    return sum(each < index for each in others) >= READERS
 
 
 def _in_a_row(numbers: Sequence[int]) -> int:

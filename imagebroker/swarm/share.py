@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 from time import monotonic
 
+from imagebroker.swarm import wire
 from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.claims import Claims
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import DELAY, Deal, next_read
+from imagebroker.swarm.plan import DELAY, Deal, gives_up, next_read
+from imagebroker.swarm.wire import Message
 
 #: Seconds after which a claim is repeated.
 _CLAIM_AGAIN = 2.0
+#: Neighbours to which the claim of another host is passed on.
+_PASSED_TO = 6
 
 
 class Share:
@@ -19,12 +24,14 @@ class Share:
 
     def __init__(self, here: Here, circle: Circle) -> None:
         self._here, self._circle = here, circle
+        circle.left = self._left
         layout = here.start.layout
         #: From the first chunk up to the second: it has begun before it knew of others.
         self._reading: tuple[int, int] | None = (here.start.opening, layout.count)
         #: Of the run that was ordered last.
         self._number = 0
         self.taken: set[int] = set()
+        self.claims = Claims()
         self._deal = Deal([here.id], here.start.topic)
         self._idle_since = monotonic()
         self._delay = 0.0
@@ -43,13 +50,8 @@ class Share:
             return
         here, now = self._here, monotonic()
         unread = [i for i in here.chunks.unread(now) if i not in self.taken]
-        claimed = {
-            index
-            for each in self._circle
-            for index, claim in each.claims.items()
-            if claim.stands(now)
-        }
         waited = now - self._idle_since > self._delay
+        claimed = self.claims.standing()
         found = next_read(here.id, self._dealt(), unread, claimed, waited=waited)
         if found is not None:
             self._order(found.start, found.stop)
@@ -83,16 +85,34 @@ class Share:
                 self._here.parent.send({"t": "until", "stop": at + 1})
                 self._claim_all()
 
-    def heard(self, neighbour: Neighbour, index: int, done: int) -> None:
-        """It reads this chunk too, and has so many bytes of it: who has less lets the other."""
-        if self._reading is None or index != self._at():
+    def heard(self, neighbour: Neighbour, message: Message) -> None:
+        """Somebody reads a chunk, as this neighbour says: of its own, or passes on.
+
+        :raises BrokenPeer: it does not.
+        """
+        index = wire.whole(message, "i", self._here.start.layout.count)
+        done, by = wire.whole(message, "done", 1 << 63), wire.text(message, "by")
+        if by == self._here.id or not (neighbour.proven or by == neighbour.id):
             return
-        own = self._here.chunks.grown(index), self._here.id
-        if own < (done, neighbour.id):
-            self._here.trace(f"chunk {index} is read by {neighbour.title}")
+        if not self.claims.heard(index, by, done):
+            return
+        others = [each for each in self._circle if each is not neighbour and each.id != by]
+        for each in random.sample(others, min(len(others), _PASSED_TO)):
+            each.send(message)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """If another reads this chunk too and has more of it, or many read what comes before."""
+        if self._reading is None or (at := self._at()) is None:
+            return
+        done = self._here.chunks.grown(at)
+        if gives_up(self._here.id, at, done, self.claims.standing()):
+            self._here.trace(f"chunk {at} is left to others")
             self._stop()
-            for each in self._circle:
-                each.send({"t": "claim", "i": 0, "stop": 0, "done": 0})
+
+    def _left(self, neighbour: Neighbour) -> None:
+        """It has gone: what it read is anybody's."""
+        self.claims.left(neighbour.id)
 
     def _at(self) -> int | None:
         """The chunk of its run at which this host is."""
@@ -125,4 +145,4 @@ class Share:
         """Say what this host reads."""
         if self._reading is not None and (at := self._at()) is not None:
             done = self._here.chunks.grown(at)
-            neighbour.send({"t": "claim", "i": at, "stop": self._reading[1], "done": done})
+            neighbour.send({"t": "claim", "i": at, "by": self._here.id, "done": done})

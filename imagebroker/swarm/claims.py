@@ -1,0 +1,64 @@
+"""Who reads which chunk from the backend, as far as this host has heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import NamedTuple
+
+#: Seconds after which a claim that is not repeated is void, and after which any is.
+_SILENT, _LONG = 6.0, 60.0
+#: Seconds within which a repeated claim is not passed on again.
+_PASSED = 1.5
+
+
+class Claim(NamedTuple):
+    """So many bytes of a chunk were there when this was said."""
+
+    done: int
+    by: str
+    since: float
+    heard: float
+    passed: float
+
+    def stands(self, now: float) -> bool:
+        return now - self.heard < _SILENT and now - self.since < _LONG
+
+
+class Claims:
+    """Of each chunk the best: of several hosts at one, who has most of it reads on."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._known: dict[int, Claim] = {}
+
+    def heard(self, index: int, by: str, done: int) -> bool:
+        """Note a claim; whether others should hear of it too."""
+        now, old = self._clock(), self._known.get(index)
+        if old is not None and not old.stands(now) and old.by != by:
+            old = None
+        if old is not None and old.by != by and (done, by) < (old.done, old.by):
+            return False
+        same = old if old is not None and old.by == by else None
+        news = same is None or (done > same.done and now - same.passed > _PASSED)
+        since, passed = (now, now) if same is None else (same.since, same.passed)
+        self._known[index] = Claim(done, by, since, now, now if news else passed)
+        return news
+
+    def ended(self, index: int) -> None:
+        """It is whole somewhere."""
+        self._known.pop(index, None)
+
+    def left(self, by: str) -> None:
+        """This host has gone."""
+        for index in [each for each, claim in self._known.items() if claim.by == by]:
+            del self._known[index]
+
+    def standing(self) -> dict[int, tuple[int, str]]:
+        """Bytes and reader of each chunk that is being read."""
+        now = self._clock()
+        return {
+            index: (claim.done, claim.by)
+            for index, claim in self._known.items()
+            if claim.stands(now)
+        }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.fleet.network import Network
 from imagebroker.swarm import certificates
-from tests.swarm import liar
+from tests.swarm.lies import LIES
 
 _NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log stderr;
@@ -207,7 +207,7 @@ class _Run:
     def _lies(self, name: str, folder: Path) -> Sequence[str | Path]:
         bench, addresses = self._bench, self._network.addresses
         config = {
-            "tells": liar.LIES[self._liars.index(name) % len(liar.LIES)], "url": self._url,
+            "tells": LIES[self._liars.index(name) % len(LIES)], "url": self._url,
             "digest": bench.digest, "size": bench.size, "spool": str(folder / "spool"),
             "address": addresses[name], "members": [],
             "rendezvous": [f"{addresses['rendezvous']}:7880"], "ca": str(bench.pki / "ca.pem"),

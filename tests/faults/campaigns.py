@@ -16,6 +16,7 @@ from tests.faults.growth import Growth
 from tests.faults.kills import Kills
 from tests.faults.missing_ranges import MissingRanges
 from tests.faults.power_loss import PowerLoss
+from tests.faults.swarm import Swarm
 from tests.faults.tenants import Tenants
 from tests.faults.write_path import WritePath
 
@@ -33,4 +34,5 @@ CAMPAIGNS: dict[str, Callable[[Path], Any]] = {
     "missing-ranges": MissingRanges,
     "tenants": Tenants,
     "forks": Forks,
+    "swarm": Swarm,
 }

@@ -6,6 +6,7 @@ twice as many.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import re
@@ -41,6 +42,7 @@ SAMPLES = {
     "missing-ranges": 0.02,
     "tenants": 0.03,
     "forks": 0.015,
+    "swarm": 0.0083,
 }
 _NEEDS = {
     "write-path": ("strace",),
@@ -56,12 +58,16 @@ _NEEDS = {
     "missing-ranges": ("nginx", "sshd"),
     "tenants": ("openstack",),
     "forks": ("nginx", "openstack", "sshd"),
+    "swarm": ("nginx", "libtorrent"),
 }
 
 
 def missing(what: str) -> str | None:
     if what == "strace":
         return None if shutil.which(what) else "strace is not installed: apt-get install strace"
+    if what == "libtorrent":
+        found = importlib.util.find_spec(what)
+        return None if found else "libtorrent is not installed: pip install 'imagebroker[swarm]'"
     return {"nginx": nginx, "openstack": openstack, "sshd": sshd, "swift": swift}[what].missing()
 
 

@@ -1,12 +1,7 @@
 """A host of the fleet that lies: `liar.py CONFIG`, JSON. It ends when it is killed.
 
 It has a certificate, and its backend lets it read the image; so it proves its right, reads its
-share, and then `tells` others what is not so:
-
-- "wrong bytes": it sends other bytes than the pieces that it names;
-- "other pieces": it names the pieces of other bytes, and sends these;
-- "wrong length": it sends half of a chunk, and then nothing;
-- "silence": it says that it has chunks, and sends nothing of them.
+share, and then `tells` others what is not so (`lies.py`).
 """
 
 from __future__ import annotations
@@ -30,8 +25,6 @@ from imagebroker.swarm.plan import topic
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
 from imagebroker.swarm.wire import Message
-
-LIES = ("wrong bytes", "other pieces", "wrong length", "silence")
 
 
 class Backend:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
@@ -13,15 +12,8 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import (
-    COMMAND,
-    Fleet,
-    Host,
-    fleet,
-    intruded,
-    needs_libtorrent,
-    published,
-)
+from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published
+from tests.swarm.scene import SLOW, Scene
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -35,24 +27,8 @@ MIB = 1024 * 1024
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
     (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=MIB // 2, directory=tmp_path / "nginx") as server:
+    with Nginx(tmp_path / "www", slow_rate=SLOW, directory=tmp_path / "nginx") as server:
         yield server
-
-
-class Scene:
-    """A host that downloads slowly, and what an intruder gets of it."""
-
-    def __init__(self, fleet: Fleet, nginx: Nginx) -> None:
-        fleet.with_list()
-        self.fleet = fleet
-        self.host, self.other = fleet.hosts
-        self.host.configure("swarm_linger = 30")
-        self.data, self.checksum = published(nginx.root, "image.raw", 16 * MIB)
-        self.host.download(nginx.url("image.raw", prefix="slow"), self.checksum)
-        self.host.read_until("reading chunks")
-
-    def intrudes(self, answers: str, **changed: Any) -> dict[str, Any]:
-        return intruded(self.host, self.other, self.data, self.checksum, answers, **changed)
 
 
 @pytest.fixture

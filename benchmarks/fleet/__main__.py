@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.fleet import simulation
 from benchmarks.fleet.bench import Bench, Result, Way
 
 #: MiB of both processes of one host.
@@ -74,19 +75,46 @@ def row(goal: Goal, result: Result, alone: float) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def calibrate(bench: Bench, asked: argparse.Namespace) -> None:
+    """Print what namespaces and the simulation say of the same."""
+    alone = bench.run(Way("one host, no swarm", 1, swarm=False)).longest
+    print("| hosts | measured | simulated | error | images measured | simulated |")
+    print("|---|---|---|---|---|---|")
+    for hosts in (each for each in (4, 8, 16) if each <= asked.hosts):
+        measured = bench.run(Way(f"{hosts} hosts", hosts))
+        times = measured.longest / alone
+        scene = simulation.Scene("", hosts, asked.mib, asked.megabits)
+        simulated = simulation.Simulation(scene).run()
+        print(
+            f"| {hosts} | {times:.2f} x | {simulated.longest:.2f} x "
+            f"| {simulated.longest / times - 1:+.0%} | {measured.images:.2f} "
+            f"| {simulated.images:.2f} |",
+            flush=True,
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
     parser.add_argument("--hosts", type=int, default=16)
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--megabits", type=int, default=100)
     parser.add_argument("--startup", type=float, default=0.5, help="seconds of a command's start")
+    parser.add_argument("--simulate", action="store_true", help="1,000 and 10,000 hosts, instead")
+    parser.add_argument("--calibrate", action="store_true",
+                        help="compare the simulation with namespaces, instead")  # fmt: skip
     parser.add_argument("--only", help="ways whose title has this in it, after the first")
     parser.add_argument("--keep", type=Path, help="leave logs in this directory")
     asked = parser.parse_args()
+    if asked.simulate:
+        simulation.show()
+        return 0
     with tempfile.TemporaryDirectory(prefix="fleet-") as temporary:
         folder = asked.keep or Path(temporary)
         bench = Bench(folder, asked.hosts, asked.mib, asked.megabits, asked.startup)
         print(f"{asked.mib} MiB, {asked.megabits} Mbit/s for each host and for the origin\n")
+        if asked.calibrate:
+            calibrate(bench, asked)
+            return 0
         print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}", flush=True)
         first, *others = goals(asked.hosts)
         alone = 0.0

@@ -99,6 +99,14 @@ class Chunks:
             if (chunk := self._found.get(index)) is None or chunk.doubted or chunk.is_stuck(now)
         ]
 
+    def bytes_there(self, *, own: bool) -> int:
+        """Of chunks that are here or on their way; `own`: only what the backend has sent."""
+        return sum(
+            self._layout.length(index) if chunk.whole else chunk.progress
+            for index, chunk in self._found.items()
+            if chunk.by is None or not own
+        )
+
     @property
     def complete(self) -> bool:
         return all(self.has(index) for index in range(self._first, self._layout.count))

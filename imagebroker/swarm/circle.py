@@ -70,7 +70,7 @@ class Circle:
         """It gets nothing any more, and nothing it said counts."""
         here = self._here
         if neighbour.fingerprint not in self._banned:
-            here.note(f"{neighbour.title} {why}; left out")
+            here.left_out(neighbour.title, why)
         self._banned.add(neighbour.fingerprint)
         for index in here.chunks.told_by(neighbour.id):
             here.torrents.remove(index)

@@ -81,6 +81,11 @@ class Here:
         """For whoever runs the fleet."""
         self.parent.send({"t": "note", "text": f"swarm: {text}"})
 
+    def left_out(self, who: str, why: str) -> None:
+        """This host is not listened to any more."""
+        text = f"swarm: {who} {why}; left out"
+        self.parent.send({"t": "note", "text": text, "left_out": f"{who} {why}"})
+
     def leave(self, why: str) -> None:
         """The swarm is of no use: the backend alone is."""
         self.parent.send({"t": "leave", "why": why})

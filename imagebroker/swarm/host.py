@@ -21,6 +21,7 @@ from imagebroker.swarm.here import Here, Parent
 from imagebroker.swarm.layer import Layer
 from imagebroker.swarm.meeting import PATIENCE, Meeting
 from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.pace import Pace
 from imagebroker.swarm.plan import MOST_NEIGHBOURS
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.start import Start
@@ -40,6 +41,7 @@ class Host:
     def __init__(self, start: Start, parent: Parent) -> None:
         self._start, self._parent = start, parent
         self._complete = False
+        self._pace = Pace()
 
     async def run(self) -> None:
         """:raises OSError: no port is free."""
@@ -162,6 +164,15 @@ class Host:
         if self._here.chunks.complete:
             self._complete = True
             self._parent.send({"t": "complete"})
+            return
+        self._note_pace()
+        if self._pace.is_slow:
+            self._here.leave("it is slower than the backend alone")
         elif self._here.quiet_for > self._start.patience:
             self._here.leave("nothing arrives")
             self._here.moved()
+
+    def _note_pace(self) -> None:
+        chunks, share = self._here.chunks, self._share
+        there, read = (chunks.bytes_there(own=own) + share.grown for own in (False, True))
+        self._pace.note(there, read, is_reading=share.is_reading)

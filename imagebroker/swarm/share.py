@@ -136,6 +136,16 @@ class Share:
             if monotonic() - self._claimed_at > _CLAIM_AGAIN:
                 self._claim_all()
 
+    @property
+    def is_reading(self) -> bool:
+        return self._reading is not None
+
+    @property
+    def grown(self) -> int:
+        """Bytes of the run that it reads, of chunks that are not whole."""
+        at = self._at()
+        return 0 if at is None else self._here.chunks.grown(at)
+
     def _claim_all(self) -> None:
         self._claimed_at = monotonic()
         for each in self._circle:

@@ -41,6 +41,8 @@ class SwarmSource(ImageSource):
         self._closed = False
         #: All that was wanted was handed out: nothing came from elsewhere.
         self.complete = False
+        #: Hosts that are not listened to any more, and why.
+        self.left_out: list[str] = []
         self._reading = Reading(
             own, self._spool, child.send, self._leave, start.patience, start.backend_limit
         )
@@ -105,6 +107,8 @@ class SwarmSource(ImageSource):
                 self._spool.arrived(message["i"])
             case "note":
                 LOG.warning("%s", redact(message["text"]))
+                if "left_out" in message:
+                    self.left_out.append(redact(message["left_out"]))
             case "trace":
                 LOG.debug("swarm: %s", message["text"])
             case "leave":

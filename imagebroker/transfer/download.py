@@ -93,10 +93,10 @@ def download(
                 destination.rewind()
     shared = transfer._replace(candidates=swarm.candidates(flight.candidates(transfer.candidates)))
     done, account = _transferred(shared, destination, flight, present)
-    swarm.verified()
+    named = swarm.verified()
     if cache is not None and not account.cloned:
         cache.keep(destination.part, done.evidence, done.image)
-    return done
+    return replace(done, evidence={**done.evidence, **named})
 
 
 def _up_to_date(found: Found, destination: Destination, transfer: Transfer) -> Download:

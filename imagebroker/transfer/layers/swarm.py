@@ -10,7 +10,7 @@ bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -43,7 +43,7 @@ class Swarming(Protocol):
 
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]: ...
 
-    def verified(self) -> None: ...
+    def verified(self) -> Mapping[str, Any]: ...
 
 
 class _Without:
@@ -52,8 +52,8 @@ class _Without:
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
         return list(own)
 
-    def verified(self) -> None:
-        pass
+    def verified(self) -> Mapping[str, Any]:
+        return {}
 
 
 WITHOUT = _Without()
@@ -131,9 +131,12 @@ class SwarmLayer:
         self._running = _Running(child, source)
         return OpenedSource(source, lambda verb: nullcontext())
 
-    def verified(self) -> None:
-        """Every check has passed: what was fetched may be passed on a little longer."""
+    def verified(self) -> Mapping[str, Any]:
+        """Every check has passed: what was fetched may be passed on a little longer. What the
+        evidence says of other hosts."""
         self._verified = True
+        named = self._running.source.left_out if self._running is not None else []
+        return {"left_out": tuple(named)} if named else {}
 
     def close(self) -> None:
         running, self._running = self._running, None

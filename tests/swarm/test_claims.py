@@ -1,0 +1,81 @@
+"""Of hosts that read the same chunk one goes on, and the others hear of it."""
+
+from __future__ import annotations
+
+import itertools
+
+from testtools.assertions import assert_that
+from testtools.matchers import Equals
+
+from imagebroker.swarm.claims import Claims
+from imagebroker.swarm.plan import READERS, gives_up
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_claim_is_passed_on_once_and_again_when_it_is_repeated_later() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    assert_that(claims.heard(3, "a", 10), Equals(True))
+    assert_that(claims.heard(3, "a", 10), Equals(False))
+    clock.now = 2.0
+    assert_that(claims.heard(3, "a", 20), Equals(True))
+
+
+def test_who_has_less_of_a_chunk_is_not_heard() -> None:
+    claims = Claims(Clock())
+    claims.heard(3, "a", 10)
+    assert_that(claims.heard(3, "b", 5), Equals(False))
+    assert_that(claims.standing(), Equals({3: (10, "a")}))
+    assert_that(claims.heard(3, "c", 50), Equals(True))
+    assert_that(claims.standing(), Equals({3: (50, "c")}))
+
+
+def test_a_claim_of_a_host_that_is_silent_or_gone_is_void() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    claims.heard(3, "a", 10)
+    claims.heard(4, "b", 10)
+    claims.left("b")
+    assert_that(claims.standing(), Equals({3: (10, "a")}))
+    clock.now = 7.0
+    assert_that(claims.standing(), Equals({}))
+
+
+def test_no_claim_stands_for_ever() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    for second in range(70):
+        clock.now = float(second)
+        claims.heard(3, "a", second)
+    assert_that(claims.standing(), Equals({}))
+
+
+def test_of_those_at_one_chunk_exactly_one_goes_on() -> None:
+    hosts = {"a": 5, "b": 9, "c": 9, "d": 0}
+    left = [
+        own
+        for own, done in hosts.items()
+        if not any(
+            gives_up(own, 3, done, {3: (other_done, other)})
+            for other, other_done in hosts.items()
+            if other != own
+        )
+    ]
+    assert_that(left, Equals(["c"]))
+
+
+def test_no_more_than_the_readers_go_on() -> None:
+    reading = {index: (0, f"host{index}") for index in range(3 * READERS)}
+    left = [
+        index
+        for index, (done, own) in reading.items()
+        if not gives_up(own, index, done, {k: v for k, v in reading.items() if k != index})
+    ]
+    assert_that(left, Equals(list(itertools.islice(reading, READERS))))

@@ -94,6 +94,14 @@ class Exchange:
             neighbour.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex()})
         neighbour.send({"t": "on", "i": index})
 
+    def wrong(self, index: int) -> None:
+        """The backend has other bytes there than the host that has told of it."""
+        liar = self._circle.get(self._here.chunks.teller(index) or "")
+        if liar is not None:
+            self._circle.ban(liar, f"has other bytes in chunk {index} than the backend")
+        self._here.torrents.remove(index)
+        self._here.chunks.forget(index)
+
     def _spread(self, index: int, pieces: list[bytes]) -> None:
         for each in self._circle:
             self._tell(each, index, pieces)
@@ -212,7 +220,9 @@ class Exchange:
         chunks.arrived(index)
         here.moved()
         here.trace(f"chunk {index} came from others")
-        here.parent.send({"t": "got", "i": index})
+        told = self._circle.get(teller)
+        by = teller if told is None else told.title
+        here.parent.send({"t": "got", "i": index, "by": by})
         self._spread(index, chunks.pieces(index) or [])
 
     async def _passes_audit(self, index: int, teller: str) -> bool:

@@ -98,6 +98,8 @@ class Host:
                     self._exchange.read(index)
                 case "idle":
                     self._share.ended(message["n"])
+                case "wrong":
+                    self._exchange.wrong(wire.whole(message, "i", self._start.layout.count))
                 case "confirmed":
                     self._admission.confirmed = True
                     self._layer.confirmed()
@@ -168,6 +170,7 @@ class Host:
         self._note_pace()
         if self._pace.is_slow:
             self._here.leave("it is slower than the backend alone")
+            self._pace = Pace()
         elif self._here.quiet_for > self._start.patience:
             self._here.leave("nothing arrives")
             self._here.moved()

@@ -233,19 +233,26 @@ class Reading:
             yield data
 
     def _taken(self, start: int, stop: int) -> Iterator[Buffer]:
-        """What the backend sends, in order.
+        return taken(self._own, start, stop, self._patience, lambda: self._closed)
 
-        :raises TransferError: nothing came for too long. :raises ImageBrokerError: of the backend.
-        """
-        with contextlib.ExitStack() as stack:
-            flow: Flow = self._own.read(start, stop)
-            stack.callback(flow.stop)
-            heard = monotonic()
-            while (batch := flow.take(_MOMENT)) is not None:
-                if self._closed:
-                    raise TransferError("the swarm was left", retryable=False)
-                if batch:
-                    heard = monotonic()
-                elif monotonic() - heard > self._patience:
-                    raise TransferError("the backend is silent")
-                yield from batch
+
+def taken(
+    own: OpenedSource, start: int, stop: int, patience: float, is_left: Callable[[], bool]
+) -> Iterator[Buffer]:
+    """What the backend sends, in order.
+
+    :raises TransferError: nothing came for too long, or the swarm was left. :raises
+        ImageBrokerError: of the backend.
+    """
+    with contextlib.ExitStack() as stack:
+        flow: Flow = own.read(start, stop)
+        stack.callback(flow.stop)
+        heard = monotonic()
+        while (batch := flow.take(_MOMENT)) is not None:
+            if is_left():
+                raise TransferError("the swarm was left", retryable=False)
+            if batch:
+                heard = monotonic()
+            elif monotonic() - heard > patience:
+                raise TransferError("the backend is silent")
+            yield from batch

@@ -11,6 +11,7 @@ from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.redaction import redact
 from imagebroker.swarm import wire
+from imagebroker.swarm.mending import Mended
 from imagebroker.swarm.reading import Reading
 from imagebroker.swarm.second_process import Child
 from imagebroker.swarm.spool import Spool
@@ -41,6 +42,8 @@ class SwarmSource(ImageSource):
         self._closed = False
         #: All that was wanted was handed out: nothing came from elsewhere.
         self.complete = False
+        #: Who has told of each chunk that others sent.
+        self._tellers: dict[int, str] = {}
         #: Hosts that are not listened to any more, and why.
         self.left_out: list[str] = []
         self._reading = Reading(
@@ -85,6 +88,16 @@ class SwarmSource(ImageSource):
         with suppress(OSError):
             self._child.send({"t": "idle", "n": -1})
 
+    def mended(self, own: OpenedSource, digest: tuple[str, str]) -> Mended:
+        """The same bytes once more, those of other hosts held to the backend; after `close`."""
+
+        def lied(index: int, who: str) -> None:
+            self.left_out.append(f"{who} told of other bytes in chunk {index}")
+            self._child.send({"t": "wrong", "i": index})
+
+        patience = self._child.start.patience
+        return Mended(own, self._spool, self._tellers, digest, lied, patience)
+
     def release(self) -> None:
         """After the child has ended: what is still open here."""
         self._listener.join(5.0)
@@ -105,6 +118,7 @@ class SwarmSource(ImageSource):
         match message["t"]:
             case "got":
                 self._spool.arrived(message["i"])
+                self._tellers[message["i"]] = message["by"]
             case "note":
                 LOG.warning("%s", redact(message["text"]))
                 if "left_out" in message:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from imagebroker.swarm.certificates import NAME
 from imagebroker.swarm.plan import Layout
@@ -56,6 +57,12 @@ class Spool:
                 self._files[index] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             fd = self._files[index]
         return os.pread(fd, most, offset)
+
+    def writer(self, index: int) -> BinaryIO:
+        """To correct a chunk that is whole. :raises OSError: it is gone."""
+        with self.changed:
+            own = self._folder / f"own-{index}"
+            return open(own if own.exists() else self._folder / str(index) / NAME, "r+b")
 
     # -- what comes ------------------------------------------------------------------------------
 

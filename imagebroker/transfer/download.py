@@ -142,9 +142,11 @@ def _transferred(
                 announce(Restart())
                 if not destination.rewind():
                     raise
-                LOG.warning("%s; asking the backend itself, from the beginning", error)
                 account.begin_round()
-                candidates = candidates[-1:]
+                again = [each.again for each in candidates if each.again is not None]
+                candidates = [*again, candidates[-1]]
+                what = "looking for what of it is wrong" if again else "from the beginning"
+                LOG.warning("%s; asking the backend itself, %s", error, what)
     transfer.watch.report("verify", always=True)
     flight.verified(account.evidence)
     image = account.shown(transfer.demands.record or account.image or fetch.image)

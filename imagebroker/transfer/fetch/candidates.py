@@ -40,6 +40,8 @@ class Candidate(NamedTuple):
     private: bool = False
     #: As `open`, where the first byte that will be read is another than byte 0.
     open_at: Callable[[int, float, Waiting], OpenedSource] | None = None
+    #: Where its bytes have failed a check: what of them is right, for another round.
+    again: Candidate | None = None
     #: The service's store that it is in, where that is known.
     store: str | None = None
 

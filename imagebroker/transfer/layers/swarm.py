@@ -78,6 +78,7 @@ class SwarmLayer:
         self._fleet, self._entitlement = fleet, entitlement
         self._demands, self._watch = demands, watch
         self._running: _Running | None = None
+        self._digest: tuple[str, str] | None = None
         self._verified = False
         self._own: Candidate | None = None
 
@@ -87,6 +88,7 @@ class SwarmLayer:
         swarm = Candidate(
             self._own.ref, partial(self._open, 0), secondhand=True, is_swarm=True,
             open_at=self._open,
+            again=Candidate(self._own.ref, self._mend, secondhand=True, is_swarm=True),
         )  # fmt: skip
         followed = [each for each in own[:-1] if each.secondhand]
         return [*followed, swarm, *own[len(followed) :]]
@@ -103,25 +105,40 @@ class SwarmLayer:
         # At its end, because what a backend begins to send of the image is not what will be read.
         opened = self._own.opened(size - 1, left, waiting)
         try:
-            topic = _topic(opened.image, self._demands)
+            self._digest = _digest(opened.image, self._demands)
             suits = opened.seekable and opened.local_path is None and opened.image.size == size
-            if topic is None or not suits:
+            if self._digest is None or not suits:
                 raise HandedOver("the image is not one for a swarm")
-            return self._joined(opened, topic, size, first)
+            return self._joined(opened, self._digest, size, first)
         except BaseException:
             opened.close()
             raise
 
-    def _joined(self, opened: OpenedSource, topic: str, size: int, first: int) -> OpenedSource:
+    def _mend(self, left: float, waiting: Waiting) -> OpenedSource:
+        """What came in a swarm, after the digest has shown that some of it is wrong.
+
+        :raises HandedOver: nothing did, or not all.
+        """
+        running, own = self._running, self._own
+        if running is None or own is None or not running.source.complete or self._digest is None:
+            raise HandedOver("there was no swarm")
+        opened = own.opened(running.child.start.size - 1, left, waiting)
+        mended = running.source.mended(opened, self._digest)
+        return OpenedSource(mended, lambda verb: nullcontext())
+
+    def _joined(
+        self, opened: OpenedSource, digest: tuple[str, str], size: int, first: int
+    ) -> OpenedSource:
         from imagebroker.swarm import root
-        from imagebroker.swarm.second_process import Child  # where a swarm is configured
+        from imagebroker.swarm.plan import topic  # where a swarm is configured
+        from imagebroker.swarm.second_process import Child
         from imagebroker.swarm.source import SwarmSource
 
         ref, rules = redact(opened.image.ref), self._watch.rules
         try:
             record = self._demands.record or opened.image
             start = self._fleet.start(
-                topic, size, first, _PATIENCE * rules.stall_timeout, root.of(record)
+                topic(*digest), size, first, _PATIENCE * rules.stall_timeout, root.of(record)
             )
             child = Child(start)
         except (OSError, ImageBrokerError) as error:
@@ -158,8 +175,8 @@ def _left(why: str) -> Exception:
     return HandedOver(f"the swarm is left: {why}")
 
 
-def _topic(image: Image, demands: Demands) -> str | None:
-    """What all who want these bytes call them; None where no digest decides about all of them."""
+def _digest(image: Image, demands: Demands) -> tuple[str, str] | None:
+    """What decides about all of the bytes; None where nothing does."""
     try:
         found = required_checksums(
             demands.record or image, demands.checksums, require=False,
@@ -168,8 +185,4 @@ def _topic(image: Image, demands: Demands) -> str | None:
     except ImageBrokerError:
         return None
     strong = sorted((c.algorithm, c.digest) for c in found if c.algorithm in STRONG)
-    if not strong:
-        return None
-    from imagebroker.swarm.plan import topic  # where a swarm is configured
-
-    return topic(*strong[-1])
+    return strong[-1] if strong else None

@@ -1,0 +1,110 @@
+"""The bytes of a swarm once more, after their digest has shown that some of them are wrong.
+
+What this host has read from the backend is right. What others sent is compared with the backend, in
+order, until a chunk differs: then all that the same host has told of is compared, and if the digest
+is right after that, the rest is too. So only chunks are read again, and who lied is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+
+from imagebroker.backends.backend import Buffer, ImageSource
+from imagebroker.backends.opened_source import OpenedSource
+from imagebroker.exceptions import TransferError
+from imagebroker.swarm.reading import taken
+from imagebroker.swarm.spool import Spool
+
+LOG = logging.getLogger(__name__)
+
+_BLOCK = 1024 * 1024
+
+
+class Mended(ImageSource):
+    """Chunks of a spool, of which those that others sent are held to the backend."""
+
+    seekable = True
+
+    def __init__(
+        self,
+        own: OpenedSource,
+        spool: Spool,
+        tellers: Mapping[int, str],
+        digest: tuple[str, str],
+        lied: Callable[[int, str], None],
+        patience: float,
+    ) -> None:
+        """:param tellers: who has told of each chunk that others sent. :param digest: algorithm and
+        digest of the whole. :param lied: hears of each wrong chunk, and who has told of it."""
+        self.image = own.image
+        self._own, self._spool, self._digest, self._lied = own, spool, digest, lied
+        self._doubtful = dict(tellers)
+        self._patience = patience
+        self._closed = False
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        layout = self._spool.layout
+        position, end = start, layout.size if stop is None else stop
+        while position < end:
+            index = layout.index(position)
+            first, last = layout.span(index)
+            if not self._spool.has(index):
+                yield from self._from_backend(position, min(last, end))
+                position = min(last, end)
+                continue
+            self._settle(index)
+            data = self._spool.read(index, position - first, min(_BLOCK, min(last, end) - position))
+            if not data:
+                raise TransferError(f"chunk {index} is gone", retryable=False)
+            position += len(data)
+            yield data
+
+    def close(self) -> None:
+        self._closed = True
+        self._own.close()
+
+    def _settle(self, index: int) -> None:
+        """Hold a chunk to the backend; if it is wrong, all that came with the same word too."""
+        teller = self._doubtful.get(index)
+        if teller is None or self._is_right(index, teller):
+            return
+        for each in [at for at, who in self._doubtful.items() if who == teller]:
+            self._is_right(each, teller)
+        if self._has_digest():
+            self._doubtful.clear()
+
+    def _is_right(self, index: int, teller: str) -> bool:
+        """Compare it with what the backend sends; afterwards it is that.
+
+        :raises ImageBrokerError: the backend sends nothing.
+        """
+        layout, position, right = self._spool.layout, 0, True
+        with closing(self._spool.writer(index)) as file:
+            for data in self._from_backend(*layout.span(index)):
+                if os.pread(file.fileno(), len(data), position) != data:
+                    right = False
+                    os.pwrite(file.fileno(), data, position)
+                position += len(data)
+        del self._doubtful[index]
+        if not right:
+            LOG.warning("swarm: %s told of other bytes in chunk %s; left out", teller, index)
+            self._lied(index, teller)
+        return right
+
+    def _from_backend(self, start: int, stop: int) -> Iterator[Buffer]:
+        return taken(self._own, start, stop, self._patience, lambda: self._closed)
+
+    def _has_digest(self) -> bool:
+        algorithm, expected = self._digest
+        found = hashlib.new(algorithm)
+        layout = self._spool.layout
+        for index in range(layout.count):
+            if not self._spool.has(index):
+                return False
+            for offset in range(0, layout.length(index), _BLOCK):
+                found.update(self._spool.read(index, offset, _BLOCK))
+        return found.hexdigest() == expected

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from imagebroker.swarm.plan import (
-    DELAY,
     MOST_CALLED,
     MOST_NEIGHBOURS,
     SLOW,
     Deal,
     Layout,
+    Turns,
     gives_up,
-    next_read,
     opening,
 )
 
@@ -91,8 +90,8 @@ class _Host:
     whole: set[int] = field(default_factory=set)
     reading: int | None = None
     open_requests: int = 0
-    idle_since: float = 0.0
     deal: Deal | None = None
+    turns: Turns = field(default_factory=Turns)
 
     def bytes_of(self, index: int) -> int:
         return self.has[index].bit_count()
@@ -177,7 +176,6 @@ class Simulation:
             if max(len(host.near), len(other.near)) < MOST_NEIGHBOURS:
                 self._at(self._now + _PROVES, self._pair, host, other)
         self._met.append(host)
-        host.idle_since = self._now
         self._look(host)
 
     def _pair(self, one: _Host, other: _Host) -> None:
@@ -210,8 +208,7 @@ class Simulation:
         everything = range(self._layout.count)
         unread = [each for each in everything if each not in host.known and each not in host.whole]
         claimed = {each for each, at in self._claims.items() if self._now - at < SLOW}
-        waited = self._now - host.idle_since > self._random.uniform(*DELAY)
-        found = next_read(host.name, host.deal, unread, claimed, waited=waited)
+        found = host.turns.next(host.name, host.deal, unread, claimed, self._now)
         if found is not None:
             self._read(host, found.start)
 
@@ -240,7 +237,7 @@ class Simulation:
         self._fetch(host, index)
 
     def _finish_read(self, host: _Host, index: int) -> None:
-        host.reading, host.idle_since = None, self._now
+        host.reading = None
         self._complete(host, index)
         if host.near or self._now > host.began + _STARTS:
             self._decide(host)
@@ -257,11 +254,11 @@ class Simulation:
             if held.alive and held.reading == each and held is not reader
         }
         if gives_up(reader.name, index, reader.bytes_of(index), claimed):
-            reader.reading, reader.idle_since = None, self._now
+            reader.reading = None
             return
         before = self._readers.get(index)
         if before is not None and before is not reader and before.reading == index:
-            before.reading, before.idle_since = None, self._now
+            before.reading = None
         self._readers[index], self._claims[index] = reader, self._now
         self._at(self._now + _REPEATS, self._claim, reader, index)
 

@@ -26,8 +26,8 @@ MOST_CALLED = 16
 #: Seconds after which a chunk of which nothing came from others is read here, and one of which
 #: nothing more came.
 SILENT, SLOW = 3.0, 6.0
-#: Seconds, at random between these, after which a host reads what is nobody's turn.
-DELAY = 0.1, 0.6
+#: Seconds after which it is the next host's turn to read a chunk.
+_TURN = 0.3
 #: So many hosts read from the backend at once. More would only make each of them slower.
 READERS = 16
 
@@ -92,6 +92,12 @@ class Deal:
         self.members, self._topic = sorted(members), topic
         self._stripes: dict[int, Sequence[str]] = {}
 
+    def place(self, member: str, index: int) -> int:
+        """How many have their turn at a chunk before this one."""
+        reader = self.reader(index)
+        order = self._stripes[index // len(self.members)]
+        return (order.index(member) - order.index(reader)) % len(order)
+
     def reader(self, index: int) -> str:
         stripe, place = divmod(index, len(self.members))
         if stripe not in self._stripes:
@@ -110,23 +116,32 @@ def window(unread: Sequence[int], readers: int) -> Sequence[int]:
     return unread[: min(readers, READERS)]
 
 
-def next_read(
-    own: str, deal: Deal, unread: Sequence[int], claimed: Collection[int], *, waited: bool
-) -> range | None:
-    """The chunks that the host `own` reads from the backend now; None: it is not its turn.
+class Turns:
+    """What one host reads next. The others have their turn at a chunk one after the other, so that
+    one that nobody reads is soon read, and by one."""
 
-    :param unread: chunks that nobody has, or that nobody sends, in order.
-    :param claimed: those that another host says it reads.
-    :param waited: it has had nothing to read for a while, at random: then it is anybody's turn.
-    """
-    if not unread:
+    def __init__(self) -> None:
+        #: Chunks that nobody reads, and since when.
+        self._free: dict[int, float] = {}
+
+    def next(
+        self, own: str, deal: Deal, unread: Sequence[int], claimed: Collection[int], now: float
+    ) -> range | None:
+        """The chunks that the host `own` reads from the backend now; None: it is not its turn.
+
+        :param unread: chunks that nobody has, or that nobody sends, in order.
+        :param claimed: those that another host says it reads.
+        """
+        if not unread:
+            return None
+        if len(deal.members) == 1:
+            return range(unread[0], unread[0] + _in_a_row(unread))
+        free = [each for each in window(unread, 2 * len(deal.members)) if each not in claimed]
+        self._free = {index: self._free.get(index, now) for index in free}
+        for index, since in self._free.items():
+            if now - since >= deal.place(own, index) * _TURN:
+                return range(index, index + 1)
         return None
-    if len(deal.members) == 1:
-        return range(unread[0], unread[0] + _in_a_row(unread))
-    free = [each for each in window(unread, 2 * len(deal.members)) if each not in claimed]
-    mine = [each for each in free if deal.reader(each) == own]
-    first = mine[0] if mine else free[0] if free and waited else None
-    return None if first is None else range(first, first + 1)
 
 
 def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, str]]) -> bool:

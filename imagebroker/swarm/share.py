@@ -10,7 +10,7 @@ from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.claims import Claims
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import DELAY, Deal, gives_up, next_read
+from imagebroker.swarm.plan import Deal, Turns, gives_up
 from imagebroker.swarm.wire import Message
 
 #: Seconds after which a claim is repeated.
@@ -33,16 +33,14 @@ class Share:
         self.taken: set[int] = set()
         self.claims = Claims()
         self._deal = Deal([here.id], here.start.topic)
-        self._idle_since = monotonic()
-        self._delay = 0.0
+        self._turns = Turns()
         self._claimed_at, self._grown = 0.0, 0
 
     def ended(self, number: int) -> None:
         """A run that was ordered is read."""
         if number != self._number:
             return
-        self._reading, self._idle_since = None, monotonic()
-        self._delay = random.uniform(*DELAY)  # noqa: S311 - no secret
+        self._reading = None
 
     def decide(self) -> None:
         """Whether this host reads from the backend now, and what."""
@@ -50,9 +48,8 @@ class Share:
             return
         here, now = self._here, monotonic()
         unread = [i for i in here.chunks.unread(now) if i not in self.taken]
-        waited = now - self._idle_since > self._delay
         claimed = self.claims.standing()
-        found = next_read(here.id, self._dealt(), unread, claimed, waited=waited)
+        found = self._turns.next(here.id, self._dealt(), unread, claimed, now)
         if found is not None:
             self._order(found.start, found.stop)
 

@@ -120,7 +120,7 @@ class Simulation:
 
     def _made(self) -> list[_Host]:
         scene, draw = self._scene, self._random
-        racks = []
+        racks: list[tuple[_Link, _Link]] = []
         if scene.rack:
             width = scene.rack * self._rate / scene.oversubscribed
             racks = [(_Link(width), _Link(width)) for _ in range(-(-scene.hosts // scene.rack))]

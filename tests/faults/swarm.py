@@ -214,7 +214,7 @@ def _second(host: Host) -> list[int]:
     """The processes that hold a file of this host's spool open, but for the first."""
     spool, found = str(host.directory / "spool"), []
     for each in Path("/proc").iterdir():
-        if not each.name.isdigit() or int(each.name) == host.process.pid:
+        if not each.name.isdigit() or int(each.name) == host.pid:
             continue
         with suppress(OSError):
             if any(os.readlink(fd).startswith(spool) for fd in (each / "fd").iterdir()):

@@ -65,6 +65,11 @@ class Host:
         return self
 
     @property
+    def pid(self) -> int | None:
+        """Of the first process; None before it begins and after `end`."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def process(self) -> subprocess.Popen[str]:
         assert self._process is not None
         return self._process

@@ -10,12 +10,15 @@ from imagebroker.http.keystone import (
     load_auth,
     translated,
 )
+from imagebroker.http.personal_cloud import incomplete, personal_cloud
 
 __all__ = [
     "MAX_ANSWER",
     "auth_options",
     "configured_urls",
     "identity_session",
+    "incomplete",
     "load_auth",
+    "personal_cloud",
     "translated",
 ]

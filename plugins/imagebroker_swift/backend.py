@@ -37,6 +37,9 @@ from imagebroker_swift.options import MIB, LazyOptions
 from imagebroker_swift.record import MOST_METADATA, headers_for, image_of, lasting_headers
 from imagebroker_swift.source import SwiftSource, settled
 
+#: Of a login that comes from the environment.
+_SECRETS = ("password", "token", "application_credential_secret")
+
 
 class SwiftBackend(ImageBackend):
     """Objects of one account."""
@@ -51,6 +54,11 @@ class SwiftBackend(ImageBackend):
 
     def __init__(self, host: BackendHost) -> None:
         """:raises ConfigError, BackendLoadError: an option is wrong; keystoneauth is missing."""
+        if host.personal:
+            from imagebroker_swift.personal import personal_options
+
+            host = replace(host, options=personal_options(host.options))
+            host.conceal(*(host.options.get(name) for name in _SECRETS))
         super().__init__(host)
         self._place = objects.Place.configured(host, "container")
         self._server = Server(host)

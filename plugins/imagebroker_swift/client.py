@@ -104,7 +104,9 @@ class Server:
         if self._own is None:
             raise ConfigError(
                 f"[backend:{self._host.title}] has no login",
-                hint="set auth_type, auth_url and the credentials, or storage_url for containers "
+                hint="set OS_CLOUD, or OS_* of your cloud, or ST_AUTH, ST_USER and ST_KEY"
+                if self._host.personal
+                else "set auth_type, auth_url and the credentials, or storage_url for containers "
                 "that everybody may read",
             )
         return Account(self, self._own)

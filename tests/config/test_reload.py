@@ -179,7 +179,7 @@ def test_a_service_reloads_in_the_hook_of_its_own_configuration(watched: Watched
 
 def test_every_call_holds_the_configuration_that_it_begins_with() -> None:
     """A verb that forgets to would mix two configurations, and lose its backend to a reload."""
-    others = {"from_config", "for_person", "reload", "close", "telemetry", "cache"}
+    others = {"from_config", "for_person", "reload", "close", "telemetry", "cache", "fleet"}
     verbs = {name for name in vars(Broker) if not name.startswith("_")} - others
     used = {name: set(vars(Broker)[name].__code__.co_names) for name in verbs}
     assert_that({name for name in verbs if "_call" in used[name]}, Equals(verbs))

@@ -21,9 +21,7 @@ PRODUCT = ("imagebroker",)
 
 #: What is still to be changed. An entry goes when its test is changed; none is added.
 LEFT: dict[str, frozenset[str]] = {
-    "core/test_direct.py": frozenset({"_ALIGNED", "_direct", "_fast"}),
-    "forks/test_what_a_child_holds.py": frozenset({"_base", "_fast", "_gathered", "_memory"}),
-    "sharing/test_threads.py": frozenset({"_files", "_snapshot", "is_named"}),
+    "sharing/test_threads.py": frozenset({"is_named"}),
 }
 
 

@@ -110,7 +110,7 @@ def configured(tmp_path: Path, *lines: str) -> str:
         f"swarm_ca = {pki}/ca.pem", f"swarm_certificate = {pki}/one.pem",
         f"swarm_key = {pki}/one.key", f"swarm_dir = {tmp_path}/spool", *lines,
         "[backend:http]", "allowed_networks = 127.0.0.0/8",
-        "[backend:file]", f"store = {tmp_path}/store", f"allowed_paths = {tmp_path}", "",
+        "[backend:file]", f"store_dir = {tmp_path}/store", f"allowed_paths = {tmp_path}", "",
     ])  # fmt: skip
 
 

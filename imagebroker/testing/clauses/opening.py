@@ -83,8 +83,7 @@ class OpeningClauses(Hooks):
                 self.fail(f"open settles {name} {first!r}, and probe answers {second!r}")
 
     def test_c34_revalidate_knows_the_version_from_another(self) -> None:
-        """A destination with an old version would be left as it is, or one that is up to date be
-        downloaded again."""
+        """An old version would be left in place, or one that is up to date fetched again."""
         ref = self.publish(random_bytes(100_000))
         probed = self.backend.probe(self.context, self.ref(ref))
         if probed.version is None:

@@ -49,16 +49,24 @@ class ImageData:
     #: True if a second iteration yields the same bytes from the beginning.
     rewindable: bool
     #: True: if the upload fails, the caller wants to keep the record, queued and empty.
-    keep_record: bool = False
+    keep_record: bool
     #: Where the caller wants it to be kept.
-    target: Target = Target()
+    target: Target
     #: Makes the check for data of a size (None: unknown); None: the data is not checked.
-    checked_by: Callable[[int | None], ContentCheck] | None = None
+    checked_by: Callable[[int | None], ContentCheck] | None
     #: Makes a further hash over all bytes; None: there is none.
-    hashed_by: Callable[[], Hasher] | None = None
+    hashed_by: Callable[[], Hasher] | None
 
     def __init__(
-        self, source: Any, size: int | None = None, *, stall_timeout: float = 30.0
+        self,
+        source: Any,
+        size: int | None = None,
+        *,
+        stall_timeout: float = 30.0,
+        keep_record: bool = False,
+        target: Target = Target(),  # noqa: B008 - it is frozen
+        checked_by: Callable[[int | None], ContentCheck] | None = None,
+        hashed_by: Callable[[], Hasher] | None = None,
     ) -> None:
         """`source`: bytes, a path-like, an object with `read`, or an iterable of bytes.
 
@@ -67,6 +75,8 @@ class ImageData:
         :raises UploadFailed: it is empty, and `size` is not 0.
         """
         self._patience = stall_timeout
+        self.keep_record, self.target = keep_record, target
+        self.checked_by, self.hashed_by = checked_by, hashed_by
         self.failure: UploadFailed | VerificationError | None = None
         #: Bytes yielded by the current or last iteration.
         self.sent = 0

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -62,17 +63,22 @@ class Parent:
             asked.set_result(None if parts is None else [bytes.fromhex(each) for each in parts])
 
 
-async def _run(sock: socket.socket) -> str | None:
-    reader, writer = await asyncio.open_connection(sock=sock, limit=4 * wire.LIMIT)
+#: What the second process does: of what it was told, and with whom.
+Part = Callable[[Start, Parent, Message], Coroutine[Any, Any, None]]
+
+
+async def _work(sock: socket.socket, limit: int, part: Part) -> str | None:
+    """The spool of what was done; None if the first process is gone already."""
+    reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
     parent = Parent(reader, writer)
     first = await parent.received()
     if first is None:
         return None
-    start = Start.of(first)
+    start = Start.of(first.get("start", first))
     lock = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        await Host(start, parent).run()
+        await part(start, parent, first)
     except OSError as error:
         parent.send({"t": "leave", "why": str(error)})
         with suppress(OSError):
@@ -80,13 +86,14 @@ async def _run(sock: socket.socket) -> str | None:
     return start.spool
 
 
-def main() -> None:
+def main(part: Part, limit: int = 4 * wire.LIMIT) -> None:
+    """Do this process's part, and end it. `limit`: bytes of the first process's longest message."""
     # It ends with the process that started it, not with a key that a person presses there.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     spool = None
     try:
-        spool = asyncio.run(_run(sock))
+        spool = asyncio.run(_work(sock, limit, part))
     except BaseException:
         traceback.print_exc()  # the first process looks at the last line
     finally:
@@ -98,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(lambda start, parent, first: Host(start, parent).run())

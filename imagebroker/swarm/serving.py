@@ -14,11 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import signal
-import socket
-import sys
 import tempfile
-import traceback
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,7 +26,7 @@ from typing import NamedTuple
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import is_of_fleet
-from imagebroker.swarm.child import Parent
+from imagebroker.swarm.child import Parent, main
 from imagebroker.swarm.finding import noted
 from imagebroker.swarm.host import Host
 from imagebroker.swarm.meeting import PATIENCE
@@ -297,38 +293,8 @@ class Serving:
         self._parent.send({"t": "note", "text": f"swarm: {text}"})
 
 
-async def _run(sock: socket.socket) -> str | None:
-    reader, writer = await asyncio.open_connection(sock=sock, limit=64 * wire.LIMIT)
-    parent = Parent(reader, writer)
-    first: Message | None = await parent.received()
-    if first is None:
-        return None
-    start = Start.of(first["start"])
-    lock = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        await Serving(start, parent, float(first["linger"])).run()
-    except OSError as error:
-        parent.send({"t": "leave", "why": str(error)})
-        with suppress(OSError):
-            await writer.drain()
-    return start.spool
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    spool = None
-    try:
-        spool = asyncio.run(_run(sock))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        if spool is not None:
-            shutil.rmtree(spool, ignore_errors=True)
-        sys.stderr.flush()
-        os._exit(0)  # libtorrent's threads would abort the interpreter
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        lambda start, parent, first: Serving(start, parent, float(first["linger"])).run(),
+        limit=64 * wire.LIMIT,
+    )

@@ -18,7 +18,7 @@ from imagebroker.model.query import checked_import
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Target
 from imagebroker.model.stored_fields import check_stored
-from imagebroker.model.upload_data import ImageData
+from imagebroker.model.upload_data import ContentCheck, ImageData
 from imagebroker.request import rules
 from imagebroker.snapshot import Call
 from imagebroker.transfer.limits import Cancel, Progress, Watch
@@ -50,9 +50,8 @@ def create(
             created = target.create(context, image, None)
             recorded.ref = created.ref
             return created
-        with closing(_data(call, data, info)) as source:
-            source.keep_record = keep_record
-            source.checked_by = upload_check(image, formats)
+        check = upload_check(image, formats)
+        with closing(_data(call, data, info, check, keep_record=keep_record)) as source:
             try:
                 created = uploaded(source, lambda: target.create(context, image, source))
                 recorded.ref = created.ref
@@ -101,9 +100,8 @@ def update(
             )
         if data is None:
             return backend.update(context, ref, changes, None, purge_props)
-        with closing(_data(call, data, changes)) as source:
-            source.target = target or source.target
-            source.checked_by = upload_check(changed(found, changes), formats)
+        check = upload_check(changed(found, changes), formats)
+        with closing(_data(call, data, changes, check, target=target or Target())) as source:
             try:
                 image = uploaded(
                     source,
@@ -157,13 +155,20 @@ def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
     return format_policy(call.core, None, optional=True) if check_format else None
 
 
-def _data(call: Call, data: Any, info: Mapping[str, Any]) -> ImageData:
-    source = ImageData(data, info.get("size"), stall_timeout=call.core.stall_timeout)
+def _data(
+    call: Call,
+    data: Any,
+    info: Mapping[str, Any],
+    check: Callable[[int | None], ContentCheck] | None,
+    **how: Any,
+) -> ImageData:
     if call.snapshot.fleet is not None:
         from imagebroker.swarm.root import RecordedRoot  # where a swarm is configured
 
-        source.hashed_by = RecordedRoot
-    return source
+        how["hashed_by"] = RecordedRoot
+    return ImageData(
+        data, info.get("size"), stall_timeout=call.core.stall_timeout, checked_by=check, **how
+    )
 
 
 def _check_target(target: Target | None, backend: Boundary) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from imagebroker.swarm import certificates
+from tests.servers.nginx import Nginx
 
 needs_libtorrent = pytest.mark.skipif(
     importlib.util.find_spec("libtorrent") is None,
@@ -157,6 +158,12 @@ def published(root: Path, name: str, size: int, seed: int = 1) -> tuple[bytes, s
     data = random.Random(seed).randbytes(size)
     (root / name).write_bytes(data)
     return data, f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def served(folder: Path, rate: int) -> Nginx:
+    """The backend: at its place `slow`, it sends so many bytes a second."""
+    (folder / "www").mkdir()
+    return Nginx(folder / "www", slow_rate=rate, directory=folder / "nginx")
 
 
 def intruded(

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from tests.servers.nginx import Nginx
-from tests.swarm.fleet import Fleet, published
+from tests.swarm.fleet import Fleet, intruded, published
 
 MIB = 1024 * 1024
 #: Bytes a second of the backend.
 SLOW = MIB // 2
-#: A program: not imported here, because it imports libtorrent.
-INTRUDER = Path(__file__).with_name("intruder.py")
 
 
 class Scene:
@@ -31,20 +25,4 @@ class Scene:
         self.host.read_until("reading chunks")
 
     def intrudes(self, answers: str, **changed: Any) -> dict[str, Any]:
-        image = self.fleet.directory / "image.raw"
-        image.write_bytes(self.data)
-        pki, name = self.fleet.pki, self.other.name
-        config = {
-            "image": str(image), "digest": self.checksum.partition(":")[2], "answers": answers,
-            "spool": str(self.fleet.directory / "intruder"), "address": self.other.address,
-            "host": self.host.address, "port": 7881, "ca": str(pki / "ca.pem"),
-            "certificate": str(pki / f"{name}.pem"), "key": str(pki / f"{name}.key"),
-        } | changed  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, INTRUDER, json.dumps(config)],
-            capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
-        )  # fmt: skip
-        if done.returncode:
-            return {"told": [], "bytes": 0, "error": done.stderr}
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return intruded(self.host, self.other, self.data, self.checksum, answers, **changed)

@@ -16,7 +16,7 @@ from testtools.matchers import Contains, Equals, HasLength, LessThan, Not
 from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published
+from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published, served
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -29,8 +29,7 @@ MIB = 1024 * 1024
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
     """So slow to each connection that hosts meet before it has sent much."""
-    (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=MIB, directory=tmp_path / "nginx") as server:
+    with served(tmp_path, MIB) as server:
         yield server
 
 

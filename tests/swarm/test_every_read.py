@@ -14,7 +14,7 @@ from testtools.matchers import Contains, Equals
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published
+from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published, served
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -54,8 +54,7 @@ def piped(host: Host, url: str, checksum: str) -> None:
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=MIB, directory=tmp_path / "nginx") as server:
+    with served(tmp_path, MIB) as server:
         yield server
 
 

@@ -19,7 +19,7 @@ from imagebroker.swarm.finding import Finder, noted
 from imagebroker.swarm.start import Start
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
+from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published, served
 
 __all__ = ["fleet"]
 TOPIC = "ab" * 32
@@ -79,8 +79,7 @@ def test_a_directory_that_is_not_there_costs_nobody_else(tmp_path: Path) -> None
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
     if (problem := missing_nginx()) is not None:
         pytest.skip(problem)
-    (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=2 * MIB, directory=tmp_path / "nginx") as server:
+    with served(tmp_path, 2 * MIB) as server:
         yield server
 
 

@@ -12,7 +12,7 @@ from testtools.matchers import Contains, Equals
 from tests.docs.snippets import snippets
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
+from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published, served
 
 __all__ = ["fleet"]
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
@@ -23,8 +23,7 @@ MIB = 1024 * 1024
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
     if (problem := missing_nginx()) is not None:
         pytest.skip(problem)
-    (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=2 * MIB, directory=tmp_path / "nginx") as server:
+    with served(tmp_path, 2 * MIB) as server:
         yield server
 
 

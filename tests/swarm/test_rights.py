@@ -12,7 +12,7 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published
+from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published, served
 from tests.swarm.scene import SLOW, Scene
 
 __all__ = ["fleet"]
@@ -26,8 +26,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    (tmp_path / "www").mkdir()
-    with Nginx(tmp_path / "www", slow_rate=SLOW, directory=tmp_path / "nginx") as server:
+    with served(tmp_path, SLOW) as server:
         yield server
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -84,7 +85,17 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(set(os.listdir(folder)) - {"lost+found"})
+    """A mounted cloud may list a file under its old name, too, until its upload is over."""
+    ends = time.monotonic() + 60
+    while True:
+        names = sorted(set(os.listdir(folder)) - {"lost+found"})
+        if time.monotonic() > ends or not any(map(_is_unfinished, names)):
+            return names
+        time.sleep(0.05)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.endswith(".imagebroker-part")
 
 
 @pytest.mark.promise("lesser-file-systems")

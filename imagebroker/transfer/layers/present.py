@@ -85,7 +85,7 @@ class Unpacking:
     how: str
     #: What evidence calls the digest of what is stored.
     digest: str
-    #: Whether a disk was taken out of it, whose own content is nobody's business.
+    #: Whether a disk was taken out of it: what that disk contains is not checked.
     is_disk: bool = False
 
 

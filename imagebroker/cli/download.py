@@ -25,6 +25,7 @@ from imagebroker.cli.output import TableFormatter, cell, size_text
 from imagebroker.cli.progress import display
 from imagebroker.exceptions import (
     BackendError,
+    ChecksumMismatch,
     DestinationError,
     ImageNotFound,
     NotAuthorized,
@@ -164,13 +165,15 @@ class Download(ShowCommand):
             except (*_REFUSED, TransferError, BackendError, KeyboardInterrupt) as error:
                 self._say_how_to_go_on(error, ref)
                 raise
+            except ChecksumMismatch as error:
+                error.args = (_named(str(error), parsed_args.checksum_origin),)
+                raise
         if parsed_args.dest == _STDOUT:
             flush_output()  # before success is reported
         columns = dict.fromkeys(parsed_args.columns) | _columns(done)
         if parsed_args.checksum_origin is not None:
             columns["checked_against"] = tuple(
-                each.replace("the caller", parsed_args.checksum_origin)
-                for each in columns["checked_against"]
+                _named(each, parsed_args.checksum_origin) for each in columns["checked_against"]
             )
         return tuple(columns), [cell(name, value) for name, value in columns.items()]
 
@@ -373,3 +376,8 @@ def _verification(values: Mapping[str, Any]) -> str:
     if values["checked_against"]:
         return f"verified: {', '.join(values['checked_against'])}"
     return "not verified: no checksum is known for this image (pass one with --checksum)"
+
+
+def _named(text: str, origin: str | None) -> str:
+    """With the list that `--checksum` named, where the broker knows only that its caller did."""
+    return text if origin is None else text.replace("of the caller", f"of {redact(origin, 200)}", 1)

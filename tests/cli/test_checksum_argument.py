@@ -99,7 +99,9 @@ def test_a_local_list_without_the_image_or_with_another_digest(
     assert_that(done.status, Equals(6))
     assert_that(done.stderr, ContainsAll(["has no digest for 'disk.raw'", "other.raw"]))
     (imagebroker.work / "SHA256SUMS").write_text(f"{OTHER}  disk.raw\n")
-    assert_that(imagebroker("download", ref, "x", "--checksum", "SHA256SUMS").status, Equals(6))
+    done = imagebroker("download", ref, "x", "--checksum", "SHA256SUMS")
+    assert_that(done.status, Equals(6))
+    assert_that(done.stderr, Contains(f"the sha256 of SHA256SUMS is {OTHER}"))
     assert_that((imagebroker.work / "x").exists(), Equals(False))
 
 

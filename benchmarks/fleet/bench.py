@@ -109,7 +109,7 @@ class Bench:
                 for name in names:
                     network.kill(name)
                 for server in servers:
-                    server.kill()
+                    server.terminate()  # a master of nginx ends its workers
                     server.wait()
 
     def _servers(self, network: Network) -> list[subprocess.Popen[bytes]]:

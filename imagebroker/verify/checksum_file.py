@@ -11,7 +11,8 @@ from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import redact
 from imagebroker.verify.checksum import STRONG, WEAK, Checksum
 from imagebroker.verify.checksum_json import digests_in
-from imagebroker.verify.checksum_lines import Entry, entries, plain_text
+from imagebroker.verify.checksum_lines import Entry, entries
+from imagebroker.verify.checksum_text import plain_text
 
 #: Maximum size of a checksum file.
 LARGEST = 1024 * 1024
@@ -24,6 +25,11 @@ _SHOWN = 4
 _STANDARD_INPUT = (b"-", b"stdin", b"(stdin)")
 #: Where the description of another file begins: a blank line, a section, an item of a list.
 _NEXT_FILE = re.compile(rb"\n[ \t]*\n|\n(?=[ \t]*(?:\[[^\]\n]+\][ \t]*\n|- |#+ ))")
+_TAG = re.compile(rb"<[^<>]*>")
+_ONLY_COMMENT = re.compile(rb"#+[ \t]+[^ \t\n]+[ \t][^\n]*")
+_COMMENT = re.compile(rb"[ \t]+#[ \t].*", re.DOTALL)
+#: U+200B to U+200F, U+2060 and U+FEFF at the end of a name.
+_INVISIBLE = re.compile(rb"(?:\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf)+\Z")
 _NAME_BEGINS = frozenset(b" \t\"'`/\\|,;:([=*>")
 _NAME_ENDS = frozenset(b" \t\"'`|,;:)]=<\r")
 
@@ -66,6 +72,12 @@ def find_checksum(
     if _is_of_several(chosen):
         chosen = _described(text, called, origin) or chosen
     if not chosen:
+        if any(e.name == b"^" + name for e in all_entries for name in called):
+            raise VerificationError(
+                f"{origin} has a digest of the bits that are written in {shown!r} as 0 and 1 "
+                "(shasum -0), not of its bytes",
+                hint="pass the digest of its bytes: --checksum sha256:HEX",
+            )
         listed = _listed(all_entries)
         raise NotListed(
             f"{origin} has no digest for {shown!r}{listed}",
@@ -76,8 +88,9 @@ def find_checksum(
 
 
 def _strongest(chosen: list[Entry], shown: str, origin: str, *, allow_weak: bool) -> Checksum:
+    said = [entry for entry in chosen if not entry.is_guess]
     found: dict[str, set[str]] = {}
-    for entry in chosen:
+    for entry in said if any(entry.algorithm in STRONG for entry in said) else chosen:
         found.setdefault(entry.algorithm, set()).add(entry.digest)
     for algorithm in (*STRONG, *WEAK):
         digests = found.get(algorithm, set())
@@ -103,7 +116,7 @@ def _chosen(
     found: list[Entry], ref: ImageRef, called: list[bytes], file_name: bytes
 ) -> tuple[list[Entry], str]:
     """The image's entries, and a note for the evidence if their name differs from the ref's."""
-    named = [e for e in found if e.name not in (None, *_STANDARD_INPUT) and not e.is_text]
+    named = [e for e in found if not e.is_text and not _is_nameless(e)]
     if exact := _closest(named, ref):
         return exact, ""
     for name in called:
@@ -112,13 +125,19 @@ def _chosen(
     for name in called:
         if texts := [e for e in found if e.is_text and _mentions(e.name or b"", name)]:
             return texts, ""
-    nameless = [e for e in found if e.name in (None, *_STANDARD_INPUT)]
+    nameless = [e for e in found if _is_nameless(e)]
     if nameless and not named:
         return nameless, ""
     names = {e.name for e in named}
     if len(names) == 1 and any(_is_called_after(file_name, name) for name in called):
         return named, f" (for {_printable(names.pop() or b'')!r})"
     return [], ""
+
+
+def _is_nameless(entry: Entry) -> bool:
+    """Whether the digest is alone, or followed by a comment of several words."""
+    name = entry.name
+    return name in (None, *_STANDARD_INPUT) or _ONLY_COMMENT.fullmatch(name or b"") is not None
 
 
 def _is_of_several(chosen: list[Entry]) -> bool:
@@ -153,13 +172,13 @@ def _closest(named: list[Entry], ref: ImageRef) -> list[Entry]:
 
 
 def _spelled(entry: Entry) -> Iterator[bytes]:
-    """The possible readings of a name: as written; without blanks around it; without
+    """The possible readings of a name: as written; without what surrounds it; without
     percent-escapes; with Windows' backslashes; after a size, which Debian's Release files put
-    between the digest and the name.
+    between the digest and the name; after the mark of `shasum -U`.
     """
     name = entry.name or b""
     yield _relative(name)
-    if (bare := name.strip(b" \t")) != name:
+    if (bare := _bare(name)) != name:
         yield _relative(bare)
     if b"%" in bare:
         yield _relative(unquote_to_bytes(bare))
@@ -168,6 +187,20 @@ def _spelled(entry: Entry) -> Iterator[bytes]:
     size, _, behind = bare.partition(b" ")
     if size.isdigit() and behind:
         yield _relative(behind.lstrip())
+    if entry.is_marked:
+        yield _relative(name[1:])
+
+
+def _bare(name: bytes) -> bytes:
+    """A name without blanks, markup, a comment, quotes, or the query of a URL."""
+    name = _TAG.sub(b"", name).strip(b" \t\f\v")
+    name = _COMMENT.sub(b"", name.removeprefix(b"# ").lstrip())
+    for quote in (b'"', b"'", b"`"):
+        if len(name) > 2 and name.startswith(quote) and name.endswith(quote):
+            name = name[1:-1]
+    if b"://" in name:
+        name = re.split(rb"[?#]", name)[0]
+    return _INVISIBLE.sub(b"", name)
 
 
 def _relative(name: bytes) -> bytes:

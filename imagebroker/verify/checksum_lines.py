@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from imagebroker.verify.checksum import STRONG, WEAK
 #: How algorithms are spelled in lines, headings and file names; the first match counts.
 #: `B2SUMS` and `.b2` are coreutils' b2sum, `b3sums` is BLAKE3's own tool.
 _SPELLINGS = {
+    "hmac": r"hmac[-_ ]?(?:sha|md|blake)[-_/0-9a-z]*",
     "sha3_512": r"sha3[-_ ]?512", "sha3-384": r"sha3[-_ ]?384", "sha3_256": r"sha3[-_ ]?256",
     "sha512/256": r"sha-?512[-_/t]+256", "sha512": r"sha(?:2[-_])?[-_ ]?512",
     "sha384": r"sha(?:2[-_])?[-_ ]?384", "sha256": r"sha(?:2[-_])?[-_ ]?256",
@@ -23,6 +23,7 @@ _SPELLINGS = {
 }  # fmt: skip
 #: Hex digits of unsupported digests, which must not be mistaken for supported ones.
 _UNSUPPORTED = {
+    "hmac": {32, 40, 64, 96, 128},
     "sha3-384": {96}, "sha512/256": {64}, "blake2s": {64}, "blake2b": {32, 40, 64, 96},
     "blake3": {64}, "whirlpool": {128}, "streebog": {64, 128}, "sm3": {64}, "skein": {64, 128},
     "ripemd160": {40},
@@ -39,7 +40,7 @@ _WORD = re.compile(
 _NAMES = tuple(_SPELLINGS)
 _HEX = rb"[0-9a-fA-F]{32,128}"
 #: `DIGEST  NAME` of coreutils; after a leading backslash, the name is escaped.
-_COREUTILS = re.compile(rb"[ \t]*(\\?)(" + _HEX + rb")(?: [ *]|[ \t]+)(.+)")
+_COREUTILS = re.compile(rb"[ \t]*(\\?)(" + _HEX + rb")( [ *]|[ \t]+)(.+)")
 #: `SHA256 (NAME) = DIGEST` of BSD, OpenSSL and `sha256sum --tag`.
 _BSD = re.compile(rb"[ \t]*(\\?)([A-Za-z0-9/_-]{3,16}) ?\((.+)\) ?= ?([0-9a-zA-Z]*)[ \t]*")
 #: A row of PowerShell's Get-FileHash, or `sha256:DIGEST  NAME`.
@@ -47,11 +48,6 @@ _LABELLED = re.compile(rb"[ \t]*([A-Za-z0-9/_-]{3,16})[ \t:=]+(" + _HEX + rb")[ 
 #: Gentoo's Manifest: `DIST NAME SIZE BLAKE2B DIGEST SHA512 DIGEST`.
 _MANIFEST = re.compile(rb"[A-Z]{3,8} (\S+) \d{1,20}((?: [A-Z0-9_]{3,16} " + _HEX + rb")+)[ \t]*")
 _MANIFEST_DIGEST = re.compile(rb"([A-Z0-9_]{3,16}) (" + _HEX + rb")")
-#: `sha256-BASE64`, of exactly as many characters as such a digest has.
-_BASE64 = re.compile(
-    rb"(?<![A-Za-z0-9])((?i:sha)(?:(256)|(?P<long>512)))[-:=]"
-    rb"([A-Za-z0-9+/]{43}(?(long)[A-Za-z0-9+/]{43}))={0,2}(?![A-Za-z0-9+/=])"
-)
 #: certutil of Windows 7 writes blanks between the bytes, OpenSSL (`dgst -c`) colons.
 _PAIRS = re.compile(
     rb"[ \t]*[0-9a-fA-F]{2}(?:(?: [0-9a-fA-F]{2}){15,63}|(?::[0-9a-fA-F]{2}){15,63})[ \t]*"
@@ -63,7 +59,7 @@ _PATH_BELOW = re.compile(rb"[ \t]*(?:path|file|filename|name)[ \t]*:[ \t]*(\S.*)
 _LABEL = re.compile(
     rb"(?:\b(?:hash|checksum|digest|sum|value|hex|file|stdin)s?\b|[^A-Za-z0-9])+", re.I
 )
-_PGP = re.compile(rb"-----[A-Z ]+-----|Hash: .*")
+_PGP = re.compile(rb"-----[A-Z ]+-----|Hash: [A-Z0-9-]{3,12}(?:, ?[A-Z0-9-]{3,12})*")
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 #: Replaces a name with an escape that coreutils does not write; no file has this name.
@@ -84,46 +80,21 @@ class Entry:
     name: bytes | None
     #: `name` is a text that contains the file's name somewhere.
     is_text: bool = False
+    #: The name may begin with the mark of `shasum -U`.
+    is_marked: bool = False
+    #: The heading or the file's name has an algorithm with another number of digits.
+    is_guess: bool = False
 
 
 def entries(text: bytes, file_name: bytes, origin: str) -> list[Entry]:
     """The entries of a checksum file; comments, signatures and other lines are skipped.
 
-    `text`: as `plain_text` makes it. `file_name` is the name of the checksum file, without that of
-    the image: `B2SUMS`, `.b2`.
+    `text`: as `checksum_text.plain_text` makes it. `file_name` is the name of the checksum file,
+    without that of the image: `B2SUMS`, `.b2`.
 
     :raises VerificationError: a line names an algorithm, but has the wrong number of digits.
     """
     return list(_Lines(_said(file_name), origin).read(text))
-
-
-def plain_text(text: bytes) -> bytes:
-    """The text as UTF-8 with line feeds, and its digests in hex.
-
-    PowerShell and Notepad write UTF-16, with or without a BOM; `sha256-BASE64` is how npm, Nix and
-    web pages write a digest.
-    """
-    text = _in_utf8(text)
-    if b"\n" not in text:
-        text = text.replace(b"\r", b"\n")  # as Macs once wrote lines
-    return _BASE64.sub(lambda match: match[1] + b":" + _hex_of(match[4]), text)
-
-
-def _hex_of(text: bytes) -> bytes:
-    return base64.b64decode(text + b"=" * (-len(text) % 4)).hex().encode()
-
-
-def _in_utf8(text: bytes) -> bytes:
-    if text[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return text.decode("utf-32", "replace").encode()
-    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return text.decode("utf-16", "replace").encode()
-    head = text[:64]
-    if len(head) >= 32 and not any(head[1::2]):
-        return text.decode("utf-16-le", "replace").encode()
-    if len(head) >= 32 and not any(head[0::2]):
-        return text.decode("utf-16-be", "replace").encode()
-    return text.removeprefix(b"\xef\xbb\xbf")
 
 
 def _said(text: bytes) -> str | None:
@@ -175,8 +146,10 @@ class _Lines:
         elif (match := _LABELLED.fullmatch(line)) is not None and _said(match[1]):
             yield from self._entry(match[2], match[3], match[1])
         elif (match := _COREUTILS.fullmatch(line)) is not None:
-            escape, digest, name = match.groups()
-            yield from self._entry(digest, _unescaped(name) if escape else name)
+            escape, digest, between, name = match.groups()
+            is_marked = between == b" " and name[:1] in (b"U", b"?")
+            for entry in self._entry(digest, _unescaped(name) if escape else name):
+                yield replace(entry, is_marked=is_marked)
         else:
             yield from self._other(line, above)
 
@@ -208,12 +181,16 @@ class _Lines:
     def _entry(
         self, digest: bytes, name: bytes | None, word: bytes | None = None, is_text: bool = False
     ) -> Iterator[Entry]:
-        algorithm = self._algorithm(None if word is None else _said(word), len(digest))
+        said = None if word is None else _said(word)
+        digits = len(digest)
+        algorithm = self._named(said, digits)
+        is_guess = algorithm is None and bool(self._heading or self._by_name)
+        algorithm = algorithm or _BY_DIGITS.get(digits)
         if algorithm is not None and name != _UNREADABLE:
-            yield Entry(algorithm, digest.decode().lower(), name, is_text)
+            yield Entry(algorithm, digest.decode().lower(), name, is_text, is_guess=is_guess)
 
-    def _algorithm(self, said: str | None, digits: int) -> str | None:
-        """From the line, else the heading, else the file's name, else the number of digits."""
+    def _named(self, said: str | None, digits: int) -> str | None:
+        """From the line, else the heading, else the file's name."""
         for each in filter(None, (said, self._heading, self._by_name)):
             if {**STRONG, **WEAK}.get(each) == digits:
                 return each
@@ -224,7 +201,7 @@ class _Lines:
                     f"{self._origin}: a line for {each} has the wrong number of hex digits",
                     hint="download the checksum file again: it is damaged or truncated",
                 )
-        return _BY_DIGITS.get(digits)
+        return None
 
 
 def _unescaped(name: bytes) -> bytes:

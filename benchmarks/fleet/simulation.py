@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from imagebroker.swarm.plan import (
+    FETCHED,
     MOST_CALLED,
     MOST_NEIGHBOURS,
     SLOW,
@@ -22,6 +23,7 @@ from imagebroker.swarm.plan import (
     Turns,
     gives_up,
     opening,
+    partners,
 )
 
 #: Seconds until a host's second process speaks, until a proof has been judged, and between two
@@ -29,6 +31,8 @@ from imagebroker.swarm.plan import (
 _STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
 #: Seconds in which a claim is passed on to all, and after which it is repeated.
 _SPREADS, _REPEATS = 0.2, 2.0
+#: Seconds after which others are called for a chunk of which nothing comes, and how many.
+_QUIET, _CALLED = 1.5, 4
 #: Parts that a host asks others for at once.
 _ASKS = 16
 
@@ -88,10 +92,18 @@ class _Host:
     #: Chunks of which it knows the pieces and that are not whole.
     known: set[int] = field(default_factory=set)
     whole: set[int] = field(default_factory=set)
+    #: Of chunks that are fetched: with whom it is connected for them, and since when nothing came.
+    links: dict[int, set[_Host]] = field(default_factory=dict)
+    quiet: dict[int, float] = field(default_factory=dict)
     reading: int | None = None
     open_requests: int = 0
     deal: Deal | None = None
     turns: Turns = field(default_factory=Turns)
+    partners: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+
+    def listens(self, index: int) -> bool:
+        """It has the chunk, or fetches it."""
+        return index in self.whole or index in self.links
 
     def bytes_of(self, index: int) -> int:
         return self.has[index].bit_count()
@@ -199,6 +211,10 @@ class Simulation:
             return
         if host.reading is None:
             self._decide(host)
+        for index in [each for each in host.links if host.has[each] == self._all]:
+            if host.reading != index:  # it was reading the end of it when another went on
+                self._complete(host, index)
+        self._call_others(host)
         self._ask(host)
         self._at(self._now + _LOOKS * self._random.uniform(0.5, 1.5), self._look, host)
 
@@ -266,14 +282,50 @@ class Simulation:
 
     def _learn(self, host: _Host, index: int) -> None:
         """A neighbour has all of it."""
-        if index not in host.whole:
+        if index not in host.whole and index not in host.known:
             host.known.add(index)
+            self._begin_chunks(host)
+
+    def _begin_chunks(self, host: _Host) -> None:
+        """Fetch what it knows of, a few at once."""
+        for index in sorted(host.known - host.links.keys())[: FETCHED - len(host.links)]:
+            host.links[index], host.quiet[index] = set(), self._now
+            for each in host.near:
+                if each.listens(index) and (
+                    each.name in self._partners(host, index)
+                    or host.name in self._partners(each, index)
+                ):
+                    self._link(host, each, index)
+
+    def _partners(self, host: _Host, index: int) -> list[str]:
+        key = index, len(host.near)
+        if key not in host.partners:
+            near = [each.name for each in host.near]
+            host.partners[key] = partners(host.name, near, "image", index)
+        return host.partners[key]
+
+    def _link(self, one: _Host, other: _Host, index: int) -> None:
+        for a, b in ((one, other), (other, one)):
+            if index in a.links:
+                a.links[index].add(b)
+
+    def _call_others(self, host: _Host) -> None:
+        """For chunks of which nothing comes."""
+        for index, since in host.quiet.items():
+            if self._now - since > _QUIET:
+                host.quiet[index] = self._now
+                has = [each for each in host.near if index in each.whole]
+                for each in self._random.sample(has, min(len(has), _CALLED)):
+                    self._link(host, each, index)
 
     def _complete(self, host: _Host, index: int) -> None:
         host.known.discard(index)
         if index in host.whole:
             return
         host.whole.add(index)
+        host.links.pop(index, None)
+        host.quiet.pop(index, None)
+        self._begin_chunks(host)
         for each in host.near:
             self._learn(each, index)
         if len(host.whole) == self._layout.count:
@@ -297,15 +349,19 @@ class Simulation:
 
     def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
         """A part that a neighbour has: of a chunk and from a neighbour at random."""
-        known: Collection[int] = host.known
-        wanted = [each for each in known if host.asked[each] | host.has[each] != self._all]
-        if not wanted or not host.near:
+        wanted = [
+            (index, each)
+            for index, links in host.links.items()
+            if host.asked[index] | host.has[index] != self._all
+            for each in links
+        ]
+        if not wanted:
             return None
         best: tuple[int, int, _Host] | None = None
         for _ in range(8):
-            index, sender = self._random.choice(wanted), self._random.choice(host.near)
+            index, sender = self._random.choice(wanted)
             there = sender.has[index] & ~(host.asked[index] | host.has[index]) & self._all
-            if not there or index not in sender.known | sender.whole:
+            if not there or not sender.alive:
                 continue
             bits = [at for at in range(self._parts) if there >> at & 1]
             if best is None or sender.up.free < best[2].up.free:
@@ -319,6 +375,8 @@ class Simulation:
             return
         if sender.alive:
             host.has[index] |= 1 << part
+            if index in host.quiet:
+                host.quiet[index] = self._now
             if host.has[index] == self._all and host.reading != index:
                 self._complete(host, index)
         if host.ended is None:

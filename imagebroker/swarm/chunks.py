@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from imagebroker.swarm import tree
 from imagebroker.swarm.certificates import NAME
-from imagebroker.swarm.plan import SILENT, SLOW, Layout
+from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout
 from imagebroker.swarm.proof import Places
 
 _BLOCK = 1024 * 1024
@@ -23,28 +23,29 @@ class _Chunk:
     pieces: list[bytes]
     #: The host that said so; None: this one has read it from the backend.
     by: str | None
+    #: When bytes of it came last, and when others were last called for it.
+    heard: float
+    called: float
     whole: bool = False
+    #: It is fetched from others now.
+    begun: bool = False
     #: Somebody else says that it has other bytes.
     doubted: bool = False
     progress: int = 0
     #: That it did not come was held against the host that said so.
     reproached: bool = False
-    #: When bytes of it came last.
-    heard: float = field(default_factory=monotonic)
-    #: When others were last called for it.
-    called: float = field(default_factory=monotonic)
-
-    def is_stuck(self, now: float) -> bool:
-        """Nobody sends it, or not any more."""
-        return not self.whole and now - self.heard > (SLOW if self.progress else SILENT)
 
 
 class Chunks:
     """All chunks of one image. Files: `own-N` while it is read here, `N/NAME` when it is whole."""
 
-    def __init__(self, layout: Layout, first: int, spool: Path) -> None:
-        self._layout, self._first, self._spool = layout, first, spool
+    def __init__(
+        self, layout: Layout, first: int, spool: Path, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._layout, self._first, self._spool, self._clock = layout, first, spool, clock
         self._found: dict[int, _Chunk] = {}
+        #: When something of any chunk came of which a host has told.
+        self._gave: dict[str, float] = {}
         #: The digest of each chunk, proven by the root in the record; None: nobody has sent it.
         self.layer: list[bytes] | None = None
         #: The backend has sent other bytes than that root says: it is not believed any more.
@@ -81,7 +82,13 @@ class Chunks:
 
     def fetched(self) -> list[int]:
         """Those on their way from other hosts."""
-        return [index for index, chunk in self._found.items() if not chunk.whole]
+        return [i for i, chunk in self._found.items() if chunk.begun and not chunk.whole]
+
+    def to_fetch(self) -> list[int]:
+        """Those that others have and whose turn it is now, in order."""
+        moving = sum(not self._is_stuck(self._found[each]) for each in self.fetched())
+        waiting = sorted(i for i, chunk in self._found.items() if not (chunk.begun or chunk.whole))
+        return waiting[: max(FETCHED - moving, 0)]
 
     def own_or_whole(self, *, own: bool) -> list[int]:
         """Those that can be read here; `own`: only those that the backend itself has sent."""
@@ -91,13 +98,29 @@ class Chunks:
             if chunk.whole and (chunk.by is None or not own)
         ]
 
-    def unread(self, now: float) -> list[int]:
+    def unread(self) -> list[int]:
         """Those that nobody has, or that nobody sends, in order."""
         return [
             index
             for index in range(self._first, self._layout.count)
-            if (chunk := self._found.get(index)) is None or chunk.doubted or chunk.is_stuck(now)
+            if (chunk := self._found.get(index)) is None or chunk.doubted or self._is_stuck(chunk)
         ]
+
+    def _is_stuck(self, chunk: _Chunk) -> bool:
+        """Nobody sends it, or not any more. Where the host that has told of it sends something
+        else, it is behind that, and its turn comes."""
+        if chunk.whole or not chunk.begun:
+            return False
+        silent, limit = self._clock() - chunk.heard, SLOW if chunk.progress else SILENT
+        return silent > limit and (silent > LATE or self.silence(chunk.by) > SLOW)
+
+    def _is_owed(self, chunk: _Chunk) -> bool:
+        """It is stuck, and who has told of it had the time to send something."""
+        return self._is_stuck(chunk) and self._clock() - chunk.heard > SLOW
+
+    def silence(self, host: str | None) -> float:
+        """Seconds since something of any chunk came of which a host has told."""
+        return self._clock() - self._gave.get(host or "", -SLOW)
 
     def bytes_there(self, *, own: bool) -> int:
         """Of chunks that are here or on their way; `own`: only what the backend has sent."""
@@ -114,7 +137,17 @@ class Chunks:
     # -- what changes ----------------------------------------------------------------------------
 
     def offered(self, index: int, pieces: list[bytes], by: str) -> None:
-        self._found[index] = _Chunk(pieces, by)
+        now = self._clock()
+        self._found[index] = _Chunk(pieces, by, now, now)
+
+    def begin(self, index: int) -> None:
+        """It is fetched from others from now on."""
+        chunk = self._found[index]
+        chunk.begun, chunk.heard = True, self._clock()
+
+    def told_again(self, index: int, by: str) -> None:
+        """This host says the same of it."""
+        self._found[index].by = by
 
     def doubt(self, index: int) -> None:
         self._found[index].doubted = True
@@ -124,12 +157,13 @@ class Chunks:
         chunk = self._found.get(index)
         if chunk is None or progress <= chunk.progress:
             return False
-        chunk.progress, chunk.heard = progress, monotonic()
+        chunk.progress, chunk.heard = progress, self._clock()
+        self._gave[chunk.by or ""] = chunk.heard
         return True
 
     def is_due(self, index: int, seconds: float) -> bool:
         """Whether nothing has come for so long, and nobody was called; notes that they are now."""
-        chunk, now = self._found.get(index), monotonic()
+        chunk, now = self._found.get(index), self._clock()
         if chunk is None or now - max(chunk.heard, chunk.called) < seconds:
             return False
         chunk.called = now
@@ -137,15 +171,20 @@ class Chunks:
 
     def newly_stuck(self) -> list[tuple[int, str]]:
         """Those that came to a halt since this was asked last, and who said that it has them."""
-        now, found = monotonic(), []
+        found = []
         for index, chunk in self._found.items():
-            if chunk.by is not None and not chunk.reproached and chunk.is_stuck(now):
+            if chunk.by is not None and not chunk.reproached and self._is_owed(chunk):
                 chunk.reproached = True
                 found.append((index, chunk.by))
         return found
 
-    def arrived(self, index: int) -> None:
-        self._found[index].whole = True
+    def arrived(self, index: int) -> bool:
+        """It came from others; False if that is not wanted any more."""
+        chunk = self._found.get(index)
+        if chunk is None or chunk.whole:
+            return False
+        chunk.whole = True
+        return True
 
     def forget(self, index: int) -> None:
         self._found.pop(index, None)
@@ -189,7 +228,8 @@ class Chunks:
     def keep_own(self, index: int, pieces: list[bytes]) -> None:
         if not self.agrees(index, pieces):
             self._disprove()
-        self._found[index] = _Chunk(pieces, None, whole=True)
+        now = self._clock()
+        self._found[index] = _Chunk(pieces, None, now, now, whole=True)
 
     def told_by(self, host: str) -> list[int]:
         """Those that are not here yet, and of which only this host has said what they are."""

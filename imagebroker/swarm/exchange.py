@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from time import monotonic
 
 from imagebroker.swarm import proof, wire
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import SLOW, gateway
+from imagebroker.swarm.plan import SLOW, gateway, partners
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.wire import Message
 
 #: Seconds after which hosts that have a chunk are called again for it.
 _QUIET = 1.5
+#: Hosts that are then called.
+_CALLED = 4
 #: Chunks that a host may say it has, and not send.
 _MOST_OWED = 2
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
@@ -77,22 +78,36 @@ class Exchange:
             return
         if known is None:
             chunks.offered(index, pieces, neighbour.id)
-            self._here.torrents.fetch(index, pieces)
-            self._spread(index, pieces)
+            self._fetch()
         elif known != pieces and chunks.is_own(index):
             self._circle.ban(neighbour, f"has other bytes in chunk {index} than the backend")
             return
         elif known != pieces:
             chunks.doubt(index)  # one of two is wrong: the backend decides
+            return
         neighbour.has.add(index)
+        neighbour.on.add(index)
+        self._link(neighbour, index)
+
+    def _fetch(self) -> None:
+        """What others have, a few chunks at once."""
+        chunks = self._here.chunks
+        for index in chunks.to_fetch():
+            pieces = chunks.pieces(index) or []
+            chunks.begin(index)
+            self._here.torrents.fetch(index, pieces)
+            self._spread(index, pieces)
 
     def _tell(self, neighbour: Neighbour, index: int, pieces: list[bytes]) -> None:
         """Of a chunk that this host has, or that it fetches: to hosts that may have it only."""
         if not neighbour.proven:
             return
         if self._here.chunks.has(index):
+            if index in neighbour.has:
+                return  # it needs nothing
             neighbour.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex()})
-        neighbour.send({"t": "on", "i": index})
+        elif self._here.torrents.has(index):
+            neighbour.send({"t": "on", "i": index})
 
     def wrong(self, index: int) -> None:
         """The backend has other bytes there than the host that has told of it."""
@@ -122,11 +137,12 @@ class Exchange:
             torrents.connect(index, neighbour.ip, neighbour.hello.libtorrent)
 
     def _connects(self, neighbour: Neighbour, index: int) -> bool:
-        """Whether it is this host's turn: of two in one rack, that with the smaller id; between
-        racks, the one that its rack has for this chunk."""
+        """Whether it is this host's turn: within a rack, each connects to a few; between racks,
+        the one that its rack has for this chunk."""
         here, rack = self._here, self._here.start.rack
-        if not rack or neighbour.hello.rack in ("", rack):
-            return here.id < neighbour.id
+        near = [n.id for n in self._circle if not rack or n.hello.rack in ("", rack)]
+        if neighbour.id in near:
+            return neighbour.id in partners(here.id, near, here.start.topic, index)
         if here.chunks.has(index):
             return False
         near = [here.id, *(each.id for each in self._circle if each.hello.rack == rack)]
@@ -167,26 +183,29 @@ class Exchange:
     def watch(self) -> None:
         """What moves, and what does not."""
         here = self._here
+        here.torrents.look_closer()
+        self._fetch()
         for index in here.chunks.fetched():
             done = here.torrents.progress(index)
             if here.chunks.heard(index, done):
                 here.moved()
-                self._credit(index)
             elif here.chunks.is_due(index, _QUIET):
-                # A connection that was refused, or broke, is not tried again by itself.
-                here.torrents.unlink_all(index)
-                for each in self._circle:
-                    self._link(each, index, late=True)
+                self._call_others(index)
             if done >= here.start.layout.length(index):
                 self._take(index)
 
         self._reproach()
 
-    def _credit(self, index: int) -> None:
-        """Something of this chunk came: nothing is owed by who has told of it."""
-        teller = self._circle.get(self._here.chunks.teller(index) or "")
-        if teller is not None:
-            teller.gave = monotonic()
+    def _call_others(self, index: int) -> None:
+        """A connection that was refused, or broke, is not tried again by itself."""
+        self._here.torrents.unlink_all(index)
+        known = [each for each in self._circle if index in each.on]
+        known = [each for each in known if index in each.has] or known
+        called = random.sample(known, min(len(known), _CALLED))
+        if (teller := self._circle.get(self._here.chunks.teller(index) or "")) is not None:
+            called.append(teller)
+        for each in called:
+            self._link(each, index, late=True)
 
     def _reproach(self) -> None:
         """Hosts that say that they have chunks, and do not send them."""
@@ -196,9 +215,17 @@ class Exchange:
                 continue
             each.owed += 1
             self._here.trace(f"chunk {index} does not come from {each.title}")
-            silent = monotonic() - each.gave > SLOW
+            silent = self._here.chunks.silence(teller) > SLOW
             if each.owed > (_MOST_OWED if silent else 2 * _MOST_OWED):
+                self._hand_over(each)
                 self._circle.ban(each, "does not send what it says it has")
+
+    def _hand_over(self, neighbour: Neighbour) -> None:
+        """What others have too does not depend on its word."""
+        for index in self._here.chunks.told_by(neighbour.id):
+            others = (n.id for n in self._circle if n is not neighbour and index in n.has)
+            if (other := next(others, None)) is not None:
+                self._here.chunks.told_again(index, other)
 
     def _take(self, index: int) -> None:
         if index not in self._busy:
@@ -217,12 +244,14 @@ class Exchange:
             return
         if not await self._passes_audit(index, teller):
             return
-        chunks.arrived(index)
+        if not chunks.arrived(index):
+            return  # it was read here meanwhile, or is not believed any more
         here.moved()
         here.trace(f"chunk {index} came from others")
         told = self._circle.get(teller)
         by = teller if told is None else told.title
         here.parent.send({"t": "got", "i": index, "by": by})
+        self._fetch()
         self._spread(index, chunks.pieces(index) or [])
 
     async def _passes_audit(self, index: int, teller: str) -> bool:

@@ -10,9 +10,13 @@ from time import monotonic
 from typing import Any, Protocol
 
 from imagebroker.swarm.chunks import Chunks
+from imagebroker.swarm.patience import Clock
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
 from imagebroker.swarm.wire import Message
+
+#: Seconds between two looks at everything, and the most that count if it was longer.
+MOMENT, _COUNTED = 0.05, 0.1
 
 
 class Parent(Protocol):
@@ -37,7 +41,8 @@ class Here:
         #: Of its certificate.
         self.fingerprint = self.identity.fingerprint
         self.id = f"{self.fingerprint[:16]}-{secrets.token_hex(8)}"
-        self.chunks = Chunks(start.layout, start.first, Path(start.spool))
+        self.clock = Clock(_COUNTED)
+        self.chunks = Chunks(start.layout, start.first, Path(start.spool), self.clock)
         beside = port + len(start.ports) if start.ports else 0
         self.torrents = Torrents(start, start.libtorrent or beside)
         self._began = self._moved = monotonic()

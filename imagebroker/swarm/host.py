@@ -17,7 +17,7 @@ from imagebroker.swarm import wire
 from imagebroker.swarm.admission import Admission
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.exchange import Exchange
-from imagebroker.swarm.here import Here, Parent
+from imagebroker.swarm.here import MOMENT, Here, Parent
 from imagebroker.swarm.layer import Layer
 from imagebroker.swarm.meeting import PATIENCE, Meeting
 from imagebroker.swarm.neighbour import Neighbour
@@ -27,8 +27,6 @@ from imagebroker.swarm.share import Share
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import Message
 
-#: Seconds between two looks at everything.
-_MOMENT = 0.05
 #: Seconds between two looks at how far transfers are.
 _LOOK_CLOSER = 0.25
 #: Seconds for which a host looks for others before it begins to read.
@@ -41,7 +39,6 @@ class Host:
     def __init__(self, start: Start, parent: Parent) -> None:
         self._start, self._parent = start, parent
         self._complete = False
-        self._pace = Pace()
 
     async def run(self) -> None:
         """:raises OSError: no port is free."""
@@ -79,6 +76,7 @@ class Host:
 
     def _compose(self, port: int) -> None:
         self._here = Here(self._start, self._parent, port)
+        self._pace = Pace(self._here.clock)
         self._circle = Circle(self._here)
         self._share = Share(self._here, self._circle)
         self._layer = Layer(self._here, self._circle)
@@ -149,13 +147,14 @@ class Host:
         """Again and again: what has arrived, whom to ask, and what to read next."""
         looked = 0.0
         while True:
+            self._here.clock.look()
             self._exchange.collect()
             self._admission.ask()
             self._share.decide()
             if monotonic() - looked > _LOOK_CLOSER:
                 looked = monotonic()
                 self._watch()
-            await asyncio.sleep(_MOMENT)
+            await asyncio.sleep(MOMENT)
 
     def _watch(self) -> None:
         """What moves, and whether it is worth while."""
@@ -170,7 +169,7 @@ class Host:
         self._note_pace()
         if self._pace.is_slow:
             self._here.leave("it is slower than the backend alone")
-            self._pace = Pace()
+            self._pace = Pace(self._here.clock)
         elif self._here.quiet_for > self._start.patience:
             self._here.leave("nothing arrives")
             self._here.moved()
@@ -178,4 +177,5 @@ class Host:
     def _note_pace(self) -> None:
         chunks, share = self._here.chunks, self._share
         there, read = (chunks.bytes_there(own=own) + share.grown for own in (False, True))
-        self._pace.note(there, read, is_reading=share.is_reading)
+        part = min(share.readers / (len(self._circle) + 1), 1.0)
+        self._pace.note(there, read, is_reading=share.is_reading, part=part)

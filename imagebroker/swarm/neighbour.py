@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import StreamReader, StreamWriter
 from dataclasses import dataclass, field
 from time import monotonic
@@ -11,9 +12,11 @@ from imagebroker.swarm import proof, wire
 from imagebroker.swarm.wire import BrokenPeer, Message
 
 #: The version of what hosts say to each other.
-VERSION = 2
+VERSION = 3
 #: Bytes that may wait to be sent to one host: it takes nothing any more.
 _MOST_WAITING = 4 * 1024 * 1024
+#: Seconds in which what is to be sent is gathered.
+_TOGETHER = 0.02
 #: Challenges that a host answers to one other: each may cost a request to the backend.
 _MOST_CHALLENGES = 4
 _LARGEST_PLACE, _MOST_PLACES = 64 * 1024, 8
@@ -88,8 +91,9 @@ class Neighbour:
     offers: dict[int, list[bytes]] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
     owed: int = 0
-    #: When something of a chunk came of which it was the first to tell.
-    gave: float = field(default_factory=monotonic)
+    #: What is to be sent, and whether that is due.
+    _waiting: bytearray = field(default_factory=bytearray, init=False)
+    _is_due: bool = field(default=False, init=False)
 
     @property
     def id(self) -> str:
@@ -115,10 +119,20 @@ class Neighbour:
         transport = self.writer.transport
         if transport.is_closing():
             return
-        if transport.get_write_buffer_size() > _MOST_WAITING:
+        if transport.get_write_buffer_size() + len(self._waiting) > _MOST_WAITING:
             transport.abort()
             return
-        self.writer.write(wire.encoded(message))
+        self._waiting += wire.encoded(message)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(_TOGETHER, self._flush)
+
+    def _flush(self) -> None:
+        """What was said in a moment goes in one piece."""
+        self._is_due = False
+        if not self.writer.transport.is_closing():
+            self.writer.write(bytes(self._waiting))
+        self._waiting.clear()
 
     def continues(self, before: Neighbour) -> None:
         """It is the same host, with the same certificate, on another connection."""
@@ -129,7 +143,7 @@ class Neighbour:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.owed, self.gave = before.owed, before.gave
+            self.owed = before.owed
 
     def close(self) -> None:
         self.writer.transport.abort()

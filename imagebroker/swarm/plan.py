@@ -7,6 +7,7 @@ those from the first one that nobody has on.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -26,6 +27,12 @@ MOST_CALLED = 16
 #: Seconds after which a chunk of which nothing came from others is read here, and one of which
 #: nothing more came.
 SILENT, SLOW = 3.0, 6.0
+#: The same for one that waits until a host has sent other chunks.
+LATE = 20.0
+#: The steps in which partners stand apart: 1, and its powers.
+_STRIDE = 4
+#: Chunks that a host fetches from others at once.
+FETCHED = 16
 #: Seconds after which it is the next host's turn to read a chunk.
 _TURN = 0.3
 #: So many hosts read from the backend at once. More would only make each of them slower.
@@ -70,6 +77,7 @@ class Layout:
         return stop - start
 
 
+@functools.lru_cache(1 << 14)
 def weight(member: str, topic: str, index: int) -> bytes:
     return hashlib.sha256(f"{member} {topic} {index}".encode()).digest()
 
@@ -83,6 +91,18 @@ def dealt(members: Collection[str], topic: str, stripe: int) -> list[str]:
 def gateway(rack: Collection[str], topic: str, index: int) -> str:
     """The member of a rack that gets a chunk from other racks; the others have it from there."""
     return min(rack, key=lambda member: weight(member, topic, index))
+
+
+def partners(own: str, members: Collection[str], topic: str, index: int) -> list[str]:
+    """The members to which `own` connects for a chunk. All stand in a circle, in another order for
+    each chunk, and each connects to the next one, the fourth, the sixteenth: every connection costs
+    a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
+    circle = sorted({own, *members}, key=lambda member: weight(member, topic, index))
+    place, found, step = circle.index(own), [], 1
+    while step < len(circle):
+        found.append(circle[(place + step) % len(circle)])
+        step *= _STRIDE
+    return found
 
 
 class Deal:
@@ -138,10 +158,13 @@ class Turns:
             return range(unread[0], unread[0] + _in_a_row(unread))
         free = [each for each in window(unread, 2 * len(deal.members)) if each not in claimed]
         self._free = {index: self._free.get(index, now) for index in free}
-        for index, since in self._free.items():
-            if now - since >= deal.place(own, index) * _TURN:
-                return range(index, index + 1)
-        return None
+        places = ((deal.place(own, index), index) for index in free)
+        due = [each for each in places if now - self._free[each[1]] >= each[0] * _TURN]
+        if not due:
+            return None
+        # Not the first one: that may be due for others, too.
+        index = min(due)[1]
+        return range(index, index + 1)
 
 
 def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, str]]) -> bool:

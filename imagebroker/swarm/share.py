@@ -31,7 +31,7 @@ class Share:
         #: Of the run that was ordered last.
         self._number = 0
         self.taken: set[int] = set()
-        self.claims = Claims()
+        self.claims = Claims(here.clock)
         self._deal = Deal([here.id], here.start.topic)
         self._turns = Turns()
         self._claimed_at, self._grown = 0.0, 0
@@ -46,10 +46,10 @@ class Share:
         """Whether this host reads from the backend now, and what."""
         if self._reading is not None:
             return
-        here, now = self._here, monotonic()
-        unread = [i for i in here.chunks.unread(now) if i not in self.taken]
+        here = self._here
+        unread = [i for i in here.chunks.unread() if i not in self.taken]
         claimed = self.claims.standing()
-        found = self._turns.next(here.id, self._dealt(), unread, claimed, now)
+        found = self._turns.next(here.id, self._dealt(), unread, claimed, here.clock())
         if found is not None:
             self._order(found.start, found.stop)
 
@@ -136,6 +136,11 @@ class Share:
     @property
     def is_reading(self) -> bool:
         return self._reading is not None
+
+    @property
+    def readers(self) -> int:
+        """Hosts that read from the backend now, as far as this one has heard."""
+        return len({self._here.id, *(by for _, by in self.claims.standing().values())})
 
     @property
     def grown(self) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from imagebroker.backends.backend import Buffer
+if TYPE_CHECKING:
+    from imagebroker.backends.backend import Buffer  # much else comes with it
 
 LEAF = 16 * 1024
 _DIGEST = hashlib.sha256().digest_size

@@ -21,14 +21,18 @@ class Clock:
 
 
 def judged(
-    seconds: int, there: Callable[[int], int], read: Callable[[int], int], until: int
+    seconds: int,
+    there: Callable[[int], int],
+    read: Callable[[int], int],
+    until: int,
+    part: float = 1.0,
 ) -> bool:
     """After so many seconds, in which the backend was read until one of them."""
     clock = Clock()
     pace = Pace(clock)
     for second in range(1, seconds + 1):
         clock.now = float(second)
-        pace.note(there(second), read(second), is_reading=second <= until)
+        pace.note(there(second), read(second), is_reading=second <= until, part=part)
     return pace.is_slow
 
 
@@ -52,3 +56,14 @@ def test_a_few_seconds_of_silence_are_no_verdict() -> None:
         return 10 * MIB * min(second, 6)
 
     assert_that(judged(10, read, read, 6), Equals(False))
+
+
+def test_what_few_get_from_the_backend_is_no_measure_of_what_all_would() -> None:
+    def read(second: int) -> int:
+        return 10 * MIB * min(second, 6)
+
+    def there(second: int) -> int:
+        return read(second) + max(second - 6, 0) * MIB
+
+    assert_that(judged(16, there, read, 6), Equals(True))
+    assert_that(judged(16, there, read, 6, part=1 / 8), Equals(False))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.fleet.memory import Memory
 from benchmarks.fleet.network import Network
 from imagebroker.swarm import certificates
 from tests.swarm.lies import LIES
@@ -76,7 +77,7 @@ class Result(NamedTuple):
     #: Liars that honest hosts have named, and honest hosts that they have.
     named: int
     accused: int
-    #: MiB of both processes of a host, at most.
+    #: MiB of both processes of a host together, at most.
     memory: float
     #: Seconds of processors for each host, and the part of the machine's that was in use.
     processor: float
@@ -145,8 +146,17 @@ class _Run:
         self._dead = drawn.sample(self._honest, way.killed)
         self._began: dict[str, float] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: dict[str, int] = {}
 
     def measured(self) -> Result:
+        for name in (*self._liars, *self._honest):
+            folder = self._bench.folder / name
+            subprocess.run(["rm", "-rf", folder], check=True)
+            folder.mkdir()
+        with Memory(self._pids) as memory:
+            return self._measured(memory)
+
+    def _measured(self, memory: Memory) -> Result:
         network, way = self._network, self._way
         before, busy_before, began = network.sent("origin"), _busy(), time.monotonic()
         for number, name in enumerate([*self._liars, *self._honest]):
@@ -157,40 +167,39 @@ class _Run:
             for name in self._dead:
                 network.kill(name)
         alive = [each for each in self._honest if each not in self._dead]
-        right = wrong = 0
-        longest = memory = processor = 0.0
+        longest = processor = 0.0
+        ended = []
         for name in alive:
             _, status, usage = os.wait4(self._running[name].pid, 0)
             self._running[name].returncode = os.waitstatus_to_exitcode(status)
             longest = max(longest, self._ended(name) - self._began[name])
-            is_right = self._is_right(name)
-            right += status == 0 and is_right
-            wrong += status == 0 and not is_right
-            second = [_Process.of(pid) for pid in network.processes(name)]
-            memory = max(memory, usage.ru_maxrss / 1024 + sum(each.peak for each in second))
-            processor += usage.ru_utime + usage.ru_stime + sum(each.seconds for each in second)
+            ended += [name] if status == 0 else []
+            processor += usage.ru_utime + usage.ru_stime
+            processor += sum(_seconds(pid) for pid in network.processes(name))
         busy, all_of_it = (after - at for after, at in zip(_busy(), busy_before, strict=True))
         images = (network.sent("origin") - before) / self._bench.size
+        right = sum(self._is_right(name) for name in ended)
         for name in [*self._dead, *self._liars]:
             network.kill(name)
             self._running[name].wait()
         named = self._named(alive)
+        liars = self._prints(self._liars)
         return Result(
-            way, longest, right, len(alive), wrong, images, len(named & self._prints(self._liars)),
-            len(named - self._prints(self._liars)), memory, processor / len(alive),
-            busy / all_of_it,
+            way, longest, right, len(alive), len(ended) - right, images,
+            named=len(named & liars), accused=len(named - liars),
+            memory=max(memory.most(name) for name in alive), processor=processor / len(alive),
+            busy=busy / all_of_it,
         )  # fmt: skip
 
     def _start(self, name: str) -> None:
         folder = self._bench.folder / name
-        subprocess.run(["rm", "-rf", folder], check=True)
-        folder.mkdir()
         command = self._lies(name, folder) if name in self._liars else self._loads(name, folder)
         self._began[name] = time.monotonic()
         with open(folder / "log", "wb") as log:
             self._running[name] = subprocess.Popen(
                 self._network.within(name, *command), stdout=log, stderr=log
             )
+        self._pids[name] = self._running[name].pid
 
     @property
     def _url(self) -> str:
@@ -251,21 +260,13 @@ class _Run:
         }
 
 
-class _Process(NamedTuple):
-    #: MiB at most, and seconds of processors.
-    peak: float
-    seconds: float
-
-    @classmethod
-    def of(cls, pid: int) -> _Process:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return cls(0.0, 0.0)
-        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-        ticks = int(fields[11]) + int(fields[12])
-        return cls(int(peak[1]) / 1024 if peak else 0.0, ticks / os.sysconf("SC_CLK_TCK"))
+def _seconds(pid: int) -> float:
+    """Of processors that a process has used."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _busy() -> tuple[float, float]:

@@ -18,6 +18,8 @@ from imagebroker.swarm.start import Start, members, ports
 from imagebroker.system.owned_directory import open_owned
 
 T = TypeVar("T")
+#: The second process has another current directory.
+_PATHS = ("swarm_ca", "swarm_certificate", "swarm_key", "swarm_dir", "swarm_members_dir")
 _NEEDED = ("swarm_address", "swarm_ca", "swarm_certificate", "swarm_key", "swarm_dir")
 
 
@@ -59,6 +61,13 @@ class Fleet:
                     f"{option} is not set, and a swarm needs it",
                     hint="set it, or take swarm out of the config file; docs/fleet.md has an "
                     "example",
+                    option=option,
+                )
+        for option in _PATHS:
+            if core[option] and not os.path.isabs(core[option]):
+                raise ConfigError(
+                    f"{option}: {core[option]!r} is not an absolute path",
+                    hint="write a path that begins with /",
                     option=option,
                 )
         if importlib.util.find_spec("libtorrent") is None:

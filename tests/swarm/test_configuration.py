@@ -60,7 +60,9 @@ def test_without_it_nothing_of_the_swarm_is_imported(tmp_path: Path) -> None:
         ("swarm_ca", ""), ("swarm_ca", "/nowhere/ca.pem"), ("swarm_key", "/nowhere/one.key"),
         ("swarm_certificate", ""), ("swarm_address", "0.0.0.0"), ("swarm_address", "a.host"),
         ("swarm_ports", "80"), ("swarm_members", "a host"), ("swarm_members", ""),
-        ("swarm_dir", ""),
+        ("swarm_dir", ""), ("swarm_dir", "spool"), ("swarm_ca", "pki/ca.pem"),
+        ("swarm_certificate", "./one.pem"), ("swarm_key", "../one.key"),
+        ("swarm_members_dir", "members"),
     ],
 )  # fmt: skip
 def test_what_it_needs_is_named(

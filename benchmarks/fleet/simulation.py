@@ -93,7 +93,7 @@ class _Host:
     known: set[int] = field(default_factory=set)
     whole: set[int] = field(default_factory=set)
     #: Of chunks that are fetched: with whom it is connected for them, and since when nothing came.
-    links: dict[int, set[_Host]] = field(default_factory=dict)
+    links: dict[int, list[_Host]] = field(default_factory=dict)
     quiet: dict[int, float] = field(default_factory=dict)
     reading: int | None = None
     open_requests: int = 0
@@ -289,7 +289,7 @@ class Simulation:
     def _begin_chunks(self, host: _Host) -> None:
         """Fetch what it knows of, a few at once."""
         for index in sorted(host.known - host.links.keys())[: FETCHED - len(host.links)]:
-            host.links[index], host.quiet[index] = set(), self._now
+            host.links[index], host.quiet[index] = [], self._now
             for each in host.near:
                 if each.listens(index) and (
                     each.name in self._partners(host, index)
@@ -306,8 +306,8 @@ class Simulation:
 
     def _link(self, one: _Host, other: _Host, index: int) -> None:
         for a, b in ((one, other), (other, one)):
-            if index in a.links:
-                a.links[index].add(b)
+            if index in a.links and b not in a.links[index]:
+                a.links[index].append(b)
 
     def _call_others(self, host: _Host) -> None:
         """For chunks of which nothing comes."""
@@ -350,16 +350,17 @@ class Simulation:
     def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
         """A part that a neighbour has: of a chunk and from a neighbour at random."""
         wanted = [
-            (index, each)
+            (index, links)
             for index, links in host.links.items()
-            if host.asked[index] | host.has[index] != self._all
-            for each in links
+            if links and host.asked[index] | host.has[index] != self._all
         ]
         if not wanted:
             return None
         best: tuple[int, int, _Host] | None = None
+        draw = self._random.random
         for _ in range(8):
-            index, sender = self._random.choice(wanted)
+            index, links = wanted[int(draw() * len(wanted))]
+            sender = links[int(draw() * len(links))]
             there = sender.has[index] & ~(host.asked[index] | host.has[index]) & self._all
             if not there or not sender.alive:
                 continue

@@ -80,6 +80,9 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
             await asyncio.sleep(0.5)
             if host is not None:
                 torrents.connect(index, config["host"], host.libtorrent)
+    torrents.look_closer()
+    await asyncio.sleep(0.5)
+    torrents.finished()
     got = sum(torrents.progress(index) for index in range(layout.count))
     return {"told": sorted(set(told)), "bytes": got}
 

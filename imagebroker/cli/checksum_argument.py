@@ -8,11 +8,10 @@ import sys
 from typing import NamedTuple
 
 from imagebroker.exceptions import InvalidImageRef, UsageError
+from imagebroker.model.algorithms import BY_DIGITS
 from imagebroker.redaction import redact
 
 _STDIN = "-"
-#: By the number of hex digits, where nothing else names the algorithm.
-_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 _FORMS = (
     "write sha256:HEX or the {n} hex digits alone, the URL of a checksum file such as "
     "https://host/SHA256SUMS, the path of a local one, or - for standard input"
@@ -35,8 +34,8 @@ def checksum_of(text: str, ref: str, called: str | None = None) -> Given:
     :raises VerificationError: it has no usable digest for the image.
     """
     digits = re.fullmatch(r"\s*([0-9a-fA-F]+)\s*", text)
-    if digits and len(digits[1]) in _BY_DIGITS:
-        return Given(f"{_BY_DIGITS[len(digits[1])]}:{digits[1]}")
+    if digits and len(digits[1]) in BY_DIGITS:
+        return Given(f"{BY_DIGITS[len(digits[1])]}:{digits[1]}")
     if spelled := re.fullmatch(r"([A-Za-z0-9_-]{3,16})[:=]([0-9a-fA-F]{32,128})", text):
         return Given(f"{_algorithm(spelled[1])}:{spelled[2]}")
     if text == _STDIN:

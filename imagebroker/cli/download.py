@@ -32,10 +32,10 @@ from imagebroker.exceptions import (
     TransferError,
     UsageError,
 )
+from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.redaction import redact
 from imagebroker.transfer.codecs import unpacked_name
 from imagebroker.transfer.store.replaceable import OPENED
-from imagebroker.verify.checksum import STRONG, WEAK
 
 if TYPE_CHECKING:
     from imagebroker.transfer.download import Download as Done

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from imagebroker.compat.errors import Table
 from imagebroker.compat.service_options import ServiceOptions, truth
 from imagebroker.exceptions import InvalidImageRef, PolicyViolation
-from imagebroker.verify.checksum import STRONG, WEAK, is_url, parse_checksum
+from imagebroker.model.algorithms import STRONG, WEAK
+from imagebroker.verify.checksum import is_url, parse_checksum
 
 if TYPE_CHECKING:
     from imagebroker.compat.ironic_hrefs import Surroundings

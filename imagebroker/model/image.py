@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from imagebroker.exceptions import InvalidImageRef
+from imagebroker.model.algorithms import STRONG
 from imagebroker.redaction import shown_fields
 
 QUEUED = "queued"
@@ -27,9 +28,6 @@ STATUSES = (
     QUEUED, SAVING, UPLOADING, IMPORTING, ACTIVE, DEACTIVATED, KILLED, DELETED, PENDING_DELETE,
 )  # fmt: skip
 VISIBILITIES = ("public", "community", "shared", "private")
-
-#: Digests that prove content, best first; md5 and sha1 are not among them.
-STRONG = ("sha512", "sha256", "sha384", "sha3_512", "sha3_256", "blake2b")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.model.image import Image
 from imagebroker.transfer.fetch.events import (
     Attempt,
@@ -18,7 +19,6 @@ from imagebroker.transfer.fetch.events import (
     TakenUp,
     VersionMet,
 )
-from imagebroker.verify.checksum import STRONG, WEAK
 
 
 class Account:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
@@ -61,10 +60,6 @@ class Progress:
 
 #: Seconds between two looks at the caller's wish to cancel and at the deadline.
 _MOMENT = 0.1
-#: Share of `retry_backoff` that is waited after an attempt that brought bytes.
-_AFTER_PROGRESS = 0.1
-#: Longest pause between two attempts (seconds), whatever a peer asks for.
-_LONGEST_PAUSE = 120.0
 
 
 class Watch:
@@ -219,22 +214,10 @@ class Watch:
             )
         self.begin()
 
-    def backoff(self, failures: int, error: ImageBrokerError) -> float:
-        """Seconds before the next attempt: exponential with jitter, or as the peer asks.
-
-        `failures`: failures in a row; 0 after one that delivered bytes: then waiting does not help.
-        """
-        factor = min(2 ** (failures - 1), 16) if failures else _AFTER_PROGRESS
-        jitter = 0.5 + random.random() / 2  # noqa: S311 - no secret depends on it
-        seconds = float(self.rules.retry_backoff * factor * jitter)
-        if error.retry_after is not None:
-            seconds = max(seconds, min(error.retry_after, _LONGEST_PAUSE))
-        return seconds
-
-    def pause(self, failures: int, error: ImageBrokerError) -> None:
-        """Wait before the next attempt."""
+    def pause(self, seconds: float, error: ImageBrokerError) -> None:
+        """Wait before the next attempt; `error` is why there is one."""
         self._reason, self._failed_at = str(error), self.done
-        ends = monotonic() + self.backoff(failures, error)
+        ends = monotonic() + seconds
         while (left := ends - monotonic()) > 0:
             self.check()
             self.report("wait")

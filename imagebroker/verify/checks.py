@@ -17,9 +17,10 @@ from imagebroker.exceptions import (
     ImageBrokerError,
     InvalidImageRef,
 )
+from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import STRONG, Checksum, Checksums, Further
+from imagebroker.verify.checksum import Checksum, Checksums, Further
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
 from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature

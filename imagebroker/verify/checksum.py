@@ -17,17 +17,12 @@ from imagebroker.exceptions import (
     PolicyViolation,
     VerificationError,
 )
+from imagebroker.model.algorithms import DIGITS, STRONG, WEAK
 from imagebroker.model.image import Image
 from imagebroker.model.upload_data import Hasher
 from imagebroker.redaction import redact
 from imagebroker.system.worker import Worker
 
-#: Strong algorithms, with the number of hex digits of their digests.
-STRONG = {
-    "sha512": 128, "sha256": 64, "sha384": 96, "sha3_512": 128, "sha3_256": 64, "blake2b": 128,
-}  # fmt: skip
-#: Algorithms that do not protect against an attacker (CVE-2015-8234).
-WEAK = {"md5": 32, "sha1": 40}
 #: Computed if no checksum is required.
 DEFAULT = "sha256"
 #: Bytes that may wait for the thread that hashes, and below which it costs more than it saves.
@@ -40,7 +35,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 def is_url(checksum: object) -> bool:
     """Whether a caller's `checksum` is the URL of a checksum file, not a digest."""
     match = _URL.match(checksum) if isinstance(checksum, str) else None
-    return match is not None and match[1] not in (*STRONG, *WEAK)
+    return match is not None and match[1] not in DIGITS
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def parse_checksum(text: object, *, allow_weak: bool = False) -> Checksum:
         if isinstance(text, str)
         else None
     )
-    digits = {**STRONG, **WEAK}.get(match[1]) if match else None
+    digits = DIGITS.get(match[1]) if match else None
     if match is None or digits != len(match[2]):
         raise InvalidImageRef(
             f"{redact(text, 160)!r} is not a checksum",
@@ -134,7 +129,7 @@ def _of_record(image: Image, *, strict: bool) -> Checksum | None:
 
 
 def _checked(image: Image, algorithm: str, digest: Any) -> Checksum:
-    digits = {**STRONG, **WEAK}[algorithm]
+    digits = DIGITS[algorithm]
     if not isinstance(digest, str) or not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", digest):
         raise VerificationError(
             f"the {algorithm} in the record of {image.ref} is {redact(digest, 40)!r}, "

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
 from imagebroker.exceptions import PolicyViolation, VerificationError
+from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import STRONG, WEAK, Checksum
+from imagebroker.verify.checksum import Checksum
 from imagebroker.verify.checksum_json import digests_in
 from imagebroker.verify.checksum_lines import Entry, entries
 from imagebroker.verify.checksum_text import plain_text

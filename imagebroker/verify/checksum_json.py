@@ -13,14 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from imagebroker.verify.checksum import STRONG, WEAK
+from imagebroker.model.algorithms import BY_DIGITS, DIGITS
 
 #: Members with one digest, whose algorithm it names itself or another member does.
 _PLAIN = ("digest", "hash", "checksum", "value")
 _ALGORITHM = ("algorithm", "algo", "type", "hash_type", "checksum_type", "checksumtype")
-_DIGITS = {**STRONG, **WEAK}
-#: By the number of hex digits, where nothing names an algorithm.
-_USUAL = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 #: Levels between the object with the name and the one with its digest.
 _HIGHEST = 3
 
@@ -82,7 +79,7 @@ def _digests(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
             algorithm = _known(name)
             if name.rpartition("/")[2] in _PLAIN:
                 algorithm, each = _labelled(each, said)
-            if algorithm and (digest := _hex(each, _DIGITS[algorithm])):
+            if algorithm and (digest := _hex(each, DIGITS[algorithm])):
                 yield algorithm, digest
 
 
@@ -91,7 +88,7 @@ def _labelled(text: str, said: object) -> tuple[str | None, str]:
     label, colon, rest = text.partition(":")
     if colon and (algorithm := _known(_plain(label))):
         return algorithm, rest
-    return _known(_plain(said)) if said is not None else _USUAL.get(len(text)), text
+    return _known(_plain(said)) if said is not None else BY_DIGITS.get(len(text)), text
 
 
 def _plain(key: object) -> str:
@@ -101,7 +98,7 @@ def _plain(key: object) -> str:
 def _known(name: str) -> str | None:
     bare = re.sub(r"_?(?:sum|hash|digest|checksum|hex)\Z", "", name)
     return next((each for each in (bare.replace("-", ""), bare.replace("-", "_"))
-                 if each in _DIGITS), None)  # fmt: skip
+                 if each in DIGITS), None)  # fmt: skip
 
 
 def _hex(text: str, digits: int) -> str | None:

@@ -7,37 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from imagebroker.exceptions import VerificationError
-from imagebroker.verify.checksum import STRONG, WEAK
+from imagebroker.model.algorithms import BY_DIGITS, DIGITS, SPELLINGS, UNSUPPORTED
 
-#: How algorithms are spelled in lines, headings and file names; the first match counts.
-#: `B2SUMS` and `.b2` are coreutils' b2sum, `b3sums` is BLAKE3's own tool.
-_SPELLINGS = {
-    "hmac": r"hmac[-_ ]?(?:sha|md|blake)[-_/0-9a-z]*",
-    "sha3_512": r"sha3[-_ ]?512", "sha3-384": r"sha3[-_ ]?384", "sha3_256": r"sha3[-_ ]?256",
-    "sha512/256": r"sha-?512[-_/t]+256", "sha512": r"sha(?:2[-_])?[-_ ]?512",
-    "sha384": r"sha(?:2[-_])?[-_ ]?384", "sha256": r"sha(?:2[-_])?[-_ ]?256",
-    "sha1": r"sha[-_ ]?1", "md5": r"md5", "blake2s": r"blake2s(?:p)?",
-    "blake2b": r"blake2(?:bp?)?|b2", "blake3": r"blake3|b3", "whirlpool": r"whirlpool",
-    "streebog": r"streebog|gost", "sm3": r"sm3", "skein": r"skein",
-    "ripemd160": r"rmd160|ripemd160",
-}  # fmt: skip
-#: Hex digits of unsupported digests, which must not be mistaken for supported ones.
-_UNSUPPORTED = {
-    "hmac": {32, 40, 64, 96, 128},
-    "sha3-384": {96}, "sha512/256": {64}, "blake2s": {64}, "blake2b": {32, 40, 64, 96},
-    "blake3": {64}, "whirlpool": {128}, "streebog": {64, 128}, "sm3": {64}, "skein": {64, 128},
-    "ripemd160": {40},
-}  # fmt: skip
-#: The algorithm by the number of hex digits, if nothing else names it.
-_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
-
+#: What names an algorithm in lines, headings and file names.
 _WORD = re.compile(
     rb"(?<![a-z0-9])(?:"
-    + b"|".join(f"(?P<a{n}>{pattern})".encode() for n, pattern in enumerate(_SPELLINGS.values()))
+    + b"|".join(f"(?P<a{n}>{pattern})".encode() for n, pattern in enumerate(SPELLINGS.values()))
     + rb")(?:[-_ ]?sums?|[-_ ]?hash(?:es)?)?(?![a-z0-9])",
     re.IGNORECASE,
 )
-_NAMES = tuple(_SPELLINGS)
+_NAMES = tuple(SPELLINGS)
 _HEX = rb"[0-9a-fA-F]{32,128}"
 #: `DIGEST  NAME` of coreutils; after a leading backslash, the name is escaped.
 _COREUTILS = re.compile(rb"[ \t]*(\\?)(" + _HEX + rb")( [ *]|[ \t]+)(.+)")
@@ -185,23 +164,23 @@ class _Lines:
         digits = len(digest)
         algorithm = self._named(said, digits)
         is_guess = algorithm is None and bool(self._heading or self._by_name)
-        algorithm = algorithm or _BY_DIGITS.get(digits)
+        algorithm = algorithm or BY_DIGITS.get(digits)
         if algorithm is not None and name != _UNREADABLE:
             yield Entry(algorithm, digest.decode().lower(), name, is_text, is_guess=is_guess)
 
     def _named(self, said: str | None, digits: int) -> str | None:
         """From the line, else the heading, else the file's name."""
         for each in filter(None, (said, self._heading, self._by_name)):
-            if {**STRONG, **WEAK}.get(each) == digits:
+            if DIGITS.get(each) == digits:
                 return each
-            if digits in _UNSUPPORTED.get(each, ()):
+            if digits in UNSUPPORTED.get(each, ()):
                 return f"blake2b of {4 * digits} bits" if each == "blake2b" else each
             if each == said:
                 raise VerificationError(
                     f"{self._origin}: a line for {each} has the wrong number of hex digits",
                     hint="download the checksum file again: it is damaged or truncated",
                 )
-        return None
+        return BY_DIGITS.get(digits)
 
 
 def _unescaped(name: bytes) -> bytes:

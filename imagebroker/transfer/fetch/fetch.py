@@ -93,7 +93,7 @@ class Fetch:
         self._identity = Identity(
             joining, record.size if record is not None else None, watch.rules.max_size
         )
-        self._retries = Retries(watch.rules.retries)
+        self._retries = Retries(watch.rules)
         self._required = required
         # Whether encoded bytes are refused; anything may be opened until the demands are known.
         self._refuses_codings = False
@@ -403,7 +403,9 @@ class Fetch:
         source = self._source
         if source is None:
             raise AssertionError("parallel ranges need an opened source")
-        main = RangeSource(self._candidates[0], source, self._tuning, wanted=self._wanted)
+        main = RangeSource(
+            self._candidates[0], source, self._tuning, Retries(self._watch.rules), self._wanted
+        )
         openings = [Opening(each, self._watch, self._changed) for each in self._others()]
         scheduler = RangeScheduler(
             main, self._missing, self._watch, self._changed, self._tuning, openings,
@@ -502,7 +504,7 @@ class Fetch:
         shown = said if ref in said else f"{ref}: {said}"
         LOG.warning("attempt %d failed, trying again: %s", self._attempts - 1, shown)
         if not isinstance(error, RangeIgnored):
-            self._watch.pause(self._retries.in_a_row, error)
+            self._watch.pause(self._retries.pause(error), error)
 
     @property
     def _circumstances(self) -> Circumstances:
@@ -537,7 +539,7 @@ class Fetch:
             self._identity.accept_any_version()
             self._changed_at = 0
             self._begin_again()
-        self._watch.pause(0, error)
+        self._watch.pause(self._retries.short_pause(error), error)
 
     def _is_a_neighbours(self, error: ImageBrokerError) -> bool:
         """Whether a refusal may be that of another server than the one which sent bytes."""

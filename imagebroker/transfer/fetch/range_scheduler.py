@@ -22,6 +22,7 @@ from imagebroker.system.forks import Condition
 from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.fetch.events import Chunk
 from imagebroker.transfer.fetch.range_source import Opening, RangeRead, RangeSource
+from imagebroker.transfer.fetch.retry import Retries
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.ranges import Range, length
 
@@ -136,7 +137,9 @@ class RangeScheduler:
                 opened.close()
                 self._give_up(opening.candidate, error)
                 continue
-            self._sources.append(RangeSource(opening.candidate, opened, self._tuning))
+            self._sources.append(
+                RangeSource(opening.candidate, opened, self._tuning, Retries(self._watch.rules))
+            )
 
     def _give_up(self, candidate: Candidate, error: ImageBrokerError) -> None:
         LOG.warning("the location %s failed, going on without it: %s", redact(candidate.ref), error)
@@ -203,9 +206,7 @@ class RangeScheduler:
         self._main = source
         if len(self._sources) == 1:
             raise error
-        source.failures = 1 if read.received else source.failures + 1
-        used_up = source.failures > self._watch.rules.retries
-        if isinstance(error, RangeIgnored) or not error.retryable or used_up:
+        if isinstance(error, RangeIgnored) or not source.retries.allow(error, source.received):
             self._sources.remove(source)
             for each in list(source.reads):
                 source.reads.remove(each)
@@ -217,8 +218,7 @@ class RangeScheduler:
             return
         LOG.warning("%s broke, others go on: %s", redact(source.candidate.ref), error)
         source.broke(False)
-        in_a_row = 0 if read.received else source.failures
-        source.resting_until = monotonic() + self._watch.backoff(in_a_row, error)
+        source.resting_until = monotonic() + source.retries.pause(error)
         self._watch.retries += 1
 
     # -- who reads what --------------------------------------------------------------------------

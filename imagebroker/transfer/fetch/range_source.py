@@ -10,6 +10,7 @@ from imagebroker.exceptions import Cancelled, TransferError
 from imagebroker.system.exhaustion import start
 from imagebroker.system.forks import Condition, Thread
 from imagebroker.transfer.fetch.candidates import Candidate
+from imagebroker.transfer.fetch.retry import Retries
 from imagebroker.transfer.limits import Watch
 
 #: By so much more connections must raise the throughput to be kept.
@@ -53,6 +54,7 @@ class RangeRead:
     def count(self, size: int, now: float) -> None:
         self.position += size
         self.received += size
+        self.source.received += size
         self.heard = now
         if self.answered is None:
             self.answered = now
@@ -67,15 +69,21 @@ class RangeSource:
     """
 
     def __init__(
-        self, candidate: Candidate, opened: OpenedSource, tuning: Tuning, wanted: int = 1
+        self,
+        candidate: Candidate,
+        opened: OpenedSource,
+        tuning: Tuning,
+        retries: Retries,
+        wanted: int = 1,
     ) -> None:
         self.candidate, self.opened, self._tuning = candidate, opened, tuning
+        self.retries = retries
         #: More than one range at once needs a proof that all are of one version.
         self.most = opened.parallel_reads if opened.image.version is not None else 1
         self.wanted = min(wanted, self.most)
         self.reads: list[RangeRead] = []
-        #: Failures without progress between them.
-        self.failures = 0
+        #: Bytes that it has sent.
+        self.received = 0
         #: It is left alone until then.
         self.resting_until = 0.0
         #: Seconds from a request to its first byte; the least that was seen.

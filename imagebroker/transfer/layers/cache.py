@@ -29,6 +29,7 @@ from typing import Any
 from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
+from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.system.files import is_named, try_lock
 from imagebroker.system.forks import release, withhold
@@ -37,7 +38,7 @@ from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers import labels
 from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
-from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum
+from imagebroker.verify.checksum import DEFAULT, Checksum
 
 LOG = logging.getLogger(__name__)
 

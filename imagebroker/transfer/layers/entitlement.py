@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imagebroker.backends.boundary import Boundary
 from imagebroker.exceptions import Cancelled, ImageBrokerError, TransferTimeout
+from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.model.reference import ImageRef
 from imagebroker.redaction import redact
 from imagebroker.transfer.fetch.candidates import Waiting
 from imagebroker.transfer.limits import Watch
-from imagebroker.verify.checksum import STRONG, required_checksums
+from imagebroker.verify.checksum import required_checksums
 
 if TYPE_CHECKING:
     from imagebroker.backends.backend import Context

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from imagebroker.exceptions import Cancelled, ImageBrokerError, ImageChanged, TransferTimeout
+from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.system.file_state import FileState
 from imagebroker.transfer.fetch.candidates import insecurity
@@ -32,7 +33,7 @@ from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.transfer import Transfer
 from imagebroker.verify.checks import Required
-from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum
+from imagebroker.verify.checksum import DEFAULT, Checksum
 
 _ATTRIBUTE = "user.imagebroker"
 _LONGEST = 3072

@@ -27,6 +27,7 @@ from imagebroker.exceptions import (
     RangeIgnored,
     TransferError,
 )
+from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.transfer.demands import Demands
@@ -45,7 +46,7 @@ from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.verify.checks import Required
-from imagebroker.verify.checksum import DEFAULT, STRONG, Checksum, required_checksums
+from imagebroker.verify.checksum import DEFAULT, Checksum, required_checksums
 
 LOG = logging.getLogger(__name__)
 

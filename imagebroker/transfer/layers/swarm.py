@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import ImageBrokerError
+from imagebroker.model.algorithms import STRONG
 from imagebroker.redaction import redact
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, HandedOver, Waiting
 from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.transfer import Transfer
-from imagebroker.verify.checksum import STRONG, required_checksums
+from imagebroker.verify.checksum import required_checksums
 
 if TYPE_CHECKING:
     from imagebroker.model.image import Image

@@ -17,6 +17,7 @@ from typing import Any
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import DestinationError
+from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.redaction import redact
 from imagebroker.system.forks import Process, withhold
 from imagebroker.transfer.ranges import Range, gaps
@@ -28,7 +29,6 @@ from imagebroker.transfer.store.file_systems import UNSUPPORTED
 from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.store.part_file import INTERRUPTED
 from imagebroker.transfer.store.sparse import filled
-from imagebroker.verify.checksum import STRONG, WEAK
 
 #: Bytes at the beginning that are written last: longer than any boot sector, partition table, or
 #: superblock that a host looks for.

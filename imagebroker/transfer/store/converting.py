@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from imagebroker.backends.backend import Options
 from imagebroker.exceptions import DestinationError, FormatError, InvalidImageRef
+from imagebroker.model.algorithms import STRONG
 from imagebroker.system.confined import Confinement, Program
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate
@@ -34,7 +35,7 @@ from imagebroker.transfer.qemu_img import Disk as DiskInImage
 from imagebroker.transfer.store.clone import LocalImage
 from imagebroker.transfer.store.destinations import AtPathInOrder, Destination, InOrder
 from imagebroker.transfer.store.part_file import PartFile
-from imagebroker.verify.checksum import DEFAULT, STRONG
+from imagebroker.verify.checksum import DEFAULT
 from imagebroker.verify.formats.policy import PLAIN
 from imagebroker.verify.formats.signatures import at_the_start
 from imagebroker.verify.formats.spans import SECTOR

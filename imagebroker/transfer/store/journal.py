@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from imagebroker.verify.checksum import STRONG, Checksum
+from imagebroker.model.algorithms import STRONG
+from imagebroker.verify.checksum import Checksum
 
 #: One page: the kernel copies it in one go, or not at all where the process is killed.
 _LENGTH = 4096

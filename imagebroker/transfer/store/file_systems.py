@@ -88,42 +88,42 @@ def can_be_as_large(fd: int, size: int) -> bool:
     return True
 
 
-def rename_exclusively(directory: int, old: bytes, new: bytes) -> None:
+def rename_exclusively(source: int, old: bytes, target: int, new: bytes) -> None:
     """Rename that fails with FileExistsError instead of replacing (renameat2, Linux 3.15)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(directory, old, directory, new, _RENAME_NOREPLACE) == 0:
+    if libc.renameat2(source, old, target, new, _RENAME_NOREPLACE) == 0:
         return
     code = ctypes.get_errno()
     if code not in UNSUPPORTED:
         raise OSError(code, os.strerror(code))
     try:
         # Without the flag: a second name fails where the first exists, as one step.
-        os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except FileExistsError:
         raise
     except OSError:
-        _rename_if_absent(directory, old, new)  # nor second names
+        _rename_if_absent(source, old, target, new)  # nor second names
     else:
-        os.unlink(old, dir_fd=directory)
+        os.unlink(old, dir_fd=source)
 
 
-def _rename_if_absent(directory: int, old: bytes, new: bytes) -> None:
+def _rename_if_absent(source: int, old: bytes, target: int, new: bytes) -> None:
     """Look, then rename: alone among those who do so through this function.
 
     Taking the name first with an empty file would leave that behind where the process is killed:
     nothing but a complete image may ever have the name.
     """
     # A separate descriptor: the lock goes with it.
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
     try:
         try:
             lock(fd)
         except OSError:
             pass  # no locks either
         try:
-            os.stat(new, dir_fd=directory, follow_symlinks=False)
+            os.stat(new, dir_fd=target, follow_symlinks=False)
         except FileNotFoundError:
-            os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
             return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     finally:

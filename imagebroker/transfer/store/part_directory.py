@@ -51,6 +51,15 @@ class Part(NamedTuple):
     kept: Journal | None = None
 
 
+def place(directory: int) -> int:
+    """A descriptor of the directory for part files of destinations in `directory`: the same one.
+
+    Another one must be on the same file system: a complete file is renamed into its place.
+    :raises OSError: it cannot be had.
+    """
+    return os.dup(directory)
+
+
 def part_name(name: bytes, key: str, suffix: str = SUFFIX) -> bytes:
     """`.<name>.<key><suffix>`, the middle shortened to fit into 255 bytes."""
     tail = f".{key}{suffix}".encode()

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import (
@@ -39,6 +39,7 @@ from imagebroker.transfer.store.permissions import Permissions
 from imagebroker.transfer.store.replaceable import OPENED, check_replaceable
 from imagebroker.transfer.store.sparse import filled
 
+_T = TypeVar("_T")
 _NAME_MAX = 255
 #: After these a part file is worth keeping: nothing is wrong with its bytes. A refusal may be that
 #: of a signature that has run out, and "not found" that of a server that was not given the file.
@@ -57,8 +58,8 @@ _READ_BACK = 1024 * 1024
 class PartFile:
     """What is at the path stays as it is until `commit`, which replaces it in one step.
 
-    The part file is created 0600 in the same directory, locked, and removed by `discard`. All
-    names are resolved once: the directory is held by descriptor.
+    The part file is created 0600 where `part_directory.place` says, locked, and removed by
+    `discard`. All names are resolved once: the directories are held by descriptor.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class PartFile:
         self._overwrite, self._fsync = overwrite, fsync
         self._permissions = None if file_mode is None else Permissions(file_mode, asked=True)
         self._process = Process()
+        #: That of the destination, and that of its part file.
         self._directory = withhold(open_directory(parent or b"."))
+        self._parts = -1
         self.size = 0
         self._part: bytes | None = None
         self._fd = self._journal = -1
@@ -115,6 +118,7 @@ class PartFile:
         self.kept: Journal | None = None
         try:
             self._look()
+            self._parts = withhold(self._made(lambda: parts.place(self._directory)))
             self._take(key, fits, direct)
         except BaseException as error:
             self.discard(error)
@@ -153,11 +157,11 @@ class PartFile:
         )
 
     def _take(self, key: str, fits: Callable[[Journal], bool], direct: DirectIO | None) -> None:
-        part = self._made(lambda: parts.take(self._directory, self._name, key, fits))
+        part = self._made(lambda: parts.take(self._parts, self._name, key, fits))
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
         self._try_out(part)
         if direct is not None:
-            self._direct = DirectWriter.beside(self._fd, self._directory, part.name, direct)
+            self._direct = DirectWriter.beside(self._fd, self._parts, part.name, direct)
         self.size = part.kept.end if part.kept is not None else 0
         if part.kept is not None:
             self._stored, self._resumes = part.kept.covered, part.kept.resumes
@@ -167,7 +171,7 @@ class PartFile:
         """Whether bytes may go past the page cache."""
         return self._direct is not None
 
-    def _made(self, step: Callable[[], parts.Part]) -> parts.Part:
+    def _made(self, step: Callable[[], _T]) -> _T:
         try:
             return step()
         except OSError as error:
@@ -180,7 +184,7 @@ class PartFile:
         self._fuse = is_fuse(self._fd)
         if part.kept is None and self._fuse:
             try:
-                parts.check_rename(self._directory, part.name)
+                parts.check_rename(self._parts, part.name)
             except OSError as error:
                 raise DestinationError.wrap(
                     error,
@@ -204,8 +208,8 @@ class PartFile:
         # given another name in the meantime (what is made with libfuse).
         close_and_store(self._fd)
         self._fd = -1
-        parts.remove(self._directory, name)
-        part = self._made(lambda: parts.make(self._directory, name))
+        parts.remove(self._parts, name)
+        part = self._made(lambda: parts.make(self._parts, name))
         self._fd, self._part = part.fd, part.name
 
     def note(self, journal: Journal) -> None:
@@ -216,7 +220,7 @@ class PartFile:
         self.flush()
         try:
             if self._journal < 0:
-                self._journal = parts.open_journal(self._directory, self._part)
+                self._journal = parts.open_journal(self._parts, self._part)
             journal.write(self._journal)
             self._noted = True
             self._stored, self._resumes = journal.covered, journal.resumes
@@ -391,7 +395,7 @@ class PartFile:
     def forget(self) -> None:
         """Remove the journal: the stored bytes cannot be resumed, or do not match it."""
         if self._part is not None:
-            parts.remove(self._directory, parts.journal_name(self._part))
+            parts.remove(self._parts, parts.journal_name(self._part))
         close(self._journal)
         self._journal, self._noted, self.kept = -1, False, None
 
@@ -419,7 +423,7 @@ class PartFile:
         """Let a file system that stores a file when it is closed do so, and say how that went."""
         close_once(self._fd)
         if self.sequential and self._part is not None:
-            size = os.stat(self._part, dir_fd=self._directory, follow_symlinks=False).st_size
+            size = os.stat(self._part, dir_fd=self._parts, follow_symlinks=False).st_size
             if size != self.size:
                 raise OSError(errno.EIO, f"{size} of {self.size} bytes were stored")
 
@@ -428,11 +432,10 @@ class PartFile:
         if part is None:
             raise DestinationError("the part file was already committed")
         if self._overwrite:
-            at = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
-            os.rename(part, self._name, **at)
+            os.rename(part, self._name, src_dir_fd=self._parts, dst_dir_fd=self._directory)
             return
         try:
-            rename_exclusively(self._directory, part, self._name)
+            rename_exclusively(self._parts, part, self._directory, self._name)
         except FileExistsError:
             raise self._exists() from None
 
@@ -453,9 +456,9 @@ class PartFile:
             return
         if self._process.is_current:
             self._clear_up(error)
-        for fd in (self._fd, self._directory, self._journal):
+        for fd in (self._fd, self._directory, self._parts, self._journal):
             close(fd)
-        self._fd = self._directory = self._journal = -1
+        self._fd = self._directory = self._parts = self._journal = -1
 
     def _clear_up(self, error: BaseException | None) -> None:
         proven = self._noted or (self._keep and self.kept is not None)
@@ -463,10 +466,10 @@ class PartFile:
             if self._fuse:  # see _make_anew
                 close_and_store(self._fd)
                 self._fd = -1
-            parts.remove(self._directory, self._part)
+            parts.remove(self._parts, self._part)
             self.forget()
         elif self._part is not None:
-            parts.remove_others(self._directory, self._name, self._part)
+            parts.remove_others(self._parts, self._name, self._part)
             if self._resumes:
                 # Ctrl-C is no error of ours, and has the attribute all the same.
                 setattr(error, "bytes_kept", self._stored)  # noqa: B010

@@ -27,8 +27,8 @@ from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.limits import Cancel, Progress
 from imagebroker.transfer.reader import ImageReader
-from imagebroker.verbs import copying, downloading, reading, storing
-from imagebroker.verbs.downloading import Storing
+from imagebroker.verbs import copying, downloading, reading, uploading
+from imagebroker.verbs.downloading import StoreOptions
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -235,7 +235,7 @@ class Broker:
                 allowed_formats=allowed_formats, check_format=check_format, max_size=max_size,
                 prefer=prefer, progress=progress, cancel=cancel, limits=limits,
             )  # fmt: skip
-            how = Storing(
+            how = StoreOptions(
                 decompress, convert, overwrite, file_mode, keep_partial, preallocate, to_device
             )
             return downloading.download(call, request, dest, how)
@@ -297,7 +297,7 @@ class Broker:
         :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
         """
         with self._call("create") as call:
-            return storing.create(
+            return uploading.create(
                 call, context, image_info, data, backend, keep_record, check_format
             )
 
@@ -320,7 +320,7 @@ class Broker:
         :raises Conflict: `if_version` is given, and the image's version is another.
         """
         with self._call("update", id_or_uri) as call:
-            return storing.update(
+            return uploading.update(
                 call, context, id_or_uri, image_info, data, purge_props=purge_props,
                 if_version=if_version, check_format=check_format, target=target,
             )  # fmt: skip
@@ -402,7 +402,7 @@ class Broker:
             does not end the import.
         """
         with self._call("import_image", id_or_uri) as call:
-            return storing.import_image(
+            return uploading.import_image(
                 call, context, id_or_uri, url, stores, progress, cancel, limits
             )
 

@@ -81,7 +81,7 @@ class Request:
         if call.snapshot.fleet is not None:
             from imagebroker.swarm.root import to_compute  # where a swarm is configured
 
-            self._demands = self._demands._replace(further=to_compute)
+            self._demands = self._demands._replace(extra_digests=to_compute)
         ref, backend = self.ref, self.backend
         self.entitlement = Entitlement(
             Resource.of(backend, ref),

@@ -18,14 +18,14 @@ _FORMS = (
 )
 
 
-class Given(NamedTuple):
+class ChecksumArgument(NamedTuple):
     """What the broker gets, and where a digest was found, for the summary."""
 
     checksum: str
     origin: str | None = None
 
 
-def checksum_of(text: str, ref: str, called: str | None = None) -> Given:
+def checksum_of(text: str, ref: str, called: str | None = None) -> ChecksumArgument:
     """The checksum that `text` gives for the image `ref`; `called`: its name, if it was named so.
 
     What is no form of ours is passed on as it is: the broker says what is wrong with it.
@@ -35,14 +35,14 @@ def checksum_of(text: str, ref: str, called: str | None = None) -> Given:
     """
     digits = re.fullmatch(r"\s*([0-9a-fA-F]+)\s*", text)
     if digits and len(digits[1]) in BY_DIGITS:
-        return Given(f"{BY_DIGITS[len(digits[1])]}:{digits[1]}")
+        return ChecksumArgument(f"{BY_DIGITS[len(digits[1])]}:{digits[1]}")
     if spelled := re.fullmatch(r"([A-Za-z0-9_-]{3,16})[:=]([0-9a-fA-F]{32,128})", text):
-        return Given(f"{_algorithm(spelled[1])}:{spelled[2]}")
+        return ChecksumArgument(f"{_algorithm(spelled[1])}:{spelled[2]}")
     if text == _STDIN:
         return _listed(_standard_input(), "standard input", None, ref, called)
     if "://" not in text and (os.path.isfile(text) or _looks_like_file(text)):
         return _listed(_content(text), redact(text, 200), text, ref, called)
-    return Given(text)
+    return ChecksumArgument(text)
 
 
 def _algorithm(name: str) -> str:
@@ -89,7 +89,9 @@ def _bounded(content: bytes, what: str) -> bytes:
     return content
 
 
-def _listed(content: bytes, origin: str, path: str | None, ref: str, called: str | None) -> Given:
+def _listed(
+    content: bytes, origin: str, path: str | None, ref: str, called: str | None
+) -> ChecksumArgument:
     from urllib.parse import quote
 
     from imagebroker.model.reference import parse
@@ -104,4 +106,4 @@ def _listed(content: bytes, origin: str, path: str | None, ref: str, called: str
 
         also_called=[os.fsencode(called)] if called else (),
     )  # fmt: skip
-    return Given(f"{found.algorithm}:{found.digest}", found.origin)
+    return ChecksumArgument(f"{found.algorithm}:{found.digest}", found.origin)

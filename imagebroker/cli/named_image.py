@@ -87,5 +87,5 @@ def _line(image: Image) -> str:
 
     size = None if image.size is None else size_text(image.size)
     created = None if image.created_at is None else f"{image.created_at:%Y-%m-%d}"
-    about = ", ".join(filter(None, (printable(image.status or ""), size, created)))
-    return f"{image.ref} ({about})" if about else image.ref
+    details = ", ".join(filter(None, (printable(image.status or ""), size, created)))
+    return f"{image.ref} ({details})" if details else image.ref

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from imagebroker.system.standard_streams import unhurried
+from imagebroker.system.standard_streams import blocking
 
 _UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -39,7 +39,7 @@ class SafeText:
     def __init__(self, stream: TextIO) -> None:
         #: The stream itself, to draw on a terminal.
         self.below = stream
-        self._whole = unhurried(stream)
+        self._whole = blocking(stream)
 
     def write(self, text: str) -> int:
         self._whole.write(safe(text))

@@ -82,7 +82,7 @@ class ImageData:
         self.sent = 0
         self._algorithms = ["sha256"]
         self._hashers: dict[str, Any] = {}
-        self._further: Hasher | None = None
+        self._extra: Hasher | None = None
         self._started = self._ended = False
         self._file: Any = None
         self._handover: Handover | None = None
@@ -169,9 +169,9 @@ class ImageData:
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
     @property
-    def further(self) -> str | None:
+    def extra_digest(self) -> str | None:
         """What `hashed_by` makes of all that was sent; None if there was none of it."""
-        return None if self._further is None else self._further.hexdigest()
+        return None if self._extra is None else self._extra.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunks from the beginning.
@@ -185,7 +185,7 @@ class ImageData:
         self._hashers = {
             name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms
         }
-        self._further = None if self.hashed_by is None else self.hashed_by()
+        self._extra = None if self.hashed_by is None else self.hashed_by()
         return self._iterate()
 
     def _iterate(self) -> Iterator[bytes]:
@@ -196,8 +196,8 @@ class ImageData:
                     break
                 for hasher in self._hashers.values():
                     hasher.update(chunk)
-                if self._further is not None:
-                    self._further.update(chunk)
+                if self._extra is not None:
+                    self._extra.update(chunk)
                 yield chunk
         except UploadFailed:
             raise

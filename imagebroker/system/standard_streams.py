@@ -26,7 +26,7 @@ def occupy() -> None:
             os.set_inheritable(os.open(os.devnull, flags), True)
 
 
-class Unhurried(io.RawIOBase):
+class BlockingWriter(io.RawIOBase):
     """Writes to a descriptor of somebody else's, and waits while it is not ready."""
 
     def __init__(self, fd: int) -> None:
@@ -54,7 +54,7 @@ class Unhurried(io.RawIOBase):
         ready.poll()
 
 
-def unhurried(stream: TextIO) -> TextIO:
+def blocking(stream: TextIO) -> TextIO:
     """A text stream to the same descriptor that stores all of a text; `stream` where it has none.
 
     For text: what has a limit of time, such as an image, waits by its own rules.
@@ -66,6 +66,6 @@ def unhurried(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     return io.TextIOWrapper(
-        io.BufferedWriter(Unhurried(fd)), encoding=stream.encoding, errors=stream.errors,
+        io.BufferedWriter(BlockingWriter(fd)), encoding=stream.encoding, errors=stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from imagebroker.model.image import Image
 from imagebroker.verify.checks import Required, declared_format
-from imagebroker.verify.checksum import Checksum, Further, required_checksums
+from imagebroker.verify.checksum import Checksum, ExtraDigests, required_checksums
 from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.signature import Signature
 
@@ -36,7 +36,7 @@ class Demands(NamedTuple):
     #: Finds the signature that must hold for an image; None: none is required.
     signature: Callable[[Image, Callable[[], Any]], Signature | None] | None = None
     #: What is computed besides, and of which images; None: nothing.
-    further: Callable[[Image], Further] | None = None
+    extra_digests: Callable[[Image], ExtraDigests] | None = None
 
     def of_record(self, waiting: Callable[[], Any]) -> Required | None:
         """All that must hold, before any candidate is opened; None if no record was read."""
@@ -62,7 +62,7 @@ class Demands(NamedTuple):
         return replace(
             required,
             signature=signature,
-            further=None if self.further is None else self.further(image),
+            extra_digests=None if self.extra_digests is None else self.extra_digests(image),
             may_be_page=self.may_be_page,
             wanted=self.wanted or recorded or signature is not None,
         )

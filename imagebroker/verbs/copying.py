@@ -20,7 +20,7 @@ from imagebroker.model.stored_fields import check_stored, fitting, left_out, not
 from imagebroker.request import Request
 from imagebroker.snapshot import Call
 from imagebroker.verbs.reading import get, open_image
-from imagebroker.verbs.storing import changed, create
+from imagebroker.verbs.uploading import changed, create
 from imagebroker.verify.checks import declared_format
 from imagebroker.verify.disk_format import FormatPolicy
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Storing:
+class StoreOptions:
     """How the image is to be stored: arguments of `Broker.download`."""
 
     decompress: str | None
@@ -53,22 +53,22 @@ def download(
     call: Call,
     request: Request,
     dest: str | os.PathLike[str] | BinaryIO,
-    storing: Storing,
+    options: StoreOptions,
 ) -> Download:
     """As `Broker.download`: a line for each kind of destination."""
-    storing = replace(storing, decompress=checked_kind_of(storing.decompress))
+    options = replace(options, decompress=checked_kind_of(options.decompress))
     conversion = None
-    if storing.convert is not None:
-        conversion = _conversion(call.core, request, dest, storing.convert)
-    if storing.to_device:
-        _check_device(dest, storing.overwrite, storing.file_mode)
+    if options.convert is not None:
+        conversion = _conversion(call.core, request, dest, options.convert)
+    if options.to_device:
+        _check_device(dest, options.overwrite, options.file_mode)
     with call.recorded("download", request.backend, request.ref, request.watch) as log:
         if not isinstance(dest, (str, bytes, os.PathLike)):
-            done = _into_object(call, request, dest, storing.decompress)
-        elif storing.to_device:
-            done = _to_device(call, request, dest, storing, conversion)
+            done = _into_object(call, request, dest, options.decompress)
+        elif options.to_device:
+            done = _to_device(call, request, dest, options, conversion)
         else:
-            done = _to_file(call, request, dest, storing, conversion)
+            done = _to_file(call, request, dest, options, conversion)
         log.facts |= transfer.facts_of(done)
         return done
 
@@ -84,22 +84,22 @@ def _to_file(
     call: Call,
     request: Request,
     dest: str | os.PathLike[str],
-    storing: Storing,
+    options: StoreOptions,
     conversion: Conversion | None,
 ) -> Download:
-    core, path, decompress = call.core, Path(os.fsdecode(dest)), storing.decompress
+    core, path, decompress = call.core, Path(os.fsdecode(dest)), options.decompress
     kind: dict[str, Any] = {
-        "overwrite": storing.overwrite, "file_mode": storing.file_mode, "fsync": core.fsync,
+        "overwrite": options.overwrite, "file_mode": options.file_mode, "fsync": core.fsync,
     }  # fmt: skip
     speed: dict[str, Any] = {
-        "preallocate": _chosen(storing.preallocate, core.preallocate),
+        "preallocate": _chosen(options.preallocate, core.preallocate),
         "direct": DirectIO() if core.fsync and core.direct_io else None,
     }
     with PartFile(
         dest,
         key=request.part_key(decompress),
         fits=request.may_go_on_with if decompress is None else lambda kept: False,
-        keep=storing.keeps(core),
+        keep=options.keeps(core),
         **kind | (speed if conversion is None else {}),
     ) as part:
         if conversion is None:
@@ -128,7 +128,7 @@ def _to_path(
     if into is not None:
         how = Unpacking(f"{decompress or ''} raw".strip(), "raw_sha256", is_disk=True)
         disk = PresentAtPath(into.disk, request.entitlement, how)
-        destination, present = into.behind(destination, part), into.presence(present, disk)
+        destination, present = into.converting(destination, part), into.presence(present, disk)
     if in_order:
         with request.swarm(wanted.demands) as swarm:
             return transfer.download(wanted, destination, present=present, swarm=swarm)
@@ -166,13 +166,13 @@ def _to_device(
     call: Call,
     request: Request,
     dest: str | os.PathLike[str],
-    storing: Storing,
+    options: StoreOptions,
     conversion: Conversion | None,
 ) -> Download:
     from imagebroker.transfer.store import device_destinations as devices  # few calls do
     from imagebroker.transfer.store.block_device import BlockDevice
 
-    decompress, keep = storing.decompress, storing.keeps(call.core)
+    decompress, keep = options.decompress, options.keeps(call.core)
     wanted, path = request.transfer(decompress), Path(os.fsdecode(dest))
     journal = None
     if decompress is None and conversion is None:
@@ -195,7 +195,7 @@ def _to_device(
             ))  # fmt: skip
             image = _in_part(request, wanted, part, path, decompress)
             disk = devices.OnDeviceInOrder(device, path, request.watch)
-            destination = conversion.behind(image, part, disk, destination, request.watch)
+            destination = conversion.converting(image, part, disk, destination, request.watch)
         cached = decompress is None and call.core.cache_dir
         cache = request.cache(cache_of(call.core)) if cached else None
         swarm = opened.enter_context(request.swarm(wanted.demands))

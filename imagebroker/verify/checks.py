@@ -20,7 +20,7 @@ from imagebroker.exceptions import (
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import Checksum, Checksums, Further
+from imagebroker.verify.checksum import Checksum, Checksums, ExtraDigests
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
 from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature
@@ -45,7 +45,7 @@ class Required:
     #: The caller or a record has a digest of the bytes: if they are text, text is wanted.
     wanted: bool = False
     #: Digests that are computed as well, for others.
-    further: Further | None = None
+    extra_digests: ExtraDigests | None = None
 
     @property
     def covers_all(self) -> bool:
@@ -191,7 +191,7 @@ class Checks:
         self._required = required
         self._content = ContentCheck(required, size)
         self._signature = required.signature.start() if required.signature is not None else None
-        self._checksums = Checksums(required.checksums, required.further)
+        self._checksums = Checksums(required.checksums, required.extra_digests)
 
     def feed(self, chunk: Buffer) -> None:
         """:raises FormatError: the bytes so far show that the content is not acceptable."""

@@ -159,16 +159,16 @@ def in_background(hash_chunk: Callable[[Buffer], object]) -> Worker[Buffer]:
 
 
 #: Digests of a kind that `hashlib` does not know, by the name that they have in the evidence.
-Further = Mapping[str, Callable[[], Hasher]]
+ExtraDigests = Mapping[str, Callable[[], Hasher]]
 
 
 class Checksums:
     """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
-    def __init__(self, required: Sequence[Checksum], further: Further | None = None) -> None:
-        """`further`: computed as well; nothing is compared with them."""
+    def __init__(self, required: Sequence[Checksum], extra: ExtraDigests | None = None) -> None:
+        """`extra`: computed as well; nothing is compared with them."""
         self._required = tuple(required)
-        self._further = {name: make() for name, make in (further or {}).items()}
+        self._extra = {name: make() for name, make in (extra or {}).items()}
         algorithms = [c.algorithm for c in required] or [DEFAULT]
         self._hashers = {name: _new(name) for name in dict.fromkeys(algorithms)}
         self._worker = in_background(self._update)
@@ -181,7 +181,7 @@ class Checksums:
         self._worker.add(chunk)
 
     def _update(self, chunk: Buffer) -> None:
-        for hasher in (*self._hashers.values(), *self._further.values()):
+        for hasher in (*self._hashers.values(), *self._extra.values()):
             hasher.update(chunk)
         self._hashed += len(chunk)
         if self._snapshot_wanted:
@@ -219,7 +219,7 @@ class Checksums:
                     expected=checksum.digest,
                     computed=got,
                 )
-        computed |= {name: hasher.hexdigest() for name, hasher in self._further.items()}
+        computed |= {name: hasher.hexdigest() for name, hasher in self._extra.items()}
         return {**computed, "checked_against": tuple(str(c) for c in self._required)}
 
     def close(self) -> None:

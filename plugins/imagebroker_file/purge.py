@@ -8,7 +8,7 @@ from functools import partial
 
 from imagebroker.plugin import Image
 from imagebroker_file import rows
-from imagebroker_file.bits import Bits
+from imagebroker_file.data_files import DataFiles
 from imagebroker_file.gate import aside
 from imagebroker_file.records import Records
 from imagebroker_file.uploads import Uploads
@@ -25,9 +25,9 @@ _DELETED = """
 class Purge:
     """One purge. An upload is dead if no process holds its lock, whatever its age."""
 
-    def __init__(self, records: Records, bits: Bits, uploads: Uploads) -> None:
+    def __init__(self, records: Records, data_files: DataFiles, uploads: Uploads) -> None:
         self._records = records
-        self._bits = bits
+        self._files = data_files
         self._uploads = uploads
 
     def run(self, older_than: float, dry_run: bool) -> Iterator[Image]:
@@ -43,7 +43,7 @@ class Purge:
     def _dead_uploads(self) -> list[Image]:
         with self._records.database.reading() as db:
             found = db.execute(_UPLOADS).fetchall()
-            dead = [row for row in found if not self._bits.is_locked(row["upload"])]
+            dead = [row for row in found if not self._files.is_locked(row["upload"])]
             return rows.assemble(db, dead, self._records.ref_of)
 
     def _deleted(self, before: int, dry_run: bool) -> Iterator[Image]:
@@ -64,7 +64,7 @@ class Purge:
 
     def _remove(self, image_ids: list[str]) -> None:
         for image_id in image_ids:
-            self._bits.remove(image_id)
+            self._files.remove(image_id)
         with self._records.database.writing() as db:
             for image_id in image_ids:
                 rows.retire(db, image_id)

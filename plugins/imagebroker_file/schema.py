@@ -13,7 +13,7 @@ APPLICATION_ID = 0x696D6272
 VERSION_1 = (
     # Times are microseconds since 1970 (UTC); `upload` names the upload under way, `upload_undo`
     # the status to return to if it dies (NULL: then there is no record); `purge` is 1 while the
-    # bits of a deleted image may still be there.
+    # the data of a deleted image may still be there.
     """
     CREATE TABLE images (
         number INTEGER PRIMARY KEY,

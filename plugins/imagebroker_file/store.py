@@ -34,7 +34,7 @@ from imagebroker.plugin import (
     PolicyViolation,
 )
 from imagebroker_file import rows
-from imagebroker_file.bits import Bits, check_regular
+from imagebroker_file.data_files import DataFiles, check_regular
 from imagebroker_file.database import MARKER, Database
 from imagebroker_file.errors import translated
 from imagebroker_file.gate import aside
@@ -70,12 +70,12 @@ class Store:
         `option`: the option that names the directory, for messages.
         """
         self.directory = directory
-        self._bits = Bits(directory, option, fsync=fsync)
+        self._files = DataFiles(directory, option, fsync=fsync)
         self._database = Database(
-            directory / MARKER, timeout=timeout, durable=fsync, check=self._bits.check
+            directory / MARKER, timeout=timeout, durable=fsync, check=self._files.check
         )
         self._records = Records(self._database, directory, ref_of)
-        self._uploads = Uploads(self._records, self._bits)
+        self._uploads = Uploads(self._records, self._files)
 
     @property
     def is_there(self) -> bool:
@@ -103,7 +103,7 @@ class Store:
                 hint="wait for its upload to finish, or upload its data with update",
             )
         try:
-            fd = self._bits.open(image_id)
+            fd = self._files.open(image_id)
         except FileNotFoundError:
             # It may have been deleted in the meantime; then this raises.
             self.get(context, image_id, show_deleted=False)
@@ -176,7 +176,7 @@ class Store:
             return self._records.insert(new)
         check_claims(image, data)
         self._prepare()
-        with self._bits.receive() as upload:
+        with self._files.receive() as upload:
             undo = "queued" if data.keep_record else None
             self._records.insert(replace(new, status="saving"), upload=upload.token, undo=undo)
             return self._uploads.store(new, upload, data, image, lambda stored: stored)
@@ -207,7 +207,7 @@ class Store:
         if not self._database.exists():
             raise self._records.not_found(image_id)
         self._prepare()
-        with self._bits.receive() as upload:
+        with self._files.receive() as upload:
             with self._records.writing(image_id) as db:
                 image = self._records.owned(db, caller, image_id)
                 change(image)  # an invalid change must fail before any data is sent
@@ -242,15 +242,15 @@ class Store:
             )
         if not self._database.exists():
             return iter(())
-        return Purge(self._records, self._bits, self._uploads).run(older_than, dry_run)
+        return Purge(self._records, self._files, self._uploads).run(older_than, dry_run)
 
     def _prepare(self) -> None:
         """Create the store if it does not exist, and clean up after killed processes."""
-        self._bits.make()
+        self._files.make()
         if not self._database.exists():
             with translated(f"cannot create the image store {self.directory}"):
-                self._database.make(self._bits.incoming)
-                self._bits.sync()
+                self._database.make(self._files.uploads)
+                self._files.sync()
         self._uploads.sweep()
 
     def _damaged(self, image: Image, what: str) -> BackendError:

@@ -17,7 +17,7 @@ from imagebroker.plugin import (
     forks,
 )
 from imagebroker_file import rows
-from imagebroker_file.bits import Bits, Upload
+from imagebroker_file.data_files import DataFiles, Upload
 from imagebroker_file.records import Records
 from imagebroker_file.rules import active_image
 
@@ -29,9 +29,9 @@ _UPLOADS = "SELECT id, upload, upload_undo FROM images WHERE upload IS NOT NULL"
 class Uploads:
     """The uploads of one store. A record names its upload, whose file is locked while it runs."""
 
-    def __init__(self, records: Records, bits: Bits) -> None:
+    def __init__(self, records: Records, data_files: DataFiles) -> None:
         self._records = records
-        self._bits = bits
+        self._files = data_files
 
     def store(
         self,
@@ -57,7 +57,7 @@ class Uploads:
                 stored = change(self._records.load(db, image_id))
                 rows.write(db, active_image(stored, size, data.checksums))
                 rows.mark(db, image_id, upload=None, upload_undo=None)
-                self._bits.publish(upload, image_id)
+                self._files.publish(upload, image_id)
                 return self._records.load(db, image_id)
         except BaseException as error:
             if not process.is_current:
@@ -84,7 +84,7 @@ class Uploads:
 
     def _undo(self, db: sqlite3.Connection, row: sqlite3.Row) -> None:
         """Undo an upload that was not completed."""
-        self._bits.remove(row["id"])
+        self._files.remove(row["id"])
         if row["upload_undo"] is None:
             rows.remove(db, row["id"])
         else:
@@ -92,15 +92,15 @@ class Uploads:
 
     def sweep(self) -> None:
         """Undo uploads whose process has ended."""
-        self._bits.sweep()
+        self._files.sweep()
         with self._records.database.reading() as db:
             uploads = db.execute(_UPLOADS).fetchall()
             deleted = db.execute("SELECT id FROM images WHERE purge = 1").fetchall()
-        if not all(self._bits.is_live(row["upload"]) for row in uploads):
+        if not all(self._files.is_live(row["upload"]) for row in uploads):
             with self._records.database.writing() as db:
                 # Read again, within a write transaction: uploads may have finished meanwhile.
                 for row in db.execute(_UPLOADS).fetchall():
-                    if not self._bits.is_live(row["upload"]):
+                    if not self._files.is_live(row["upload"]):
                         LOG.warning("removed the unfinished upload of image %s", row["id"])
                         self._undo(db, row)
         for row in deleted:
@@ -108,7 +108,7 @@ class Uploads:
 
     def purge(self, image_id: str) -> None:
         """Remove the data of a deleted image."""
-        self._bits.remove(image_id)
+        self._files.remove(image_id)
         with self._records.writing(image_id) as db:
             rows.mark(db, image_id, purge=0)
 

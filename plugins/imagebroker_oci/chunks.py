@@ -17,12 +17,12 @@ from imagebroker.plugin import (
     VerificationError,
     peer,
 )
-from imagebroker_oci.ahead import in_order
 from imagebroker_oci.blobs import Blob
 from imagebroker_oci.choice import TART
 from imagebroker_oci.client import Registry
 from imagebroker_oci.manifests import Descriptor, Document
 from imagebroker_oci.names import Name
+from imagebroker_oci.read_ahead import in_order
 from imagebroker_oci.unpacking import unpacked
 
 #: Bytes of the config that says how large the disk is.

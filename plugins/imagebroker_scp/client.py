@@ -218,7 +218,7 @@ class Sessions:
             )
 
     def _known_keys(self, host: str, port: int) -> HostKeys:
-        known = self._known.about(host, port)
+        known = self._known.lookup(host, port)
         if known.keys:
             return known
         folder = ssh_folder() if self._host.personal else None

@@ -26,10 +26,10 @@ from imagebroker_scp.known_hosts import HostKeys
 from imagebroker_scp.packets import (
     CHANNEL_PACKET,
     CHANNEL_WINDOW,
-    Babbled,
-    Prompted,
+    InteractivePrompt,
     ProtocolViolation,
     Stalled,
+    TooMuchErrorOutput,
     Transport,
 )
 
@@ -299,12 +299,12 @@ class Connection:
                 f"{self._peer}: no progress for {self._patience:g} s while {what}",
                 hint="check the server and the network, or raise stall_timeout",
             )
-        if isinstance(cause, Babbled):
+        if isinstance(cause, TooMuchErrorOutput):
             return TransferError(
                 f"{self._peer} wrote too much to standard error while {what}: {self.complaint}",
                 hint="check what its shell prints at login",
             )
-        if isinstance(cause, Prompted):
+        if isinstance(cause, InteractivePrompt):
             return self._refusal("asks for a password instead of the key")
         if self._packets.goodbye is not None:
             code, text = self._packets.goodbye

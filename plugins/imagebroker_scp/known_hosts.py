@@ -84,7 +84,7 @@ class KnownHosts:
         """Whether there is no line for any host."""
         return not any(self._lines(file) for file in self.files)
 
-    def about(self, host: str, port: int) -> HostKeys:
+    def lookup(self, host: str, port: int) -> HostKeys:
         """The keys of `host`. A file that does not exist counts as empty.
 
         :raises ConfigError: a file cannot be read, or has a malformed line with a marker.

@@ -70,7 +70,7 @@ LOG = logging.getLogger("imagebroker_scp.ssh")
 LOG.addHandler(logging.NullHandler())
 
 
-class _Discretion(logging.Filter):
+class _RedactingFilter(logging.Filter):
     """Makes paramiko's records fit to be read.
 
     It reports whatever a peer does wrong with a traceback at ERROR, in the peer's own words. That
@@ -85,18 +85,18 @@ class _Discretion(logging.Filter):
         return True
 
 
-LOG.addFilter(_Discretion())
+LOG.addFilter(_RedactingFilter())
 
 
 class Stalled(paramiko.SSHException):
     """A timeout was exceeded."""
 
 
-class Prompted(paramiko.SSHException):
+class InteractivePrompt(paramiko.SSHException):
     """The server asks for a password or another input."""
 
 
-class Babbled(paramiko.SSHException):
+class TooMuchErrorOutput(paramiko.SSHException):
     """The server wrote too much to standard error."""
 
 
@@ -256,7 +256,7 @@ class Packets(Packetizer):
             code, text = message.get_int(), message.get_string().decode("utf-8", "replace")
             self.goodbye = code, printable(text, 256)
         elif kind == _INFO_REQUEST:
-            raise self._fail(Prompted("the server asks for a password"))
+            raise self._fail(InteractivePrompt("the server asks for a password"))
         elif message.get_int() > 1024:
             # paramiko would count to 2^32.
             raise self._fail(ProtocolViolation("the server announces too many extensions"))
@@ -265,7 +265,7 @@ class Packets(Packetizer):
         self._complained += len(text)
         self.complaint = (self.complaint + text)[:1024]
         if self._complained > MAX_COMPLAINT:
-            raise self._fail(Babbled("too much on the standard error"))
+            raise self._fail(TooMuchErrorOutput("too much on the standard error"))
 
     def _count(self, size: int, announced: int) -> None:
         """Hold `size` bytes of channel data to what was announced, and to the window."""
@@ -377,7 +377,7 @@ class Transport(paramiko.Transport):
         wanted = sorted(HOST_KEYS, key=lambda name: _signs(name) not in known_types)
         self._host_key_types = options.key_types = _ours(wanted, options.key_types)
         self.auth_timeout = self.clear_to_send_timeout = 2 * patience
-        self._postponed: list[Any] = []
+        self._deferred: list[Any] = []
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
@@ -392,15 +392,15 @@ class Transport(paramiko.Transport):
         # When paramiko's own thread must answer (a keep-alive, a channel that closes) during a key
         # exchange that it began, it waits here for what only it could bring about.
         if threading.current_thread() is self and not self.clear_to_send.is_set():
-            self._postponed.append(data)
+            self._deferred.append(data)
             return
         super()._send_user_message(data)  # type: ignore[misc]
 
     def _parse_newkeys(self, m: Any) -> None:
         super()._parse_newkeys(m)  # type: ignore[misc]
         self.packetizer.in_exchange = False
-        postponed, self._postponed = self._postponed, []
-        for message in postponed:
+        deferred, self._deferred = self._deferred, []
+        for message in deferred:
             self._send_user_message(message)
 
 

@@ -25,7 +25,7 @@ from imagebroker_swift.record import dynamic_prefix, is_static
 #: Between the key of an object and the id of the upload whose segments follow.
 MARK = "/.imagebroker-upload-"
 #: Segments that are removed at once.
-_LANES = 4
+_PARALLEL = 4
 #: Manifests within manifests.
 _DEEPEST = 10
 
@@ -115,7 +115,7 @@ def remove(account: Account, segments: Sequence[Segment]) -> None:
         except ImageNotFound:
             pass
 
-    with ThreadPoolExecutor(_LANES, thread_name_prefix="imagebroker-segment") as pool:
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="imagebroker-segment") as pool:
         list(pool.map(one, segments))
 
 

@@ -61,7 +61,7 @@ class Layout:
 
     part_size: int
     #: Parts that are sent at once.
-    lanes: int
+    at_once: int
     #: The most parts that an object may have; None: any number.
     most_parts: int | None = None
 
@@ -207,7 +207,9 @@ class Upload:
         done: list[Part] = []
         under_way: deque[Future[Part]] = deque()
         number = 0
-        with ThreadPoolExecutor(self._layout.lanes, thread_name_prefix="imagebroker-part") as pool:
+        with ThreadPoolExecutor(
+            self._layout.at_once, thread_name_prefix="imagebroker-part"
+        ) as pool:
             try:
                 for body in parts:
                     number += 1  # enumerate would hold a second part
@@ -221,7 +223,7 @@ class Upload:
                     sent = pool.submit(run, self._put_part, begun.upload_id, part, body)
                     under_way.append(sent)
                     del body
-                    if len(under_way) >= self._layout.lanes:
+                    if len(under_way) >= self._layout.at_once:
                         done.append(under_way.popleft().result())
                 done.extend(each.result() for each in under_way)
             except BaseException:

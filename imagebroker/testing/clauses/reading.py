@@ -87,10 +87,10 @@ class ReadingClauses(Hooks):
         size = 2 * MIB
         data = random_bytes(size)
         source = self.open(self.publish(data))
-        lanes = min(source.parallel_reads, 4)
-        if lanes == 1:
+        parallel = min(source.parallel_reads, 4)
+        if parallel == 1:
             self.skipTest("parallel_reads is 1")
-        bounds = [size * each // lanes for each in range(lanes + 1)]
+        bounds = [size * each // parallel for each in range(parallel + 1)]
         stretches = list(itertools.pairwise(bounds))
         self._in_turns(source, data, stretches)
         under_way = [
@@ -98,11 +98,11 @@ class ReadingClauses(Hooks):
         ]
         for running, (start, stop) in zip(under_way, stretches, strict=True):
             if not running.ended(self.patience):
-                self.fail(f"one of {lanes} reads at once does not end")
+                self.fail(f"one of {parallel} reads at once does not end")
             taken = running.answer()
             if taken.error is not None:
                 raise taken.error
-            self.assert_same(taken.data, data[start:stop], f"one of {lanes} reads at once")
+            self.assert_same(taken.data, data[start:stop], f"one of {parallel} reads at once")
 
     def _in_turns(self, source: ImageSource, data: bytes, stretches: list[tuple[int, int]]) -> None:
         """Read one chunk of each stretch at a time."""

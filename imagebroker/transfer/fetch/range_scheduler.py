@@ -258,12 +258,12 @@ class RangeScheduler:
             return self._take_over(source, now)
         size = self._size_for(source, now)
         start, stop = self._waiting.pop(0)
-        reach = min(start + size, stop)
-        if stop - reach < size // 4:
-            reach = stop
-        if reach < stop:
-            self._waiting.insert(0, (reach, stop))
-        return start, reach
+        end = min(start + size, stop)
+        if stop - end < size // 4:
+            end = stop
+        if end < stop:
+            self._waiting.insert(0, (end, stop))
+        return start, end
 
     def _size_for(self, source: RangeSource, now: float) -> int:
         """Bytes of one range: large, but small enough that all reads end together."""

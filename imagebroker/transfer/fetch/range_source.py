@@ -15,7 +15,7 @@ from imagebroker.transfer.limits import Watch
 
 #: By so much more connections must raise the throughput to be kept.
 _GAIN = 1.15
-#: So many times as many lanes are tried at once: each step costs a round trip or two.
+#: So many times as many connections are tried at once: each step costs a round trip or two.
 _STEP = 4
 #: Seconds until more are tried again after they did not help, and how they grow.
 _FIRST_REST, _REST = 2.0, 4.0

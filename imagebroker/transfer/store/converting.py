@@ -61,7 +61,7 @@ class Conversion:
         name = hashlib.sha256(os.fsencode(os.path.abspath(device))).hexdigest()[:16]
         return self.directory / f"imagebroker-{name}"
 
-    def behind(
+    def converting(
         self, image: Destination, part: PartFile, disk: Destination, plain: Destination | None,
         watch: Watch,
     ) -> Converting:  # fmt: skip
@@ -95,10 +95,10 @@ class ConvertedPath(NamedTuple):
     path: Path
     watch: Watch
 
-    def behind(self, image: Destination, part: PartFile) -> Converting:
+    def converting(self, image: Destination, part: PartFile) -> Converting:
         """`image`: stores the image in `part`, which has the same path."""
         disk = AtPathInOrder(self.disk, self.path)
-        return self.conversion.behind(image, part, disk, None, self.watch)
+        return self.conversion.converting(image, part, disk, None, self.watch)
 
     def presence(self, image: Presence, disk: Presence) -> ConvertedPresence:
         """`image`, `disk`: whether what is at the path is the one or the other."""

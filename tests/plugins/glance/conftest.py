@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.plugins.glance.storing import Store
+from tests.plugins.glance.stored_uploads import Store
 from tests.plugins.glance_stub import Stub
 
 

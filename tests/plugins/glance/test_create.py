@@ -30,7 +30,7 @@ from imagebroker.plugin import (
     UploadFailed,
 )
 from tests.bounds import in_time
-from tests.plugins.glance.storing import Store
+from tests.plugins.glance.stored_uploads import Store
 from tests.plugins.glance_stub import DATA, ID, STALL, Request, Stub, answer, asking, caller, record
 from tests.servers.raw import Connection
 

@@ -15,7 +15,7 @@ from imagebroker.plugin import (
     NotAuthorized,
     PolicyViolation,
 )
-from tests.plugins.glance.storing import Store
+from tests.plugins.glance.stored_uploads import Store
 from tests.plugins.glance_stub import DATA, ID, REF, Stub, answer, asking, caller, record
 
 OTHER = "6f2504e0-4f89-41d3-9a0c-0305e82c3302"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from imagebroker_file import FileBackend
-from imagebroker_file.bits import Bits
+from imagebroker_file.data_files import DataFiles
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, Is, MatchesStructure
 
@@ -91,12 +91,12 @@ def test_what_does_not_belong_among_uploads_stops_none(store: Store) -> None:
 
 def test_an_upload_that_a_sweep_took_before_it_was_locked_begins_again(store: Store) -> None:
     store.create()
-    bits = Bits(store.directory, "store_dir", fsync=False)
-    with bits.receive() as upload:
-        assert_that(bits.is_live(upload.token), Is(True))
+    files = DataFiles(store.directory, "store_dir", fsync=False)
+    with files.receive() as upload:
+        assert_that(files.is_live(upload.token), Is(True))
         upload.path.unlink()
         assert_that(upload.lock(), Is(False))
-        assert_that(bits.is_live(upload.token), Is(False))
+        assert_that(files.is_live(upload.token), Is(False))
 
 
 #: Calls of the operating system on the way of a create, an update with data, and a delete.

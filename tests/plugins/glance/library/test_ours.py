@@ -20,7 +20,7 @@ from imagebroker.plugin import (
     NotAuthorized,
     TransferError,
 )
-from tests.plugins.glance.storing import Store
+from tests.plugins.glance.stored_uploads import Store
 from tests.plugins.glance_stub import (
     DATA,
     ID,

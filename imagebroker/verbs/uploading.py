@@ -1,4 +1,4 @@
-"""The verbs that store: `create`, `update`, and `import_image` by the service itself."""
+"""The verbs that upload: `create`, `update`, and `import_image` by the service itself."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _with_root(
         return image
     from imagebroker.swarm import root  # where a swarm is configured
 
-    return root.stored(backend, context, call.routes.find(image.ref)[0], data.further) or image
+    return root.stored(backend, context, call.routes.find(image.ref)[0], data.extra_digest) or image
 
 
 def update(

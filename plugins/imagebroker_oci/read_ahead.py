@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from imagebroker.plugin import Buffer
 
 #: Chunks that are read at once, and blocks of each that wait in memory.
-LANES, ROOM = 4, 12
+PARALLEL, ROOM = 4, 12
 #: Seconds between looks at whether anybody still wants the blocks.
 _PATIENCE = 0.2
 
@@ -18,26 +18,26 @@ _PATIENCE = 0.2
 Make = Callable[[], Iterator[Buffer]]
 
 
-def in_order(makes: Iterable[Make], lanes: int = LANES) -> Generator[Buffer, None, None]:
+def in_order(makes: Iterable[Make], parallel: int = PARALLEL) -> Generator[Buffer, None, None]:
     """The blocks of all chunks, one chunk after the other, the next ones already on their way.
 
     Closing it ends the threads; what they wait for is the caller's to end.
     """
     waiting = iter(makes)
-    running: list[_Lane] = []
+    running: list[_ReadAhead] = []
     try:
         for make in waiting:
-            running.append(_Lane(make))
-            if len(running) == lanes:
+            running.append(_ReadAhead(make))
+            if len(running) == parallel:
                 yield from running.pop(0).blocks()
         while running:
             yield from running.pop(0).blocks()
     finally:
-        for lane in running:
-            lane.stop()
+        for each in running:
+            each.stop()
 
 
-class _Lane:
+class _ReadAhead:
     """The thread that reads one chunk."""
 
     def __init__(self, make: Make) -> None:

@@ -23,14 +23,14 @@ _ZEROS = bytes(BLOCK)
 _LOOK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Bits:
+class DataFiles:
     """A directory for stored data, with files named by image id, and one for uploads."""
 
     def __init__(self, directory: Path, option: str, *, fsync: bool) -> None:
         """`option`: the option that names the directory, for messages."""
         self.directory = directory
         self._option = option
-        self.incoming = directory / "incoming"
+        self.uploads = directory / "incoming"
         self._images = directory / "images"
         self._fsync = fsync
 
@@ -41,7 +41,7 @@ class Bits:
         """
         with translated(f"cannot create the image store {self.directory}"):
             os.close(open_owned(self.directory, self._option, readable=True))
-            for directory in (self.incoming, self._images):
+            for directory in (self.uploads, self._images):
                 make_private(directory)
 
     def check(self) -> None:
@@ -65,7 +65,7 @@ class Bits:
 
     def _new_upload(self) -> Upload:
         while True:
-            path = self.incoming / uuid.uuid4().hex
+            path = self.uploads / uuid.uuid4().hex
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             upload = Upload(self, path, forks.withhold(fd))
             # A sweep may have found it before it was locked.
@@ -75,7 +75,7 @@ class Bits:
 
     def is_live(self, token: str) -> bool:
         """Whether a process still works on the upload. Its file is removed if not."""
-        path = self.incoming / token
+        path = self.uploads / token
         try:
             return not _removed(path)
         except OSError as error:
@@ -86,7 +86,7 @@ class Bits:
     def is_locked(self, token: str) -> bool:
         """Whether a process still works on the upload. Nothing is removed."""
         try:
-            fd = os.open(self.incoming / token, _LOOK)
+            fd = os.open(self.uploads / token, _LOOK)
         except FileNotFoundError:
             return False
         except OSError:
@@ -98,8 +98,8 @@ class Bits:
 
     def sweep(self) -> None:
         """Remove the files in `incoming` whose process has ended."""
-        with translated(f"cannot clean up {self.incoming}"):
-            for name in os.listdir(self.incoming):
+        with translated(f"cannot clean up {self.uploads}"):
+            for name in os.listdir(self.uploads):
                 self.is_live(name)
 
     def publish(self, upload: Upload, image_id: str) -> None:
@@ -143,11 +143,11 @@ class Bits:
 class Upload:
     """The file of an upload, locked as long as its process works on it."""
 
-    def __init__(self, bits: Bits, path: Path, fd: int) -> None:
+    def __init__(self, data_files: DataFiles, path: Path, fd: int) -> None:
         self.path = path
         #: Whether the file has its final name.
         self.published = False
-        self._bits = bits
+        self._files = data_files
         self._fd = fd
         self._process = forks.Process()
 
@@ -167,12 +167,12 @@ class Upload:
         :raises QuotaExceeded, BackendError: the store cannot be written.
         """
         position = 0
-        with translated(f"cannot write the data to the image store {self._bits.directory}"):
+        with translated(f"cannot write the data to the image store {self._files.directory}"):
             for chunk in data:
                 if chunk != _ZEROS:
                     _write(self._fd, chunk, position)
                 position += len(chunk)
-            self._bits.finish(self._fd, position)
+            self._files.finish(self._fd, position)
         return position
 
     def close(self) -> None:

@@ -319,13 +319,13 @@ def content_policy(
         return format_policy(core, allowed, optional=decided is None)
     if allowed is not None:
         raise InvalidImageRef(
-            "the content is not to be checked, and allowed_formats says what it may be",
-            hint="give one of --no-check-format and --allowed-formats",
+            "allowed_formats needs the content check, which is turned off",
+            hint="omit either --no-check-format or --allowed-formats",
         )
     if decided is not None:
         raise PolicyViolation(
-            f"[{GROUP}] {decided} is set, and a call cannot switch the check of the content off",
-            hint=f"take {decided} out of the config file if a call may",
+            f"[{GROUP}] {decided} is set, and a call cannot turn off the content check",
+            hint=f"to allow that, remove {decided} from the config file",
         )
     return None
 
@@ -341,7 +341,7 @@ def _requires_checksum(settings: Settings, backend: Boundary, by_call: bool | No
     section = Section(backend.host.name, backend.host.instance)
     if configured and not by_call and settings.is_set(section.group, "require_checksum"):
         raise PolicyViolation(
-            f"[{section.group}] require_checksum is set, and a call cannot switch it off",
+            f"[{section.group}] require_checksum is set, and a call cannot turn it off",
             hint="give the digest with --checksum, or take require_checksum out of the config file",
         )
     return bool(by_call)

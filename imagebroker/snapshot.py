@@ -77,7 +77,7 @@ class Snapshot:
         try:
             return DeviceJournal(directory, device)
         except (ConfigError, OSError) as error:
-            LOG.warning("%s: an interrupted download to %s begins again", error, device)
+            LOG.warning("%s: an interrupted download to %s starts over", error, device)
             return None
 
 

@@ -49,8 +49,8 @@ complete -c imagebroker -n '__imagebroker_at \'\'' -s q -l quiet -d 'Suppress ou
 complete -c imagebroker -n '__imagebroker_at \'\'' -l log-file -d 'Specify a file to log output. Disabled by default.' -r -F
 complete -c imagebroker -n '__imagebroker_at \'\'' -s h -l help -d 'Show help message and exit.'
 complete -c imagebroker -n '__imagebroker_at \'\'' -l debug -d 'Show tracebacks on errors.'
-complete -c imagebroker -n '__imagebroker_at \'\'' -l config-file -d 'config file to use (default: the first that exists of $XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; the first of these overlays the personal defaults; any other denies what it does not allow)' -r -F
-complete -c imagebroker -n '__imagebroker_at \'\'' -l metrics-file -d 'write metrics of this run there, for the textfile collector of node-exporter, which reads *.prom' -r -F
+complete -c imagebroker -n '__imagebroker_at \'\'' -l config-file -d 'config file to use (default: the first that exists of $XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; the first of these adds to the personal defaults; any other file allows only what it lists)' -r -F
+complete -c imagebroker -n '__imagebroker_at \'\'' -l metrics-file -d 'write metrics of this run to FILE (*.prom), for the textfile collector of node-exporter' -r -F
 complete -c imagebroker -n '__imagebroker_at \'\'' -a download -d 'Download an image to a file, or to standard output, and verify it'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a show -d 'Show the record of an image'
 complete -c imagebroker -n '__imagebroker_at \'\'' -a list -d 'List images: by default the active ones that are not hidden'
@@ -92,21 +92,21 @@ complete -c imagebroker -n '__imagebroker_at \'download\'' -l overwrite -l no-ov
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l file-mode -d 'permissions of DEST, such as 0640 (default: those of the file it replaces, else 0666 less the umask)' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l keep-partial -l no-keep-partial -d 'keep an unfinished download in a hidden file, which the same command resumes'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l preallocate -l no-preallocate -d 'reserve disk space for the whole image before the transfer'
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l to-device -d 'DEST is a block device that nothing uses: replace what it holds by the image'
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l convert -d 'store the disk that is in the image (qcow2, VMDK, VHD, VHDX or VDI), unpacked by a confined qemu-img after the image was verified' -r -f -a 'raw'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l to-device -d 'DEST is an unused block device: overwrite it with the image'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l convert -d 'verify the image, then convert the qcow2, VMDK, VHD, VHDX or VDI to a raw disk with a sandboxed qemu-img' -r -f -a 'raw'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l checksum -d 'digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a SHA256SUMS file that lists it, or - to read it from standard input; checked in addition to the checksum in the image\'s record' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l require-checksum -l no-require-checksum -d 'refuse an image for which no strong checksum is known (default: as configured; on for glance, off for other backends)'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allowed-formats -d 'disk formats to accept, such as qcow2,raw' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l no-check-format -d 'accept any content: text, an unsafe disk image, or another format than the declared one'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l trusted-certs -d 'require a signature whose certificate was issued by one of these certificates (ids in the key manager)' -x
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l prefer -d 'stores of the image service, the best first: the order in which locations that may be read directly (direct_url_schemes) are tried' -x
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l decompress -d 'decompress the image, of any kind that its first bytes show, or only of one; checksums are those of the compressed data'
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l prefer -d 'stores of the image service, best first: the order in which locations that may be read directly (direct_url_schemes) are tried' -x
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l decompress -d 'decompress the image; the compression is detected, unless it is named; checksums are those of the compressed data'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -a '--decompress=auto --decompress=gzip --decompress=xz --decompress=zstd --decompress=bzip2'
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-size -d 'refuse an image that is larger, in bytes or like 10G' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l max-compression-ratio -d 'refuse an image that decompresses to more than N times its size (the first GiB is free)' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l deadline -d 'give up after this time, even if bytes still arrive' -x
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l retries -d 'give up after N retries in a row that brought no new bytes' -x
-complete -c imagebroker -n '__imagebroker_at \'download\'' -l stall-timeout -d 'drop a connection on which no byte arrives for this time' -x
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l retries -d 'give up after N retries in a row without new bytes' -x
+complete -c imagebroker -n '__imagebroker_at \'download\'' -l stall-timeout -d 'drop a connection on which nothing arrives for this time' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l min-rate -d 'drop a connection slower than SIZE bytes a second, on average over the stall timeout; 0 for no minimum' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l rate-limit -d 'limit the transfer to SIZE bytes a second, such as 10M' -x
 complete -c imagebroker -n '__imagebroker_at \'download\'' -l allow-unknown-size -l no-allow-unknown-size -d 'accept an image with neither a known size nor a checksum'
@@ -250,14 +250,14 @@ complete -c imagebroker -n '__imagebroker_at \'copy\'' -l require-checksum -l no
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allowed-formats -d 'disk formats to accept, such as qcow2,raw' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l no-check-format -d 'accept any content: text, an unsafe disk image, or another format than the declared one'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l trusted-certs -d 'require a signature whose certificate was issued by one of these certificates (ids in the key manager)' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l prefer -d 'stores of the image service, the best first: the order in which locations that may be read directly (direct_url_schemes) are tried' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l decompress -d 'decompress the image, of any kind that its first bytes show, or only of one; checksums are those of the compressed data'
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l prefer -d 'stores of the image service, best first: the order in which locations that may be read directly (direct_url_schemes) are tried' -x
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l decompress -d 'decompress the image; the compression is detected, unless it is named; checksums are those of the compressed data'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -a '--decompress=auto --decompress=gzip --decompress=xz --decompress=zstd --decompress=bzip2'
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-size -d 'refuse an image that is larger, in bytes or like 10G' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l max-compression-ratio -d 'refuse an image that decompresses to more than N times its size (the first GiB is free)' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l deadline -d 'give up after this time, even if bytes still arrive' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l retries -d 'give up after N retries in a row that brought no new bytes' -x
-complete -c imagebroker -n '__imagebroker_at \'copy\'' -l stall-timeout -d 'drop a connection on which no byte arrives for this time' -x
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l retries -d 'give up after N retries in a row without new bytes' -x
+complete -c imagebroker -n '__imagebroker_at \'copy\'' -l stall-timeout -d 'drop a connection on which nothing arrives for this time' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l min-rate -d 'drop a connection slower than SIZE bytes a second, on average over the stall timeout; 0 for no minimum' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l rate-limit -d 'limit the transfer to SIZE bytes a second, such as 10M' -x
 complete -c imagebroker -n '__imagebroker_at \'copy\'' -l allow-unknown-size -l no-allow-unknown-size -d 'accept an image with neither a known size nor a checksum'

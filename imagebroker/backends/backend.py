@@ -204,7 +204,7 @@ class BackendHost:
                 raise ValueError
         except ValueError:
             raise ConfigError(
-                f"[backend:{self.title}]: {redact(url, 100)!r} is no URL of a server",
+                f"[backend:{self.title}]: {redact(url, 100)!r} is not the URL of a server",
                 hint="write it as http://host[:port]",
             ) from None
         policy = Policy(configured=frozenset({(parts.hostname, port)}))

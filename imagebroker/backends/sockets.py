@@ -58,7 +58,7 @@ class Sockets:
     def check(self) -> None:
         """:raises TransferTimeout: the call of this thread was given up."""
         if threading.get_ident() in self._cut_off:
-            raise TransferTimeout("this call was given up: it took too long", retryable=False)
+            raise TransferTimeout("the call took too long and was abandoned", retryable=False)
 
     def add(self, sock: socket.socket) -> None:
         """Record a socket of this thread. :raises TransferTimeout: its call was given up."""

@@ -70,14 +70,14 @@ class Application(App):
             metavar="FILE",
             help="config file to use (default: the first that exists of "
             "$XDG_CONFIG_HOME/imagebroker/imagebroker.conf and /etc/imagebroker/imagebroker.conf; "
-            "the first of these overlays the personal defaults; any other denies what it does "
-            "not allow)",
+            "the first of these adds to the personal defaults; any other file allows only what it "
+            "lists)",
         )
         parser.add_argument(
             "--metrics-file",
             metavar="FILE",
-            help="write metrics of this run there, for the textfile collector of node-exporter, "
-            "which reads *.prom",
+            help="write metrics of this run to FILE (*.prom), for the textfile collector of "
+            "node-exporter",
         )
         return parser
 

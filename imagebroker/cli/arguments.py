@@ -164,14 +164,14 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--prefer", type=names, metavar="STORE[,...]",
-        help="stores of the image service, the best first: the order in which locations that may "
-        "be read directly (direct_url_schemes) are tried",
+        help="stores of the image service, best first: the order in which locations that may be "
+        "read directly (direct_url_schemes) are tried",
     )  # fmt: skip
     parser.add_argument(
         "--decompress", *(f"--decompress={kind}" for kind in (AUTO, *KINDS)), nargs=0,
         action=_Attached, dest="decompress",
-        help="decompress the image, of any kind that its first bytes show, or only of one; "
-        "checksums are those of the compressed data",
+        help="decompress the image; the compression is detected, unless it is named; checksums are "
+        "those of the compressed data",
     )  # fmt: skip
     group = parser.add_argument_group("limits", "these override the config file")
     group.add_argument(
@@ -189,11 +189,11 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--retries", type=count, metavar="N",
-        help="give up after N retries in a row that brought no new bytes",
+        help="give up after N retries in a row without new bytes",
     )  # fmt: skip
     group.add_argument(
         "--stall-timeout", type=seconds, metavar="SECONDS",
-        help="drop a connection on which no byte arrives for this time",
+        help="drop a connection on which nothing arrives for this time",
     )  # fmt: skip
     group.add_argument(
         "--min-rate", type=rate, metavar="SIZE",

@@ -118,12 +118,12 @@ class Download(ShowCommand):
         )
         parser.add_argument(
             "--to-device", action="store_true",
-            help="DEST is a block device that nothing uses: replace what it holds by the image",
+            help="DEST is an unused block device: overwrite it with the image",
         )  # fmt: skip
         parser.add_argument(
             "--convert", choices=("raw",), metavar="raw",
-            help="store the disk that is in the image (qcow2, VMDK, VHD, VHDX or VDI), unpacked by "
-            "a confined qemu-img after the image was verified",
+            help="verify the image, then convert the qcow2, VMDK, VHD, VHDX or VDI to a raw disk "
+            "with a sandboxed qemu-img",
         )  # fmt: skip
         arguments.add_transfer_options(parser)
         arguments.add_ca_file(parser)
@@ -247,7 +247,7 @@ class Download(ShowCommand):
         if not parsed.overwrite or parsed.file_mode is not None:
             option = "--file-mode" if parsed.overwrite else "--no-overwrite"
             raise DestinationError(
-                f"{option} is for files: a device has no mode, and always loses what it held",
+                f"{option} is for files: a device has no mode, and is always overwritten",
                 hint=f"omit {option}",
             )
 

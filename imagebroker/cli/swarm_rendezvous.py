@@ -42,7 +42,7 @@ class SwarmRendezvous(BrokerCommand):
             server = Server((host.strip("[]"), int(port)), identity)
         except (OSError, ValueError, OverflowError) as error:
             raise ConfigError(
-                f"{parsed_args.listen} cannot be listened on: {error}",
+                f"cannot listen on {parsed_args.listen}: {error}",
                 hint="name an address of this host and a free port with --listen",
             ) from error
         with server:

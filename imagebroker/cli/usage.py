@@ -19,7 +19,7 @@ def unknown_command(word: str, commands: Sequence[str]) -> UsageError:
     if word.startswith("-"):
         return UsageError(
             f"unknown option {redact(word, 100)!r} before the command",
-            hint=f"options of a command stand after it; list those before it with: {NAME} --help",
+            hint=f"put the options of a command after it; list the global ones with: {NAME} --help",
         )
     begun = [each for each in commands if each.startswith(f"{word} ")]
     near = begun or nearest(word, commands) or [foreign.COMMANDS.get(word, "")]

@@ -124,7 +124,7 @@ class GlanceService:
             return str(uuid.UUID(last))
         except ValueError:
             with self._in.errors.translated({InvalidImageRef: "InvalidImageRef"}, text):
-                raise InvalidImageRef(f"{text!r:.160} is no id of an image") from None
+                raise InvalidImageRef(f"{text!r:.160} is not the id of an image") from None
 
 
 def record_of(image: Image) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def decoded(image: Image) -> dict[str, Any]:
                 properties[name] = json.loads(properties[name])
             except (ValueError, RecursionError) as error:
                 # One owner's typing error must not make a whole list unreadable.
-                LOG.warning("%s: the property %s is no JSON: %s", image.ref, name, redact(error))
+                LOG.warning("%s: the property %s is not JSON: %s", image.ref, name, redact(error))
     return properties
 
 

@@ -67,7 +67,7 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         "to the backend itself. What they send must match the strong checksum of the image."),
     cfg.ListOpt(
         "prefer", default=[],
-        help="Names of an image service's stores, the best first: the order in which locations "
+        help="Names of an image service's stores, best first: the order in which locations "
         "that may be read directly are tried. Other locations follow in the service's order."),
     cfg.Opt(
         "max_size", type=Size(), default=16 << 40, sample_default="16T",
@@ -151,28 +151,28 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.StrOpt(
         "swarm_ports", default="7881-7888",
         help="Ports for other hosts, as FIRST-LAST: hosts call each other in the first half, and "
-        "images travel in the second. So many downloads as half of the range has ports can be in "
+        "images travel in the second. Half of the range is the number of downloads that can be in "
         "swarms at the same time."),
     cfg.ListOpt(
         "swarm_members", default=[],
-        help="Addresses of the hosts of the fleet, with a port where it is always the same, or "
-        "names that lead to the addresses of hosts in the DNS. This host may be among them."),
+        help="Addresses of the hosts of the fleet, with a port if it is fixed, or DNS names that "
+        "resolve to them. This host may be among them."),
     cfg.StrOpt(
         "swarm_members_dir",
         help="Directory on storage that all hosts of the fleet share and may write to: they find "
         "each other there."),
     cfg.StrOpt(
         "swarm_rack", default="",
-        help="Name of the rack in which this host stands. Of each chunk of an image, one host of a "
-        "rack takes what comes from other racks, and the others have it from there."),
+        help="Name of the rack that this host is in. One host of a rack gets each chunk of an "
+        "image from other racks, and passes it on within its own."),
     cfg.ListOpt(
         "swarm_rendezvous", default=[],
         help="HOST:PORT of `imagebroker swarm rendezvous`, where hosts find each other. Several: "
         "the first that answers is used."),
     cfg.StrOpt(
         "swarm_ca",
-        help="File with the certificate of the fleet's own CA: whoever has a certificate of it is "
-        "a host of the fleet. `imagebroker swarm init` creates all three files."),
+        help="File with the certificate of the fleet's own CA: a host with a certificate issued by "
+        "it belongs to the fleet. `imagebroker swarm init` creates all three files."),
     cfg.StrOpt(
         "swarm_certificate",
         help="File with the certificate of this host. Each host needs its own."),
@@ -181,14 +181,14 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         help="File with the key of this host's certificate."),
     cfg.StrOpt(
         "swarm_dir",
-        help="Directory for images on their way, on a disk with room for them. It must belong to "
-        "the user of the service, with mode 0700, and is created if missing."),
+        help="Directory for images in transit, on a disk with enough space. It must belong to the "
+        "user of the service, with mode 0700, and is created if missing."),
     cfg.Opt(
         "swarm_from", type=Size(), default=64 << 20, sample_default="64M",
         help="Minimum size of an image to be taken from other hosts (bytes, or with K, M, G, T)."),
     cfg.FloatOpt(
         "swarm_linger", default=15.0, min=0.0,
-        help="Seconds for which a process stays and passes an image on after it was downloaded."),
+        help="Seconds for which a process goes on serving an image after its download."),
     cfg.Opt(
         "swarm_upload_limit", type=Size(),
         help="Maximum bytes a second that one download sends to other hosts (or with K, M, G). Not "
@@ -203,7 +203,7 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
     cfg.BoolOpt(
         "swarm_store_root", default=False,
         help="After a download, write the root of the image's hash tree into its record "
-        "(imagebroker_btmh), where the caller may: other hosts can prove pieces with it. create "
+        "(imagebroker_btmh), if the caller may: other hosts can verify pieces with it. create "
         "and copy always do where swarm is on."),
     cfg.BoolOpt(
         "fsync", default=True,
@@ -250,8 +250,8 @@ CORE_OPTIONS: Sequence[cfg.Opt] = reloadable((
         help="Address space that qemu-img may use to convert an image (bytes, or with K, M, G)."),
     cfg.StrOpt(
         "convert_dir", default="/var/tmp",  # noqa: S108 - part files are made so that it is safe
-        help="Directory that an image is stored in until it is converted and written to a device. "
-        "One that goes to a file is stored beside it."),
+        help="Directory for an image while it is converted to a device. On its way to a file, it "
+        "is stored beside the file."),
     cfg.BoolOpt(
         "convert_unconfined", default=False,
         help="Run qemu-img without confinement where bubblewrap (bwrap) is missing or does not "

@@ -348,7 +348,7 @@ def _parsed(section: Section, option: str, url: str) -> ImageRef:
         shown = redact(url, 200)
         address = re.sub(r"^([^/:]+):/", r"\1/", shown)  # scp and rsync write HOST:/PATH
         raise ConfigError(
-            f"{where}: {shown!r} is no URL: it has no scheme",
+            f"{where}: {shown!r} is not a URL: it has no scheme",
             hint="write " + " or ".join(f"{scheme}://{address}" for scheme in schemes),
         )
     try:

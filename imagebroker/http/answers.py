@@ -167,17 +167,17 @@ def _error(head: Head, message: str) -> ImageBrokerError:
     if status == 404:
         return ImageNotFound(message, hint="check the URL")
     if status == 410:
-        return Gone(message, hint="the image was removed for good; look for its successor")
+        return Gone(message, hint="the image was removed for good; look for a newer one")
     if status in (204, 205):
         return ImageNotFound(f"{message}: there is no data", hint="check the URL")
     if status == 401:
         return NotAuthorized(
-            f"{message}: the server wants credentials",
+            f"{message}: the server requires credentials",
             hint="set username, password and endpoint in the backend's section",
         )
     if status == 407:
         return NotAuthorized(
-            f"{message}: a proxy before the server wants credentials",
+            f"{message}: a proxy in front of the server requires credentials",
             hint="ask the owner of the server for access",
         )
     if status == 403:
@@ -185,7 +185,7 @@ def _error(head: Head, message: str) -> ImageBrokerError:
         return NotAuthorized(message, hint=hint, status=status)
     if status == 511:
         return NotAuthorized(
-            f"{message}: the network wants a login",
+            f"{message}: the network requires a login",
             hint="log in to this network first: open any http page in a browser",
             status=status,
         )
@@ -196,7 +196,7 @@ def _error(head: Head, message: str) -> ImageBrokerError:
     if status >= 400:
         return BackendError(message, hint="the server refuses the request", retryable=False)
     return TransferError(
-        f"{message}: not an answer to what was asked",
+        f"{message}: an unexpected answer",
         hint="check the URL and the server",
         retryable=False,
     )

@@ -131,12 +131,12 @@ class _Connection:
             return TransferError(f"{peer}: the connection was closed on our side")
         if isinstance(error, TimeoutError):
             return TransferTimeout(
-                f"{peer} took nothing for {self._dial.limits.stall_timeout:g} s",
+                f"{peer} accepted no data for {self._dial.limits.stall_timeout:g} s",
                 hint="check the server and the network; stall_timeout sets the limit",
             )
         return TransferError(
             f"{peer}: the connection was lost: {error.strerror or error}",
-            hint="the server or something in between broke off; try again",
+            hint="try again; if it happens again, check the server and the network",
         )
 
     def _answer(

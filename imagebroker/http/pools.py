@@ -91,7 +91,7 @@ class Answer:
                 if size > limit:
                     raise TransferError(
                         f"{self.place.url.site}: the answer is longer than {limit} bytes",
-                        hint="check that this is the server that is meant",
+                        hint="check that the URL names the right server",
                         retryable=False,
                     )
                 pieces.append(bytes(block))
@@ -318,7 +318,7 @@ class translated:  # noqa: N801 - reads as what it does, as those of contextlib 
         if isinstance(error, ProtocolError) and _has_os_error(error):
             raise TransferError(
                 f"{self._peer}: the connection was lost",
-                hint="the server or something in between broke off; try again",
+                hint="try again; if it happens again, check the server and the network",
             ) from error
         if isinstance(error, (HTTPError, HTTPException)):
             # What the gate lets through they can read: if not, the versions do not fit together.
@@ -326,7 +326,7 @@ class translated:  # noqa: N801 - reads as what it does, as those of contextlib 
         if isinstance(error, OSError):
             raise TransferError(
                 f"{self._peer}: the connection was lost: {error.strerror or type(error).__name__}",
-                hint="the server or something in between broke off; try again",
+                hint="try again; if it happens again, check the server and the network",
             ) from error
 
 
@@ -366,7 +366,7 @@ def _tunnel(sock: socket, url: Url, proxy: Proxy, limits: Limits, agent: str) ->
         wire.close()
     if 200 <= head.status < 300:
         if wire.surplus:
-            raise Malformed(f"{url.site} sent something before it was asked")
+            raise Malformed(f"{url.site} sent data before any request")
         return
     if head.status in (401, 407):
         raise _unwelcome(proxy, head)

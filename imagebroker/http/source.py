@@ -229,8 +229,8 @@ class HttpSource(ImageSource):
     def _ignored(self, what: str) -> RangeIgnored:
         self.seekable = False
         return RangeIgnored(
-            f"{self._session.title}: asked for the middle, the server {what}",
-            hint="the transfer begins again; a server with range support would resume",
+            f"{self._session.title}: a range was requested, but the server {what}",
+            hint="the transfer starts over; with range support it would resume",
         )
 
     def _exactly(self, blocks: Iterator[memoryview], left: int | None) -> Iterator[Buffer]:
@@ -244,8 +244,8 @@ class HttpSource(ImageSource):
                 return
         if left:
             raise TransferError(
-                f"{self._session.title}: the answer ends {left} bytes too early",
-                hint="the server or something in between broke off; try again",
+                f"{self._session.title}: the answer ended {left} bytes early",
+                hint="try again; if it happens again, check the server and the network",
             )
 
 

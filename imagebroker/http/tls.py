@@ -84,7 +84,7 @@ class Tls:
                 context.load_cert_chain(options.cert_file, options.key_file, passphrase)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"[{self._title}] the certificates cannot be used: {error}",
+                f"[{self._title}] cannot use the certificates: {error}",
                 hint=f"{self.shown('ca_file')}, {self.shown('cert_file')} and "
                 f"{self.shown('key_file')} are PEM files{self._passphrase_hint()}",
             ) from error
@@ -110,7 +110,7 @@ class Tls:
         if name == "key_file" and mode & (stat.S_IROTH | stat.S_IWOTH):
             raise ConfigError(
                 f"[{self._title}] {shown} {path!r} is open to every user of this host",
-                hint=f"chmod o= {path}, and consider the key known",
+                hint=f"chmod o= {path}, and treat the key as compromised",
             )
 
 

@@ -38,7 +38,7 @@ _NOTHING = memoryview(b"")
 class Ragged(TransferError):
     """TLS ended without notice: the server's way to end, or somebody's who cuts connections."""
 
-    hint = "the server or something in between broke off; try again"
+    hint = "try again; if it happens again, check the server and the network"
 
 
 class Handle:
@@ -286,13 +286,13 @@ class Wire:
             where = f"after {self._size - self._left} of {self._size} bytes"
         raise TransferError(
             f"{self._peer} closed the connection {where}",
-            hint="the server or something in between broke off; try again",
+            hint="try again; if it happens again, check the server and the network",
         )
 
     def _broken_chunk(self) -> TransferError:
         return TransferError(
             f"{self._peer} sent a body whose chunks do not add up",
-            hint="the server or something in between is broken; try again",
+            hint="try again; if it happens again, check the server and proxies in between",
         )
 
     # -- bytes ---------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class Wire:
                     f"{self._peer} closed the connection within {what}"
                     if self.received
                     else f"{self._peer} closed the connection without an answer",
-                    hint="check the server, and what stands in between; try again",
+                    hint="try again; if it happens again, check the server and proxies in between",
                 )
             found = self._buffer.find(b"\n", self._at, self._end)
             ended = found >= 0
@@ -399,7 +399,7 @@ class Wire:
             return Ragged(message)
         return TransferError(
             f"{self._peer}: the connection was lost: {error.strerror or error}",
-            hint="the server or something in between broke off; try again",
+            hint="try again; if it happens again, check the server and the network",
         )
 
 

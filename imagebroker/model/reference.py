@@ -326,7 +326,9 @@ def _without(ref: ImageRef, part: str) -> str:
 def _check_names(ref: ImageRef) -> None:
     """Check that the opaque name and the key are text, and that there is a key."""
     if ref.authority in (".", ".."):
-        raise PolicyViolation(f"{ref}: {ref.authority!r} is no name", hint="write another name")
+        raise PolicyViolation(
+            f"{ref}: {ref.authority!r} is not a valid name", hint="write another name"
+        )
     if ref.path == "/":
         raise InvalidImageRef(f"{ref} has no key", hint=f"write {ref.scheme}://NAME/KEY")
     for what, text in (("name", ref.authority or ""), ("key", ref.key)):

@@ -38,7 +38,7 @@ class Proxy:
         """
         match = re.fullmatch(_URL, text)
         if match is None or (match["scheme"] or "http").lower() != "http":
-            raise ValueError("this is no URL of an HTTP proxy")
+            raise ValueError("it is not the URL of an HTTP proxy")
         port = int(match["port"] or 80)
         username, password = unquote(match["user"] or ""), unquote(match["password"] or "")
         if not 0 < port < 65536 or ":" in username:
@@ -101,7 +101,7 @@ class Proxies:
     def configured(cls, text: str) -> Proxies:
         """:raises ValueError: as `Proxy.parse`, or `http://` is missing."""
         if not text.lower().startswith("http://"):
-            raise ValueError("this is no URL of an HTTP proxy")
+            raise ValueError("it is not the URL of an HTTP proxy")
         return cls(Proxy.parse(text, "option proxy"))
 
 

@@ -141,7 +141,7 @@ def _address(text: str) -> str:
         ) from error
     if found.is_unspecified:
         raise ConfigError(
-            f"swarm_address: {text} is no address that other hosts could call",
+            f"swarm_address: {text} is not an address that other hosts can reach",
             hint="write this host's address in the network of the fleet, such as 10.0.0.17",
             option="swarm_address",
         )

@@ -91,7 +91,7 @@ class Mended(ImageSource):
                 position += len(data)
         del self._doubtful[index]
         if not right:
-            LOG.warning("swarm: %s told of other bytes in chunk %s; left out", teller, index)
+            LOG.warning("swarm: %s reported other bytes for chunk %s; ignoring it", teller, index)
             self._lied(index, teller)
         return right
 

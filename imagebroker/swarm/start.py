@@ -107,5 +107,5 @@ def _split(text: str) -> tuple[str, int | None]:
     if not _NAME.fullmatch(address):
         ipaddress.ip_address(address)
     if port and not (port.isdigit() and 0 < int(port) < 1 << 16):
-        raise ValueError(f"{text!r}: the port is no number from 1 to 65535")
+        raise ValueError(f"{text!r}: the port is not a number from 1 to 65535")
     return address, int(port) if port else None

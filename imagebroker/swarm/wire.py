@@ -73,7 +73,7 @@ def addresses(message: Message, name: str, most: int) -> list[tuple[str, int]]:
     """Where hosts are called. :raises BrokenPeer: they are none, or too many."""
     value = message.get(name)
     if not isinstance(value, list) or len(value) > most:
-        raise BrokenPeer(f"{name} is no list of addresses")
+        raise BrokenPeer(f"{name} is not a list of addresses")
     found = []
     for each in value:
         match each:

@@ -143,14 +143,14 @@ _FOREIGN = (
 def checked_kind(decompress: object) -> str | None:
     """The caller's `decompress=`, before any I/O.
 
-    :raises InvalidImageRef: it is no kind of compression.
+    :raises InvalidImageRef: it is not a kind of compression.
     :raises UnsupportedOperation: this Python lacks what decodes it.
     """
     if decompress is None:
         return None
     if not isinstance(decompress, str) or decompress not in (AUTO, *KINDS):
         raise InvalidImageRef(
-            f"decompress: {redact(decompress, 40)!r} is no kind of compression",
+            f"decompress: {redact(decompress, 40)!r} is not a kind of compression",
             hint=f"one of {', '.join((AUTO, *KINDS))}",
         )
     if decompress != AUTO:
@@ -239,7 +239,7 @@ class Unpacker:
         for kind in _FOREIGN:
             if kind.magic.match(begin):
                 raise CompressionError(
-                    f"{self._ref} is {kind.name} data, which cannot be unpacked here",
+                    f"{self._ref} is {kind.name} data, which cannot be decompressed here",
                     hint=f"to store it as it is, leave --decompress out; {kind.tool} unpacks it",
                 )
 
@@ -290,7 +290,7 @@ class Unpacker:
             LOG.warning("%s: data appended to the %s data is ignored", self._ref, kind.name)
             return b""
         raise CompressionError(
-            f"{self._ref}: something else follows the {kind.name} data",
+            f"{self._ref}: unexpected data follows the {kind.name} data",
             hint="check the file where it was published: it may be damaged or incomplete",
         )
 
@@ -310,7 +310,7 @@ class _Member:
                 self._input = next(self._slices, None)
                 if self._input is None:
                     raise CompressionError(
-                        f"{self._title} is cut off",
+                        f"{self._title} is truncated",
                         hint="the file is incomplete where it was published",
                     )
             data, self._input = self._input or b"", None

@@ -145,7 +145,7 @@ def _transferred(
                 account.begin_round()
                 again = [each.again for each in candidates if each.again is not None]
                 candidates = [*again, candidates[-1]]
-                what = "looking for what of it is wrong" if again else "from the beginning"
+                what = "to find the wrong bytes" if again else "from the beginning"
                 LOG.warning("%s; asking the backend itself, %s", error, what)
     transfer.watch.report("verify", always=True)
     flight.verified(account.evidence)

@@ -141,7 +141,7 @@ class Watch:
         if self.left <= 0:
             raise TransferTimeout(
                 f"the transfer did not end within its deadline of {self.rules.deadline:.0f} s",
-                hint="raise deadline if the image is that large and the network that slow",
+                hint="raise deadline (--deadline) if the image is large or the network slow",
                 retryable=False,
             )
 

@@ -23,12 +23,12 @@ def read_small(transfer: Transfer, title: str) -> bytes:
             return b"".join(bytes(chunk) for chunk in stream.chunks())
     except ImageNotFound as error:
         raise NotThere(
-            f"{title} is not there: {error}", hint="check the URL that checksum= has"
+            f"{title} does not exist: {error}", hint="check the URL of --checksum"
         ) from error
     except TooLarge as error:
         raise VerificationError(
-            f"{title} is no checksum file: it has more than {transfer.watch.rules.max_size} bytes",
-            hint="check the URL that checksum= has",
+            f"{title} is too large for a checksum file: over {transfer.watch.rules.max_size} bytes",
+            hint="check the URL of --checksum",
         ) from error
     except TransferError as error:
         if getattr(error, "coding", None) is None:

@@ -157,7 +157,7 @@ def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
     if not overwrite or file_mode is not None:
         which = "file_mode" if overwrite else "overwrite=False"
         raise DestinationError(
-            f"{which} is for files: a device has no mode, and always loses what it held",
+            f"{which} is for files: a device has no mode, and is always overwritten",
             hint=f"omit {which}",
         )
 

@@ -96,7 +96,7 @@ def update(
         if found is not None and if_version not in (None, found.version):
             raise Conflict(
                 f"{ref} has the version {found.version}, not {if_version}",
-                hint="look at it again, then repeat the change",
+                hint=f"see what it is now: imagebroker show {ref}; then repeat the change",
             )
         if data is None:
             return backend.update(context, ref, changes, None, purge_props)
@@ -181,7 +181,7 @@ def _check_target(target: Target | None, backend: Boundary) -> None:
         )
     for name, value in (("store", target.store), ("base image", target.base_image)):
         if value is not None and not (value.isascii() and value.isprintable()):
-            raise InvalidImageRef(f"the {name} {value!r:.80} is no name of one")
+            raise InvalidImageRef(f"the {name} {value!r:.80} is not a valid name")
 
 
 def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) -> bool:

@@ -25,7 +25,7 @@ _HIGHEST = 3
 def digests_in(text: bytes, called: Sequence[bytes]) -> list[tuple[str, str]]:
     """The digests of the file with one of these names: algorithm and hex digits.
 
-    None for text that is no JSON.
+    None for text that is not JSON.
     """
     if text.lstrip()[:1] not in (b"{", b"["):
         return []

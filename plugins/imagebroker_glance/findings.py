@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def check(backend: GlanceBackend, options: Options) -> Iterator[Finding]:
     """Log in as the service, and ask for a list of one image."""
     if not options.get("auth_type"):
-        yield Finding("there is no login to try: only callers with a token of their own are served")
+        yield Finding("no credentials to check: only callers with their own token are served")
         return
     try:
         for _ in backend.get_all(None, ImageQuery(limit=1)):
@@ -40,7 +40,7 @@ def _explained(error: ImageBrokerError, options: Options) -> Finding:
     place = "endpoint" if options.get("endpoint") else error.option or "auth_url"
     if isinstance(error, ImageNotFound):
         return Finding(
-            f"{error}: that is no image service", FAILURE,
+            f"{error}: not an image service", FAILURE,
             "set endpoint to the address of Glance, often port 9292, or remove it to use the "
             "service catalogue", place,
         )  # fmt: skip

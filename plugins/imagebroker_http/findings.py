@@ -24,7 +24,7 @@ def check(host: BackendHost, client: http.Client) -> Iterator[Finding]:
 def _about(url: str, status: int) -> Finding:
     if status == 401:
         return Finding(
-            f"{url} answered 401: it wants a login", FAILURE,
+            f"{url} answered 401: it requires a login", FAILURE,
             "set username and password to what the server expects", _OPTION,
         )  # fmt: skip
     if status >= 500:

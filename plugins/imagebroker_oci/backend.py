@@ -129,7 +129,7 @@ class OciBackend(ImageBackend):
             raise Conflict(f"{ref} has its data already", hint="create another image")
         if choice or name.digest is not None:
             raise UnsupportedOperation(
-                f"{ref} names a manifest by what it is, which cannot change",
+                f"{ref} names a manifest by its digest, and a manifest cannot be changed",
                 hint="name it by its tag alone",
             )
         manifest = self._registry.document(name)
@@ -233,7 +233,7 @@ def _place(host: BackendHost) -> Name | None:
     found = repository_of(text.removeprefix("oci://"))
     if found is None:
         raise ConfigError(
-            f"[backend:{host.title}] create_in: {text!r} is no repository",
+            f"[backend:{host.title}] create_in: {text!r} is not a repository",
             hint="write it as REGISTRY[:PORT]/REPOSITORY, in lower case and without a tag",
             option="create_in",
         )

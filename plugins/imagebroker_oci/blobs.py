@@ -34,7 +34,7 @@ def opened(
         source = http.HttpSource(registry.http, ref, url, start=start)
     except ImageNotFound as error:
         raise ImageNotFound(
-            f"{name.place} has lost the blob {descriptor.digest}: {error}",
+            f"{name.place} no longer has the blob {descriptor.digest}: {error}",
             hint="the image is not complete: push it again",
         ) from error
     size = source.image.size
@@ -72,7 +72,7 @@ class Blob:
         if self.received < self._descriptor.size:
             raise TransferError(
                 f"{self._what}: it ends {self._descriptor.size - self.received} bytes too early",
-                hint="the server or something in between broke off; try again",
+                hint="try again; if it happens again, check the server and the network",
             )
         if found != self._descriptor.hex:
             raise mismatch(self._what, self._descriptor, self.received, found)

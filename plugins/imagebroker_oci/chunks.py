@@ -126,7 +126,7 @@ def _checked(chunk: Chunk, blob: Blob, what: str) -> Iterator[Buffer]:
         if left < 0:
             raise VerificationError(
                 f"{what} has more than {chunk.stop - chunk.start} bytes",
-                hint="tell the owner of the image; do not use it",
+                hint="do not use the image, and report it to its owner",
             )
         if digest is not None:
             digest.update(block)
@@ -136,12 +136,12 @@ def _checked(chunk: Chunk, blob: Blob, what: str) -> Iterator[Buffer]:
     if left:
         raise VerificationError(
             f"{what} has {left} bytes less than the manifest says",
-            hint="tell the owner of the image; do not use it",
+            hint="do not use the image, and report it to its owner",
         )
     if digest is not None and digest.hexdigest() != chunk.digest:
         raise VerificationError(
             f"{what} should have the content {chunk.digest}, and has {digest.hexdigest()}",
-            hint="tell the owner of the image; do not use it",
+            hint="do not use the image, and report it to its owner",
         )
 
 

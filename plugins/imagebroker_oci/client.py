@@ -239,7 +239,7 @@ def _checked_digest(
         raise VerificationError(
             f"the manifest {reference} in {name.place} should have the digest "
             f"{printable(expected, 140)}, and has {digest}",
-            hint="tell the owner of the registry; do not use the image",
+            hint="do not use the image, and report it to the owner of the registry",
         )
     return digest
 
@@ -255,7 +255,7 @@ def mismatch(what: str, descriptor: Descriptor, size: int, found: str) -> Verifi
     return VerificationError(
         f"{what} should have {descriptor.size} bytes and the digest {descriptor.digest}, and has "
         f"{size} bytes and {descriptor.algorithm}:{found}",
-        hint="tell the owner of the registry; do not use the image",
+        hint="do not use the image, and report it to the owner of the registry",
     )
 
 

@@ -101,7 +101,7 @@ def _choice(ref: ImageRef) -> Choice:
         value = unquote(value)
         if key not in ("disktype", "arch", "title") or not value or key in found:
             raise InvalidImageRef(
-                f"{ref} has a query that says nothing about a disk",
+                f"{ref} has an unknown parameter in its query",
                 hint="the query may have disktype=, arch= and title=, each once",
             )
         found[key] = value

@@ -152,8 +152,11 @@ def _damaged(what: str, kind: str) -> VerificationError:
 
 
 def _cut(what: str) -> TransferError:
-    return TransferError(f"{what}: its data is cut off", hint="the image is damaged: push it again",
-                         retryable=False)  # fmt: skip
+    return TransferError(
+        f"{what}: the data is truncated",
+        hint="the image is damaged: push it again",
+        retryable=False,
+    )
 
 
 _UNPACKERS: dict[str, Callable[[Iterable[memoryview], str], Iterator[bytes | memoryview]]] = {

@@ -69,12 +69,12 @@ class RbdBackend(ImageBackend):
         self._pool, _, self._namespace = pool.partition("/")
         if "/" in self._namespace or (pool and not self._pool):
             raise ConfigError(
-                f"[backend:{host.title}] pool: {host.options.pool!r} is no pool",
+                f"[backend:{host.title}] pool: {host.options.pool!r} is not a pool",
                 hint="write it as POOL or POOL/NAMESPACE",
             )
         if not host.options.snapshot or set(host.options.snapshot) & set("/@\0"):
             raise ConfigError(
-                f"[backend:{host.title}] snapshot: {host.options.snapshot!r} is no name of one",
+                f"[backend:{host.title}] snapshot: {host.options.snapshot!r} is not a valid name",
                 hint="set snapshot to a name without / and @",
             )
         self._cluster = Cluster(host)

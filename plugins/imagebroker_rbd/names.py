@@ -106,6 +106,6 @@ def new_name(name: str | None) -> str:
         )
     if found.startswith(UPLOAD):
         raise InvalidImageRef(
-            f"{found[:50]!r} is a name of uploads under way", hint="choose another name"
+            f"{found[:50]!r} is reserved for unfinished uploads", hint="choose another name"
         )
     return found

@@ -49,7 +49,7 @@ class Server:
         if bool(options.access_key) != bool(options.secret_key):
             missing = "secret_key" if options.access_key else "access_key"
             raise ConfigError(
-                f"{title} {missing}: one of two keys is missing", hint=f"set {missing}"
+                f"{title} {missing}: only one of two keys is set", hint=f"set {missing}"
             )
         if self._of_machine and options.access_key:
             raise ConfigError(
@@ -59,7 +59,7 @@ class Server:
         for name in ("endpoint_url", "metadata_url"):
             if options[name] and not options[name].startswith(("http://", "https://")):
                 raise ConfigError(
-                    f"{title} {name}: {options[name]!r} is no URL",
+                    f"{title} {name}: {options[name]!r} is not a URL",
                     hint="write it as https://host[:port]",
                 )
 

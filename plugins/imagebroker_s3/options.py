@@ -30,7 +30,7 @@ OPTIONS = (
         help="The metadata service. Asked only where credentials is metadata."),
     cfg.BoolOpt(
         "requester_pays", default=False,
-        help="Agree to pay for requests, as some buckets want it."),
+        help="Agree to pay for requests, which some buckets require."),
     cfg.StrOpt(
         "addressing_style", default="auto", choices=["auto", "path", "virtual"],
         help="Whether the bucket is in the path of URLs or in the name of the host. auto: in the "
@@ -46,8 +46,8 @@ OPTIONS = (
         help="Parts that are uploaded at once. Each one is in memory."),
     cfg.StrOpt(
         "state_dir",
-        help="Directory that remembers uploads: one that was killed goes on in the next call, with "
-        "the parts that the server has. Without it, such a call begins again."),
+        help="Directory that records unfinished uploads: after one was killed, the next call sends "
+        "only the parts that the server lacks. Not set: it sends all of them."),
     # Basic authentication is no way to log in to S3.
     *(option for option in http.OPTIONS if option.dest not in ("username", "password")),
 )  # fmt: skip

@@ -49,8 +49,8 @@ OWN: tuple[cfg.Opt, ...] = (
         "name."),
     cfg.StrOpt(
         "state_dir",
-        help="Directory that remembers uploads: one that was killed goes on in the next call, with "
-        "the segments that the server has. Without it, such a call begins again."),
+        help="Directory that records unfinished uploads: after one was killed, the next call sends "
+        "only the segments that the server lacks. Not set: it sends all of them."),
     cfg.StrOpt(
         "tempurl_key", secret=True,
         help="Key of the account for temporary URLs (that of a container opens no segments). With "

@@ -66,7 +66,7 @@ def _segment(entry: Any) -> Segment | None:
             container, key, int(entry["bytes"]), str(entry.get("hash")), bool(entry.get("sub_slo"))
         )
     except (KeyError, TypeError, ValueError):
-        raise MalformedAnswer("a manifest names something that is no segment") from None
+        raise MalformedAnswer("a manifest names something that is not a segment") from None
 
 
 def all_segments(

@@ -243,7 +243,7 @@ def test_bytes_that_change_on_the_device_are_found(
                 os.pwrite(file.fileno(), b"other" * 1000, int(1.5 * MIB))
 
     script.before_chunk = disturb
-    with pytest.raises(DestinationError, match="gave back other bytes"):
+    with pytest.raises(DestinationError, match="returned different bytes"):
         scripted.broker.download(None, ref, device, to_device=True)
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
 

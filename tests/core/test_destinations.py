@@ -143,7 +143,7 @@ def test_without_overwrite_whatever_is_there_is_there_already(
     kind: str, scripted: Scripted, tmp_path: Path
 ) -> None:
     _KINDS[kind][0](tmp_path / "x")
-    error = _refused(scripted, tmp_path / "x", "exists already", overwrite=False)
+    error = _refused(scripted, tmp_path / "x", "already exists", overwrite=False)
     assert_that(error.errno, Equals(errno.EEXIST))
 
 

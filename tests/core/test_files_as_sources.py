@@ -196,5 +196,5 @@ def test_the_command_refuses_as_cat_does(image: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert_that(done.returncode, Equals(9))
     assert_that(done.stderr, StartsWith("imagebroker: '<stdout>' is the file that file://"))
-    assert_that(done.stderr, Contains("hint: write into another file, and rename it at the end"))
+    assert_that(done.stderr, Contains("hint: write to another file, and rename it afterwards"))
     assert_that(image.read_bytes(), Equals(DATA))

@@ -32,7 +32,7 @@ class Place:
         bucket, _, prefix = (host.options.create_in or "").strip("/").partition("/")
         if {".", ".."} & {bucket, *prefix.split("/")}:
             raise ConfigError(
-                f"[backend:{host.title}] create_in: {host.options.create_in!r} is no place",
+                f"[backend:{host.title}] create_in: {host.options.create_in!r} is not valid",
                 hint=f"write it as {word} or {word}/prefix",
             )
         return cls(word, host.title, bucket, f"{prefix}/" if prefix else "")

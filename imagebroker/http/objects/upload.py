@@ -194,7 +194,7 @@ class Upload:
             if earlier.part_size == self._part_size:
                 there = self._there.parts(earlier.upload_id)
             if there is not None:
-                LOG.info("%s: going on with %d parts", self._image.ref, len(there))
+                LOG.info("%s: resuming with %d parts", self._image.ref, len(there))
                 return earlier, there
         if earlier is not None:
             self._try_abort(earlier.upload_id)

@@ -19,12 +19,14 @@ def check_claims(image: Image, rules: Rules, *, demanded: bool, local: bool) -> 
     if image.size is None and not (demanded or rules.allow_unknown_size):
         raise PolicyViolation(
             f"{image.ref}: the server does not say how many bytes there are",
-            hint="pass a checksum, or allow_unknown_size if a cut may pass as complete",
+            hint="pass --checksum, or --allow-unknown-size to accept an image that may be cut off",
         )
     confirmed = demanded or rules.allow_empty or image.id is not None or local
     if image.size == 0 and not confirmed:
         raise TransferError(
-            f"{image.ref} is empty", hint="pass allow_empty if it is meant to be", retryable=False
+            f"{image.ref} is empty",
+            hint="pass --allow-empty if it is meant to be empty",
+            retryable=False,
         )
 
 
@@ -38,7 +40,7 @@ def check_coding(source: OpenedSource) -> None:
     raise TransferError(
         f"{source.image.ref}: the server sends it encoded as {source.coding!r}, though it "
         "was asked not to",
-        hint=f"pass --decompress={unpacked} to store what is in it"
+        hint=f"pass --decompress={unpacked} to store the decompressed image"
         if unpacked in KINDS
         else "pass --checksum with the digest of the file as the server stores it",
         retryable=False,

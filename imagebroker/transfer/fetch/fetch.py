@@ -323,7 +323,7 @@ class Fetch:
         if self._missing and self._missing != [self._whole]:
             if self._may_resume(source):
                 resumed_from = self._missing[0][0]
-                LOG.info("%s: going on at byte %d", redact(self.image.ref), resumed_from)
+                LOG.info("%s: resuming at byte %d", redact(self.image.ref), resumed_from)
             else:
                 self._begin_again()
         if self._void and self._begun:

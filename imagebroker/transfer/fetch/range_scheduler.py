@@ -132,7 +132,7 @@ class RangeScheduler:
             try:
                 self._admit(opened.image)
                 if not opened.seekable:
-                    raise RangeIgnored(f"{opened.image.ref}: it cannot begin in the middle")
+                    raise RangeIgnored(f"{opened.image.ref}: it cannot start in the middle")
             except ImageBrokerError as error:
                 opened.close()
                 self._give_up(opening.candidate, error)
@@ -142,7 +142,7 @@ class RangeScheduler:
             )
 
     def _give_up(self, candidate: Candidate, error: ImageBrokerError) -> None:
-        LOG.warning("the location %s failed, going on without it: %s", redact(candidate.ref), error)
+        LOG.warning("location %s failed, continuing without it: %s", redact(candidate.ref), error)
         self._given_up.append(candidate)
 
     def _wait(self) -> float:
@@ -200,7 +200,7 @@ class RangeScheduler:
         source = read.source
         self._end(read)
         if source.reads and error.retryable and not isinstance(error, RangeIgnored):
-            LOG.warning("a parallel range failed, going on with %d: %s", len(source.reads), error)
+            LOG.warning("a parallel range failed, continuing with %d: %s", len(source.reads), error)
             source.broke(isinstance(error, BackendError))
             return
         self._main = source
@@ -216,7 +216,7 @@ class RangeScheduler:
             self._give_up(source.candidate, error)
             self._main = self._sources[0]
             return
-        LOG.warning("%s broke, others go on: %s", redact(source.candidate.ref), error)
+        LOG.warning("%s failed, continuing without it: %s", redact(source.candidate.ref), error)
         source.broke(False)
         source.resting_until = monotonic() + source.retries.pause(error)
         self._watch.retries += 1

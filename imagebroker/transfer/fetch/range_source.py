@@ -201,7 +201,7 @@ class Opening(Thread):
 
     def _check(self) -> None:
         if self._dropped:
-            raise Cancelled("the transfer needs this location no more")
+            raise Cancelled("the transfer no longer needs this location")
 
     @property
     def settled(self) -> bool:

@@ -75,7 +75,7 @@ class Converted:
             raise TooLarge(
                 f"{self.image.ref} has a disk of {disk.size} bytes in it, more than "
                 f"{watch.rules.max_size}",
-                hint="raise max_size if that is wanted",
+                hint="to allow it, raise max_size (--max-size)",
             )
 
     def events(self) -> Events:
@@ -111,7 +111,7 @@ class Converted:
             raise TooLarge(
                 f"{self.image.ref} has {self._arrived.size} bytes, and the disk in it more than "
                 f"{most} times as many",
-                hint="raise max_compression_ratio if the image is that empty",
+                hint="raise max_compression_ratio if the image really is that sparse",
             )
 
     def _evidence(self, raw: str) -> dict[str, Any]:

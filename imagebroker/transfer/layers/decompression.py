@@ -96,20 +96,20 @@ class Decompressed:
         if self._done > rules.max_size:
             raise TooLarge(
                 f"{self.image.ref} unpacks to more than {rules.max_size} bytes",
-                hint="raise max_size if that is wanted",
+                hint="to allow it, raise max_size (--max-size)",
             )
         if self._done > FREE + rules.max_compression_ratio * self._unpacker.taken:
             raise TooLarge(
                 f"{self.image.ref} unpacks to {self._done} bytes from {self._unpacker.taken}, more "
                 f"than {rules.max_compression_ratio} times as many",
-                hint="raise max_compression_ratio if the image is that empty",
+                hint="raise max_compression_ratio if the image really is that sparse",
             )
 
     def _check_empty(self) -> None:
         if not self._done and self._unpacker.taken and not self._watch.rules.allow_empty:
             raise TransferError(
-                f"{self.image.ref} has nothing in it",
-                hint="pass allow_empty if it is meant to be empty",
+                f"{self.image.ref} is empty when decompressed",
+                hint="pass --allow-empty if it is meant to be empty",
                 retryable=False,
             )
 

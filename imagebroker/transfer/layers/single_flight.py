@@ -504,9 +504,7 @@ class _FollowedSource(ImageSource):
         except (OSError, ConfigError):
             following = None
         if following is None:
-            LOG.info(
-                "%s: the transfer that was followed ended; going on with it", redact(self.image.ref)
-            )
+            LOG.info("%s: the followed transfer ended; taking over", redact(self.image.ref))
             raise HandedOver("the transfer that was followed ended or stalled")
         self._owner.follow(following)
         self._following, self._beginning = following, following.first.beginning

@@ -86,7 +86,7 @@ class Verified:
         before = self._checks.prefix()
         if not hmac.compare_digest(before.get(self._algorithm(), ""), repeated):
             raise ImageChanged(
-                f"{self.image.ref}: the first {self._delivered} bytes were others when they were "
+                f"{self.image.ref}: the first {self._delivered} bytes changed before they were "
                 "read again",
-                hint="begin again: the image was replaced",
+                hint="start the download again: the image was replaced",
             )

@@ -323,7 +323,7 @@ class BlockDevice:
 
     def _other_bytes(self) -> DestinationError:
         return DestinationError(
-            f"{self.shown!r} gave back other bytes than were written to it",
+            f"{self.shown!r} returned different bytes than were written to it",
             hint="the device is damaged, or something else writes to it: see dmesg",
             errno=errno.EIO,
         )

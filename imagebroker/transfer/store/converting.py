@@ -81,7 +81,7 @@ class Conversion:
 def conversion(core: Options, convert: str) -> Conversion:
     """As configured. :raises InvalidImageRef: `convert` is not `raw`."""
     if convert != "raw":
-        raise InvalidImageRef(f"convert is {convert!r:.40}", hint="images are converted to raw")
+        raise InvalidImageRef(f"convert is {convert!r:.40}", hint="only raw is supported")
     confinement = Confinement(core.convert_memory, required=not core.convert_unconfined)
     program = Program("qemu-img", "qemu-utils", confinement)
     return Conversion(program, core.convert_timeout, Path(core.convert_dir))

@@ -72,6 +72,6 @@ def _trusted_link(directory: int, link: int, name: bytes, links: int) -> bytes:
         raise PolicyViolation(
             f"the destination passes through the symbolic link {os.fsdecode(name)!r}, which "
             "another user made in a shared directory",
-            hint="write the real path",
+            hint="use the path without that link",
         )
     return os.readlink(name, dir_fd=directory)

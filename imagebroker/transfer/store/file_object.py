@@ -45,7 +45,7 @@ class FileObject:
                 hint="pass a path or a file object open for writing in binary mode",
             )
         if getattr(target, "closed", False):
-            raise DestinationError(f"the destination {self.shown} is closed", hint="pass it open")
+            raise DestinationError(f"the destination {self.shown} is closed", hint="open it first")
         writable = getattr(target, "writable", None)
         if callable(writable) and not writable():
             raise DestinationError(f"the destination {self.shown} is not open for writing")

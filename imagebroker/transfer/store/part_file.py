@@ -91,7 +91,7 @@ class PartFile:
         self.shown = redact(os.fsdecode(path).encode("utf-8", "backslashreplace").decode())
         parent, self._name = os.path.split(path)
         if not self._name or self._name in (b".", b"..") or b"\0" in path:
-            raise DestinationError(f"{self.shown!r} names no file", hint="write a path of a file")
+            raise DestinationError(f"{self.shown!r} is not the name of a file", hint="name a file")
         self._overwrite, self._fsync = overwrite, fsync
         self._permissions = None if file_mode is None else Permissions(file_mode, asked=True)
         self._process = Process()
@@ -151,7 +151,7 @@ class PartFile:
 
     def _exists(self) -> DestinationError:
         return DestinationError(
-            f"{self.shown!r} exists already",
+            f"{self.shown!r} already exists",
             hint="choose another name, or allow it to be overwritten",
             errno=errno.EEXIST,
         )

@@ -69,7 +69,7 @@ def test_keystone_as_the_endpoint_is_no_image_service(
 ) -> None:
     [found] = failures(checked(endpoint=openstack.auth_url.removesuffix("v3")))
     assert_that(found["where"], Equals("[backend:glance] endpoint"))
-    assert_that(found["what"], Contains("that is no image service"))
+    assert_that(found["what"], Contains("not an image service"))
     assert_that(found["remedy"], Contains("remove it to use the service catalogue"))
     # As the remedy says. What then is refused is the address in the catalogue.
     [found] = failures(checked(endpoint=None))

@@ -180,7 +180,7 @@ class _Lines:
                     f"{self._origin}: a line for {each} has the wrong number of hex digits",
                     hint="download the checksum file again: it is damaged or truncated",
                 )
-        return BY_DIGITS.get(digits)
+        return None
 
 
 def _unescaped(name: bytes) -> bytes:

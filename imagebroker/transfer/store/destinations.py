@@ -150,7 +150,7 @@ class IntoObject(Destination):
             if self._target.is_file(source.local_path):
                 source.close()
                 raise DestinationError(
-                    f"{self._target.shown} is also the source: {candidate.ref}",
+                    f"{self._target.shown} is the file that {candidate.ref} is read from",
                     hint="write to another file, and rename it afterwards",
                 )
             return source

@@ -188,7 +188,7 @@ class Broker:
         prefer: Sequence[str] = (),
         decompress: str | None = None,
         convert: str | None = None,
-        overwrite: bool = True,
+        overwrite: bool | None = True,
         file_mode: int | None = None,
         keep_partial: bool | None = None,
         preallocate: bool | None = None,
@@ -218,6 +218,8 @@ class Broker:
             bytes show: store what is in the image. Checksums are those of the compressed data.
         :param convert: `"raw"`: store the disk in a qcow2, VMDK, VHD, VHDX or VDI at `dest`,
             a path. Checksums are those of the image; `evidence` has `raw_sha256` beside them.
+        :param overwrite: False: fail if something is at `dest` already. None: fail unless it is the
+            image already.
         :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
             the next call for the same image and `dest` resumes from.
         :param preallocate: set the whole size aside on the disk before the first byte.

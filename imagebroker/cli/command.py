@@ -78,7 +78,15 @@ class BrokerCommand(Command):
             # By the names that this option has in the sections of backends.
             path = os.path.abspath(ca_file)
             self.application.overrides = {"ca_file": path, "cafile": path}
-        return super().run(parsed_args) or self.status
+        try:
+            return super().run(parsed_args) or self.status
+        except ImageBrokerError as error:
+            from imagebroker.cli.own_words import hint_for, text_for
+
+            error.hint = hint_for(error.hint, vars(parsed_args))
+            if getattr(parsed_args, "ca_file", None):
+                error.args = (text_for(str(error)),)
+            raise
 
 
 def formatters(kinds: dict[str, type[Any]]) -> ExtensionManager[Any]:

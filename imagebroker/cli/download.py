@@ -92,8 +92,8 @@ class Download(ShowCommand):
         parser.add_argument(
             "dest", metavar="DEST", nargs="?",
             help="file to store it in, a directory, or - for standard output (default: the current "
-            "directory); in a directory its name is the last part of REF, and no file is "
-            "overwritten",
+            "directory); in a directory, the file is named after the last part of REF, and another "
+            "file of that name is never overwritten",
         )  # fmt: skip
         parser.add_argument(
             "-o", "--output", metavar="DEST", dest="output", help="the same as the argument DEST"
@@ -214,12 +214,14 @@ class Download(ShowCommand):
         folder = "" if parsed.dest is None else parsed.dest
         if parsed.dest is not None and not (folder.endswith("/") or os.path.isdir(folder)):
             return parsed.dest, options
+        if parsed.overwrite:
+            options["overwrite"] = None  # the person did not name the file
         name = self._file_name(parsed, ref)
         if parsed.decompress is not None:
             name = unpacked_name(name, parsed.decompress)
         if parsed.convert is not None:
             name = _CONVERTED.sub(b".raw", name)
-        return os.path.join(os.fsencode(folder), name), {**options, "overwrite": False}
+        return os.path.join(os.fsencode(folder), name), options
 
     def _file_name(self, parsed: argparse.Namespace, ref: str) -> bytes:
         """The name of the file in a directory: the image's name, if it was named so.
@@ -355,7 +357,7 @@ def _sentence(values: Mapping[str, Any]) -> str:
         parts.append(f"{values['attempts']} attempts")
     if values["resumed_from"]:
         parts.append(f"resumed at {size_text(values['resumed_from'])}")
-    of = " of the compressed data" if values.get("compression") else ""
+    of = " of the compressed data" if values.get("decompressed_sha256") else ""
     if values.get("converted_from") and not of:
         of = f" of the {values['converted_from']}"
     parts += [f"{name}:{values[name]}{of}" for name in (*STRONG, *WEAK) if values.get(name)]

@@ -34,25 +34,26 @@ _FLAGS = {
     "--retries N": ("--retry", "-t", "--tries", "--max-tries", "--low-level-retries"),
     "--max-size SIZE": ("--max-filesize",),
     "redirects are followed anyway": ("-L", "--location", "--max-redirect", "--max-redirs"),
-    "several connections are used anyway, where the server can": (
+    "several connections are used anyway, if the server supports ranges": (
         "-s", "--split", "-x", "--max-connection-per-server", "-Z", "--parallel",
         "--multi-thread-streams", "--transfers", "-j", "--jobs"),
-    "compression on the way is not used; to unpack an image: --decompress": ("--compressed",),
+    "compressed transfers are not supported; to decompress an image: --decompress": (
+        "--compressed",),
     "--quiet": ("--silent", "-sS", "-nv", "--no-verbose", "-S", "--show-error"),
     "--progress plain, json or none": (
         "--show-progress", "--progress-bar", "--no-progress", "--no-progress-meter", "-#",
         "--stats"),
     "--checksum sha256:HEX, or the URL of a SHA256SUMS file": (
         "--sha256", "--sha512", "--sha256sum", "--hash", "--digest", "--md5", "--verify"),
-    "headers cannot be set; credentials are options of the config file": (
+    "custom headers are not supported; put credentials into the config file": (
         "-H", "--header", "-A", "--user-agent", "-e", "--referer", "-b", "--cookie"),
     "username, password and endpoint in [backend:http] of the config file": (
         "-u", "--user", "--http-user", "--password", "--http-password", "--basic"),
-    "a proxy is read from http_proxy and https_proxy, or from proxy in the config file": (
+    "set http_proxy or https_proxy, or proxy in the config file": (
         "--proxy", "--all-proxy", "--preproxy"),
     "see what would be read with: {name} resolve REF": (
         "--dry-run", "--head", "-I", "--spider"),
-    "ranges are chosen by the transfer itself": ("-r", "--range"),
+    "an image is always downloaded as a whole; ranges are used anyway": ("-r", "--range"),
 }  # fmt: skip
 FLAGS = {flag: use for use, flags in _FLAGS.items() for flag in flags}
 #: The same for other commands than `download` and `copy`.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import islice
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from imagebroker.cli.console import NAME
 from imagebroker.exceptions import (
@@ -26,6 +28,7 @@ _STATUSES = [status for status in STATUSES if status not in ("deleted", "pending
 #: Candidates that an error lists.
 _SHOWN = 8
 _LONGEST_NAME = 255
+_NOT_FOUND = f"list the images with: {NAME} list; or write a UUID, NAME:UUID or a URL"
 _QUALIFIED = re.compile(r"([a-z][a-z0-9+.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?):(.+)")
 
 
@@ -42,6 +45,7 @@ def ref_of(broker: Broker, text: str) -> str:
         return text
     except InvalidImageRef as error:
         name, sign, pin = text.partition("#")
+        error.hint = _of_local_file(name) or error.hint
         if not _may_be_name(name) or (sign and "=" not in pin):
             raise
         no_ref = error
@@ -55,9 +59,7 @@ def ref_of(broker: Broker, text: str) -> str:
     if not found:
         raise ImageNotFound(
             f"no image has the id or the name {redact(name, 200)!r}",
-            hint=f"list the images with: {NAME} list; or write a UUID, NAME:UUID or a URL"
-            if no_ref.hint == FORMS
-            else no_ref.hint,
+            hint=_NOT_FOUND if no_ref.hint == FORMS else no_ref.hint,
         )
     if len(found) > 1:
         raise InvalidImageRef(
@@ -70,6 +72,13 @@ def ref_of(broker: Broker, text: str) -> str:
 
 def _may_be_name(text: str) -> bool:
     return 0 < len(text) <= _LONGEST_NAME and "://" not in text and text[0] not in "/.~"
+
+
+def _of_local_file(name: str) -> str | None:
+    """What to write for a file that is named as a shell would name it."""
+    if "\0" in name or not os.path.isfile(name):
+        return None
+    return f"write file://{quote(os.path.abspath(name))}"
 
 
 def _called(broker: Broker, name: str, backend: str | None, no_ref: InvalidImageRef) -> list[Image]:

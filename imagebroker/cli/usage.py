@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -37,7 +38,7 @@ def unknown_arguments(
     word = redact(first.partition("=")[0], 100)
     if not word.startswith("-"):
         return UsageError(
-            f"{name}: unexpected argument {word!r}", hint=_unexpected(name, arguments)
+            f"{name}: unexpected argument {word!r}", hint=_unexpected(name, word, arguments)
         )
     return UsageError(f"{name}: unknown option {word!r}", hint=_for_option(name, parser, word))
 
@@ -53,12 +54,19 @@ def _for_option(name: str, parser: argparse.ArgumentParser, word: str) -> str:
     return _help(name)
 
 
-def _unexpected(name: str, arguments: Sequence[str]) -> str:
+#: What a word is probably meant for where no argument is expected.
+_MEANT_FOR = {"create": "--file", "list": "--backend", "copy": "--backend", "update": "--file"}
+
+
+def _unexpected(name: str, word: str, arguments: Sequence[str]) -> str:
     from imagebroker.transfer.codecs import AUTO, KINDS
 
-    for option, word in pairwise(arguments):
-        if option == "--decompress" and word in (AUTO, *KINDS):
-            return f"write the kind with an equals sign: --decompress={word}"
+    for option, value in pairwise(arguments):
+        if option == "--decompress" and value in (AUTO, *KINDS):
+            return f"write the kind with an equals sign: --decompress={value}"
+    meant = _MEANT_FOR.get(name)
+    if meant is not None and meant not in arguments:
+        return f"write {meant} {shlex.quote(word)}"
     return _help(name)
 
 

@@ -7,6 +7,7 @@ cycle, and quotes what follows a `$` in its errors, which may be part of a passw
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,13 @@ from imagebroker.redaction import printable, shown_error
 #: Of a float: a larger number of seconds is a mistake, and cannot be passed to the system anyway.
 _LARGEST = 2.0**32
 _CORRECT = "correct the value in the config file"
+_ENGLISH = (
+    (r"^invalid literal for int\(\) with base 10: (.*)$", r"\1 is not a whole number"),
+    (r"^could not convert string to float: (.*)$", r"\1 is not a number"),
+    (r"^Unexpected boolean value (.*)$", r"\1 is neither true nor false"),
+    ("^Should be greater than or equal to ", "the value must be at least "),
+    ("^Should be less than or equal to ", "the value must be at most "),
+)
 _DOLLAR = "write a literal $ as $$"
 
 
@@ -63,7 +71,7 @@ def _remedy(kind: Any) -> str:
     if isinstance(kind, types.Boolean):
         return "write true or false"
     if isinstance(kind, (types.Integer, types.Float)):
-        lowest = "" if kind.min is None else f" of at least {kind.min}"
+        lowest = "" if kind.min is None else f" of at least {str(kind.min).removesuffix('.0')}"
         what = "a whole number" if isinstance(kind, types.Integer) else "a number"
         return f"write {what}{lowest}"
     return _CORRECT
@@ -76,8 +84,16 @@ def explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, (cfg.NoSuchOptError, cfg.NoSuchGroupError, cfg.TemplateSubstitutionError)):
         return "the $ in the value is not followed by the name of an option", _DOLLAR
     if isinstance(error, (ValueError, cfg.Error)):
-        return str(error).rpartition(" is not valid: ")[2], _CORRECT  # without LocationInfo(...)
+        # Without LocationInfo(...).
+        return _in_english(str(error).rpartition(" is not valid: ")[2]), _CORRECT
     return shown_error(error), _CORRECT
+
+
+def _in_english(text: str) -> str:
+    """What Python and oslo.config say of a value, as a person would."""
+    for pattern, said in _ENGLISH:
+        text = re.sub(pattern, said, text)
+    return text
 
 
 def _is_number(value: Any) -> bool:

@@ -386,16 +386,14 @@ def _parse(files: list[str]) -> cfg.ConfigOpts:
             where=", ".join(error.config_files),
         ) from error
     except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(
-            f"the config file {', '.join(files)} cannot be read: {error}",
-            hint="make sure that this user can read it, and that it has the form: [section], then "
-            "lines option = value",
-            where=_place_of(error) or ", ".join(files),
-        ) from error
+        raise _unreadable(", ".join(files), error) from error
     return conf
 
 
-def _place_of(error: Exception) -> str:
-    """FILE:LINE of a syntax error, from the text of oslo.config's error."""
-    match = re.search(r"at (\S+:\d+)", str(error))
-    return match[1] if match else ""
+def _unreadable(file: str, error: Exception) -> ConfigError:
+    what, where, hint = str(error), file, "write it as [section], then lines option = value"
+    if isinstance(error, OSError):
+        what, hint = error.strerror or what, "name a file that this user can read"
+    elif match := re.search(r"(?s): at .*:(\d+), (.*)", what):  # oslo.config's text
+        what, where = f"line {match[1]}: {match[2]}", f"{file}:{match[1]}"
+    return ConfigError(f"the config file {file} cannot be read: {what}", hint=hint, where=where)

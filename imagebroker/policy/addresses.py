@@ -213,8 +213,9 @@ def _resolve(host: str, port: int, literal: Address | None) -> Sequence[tuple]: 
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise TransferError(
-            f"cannot resolve the host name {host}: {error}", hint="check the host name", host=host
+            f"cannot resolve the host name {host}: {why}", hint="check the host name", host=host
         ) from error
 
 

@@ -231,7 +231,7 @@ class Unpacker:
             return None
         raise CompressionError(
             f"{self._ref} is not {self._wanted} data",
-            hint="leave decompress out, or pass 'auto' to unpack only what is compressed",
+            hint="pass 'auto' to decompress only what is compressed",
         )
 
     def _check_not_foreign(self, begin: bytes) -> None:

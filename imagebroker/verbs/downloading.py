@@ -36,7 +36,8 @@ class StoreOptions:
 
     decompress: str | None
     convert: str | None
-    overwrite: bool
+    #: None: a file is left in place that is the image, and refused otherwise.
+    overwrite: bool | None
     file_mode: int | None
     #: None: as configured. So with the next.
     keep_partial: bool | None
@@ -147,7 +148,7 @@ def _in_part(
     return AtPath(part, path, request.entitlement, request.watch, wanted.tuning)
 
 
-def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
+def _check_device(dest: object, overwrite: bool | None, file_mode: int | None) -> None:
     """:raises DestinationError: the call asks for what only a file has."""
     if not isinstance(dest, (str, bytes, os.PathLike)):
         raise DestinationError(
@@ -155,7 +156,7 @@ def _check_device(dest: object, overwrite: bool, file_mode: int | None) -> None:
             hint="name a device such as /dev/VG/LV",
         )
     if not overwrite or file_mode is not None:
-        which = "file_mode" if overwrite else "overwrite=False"
+        which = "file_mode" if overwrite else f"overwrite={overwrite}"
         raise DestinationError(
             f"{which} is for files: a device has no mode, and is always overwritten",
             hint=f"omit {which}",

@@ -78,7 +78,7 @@ def test_two_different_destinations_are_refused(ref: str, imagebroker: Inside) -
         (("--cacert", "x.pem", "REF"), "use --ca-file"),
         (("--sha256", "0" * 64, "REF"), "use --checksum sha256:HEX"),
         (("--silent", "REF"), "use --quiet"),
-        (("-H", "a: b", "REF"), "headers cannot be set"),
+        (("-H", "a: b", "REF"), "custom headers are not supported"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )
@@ -130,6 +130,23 @@ def test_a_command_that_is_misspelt_or_another_programs(
 ) -> None:
     done = imagebroker(word, "x")
     assert_that((done.status, done.stderr), MatchesUsage(f"did you mean {meant}?"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("create", "my disk.raw"), "write --file 'my disk.raw'"),
+        (("list", "glance:east"), "write --backend glance:east"),
+        (("copy", "--backend", "x", "REF", "glance"), "imagebroker copy --help"),
+        (("show", "x", "y"), "imagebroker show --help"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_a_word_too_many_is_told_its_option(
+    argv: tuple[str, ...], hint: str, imagebroker: Inside
+) -> None:
+    done = imagebroker(*argv)
+    assert_that((done.status, done.stderr), MatchesUsage(hint))
 
 
 def MatchesUsage(hint: str) -> Equals:  # noqa: N802 - a matcher

@@ -104,6 +104,19 @@ def test_a_path_or_a_broken_url_is_not_looked_up(text: str, store: Inside) -> No
     assert_that(done.stderr, Contains("[invalid-image-ref]"))
 
 
+@pytest.mark.parametrize("text", ["my disk.raw", "./my disk.raw", "../work/my disk.raw"])
+def test_a_file_is_told_its_url(text: str, store: Inside) -> None:
+    """Wherever it is named as in a shell, and no image has that name."""
+    (store.work / "my disk.raw").write_bytes(DATA)
+    done = store("download", text, "x")
+    named = re.search(r"hint: write (file://\S+)", done.stderr)
+    assert named is not None, done.stderr
+    assert_that(store("download", named[1], "x").status, Equals(0))
+    create(store, "my disk.raw", OTHER)
+    done = store("download", "my disk.raw", "y")
+    assert_that(done.stderr, Contains("sha256 of the record"))
+
+
 def test_a_backend_that_cannot_list_has_no_names(imagebroker: Inside) -> None:
     imagebroker.config("[imagebroker]\nenabled_schemes = http\ndefault_backend = http\n")
     done = imagebroker("download", "deb12", "x")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals
+from testtools.matchers import Contains, Equals, StartsWith
 
 from tests.cli.conftest import Inside
 from tests.cli.test_mistakes import DATA, web
@@ -131,9 +131,12 @@ def test_a_private_authority_is_named_beside_a_config_file_and_by_a_relative_pat
 def test_an_authority_that_cannot_be_read_is_an_error_before_anything_is_sent(
     home: Inside, private: tuple[str, Path]
 ) -> None:
-    done = home("download", private[0], "x", "--ca-file", "missing.pem")
-    assert_that(done.status, Equals(2), done.stderr)
-    assert_that(done.stderr, Contains("missing.pem"))
+    (home.work / "empty.pem").touch()
+    for file in ("missing.pem", "empty.pem"):
+        done = home("download", private[0], "x", "--ca-file", file)
+        assert_that(done.status, Equals(2), done.stderr)
+        assert_that(done.stderr, StartsWith("imagebroker: --ca-file"))
+        assert_that("[backend" in done.stderr, Equals(False), done.stderr)
 
 
 def test_every_command_that_talks_to_a_server_has_it(home: Inside) -> None:

@@ -60,7 +60,7 @@ def check(path: Path | None, personal: bool = False, *, offline: bool = False) -
     loaded = load(path, personal, service=True)
     problems = [failure(where, error) for where, error in loaded.invalid]
     if not loaded.readable:
-        return problems
+        return [replace(each, file=getattr(loaded.error, "where", "")) for each in problems]
     registry = Registry(loaded.settings)
     try:
         configuration = Configuration(loaded.settings, registry, written_in(path), path, offline)

@@ -34,7 +34,10 @@ class LineFormatter(ListFormatter):
             values = dict(zip(column_names, (each.human_readable() for each in row), strict=True))
             place = f"{values['file']}: " if values["file"] else ""
             what = "; ".join(filter(None, (values["what"], values["remedy"])))
-            stdout.write(safe(f"{place}{values['level']}: {values['where']}: {what}") + "\n")
+            # It may be the file itself, which is said already.
+            said = values["where"] and values["file"].startswith(values["where"])
+            where = "" if said else f"{values['where']}: "
+            stdout.write(safe(f"{place}{values['level']}: {where}{what}") + "\n")
 
 
 class Check(ListCommand):

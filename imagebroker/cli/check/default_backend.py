@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.problem import WARNING, Problem, failure
+from imagebroker.cli.check.suggestion import similar
 from imagebroker.config.options import GROUP
 from imagebroker.config.settings import parse_backend
 from imagebroker.exceptions import InvalidImageRef
@@ -27,6 +28,7 @@ def check(configuration: Configuration) -> Iterator[Problem]:
         yield Problem(
             WARNING, _WHERE,
             f"{section.name!r} is not enabled: ids without a backend's name are refused",
+            f"did you mean {near}?" if (near := similar(section.name, enabled)) else
             f"add {section.name} to enabled_schemes, or name an enabled backend",
         )  # fmt: skip
     elif section.instance is not None and section not in settings.sections():

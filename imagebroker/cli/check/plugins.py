@@ -34,15 +34,24 @@ def _check(configuration: Configuration, section: Section, seconds: float) -> li
         backend = configuration.registry.backend(section)
         findings = list(backend.check(None, timeout=seconds))
     except ImageBrokerError as error:
-        return [Problem(FAILURE, f"[{group}]", str(error), error.hint)]
-    problems = []
-    for what, level, remedy, named in findings:
-        option = named or _option_of(what, backend.host.options)
-        where = f"[{group}] {option}".rstrip()
-        if match := re.match(rf"\[{re.escape(group)}\](?: {option})?: ", what):
-            what = what[match.end() :]
-        problems.append(Problem(level, where, what, remedy))
-    return problems
+        return [_problem(group, FAILURE, "", str(error), error.hint)]
+    return [
+        _problem(group, level, named or _option_of(what, backend.host.options), what, remedy)
+        for what, level, remedy, named in findings
+    ]
+
+
+def _problem(group: str, level: str, option: str, what: str, remedy: str) -> Problem:
+    """At the option, or else at the one that the text begins with, which is not said again.
+
+    An error of a call has the section with its option.
+    """
+    section, _, name = option.rpartition(" ")
+    section = section or f"[{group}]"
+    begin = re.match(rf"{re.escape(section)}(?: ({name or '[a-z0-9_]+'}))?: ", what)
+    if begin is not None:
+        what, name = what[begin.end() :], name or begin[1] or ""
+    return Problem(level, f"{section} {name}".rstrip(), what, remedy)
 
 
 def _option_of(what: str, options: Options) -> str:

@@ -105,7 +105,13 @@ class Presence(Protocol):
         """The image, if what is known before the backend is asked tells that it may be there."""
 
     def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
-        """The image, if the record of what was opened tells that it is there."""
+        """The image, if the record of what was opened tells that it is there.
+
+        :raises DestinationError: something else is there, and must not be replaced.
+        """
+
+    def refuse_other(self) -> None:
+        """What is there is not the image. :raises DestinationError: it must not be replaced."""
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         """The image is about to be put in place."""
@@ -119,6 +125,9 @@ class Unknown:
 
     def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
         return None
+
+    def refuse_other(self) -> None:
+        pass
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         pass
@@ -145,6 +154,15 @@ class PresentAtPath:
 
     def find_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
         """:raises Cancelled, TransferTimeout: of the caller and the deadline."""
+        found = self._of_record(fetch, transfer)
+        if found is None:
+            self.refuse_other()
+        return found
+
+    def refuse_other(self) -> None:
+        self._part.refuse_other()
+
+    def _of_record(self, fetch: Fetch, transfer: Transfer) -> Found | None:
         record = transfer.demands.served is None  # else the bytes of it are on their way already
         if not record or self._unpacked is not None or not fetch.required.proves_all:
             return None
@@ -226,7 +244,9 @@ class PresentAtPath:
 
     def _shown(self, unpacked: Unpacking, note: Note, size: int) -> dict[str, Any]:
         """As the download said that stored it: the digests are those of the image."""
-        found: dict[str, Any] = {**note.digests, unpacked.digest: note.stored}
+        found: dict[str, Any] = dict(note.digests)
+        if note.stored != note.digests.get(note.algorithm):  # else it was not compressed
+            found[unpacked.digest] = note.stored
         if unpacked.is_disk:
             found |= {"disk_format": "raw", "virtual_size": size}
             found |= {"converted_from": note.converted_from}
@@ -245,7 +265,7 @@ class PresentAtPath:
         """What must hold for the bytes of the file that the note proves; None if it does not."""
         if note is None:
             return None
-        stored = Checksum(note.algorithm, note.stored, "the version stored before")
+        stored = Checksum(note.algorithm, note.stored, "the earlier download")
         if self._unpacked is None:
             return replace(required, checksums=(*required.checksums, stored))
         # What is required is required of the compressed data, which is not here any more.
@@ -262,8 +282,8 @@ class PresentAtPath:
         digests = {name: evidence[name] for name in (DEFAULT, *STRONG) if name in evidence}
         algorithm, digest = next(iter(digests.items()), (DEFAULT, None))
         unpacked = self._unpacked
-        if unpacked is not None:
-            algorithm, digest = DEFAULT, evidence.get(unpacked.digest)
+        if unpacked is not None and unpacked.digest in evidence:
+            algorithm, digest = DEFAULT, evidence[unpacked.digest]
         if image.version is None or digest is None:
             return
         resource = self._entitlement.resource.unsigned

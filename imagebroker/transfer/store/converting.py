@@ -253,7 +253,13 @@ class ConvertedPresence:
         return self._disk.find(transfer) or _plain(self._image.find(transfer))
 
     def find_record(self, fetch: Fetch, transfer: Any) -> Found | None:
-        return _plain(self._image.find_record(fetch, transfer))
+        found = _plain(self._image.find_record(fetch, transfer))
+        if found is None:
+            self.refuse_other()
+        return found
+
+    def refuse_other(self) -> None:
+        self._disk.refuse_other()
 
     def note(self, image: Any, evidence: Any) -> None:
         (self._disk if "raw_sha256" in evidence else self._image).note(image, evidence)

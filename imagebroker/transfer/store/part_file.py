@@ -68,7 +68,7 @@ class PartFile:
         *,
         key: str,
         fits: Callable[[Journal], bool] = lambda kept: False,
-        overwrite: bool = True,
+        overwrite: bool | None = True,
         file_mode: int | None = None,
         fsync: bool = True,
         keep: bool = False,
@@ -80,6 +80,8 @@ class PartFile:
         `key` distinguishes images in the part file's name. `fits`: whether what an earlier process
         left for this destination may be of the same image. `keep`: leave it to a later process
         after a failed or interrupted transfer, where `note` said that this makes sense.
+        `overwrite`: whether to replace a file that is there. None: no, and `refuse_other` says so
+        once it is known that it is not the image.
         `preallocate`: have the file system set aside the whole size before the first byte.
         `direct`: how to write what comes in order past the page cache, where that can be.
 
@@ -134,24 +136,34 @@ class PartFile:
                 f"{self.shown!r} is a name for unfinished downloads, which are removed",
                 hint=f"choose a name that does not end in {parts.SUFFIX} or {parts.JOURNAL_SUFFIX}",
             )
-        if not self._overwrite and self._is_there():
-            raise self._exists()
+        if not self._overwrite:
+            self._check_vacant()
         found = check_replaceable(self._directory, self._name, self.shown)
         if found is not None and stat.S_ISREG(found.st_mode) and self._permissions is None:
             self._permissions = Permissions.like(self._directory, self._name, found)
 
-    def _is_there(self) -> bool:
+    def _check_vacant(self) -> None:
+        """:raises DestinationError: something is there that no check will show to be the image."""
+        found = self._there()
+        if found is not None and not (self._overwrite is None and stat.S_ISREG(found.st_mode)):
+            raise self._exists()
+
+    def refuse_other(self) -> None:
+        """What is there is not the image. :raises DestinationError: it must not be replaced."""
+        if self._overwrite is None and self._there() is not None:
+            raise self._exists(", and nothing shows that it is this image")
+
+    def _there(self) -> os.stat_result | None:
         try:
-            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
-            return False
+            return None
         except OSError as error:
             raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
-        return True
 
-    def _exists(self) -> DestinationError:
+    def _exists(self, and_what: str = "") -> DestinationError:
         return DestinationError(
-            f"{self.shown!r} already exists",
+            f"{self.shown!r} already exists{and_what}",
             hint="choose another name, or allow it to be overwritten",
             errno=errno.EEXIST,
         )
@@ -462,7 +474,10 @@ class PartFile:
 
     def _clear_up(self, error: BaseException | None) -> None:
         proven = self._noted or (self._keep and self.kept is not None)
-        if self._part is not None and not (proven and isinstance(error, INTERRUPTED)):
+        broke = isinstance(error, INTERRUPTED)
+        # A file in the way is no reason to remove what an earlier process left.
+        untouched = not self._noted and getattr(error, "errno", None) == errno.EEXIST
+        if self._part is not None and not (proven and (broke or untouched)):
             if self._fuse:  # see _make_anew
                 close_and_store(self._fd)
                 self._fd = -1
@@ -470,7 +485,7 @@ class PartFile:
             self.forget()
         elif self._part is not None:
             parts.remove_others(self._parts, self._name, self._part)
-            if self._resumes:
+            if self._resumes and broke:
                 # Ctrl-C is no error of ours, and has the attribute all the same.
                 setattr(error, "bytes_kept", self._stored)  # noqa: B010
         if self._direct is not None:

@@ -1,0 +1,33 @@
+"""Hints of the library in the words of the command: `--max-size` instead of `max_size`.
+
+Read only after an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+#: A hint with one of these names an option of the command already, or a line of the config file.
+_ELSEWHERE = ("--", "[", "config file")
+#: `max_size`, and `checksum=`; `set ca_file` is about the config file.
+_KEYWORD = re.compile(
+    r"(?<![\w'.])(?<!set )(?<!'s )([a-z]+(?:_[a-z]+)+(?!\w| ?=)|[a-z_]{3,}(?==\W))=?"
+)
+
+
+def hint_for(hint: str, options: Collection[str]) -> str:
+    """`hint` for a command with these options, which are named like their keywords in Python."""
+    if any(each in hint for each in _ELSEWHERE):
+        return hint
+    return _KEYWORD.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], hint)
+
+
+def text_for(text: str) -> str:
+    """What is said of the files that `--ca-file` names, which stand in no config file then."""
+    text = re.sub(r"\[backend:[^]]+\] ca_?file\b", "--ca-file", text)
+    return re.sub(r"\[backend:[^]]+\] (?=the certificates)", "--ca-file: ", text)
+
+
+def _flag(keyword: str) -> str:
+    return f"--{keyword.replace('_', '-')}"

@@ -71,11 +71,13 @@ class MetricsFile:
 
         gauges: dict[str, Gauge] = {}
         gauge("imagebroker_run_timestamp_seconds", "When the last run ended", time())
-        gauge("imagebroker_run_exit_status", "How the last run ended; 0: as it should", status)
+        gauge("imagebroker_run_exit_status", "Exit status of the last run", status)
         gauge("imagebroker_run_seconds", "How long the last run took", monotonic() - self._began)
         gauge("imagebroker_run_retries", "Attempts that failed and were repeated", self._retries)
         for backend, count in self._bytes.items():
-            gauge("imagebroker_run_bytes", "Bytes of images moved", count, backend=backend)
+            gauge(
+                "imagebroker_run_bytes", "Bytes of image data transferred", count, backend=backend
+            )
         succeeded = time() if status == 0 else self._last_success()
         if succeeded is not None:
             gauge(_SUCCESS, "When a run last ended with 0", succeeded)

@@ -343,7 +343,7 @@ def _step(directory: int, segment: bytes, *, last: bool, shown: str) -> int:
     if stat.S_ISLNK(mode):
         raise PolicyViolation(f"{shown!r} passes through a symbolic link")
     if not last:
-        raise ImageNotFound(f"{shown!r}: no such file")
+        raise ImageNotFound(f"{shown!r}: no such file", hint="check the path")
     raise PolicyViolation(f"{shown!r} is not a regular file")
 
 
@@ -351,7 +351,7 @@ def _unopened(shown: str, error: OSError) -> ImageBrokerError:
     if isinstance(error, PermissionError):
         return NotAuthorized(f"{shown!r}: permission denied")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ImageNotFound(f"{shown!r}: no such file")
+        return ImageNotFound(f"{shown!r}: no such file", hint="check the path")
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):
         return PolicyViolation(f"{shown!r} cannot be opened: {error.strerror}")
     return TransferError(

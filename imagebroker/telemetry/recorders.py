@@ -41,7 +41,7 @@ class _Metrics:
         self._seconds = Histogram(
             "imagebroker_call_seconds", "Seconds that calls took", labels, buckets=_BUCKETS
         )
-        self._bytes = Counter("imagebroker_bytes", "Bytes of images moved", labels)
+        self._bytes = Counter("imagebroker_bytes", "Bytes of image data transferred", labels)
         self._retries = Counter(
             "imagebroker_retries", "Attempts that failed and were repeated", labels
         )

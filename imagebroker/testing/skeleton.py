@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from imagebroker.exceptions import InvalidImageRef
+from imagebroker.exceptions import UsageError
 from imagebroker.testing.http_skeleton import HTTP_FILES
 
 #: What a scheme may look like that is also part of the names of a distribution and a module.
@@ -17,10 +17,10 @@ def skeleton(name: str, *, http: bool = False, folder: str = "") -> dict[str, st
 
     :param http: for a service that speaks HTTP, instead of a directory of files.
     :param folder: where the distribution will be; its example configuration works there.
-    :raises InvalidImageRef: no ref could begin with `name`.
+    :raises UsageError: no ref could begin with `name`.
     """
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        raise InvalidImageRef(
+        raise UsageError(
             f"{name!r} cannot be a scheme",
             hint="write lower-case letters and digits, such as s3 or my-store",
         )

@@ -236,6 +236,7 @@ class TestUsageErrors:
             ("update", "3f2504e0-4f89-11d3-9a0c-0305e82c3301"),
             ("update", "3f2504e0-4f89-11d3-9a0c-0305e82c3301", "--name", "x", "--remove", "name"),
             ("copy", "x"),
+            ("backend", "new", "Crate"),
             ("create", "--file", "not/there"),
             ("download", "https://example.org/"),
         ],

@@ -397,7 +397,7 @@ class TestContent:
     def test_35_a_format_that_is_not_allowed(self, person: Person, disk: str) -> None:
         said = person.fails("download", disk, "x", "--allowed-formats", "qcow2")
         assert_that((said.id, said.exit_status), Equals(("format-error", 6)))
-        assert_that(said.hint, Contains("allowed_formats (now: qcow2)"))
+        assert_that(said.hint, Contains("extend --allowed-formats (now: qcow2)"))
 
 
 class TestDestinations:

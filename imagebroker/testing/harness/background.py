@@ -76,6 +76,8 @@ class ReadResult:
         return self
 
     def add(self, chunk: Buffer) -> None:
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise TypeError(f"read yielded {type(chunk).__name__}, not bytes")
         self.chunks.append(chunk)
         self.data += chunk
         if self.data:

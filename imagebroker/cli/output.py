@@ -130,11 +130,9 @@ class TableFormatter(ListFormatter, SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        from cliff.formatters import table
-
         rows = list(data)
         if rows or parsed_args.print_empty:
-            table.TableFormatter().emit_list(column_names, rows, stdout, parsed_args)
+            self._emit(column_names, rows, stdout, parsed_args)
 
     def emit_one(
         self,
@@ -143,9 +141,32 @@ class TableFormatter(ListFormatter, SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        from cliff.formatters import table
+        fields = [[name, each] for name, each in zip(column_names, data, strict=True)]
+        self._emit(("Field", "Value"), fields, stdout, parsed_args)
 
-        table.TableFormatter().emit_one(column_names, data, stdout, parsed_args)
+    def _emit(
+        self,
+        names: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        if parsed_args.max_width > 0 or parsed_args.fit_width:  # whatever has to be broken for it
+            from cliff.formatters import table as cliff_table
+
+            cliff_table.TableFormatter().emit_list(names, rows, stdout, parsed_args)
+            return
+        from imagebroker.cli.table import table, terminal_width
+
+        texts = [[_text(value) for value in row] for row in rows]
+        width = terminal_width() if stdout.isatty() else None
+        stdout.write(f"{table(names, texts, width)}\n")
+
+
+def _text(value: Any) -> str:
+    """One cell of a table."""
+    shown = value.human_readable() if isinstance(value, FormattableColumn) else value
+    return str(shown).replace("\r\n", "\n").replace("\r", " ")
 
 
 class CsvFormatter(CSVLister):

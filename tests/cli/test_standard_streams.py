@@ -167,7 +167,7 @@ def test_an_image_that_standard_output_cannot_take_is_an_error(
     shell.faulty()
     done = _run(shell, redirection, "download", "faulty://host/good", "-")
     assert_that(done.returncode, Equals(9))
-    assert_that(done.stderr, Contains(b"cannot write to '<stdout>'"))
+    assert_that(done.stderr, Contains(b"cannot write to standard output"))
 
 
 def test_without_a_standard_input_nothing_is_created(shell: Shell) -> None:

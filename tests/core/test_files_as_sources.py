@@ -195,6 +195,6 @@ def test_the_command_refuses_as_cat_does(image: Path, tmp_path: Path) -> None:
         env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert_that(done.returncode, Equals(9))
-    assert_that(done.stderr, StartsWith("imagebroker: '<stdout>' is the file that file://"))
+    assert_that(done.stderr, StartsWith("imagebroker: standard output is the file that file://"))
     assert_that(done.stderr, Contains("hint: write to another file, and rename it afterwards"))
     assert_that(image.read_bytes(), Equals(DATA))

@@ -38,7 +38,8 @@ class FileObject:
         """
         self._target, self._fsync = target, fsync
         self._waiting = Waiting(target, patience, to_write=True)
-        self.shown = repr(getattr(target, "name", type(target).__name__))
+        name = getattr(target, "name", type(target).__name__)
+        self.shown = "standard output" if name == "<stdout>" else repr(name)
         if isinstance(target, io.TextIOBase) or not callable(getattr(target, "write", None)):
             raise DestinationError(
                 f"the destination is {type(target).__name__}",
@@ -227,12 +228,14 @@ class FileObject:
         if isinstance(error, ImageBrokerError):
             error.bytes_written = self.size
             if self.size:
-                state = (
-                    f"it has its length and position back; {lost} old bytes are overwritten"
-                    if self._seekable
-                    else "they cannot be taken back"
-                )
-                error.add_note(f"{self.shown} had received {self.size} bytes: {state}")
+                error.add_note(self._left(lost))
+
+    def _left(self, lost: int) -> str:
+        if not self._seekable:
+            return f"{self.shown} had received {self.size} bytes, which cannot be taken back"
+        if lost:
+            return f"{lost} old bytes of {self.shown} were overwritten; the rest is as it was"
+        return f"the {self.size} bytes that {self.shown} had received were removed again"
 
     def __enter__(self) -> FileObject:
         return self

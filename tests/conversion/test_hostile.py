@@ -239,14 +239,15 @@ def test_kill_9_leaves_no_half_disk_and_no_program(
         f"[imagebroker]\nenabled_schemes = file\n[backend:file]\nallowed_paths = {tmp_path}\n"
     )
     marker = f"marker{os.getpid()}kill"
-    path = path_with(tmp_path / marker, INFO + "sleep 1000")
+    nap = f"sleep 1000.{os.getpid()}"  # no other process has these words
+    path = path_with(tmp_path / marker, INFO + nap)
     words = [str(config), f"file://{tmp_path}/image.qcow2", str(folder / "disk")]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
     )  # fmt: skip
     with process:
-        while not any("sleep" in _words(pid) for pid in _all()) or not running(marker):
+        while not running(nap.replace(" ", "\0")):
             assert_that(process.poll(), Is(None))
         process.send_signal(signal.SIGKILL)
         process.wait(HANGS)
@@ -256,14 +257,3 @@ def test_kill_9_leaves_no_half_disk_and_no_program(
     subprocess.run([sys.executable, "-c", PROGRAM, *words], check=True, capture_output=True)
     assert_that((folder / "disk").read_bytes() == DISK, Is(True))
     assert_that([path.name for path in folder.iterdir()], Equals(["disk"]))
-
-
-def _all() -> list[int]:
-    return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
-
-
-def _words(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -29,19 +29,19 @@ from tests.servers.fixtures import require
 _ROOT = Path(__file__).parents[2]
 #: The part of each campaign's points that is tried here: a few seconds of each.
 SAMPLES = {
-    "write-path": 0.03,
-    "cuts-http": 0.02,
-    "cuts-https": 0.01,
-    "cuts-glance": 0.002,
-    "cuts-scp": 0.03,
-    "cuts-s3": 0.002,
-    "cuts-swift": 0.002,
-    "kills": 0.008,
-    "power-loss": 0.05,
-    "growth": 0.01,
-    "missing-ranges": 0.02,
-    "tenants": 0.03,
-    "forks": 0.015,
+    "write-path": 0.02,
+    "cuts-http": 0.01,
+    "cuts-https": 0.005,
+    "cuts-glance": 0.001,
+    "cuts-scp": 0.02,
+    "cuts-s3": 0.001,
+    "cuts-swift": 0.001,
+    "kills": 0.005,
+    "power-loss": 0.03,
+    "growth": 0.005,
+    "missing-ranges": 0.013,
+    "tenants": 0.015,
+    "forks": 0.007,
     "swarm": 0.0083,
 }
 _NEEDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from imagebroker.swarm import wire
 from imagebroker.swarm.host import Host
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import Message
+from imagebroker.system.files import lock
 
 #: Seconds within which the backend must have answered a question for a few bytes.
 _PATIENCE = 15.0
@@ -75,8 +75,8 @@ async def _work(sock: socket.socket, limit: int, part: Part) -> str | None:
     if first is None:
         return None
     start = Start.of(first.get("start", first))
-    lock = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    fd = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock(fd)
     try:
         await part(start, parent, first)
     except OSError as error:

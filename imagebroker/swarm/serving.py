@@ -10,7 +10,7 @@ It needs no backend: it proves with the bytes that it has, and asks others for t
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
@@ -34,6 +34,7 @@ from imagebroker.swarm.neighbour import Hello
 from imagebroker.swarm.rendezvous import Unreachable, announce
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import BrokenPeer, Message
+from imagebroker.system.files import try_lock
 
 #: Seconds between two announcements.
 _AGAIN = 4.0
@@ -115,7 +116,8 @@ class _Image(Host):
         fd = os.open(kept.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb", buffering=0) as file:
             # The cache removes nothing that is in use.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not try_lock(file.fileno(), shared=True):
+                raise BlockingIOError(errno.EAGAIN, "the cache is removing it")
             for index in range(layout.count):
                 read = spool / f"own-{index}"
                 with open(read, "wb", buffering=0) as copy:

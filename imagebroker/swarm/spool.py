@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from typing import BinaryIO
 
 from imagebroker.swarm.certificates import NAME
 from imagebroker.swarm.plan import Layout
+from imagebroker.system.files import try_lock
 from imagebroker.system.forks import Condition
 
 
@@ -134,8 +134,8 @@ def new_spool(directory: Path) -> str:
         with suppress(OSError):
             fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(each, ignore_errors=True)
+                if try_lock(fd):
+                    shutil.rmtree(each, ignore_errors=True)
             finally:
                 os.close(fd)
     return tempfile.mkdtemp(prefix="swarm-", dir=directory)

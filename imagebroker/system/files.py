@@ -1,4 +1,4 @@
-"""Locks on open files (flock), and whether two names lead to one file."""
+"""Locks on open files (flock), and whether a name or descriptor is that of another open file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def lock(fd: int) -> None:
 def unlock(fd: int) -> None:
     """:raises OSError: locks do not work there."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def is_same(fd: int, other: int) -> bool:
+    """Whether two descriptors are of one file. :raises OSError: fstat fails."""
+    return os.path.samestat(os.fstat(fd), os.fstat(other))
 
 
 def is_named(directory: int | None, name: str | bytes | os.PathLike[str], fd: int) -> bool:

@@ -7,7 +7,6 @@ process that was killed, and the process that takes it resumes the upload that t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from imagebroker.backends.backend import BackendHost
 from imagebroker.system import forks
+from imagebroker.system.files import try_lock
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.system.person import own_folder
 
@@ -106,8 +106,10 @@ def _locked(folder: Path, path: Path) -> int | None:
         LOG.warning("uploads cannot be remembered in %s: %s", folder, error.strerror)
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = try_lock(fd)
     except OSError:
+        locked = False
+    if not locked:
         os.close(fd)
         return None
     forks.withhold(fd)

@@ -19,7 +19,7 @@ from time import time
 from typing import Any, Protocol
 
 from imagebroker.exceptions import ConfigError
-from imagebroker.system.files import is_named, try_lock, unlock
+from imagebroker.system.files import is_named, is_same, try_lock, unlock
 from imagebroker.system.forks import Process, tell_in_child, withhold
 from imagebroker.system.owned_directory import OwnedByAnother, open_owned
 from imagebroker.transfer.store.directory import close
@@ -136,7 +136,7 @@ class FlightsInMemory:
     def is_current(self, name: str, fd: int) -> bool:
         with self._lock:
             current = self._files.get(name)
-            return current is not None and os.fstat(current).st_ino == os.fstat(fd).st_ino
+            return current is not None and is_same(current, fd)
 
     def remove(self, name: str) -> None:
         with self._lock:

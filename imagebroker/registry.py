@@ -72,7 +72,7 @@ class Registry:
         #: Distributions whose metadata cannot be read; their plugins may be missing.
         self.damaged: tuple[Damage, ...] = entry_points.damaged
         enabled = settings.core.enabled_schemes
-        #: Every installed scheme is enabled: one whose plugin cannot be loaded is no mistake.
+        #: Every installed scheme is enabled: one whose plugin cannot be loaded is not a mistake.
         self.all_installed = settings.personal and not enabled
         if self.all_installed:
             enabled = sorted(self._found)

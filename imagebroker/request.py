@@ -351,7 +351,7 @@ def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rul
     """The configured limits, less those that a call sets itself.
 
     :raises TypeError: `limits` names something else.
-    :raises InvalidImageRef: a value is no number that can be a limit.
+    :raises InvalidImageRef: a value is not a number that can be a limit.
     """
     unknown = sorted(set(limits) - set(_OVERRIDES))
     if unknown:

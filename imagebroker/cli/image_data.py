@@ -33,8 +33,8 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 
 
 def format_of(path: str) -> str | None:
-    """The disk format that the bytes of a file show; None for what is no acceptable image, and for
-    what cannot be read: the upload says why.
+    """The disk format that the bytes of a file show; None if it is not an acceptable image, or
+    cannot be read: the upload says why.
     """
     from imagebroker.verify.disk_format import FormatPolicy, inspect_file
 

@@ -92,7 +92,7 @@ class GlanceImageService:
         """The records of the images that this caller may see, queued ones too.
 
         As in Cinder: `filters`, `marker`, `limit`, `sort_key` and `sort_dir`, other arguments are
-        ignored; a filter that is no attribute is the name of a property.
+        ignored; a filter that is not an attribute is the name of a property.
         """
         with self._errors.translated(CINDER_SERVICE):
             images = self._broker.get_all(context, **{"page_size": _PAGE, **query_of(kwargs)})

@@ -76,7 +76,7 @@ def changed_fields(image_meta: Mapping[str, Any]) -> dict[str, Any]:
 def query_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `detail` as `Broker.get_all` takes them.
 
-    :raises InvalidImageRef: more than one key to sort by, or a limit that is no number.
+    :raises InvalidImageRef: more than one key to sort by, or a limit that is not a number.
     """
     query = query_like_novas({name: arguments.get(name) for name in _ARGUMENTS})
     query["filters"] = {"status": _ANY_STATUS, **query["filters"]}

@@ -37,7 +37,7 @@ def demanded(
     checksum: str | None, algorithm: str | None, surroundings: Surroundings, shown: str
 ) -> Demanded:
     """:raises ImageChecksumAlgorithmFailure: nobody could compute it.
-    :raises ImageChecksumError: it is no digest of this algorithm.
+    :raises ImageChecksumError: it is not a digest of this algorithm.
     :raises ImageChecksumURLNotSupported: it is a URL, and the deployer wants none.
     """
     if not checksum:

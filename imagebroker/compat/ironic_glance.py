@@ -19,7 +19,7 @@ from imagebroker.model.image import ACTIVE
 if TYPE_CHECKING:
     from imagebroker.model.image import Image
 
-#: Formats of Glance that are no disks: kernels, ramdisks, and what refers to both.
+#: Formats of Glance that are not disks: kernels, ramdisks, and what refers to both.
 _NO_DISKS = frozenset({"aki", "ari", "ami"})
 _NO_DATA = {**IRONIC_GLANCE, NotReady: "ImageDownloadFailed", TransferError: "ImageDownloadFailed"}
 

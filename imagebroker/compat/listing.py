@@ -13,7 +13,7 @@ T = TypeVar("T")
 _ARGUMENTS = ("filters", "marker", "limit", "page_size", "sort_key", "sort_dir")
 #: What Nova's REST API passes on, and its image API has always ignored.
 _IGNORED = frozenset({"offset"})
-#: Filters that are no property's name. Every other name is one, as in Glance.
+#: Filters that do not name a property. Every other name is one, as in Glance.
 _KNOWN = frozenset({
     "id", "name", "status", "visibility", "owner", "hidden", "protected", "size", "size_min",
     "size_max", "virtual_size", "disk_format", "container_format", "min_disk", "min_ram", "tag",

@@ -141,7 +141,7 @@ def _visibility(public: bool, given: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Nova takes numbers as text; what is no number is left for the broker to refuse."""
+    """Nova takes numbers as text; what is not a number is left for the broker to refuse."""
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else value
 
 

@@ -20,7 +20,7 @@ class ImageChunks(Iterator[bytes]):
     """The chunks of an image, once. It ends only after every check has passed.
 
     `len()` and `size` are those of the whole image. Letting go of it early, or `close`, ends the
-    transfer and is no error.
+    transfer and is not an error.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ class HeadLines:
     """Takes the lines of a head one by one."""
 
     def __init__(self, peer: str, first: str) -> None:
-        """:raises Malformed: the first is no status line."""
+        """:raises Malformed: the first is not a status line."""
         match = _STATUS_LINE.fullmatch(first)
         if match is None:
             raise Malformed(f"{peer} does not speak HTTP/1.1: {printable(first, 60)!r}")

@@ -96,7 +96,7 @@ class Keeper:
 
 
 def every_port(text: str) -> list[int]:
-    """All ports from FIRST to LAST. :raises ConfigError: it is no range of two or more."""
+    """All ports from FIRST to LAST. :raises ConfigError: it is not a range of two or more."""
     first, _, last = text.partition("-")
     if first.isdigit() and last.isdigit() and 0 < int(first) < int(last) < 1 << 16:
         return list(range(int(first), int(last) + 1))

@@ -27,7 +27,7 @@ def nonce() -> str:
 
 
 def candidates(start: int, stop: int) -> Places:
-    """Places between two offsets, at random, of which those that are no filler are asked for."""
+    """Places between two offsets, at random, of which those that are not filler are asked for."""
     width = min(WIDTH, stop - start)
     room = stop - start - width + 1
     return [(start + secrets.randbelow(room), width) for _ in range(_TRIES)]

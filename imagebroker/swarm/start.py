@@ -78,7 +78,7 @@ def ports(text: str) -> list[int]:
     """The first half of the range FIRST-LAST, where hosts are called; libtorrent listens in the
     second, as far behind.
 
-    :raises ValueError: it is no range of ports.
+    :raises ValueError: it is not a range of ports.
     """
     match = _RANGE.fullmatch(text)
     first, last = (int(match[1]), int(match[2])) if match else (0, 0)

@@ -15,7 +15,7 @@ Message = dict[str, Any]
 
 
 class BrokenPeer(Exception):
-    """What the other side sends is no message."""
+    """What the other side sends is not a message."""
 
 
 def encoded(message: Message) -> bytes:
@@ -23,7 +23,7 @@ def encoded(message: Message) -> bytes:
 
 
 def decoded(line: bytes) -> Message:
-    """:raises BrokenPeer: it is no message."""
+    """:raises BrokenPeer: it is not a message."""
     try:
         message = json.loads(line)
     except ValueError as error:
@@ -62,7 +62,7 @@ def whole(message: Message, name: str, below: int) -> int:
 
 
 def text(message: Message, name: str, most: int = 256) -> str:
-    """:raises BrokenPeer: it is no text, or too long."""
+    """:raises BrokenPeer: it is not text, or too long."""
     value = message.get(name)
     if not isinstance(value, str) or len(value) > most:
         raise BrokenPeer(f"{name} is {value!r:.40}")

@@ -61,7 +61,7 @@ class Export:
         while True:
             magic, _, kind, cookie, offset, length = self._unpacked(_REQUEST)
             if magic != _REQUEST_MAGIC:
-                raise Misbehaved("it sent what is no request")
+                raise Misbehaved("it sent what is not a request")
             if kind == _DISCONNECT:
                 if not flushed:
                     raise Misbehaved(_TOO_EARLY)

@@ -33,7 +33,7 @@ def detected(
     Never raises for the content or the network: what the backend said about the image stands.
 
     :param seconds: without a byte.
-    :param may_be_page: text is no image here.
+    :param may_be_page: text is not an image here.
     """
     if not image.size:
         return image

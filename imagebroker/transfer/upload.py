@@ -13,7 +13,7 @@ def uploaded(data: ImageData, send: Callable[[], Image]) -> Image:
     """The record that `send` answers with, compared with what was sent.
 
     :raises UploadFailed: they differ, or the data could not be read.
-    :raises VerificationError: the data is no acceptable image.
+    :raises VerificationError: the data is not an acceptable image.
     """
     try:
         image = send()

@@ -46,7 +46,7 @@ _KINDS: Mapping[int, tuple[type[ImageBrokerError], str]] = {
     415: (FormatError, "set disk_format and container_format to those of the data"),
 }
 _BUSY = (429, 500, 502, 503, 504)
-#: Answers whose body is no document, or none that anybody acts on.
+#: Answers whose body is not a document, or none that anybody acts on.
 _SILENT = (202, 204)
 
 
@@ -106,7 +106,7 @@ def refuse(response: requests.Response, *args: Any, **options: Any) -> requests.
     """:raises Refused: the status is an error or a redirect."""
     if response.status_code >= 300:
         if response.status_code < 400:
-            response.close()  # its body is no message, and may be long
+            response.close()  # its body is not a message, and may be long
         raise Refused(response)
     return response
 

@@ -84,7 +84,7 @@ def _values(annotations: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _digests(values: Mapping[str, Any]) -> dict[str, str]:
-    """What `create` has computed over a disk that is no blob of its own."""
+    """What `create` has computed over a disk that is not a blob of its own."""
     found = values.get("sha256")
     valid = isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found)
     return {"sha256": str(found)} if valid else {}

@@ -32,7 +32,7 @@ _OURS = ("username", "password", "token", "endpoint")
 
 
 class Reply(NamedTuple):
-    """An answer that is no error, and its body."""
+    """An answer that is not an error, and its body."""
 
     head: http.Head
     body: bytes

@@ -63,7 +63,7 @@ class BlockDevice:
         `journal`: where processes tell later ones what these can go on with; `keep`: this one does
         so. `fits`: whether what an earlier one left may be of the same image.
 
-        :raises DestinationError: it is no block device, is in use (mounted, swap, part of a volume
+        :raises DestinationError: it is not a block device, is in use (mounted, swap, part of a volume
             group or array), or is read-only.
         """
         self.path = os.fsencode(path)
@@ -181,7 +181,7 @@ class BlockDevice:
         return all(self._zero(start, stop, PUNCH_HOLE) for start, stop in ranges if start < stop)
 
     def _zero(self, start: int, stop: int, how: int) -> bool:
-        """Zeros there without sending any, but for what is no whole sector."""
+        """Zeros there without sending any, but for what is not a whole sector."""
         first, last = -(-start // _ALIGNED) * _ALIGNED, stop // _ALIGNED * _ALIGNED
         if first < last:
             code = fallocate(self._fd, how, first, last - first)

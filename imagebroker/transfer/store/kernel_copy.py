@@ -42,7 +42,7 @@ def copy_range(source: int, target: int, start: int, size: int) -> int | None:
 
 
 def data_ranges(fd: int, size: int) -> Iterator[Range]:
-    """The parts of a file that are no holes. :raises OSError: it cannot be read."""
+    """The parts of a file that are not holes. :raises OSError: it cannot be read."""
     position = 0
     while position < size:
         try:

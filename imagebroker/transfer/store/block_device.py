@@ -63,8 +63,8 @@ class BlockDevice:
         `journal`: where processes tell later ones what these can go on with; `keep`: this one does
         so. `fits`: whether what an earlier one left may be of the same image.
 
-        :raises DestinationError: it is not a block device, is in use (mounted, swap, part of a volume
-            group or array), or is read-only.
+        :raises DestinationError: it is not a block device, is in use (mounted, swap, part of a
+            volume group or array), or is read-only.
         """
         self.path = os.fsencode(path)
         self.shown = redact(os.fsdecode(self.path).encode("utf-8", "backslashreplace").decode())

@@ -17,6 +17,8 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPES = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
+#: The name of a disk in an export of KubeVirt, which has several without titles.
+_DISK_NAME = "io.kubevirt.disk.name"
 
 #: Parts of one document.
 _MOST_LAYERS, _MOST_MANIFESTS = 10_000, 1_000
@@ -48,8 +50,8 @@ class Descriptor:
 
     @property
     def title(self) -> str:
-        """The name of the file that it was."""
-        title = self.annotations.get(TITLE, "")
+        """The name of the file, or the disk, that it was."""
+        title = self.annotations.get(TITLE) or self.annotations.get(_DISK_NAME, "")
         return title if len(title) <= _LONGEST_TITLE else ""
 
     @classmethod

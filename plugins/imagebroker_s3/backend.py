@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from imagebroker.plugin import (
     FAILURE,
+    WARNING,
     BackendError,
     BackendHost,
     Conflict,
@@ -27,13 +28,15 @@ from imagebroker.plugin import (
     ImageSource,
     InvalidImageRef,
     NotAuthorized,
+    PolicyViolation,
     RefForm,
     UnsupportedOperation,
     http,
     objects,
 )
+from imagebroker_s3 import rights
 from imagebroker_s3.client import Server
-from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, lasting, version_id
+from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, is_locked, lasting, version_id
 from imagebroker_s3.options import MIB, OPTIONS
 from imagebroker_s3.source import S3Source, settled
 from imagebroker_s3.upload import MOST_COPIED, S3Object
@@ -71,7 +74,10 @@ class S3Backend(ImageBackend):
         try:
             return S3Source(self._server.http, ref, *there, record, validator, start)
         except (NotAuthorized, BackendError) as error:
-            raise self._server.explained(ref, where, error) from error
+            reason = self._server.reason(ref, where)
+            if reason is None:
+                raise
+            raise reason from error
 
     def probe(self, context: Context, ref: ImageRef) -> Image:
         where, record, _ = self._readable(ref)
@@ -121,6 +127,11 @@ class S3Backend(ImageBackend):
         where, record, found = self._found(ref)
         if data is not None:
             raise Conflict(f"{ref} has its data already", hint="create another image")
+        if is_locked(found):
+            raise PolicyViolation(
+                f"{ref} is locked in the bucket (Object Lock), and a new version would not be",
+                hint="end its retention or legal hold first, or create another image",
+            )
         if (record.size or 0) > MOST_COPIED:
             raise UnsupportedOperation(
                 f"{ref} has {record.size} bytes, and S3 changes the metadata of at most "
@@ -128,7 +139,7 @@ class S3Backend(ImageBackend):
                 hint="create the image again with the new fields",
             )
         new = objects.metadata_of(objects.changed(record, changes, purge_props), MOST_METADATA)
-        kept = lasting(found)
+        kept = lasting(found) | rights.of(self._server, ref, where)
         kept["Metadata"] |= new
         place = {"Bucket": where["Bucket"], "Key": where["Key"]}
         self._server.call(
@@ -171,6 +182,11 @@ class S3Backend(ImageBackend):
             )  # fmt: skip
             return
         yield Finding(f"{place} can be listed", option="create_in")
+        if region := self._server.other_region(bucket):
+            yield Finding(
+                f"{place} is in {region}: each command asks elsewhere first", WARNING,
+                f"set region = {region}", "region",
+            )  # fmt: skip
 
     def close(self) -> None:
         self._server.close()
@@ -189,9 +205,12 @@ class S3Backend(ImageBackend):
         where = self._where(ref)
         text = ref.text if ref.query is not None else self.host.uri(where["Bucket"], where["Key"])
         try:
-            answer = self._server.call(text, "head_object", **where)
-        except (NotAuthorized, ImageNotFound, BackendError) as error:
-            raise self._server.explained(text, where, error) from error
+            answer = self._server.head(text, where)
+        except ImageNotFound as error:
+            reason = self._server.reason(text, where)
+            if reason is None:
+                raise
+            raise reason from error
         return where, image_of(text, where["Key"], answer), answer
 
     def _readable(self, ref: ImageRef) -> tuple[dict[str, str], Image, str | None]:

@@ -7,10 +7,18 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from imagebroker.plugin import BackendHost, BackendLoadError, ConfigError, ImageBrokerError, http
+from imagebroker.plugin import (
+    BackendError,
+    BackendHost,
+    BackendLoadError,
+    ConfigError,
+    ImageBrokerError,
+    NotAuthorized,
+    http,
+)
 from imagebroker_s3.errors import translated
 from imagebroker_s3.machine_keys import MachineKeys
-from imagebroker_s3.options import METADATA
+from imagebroker_s3.options import KMS, METADATA
 
 #: What a service's client has in place of what the environment says.
 _NOTHING = {
@@ -40,9 +48,12 @@ class Server:
         self.http = http.Client(host)
         self._lock = threading.Lock()
         self._client: Any = None
+        self._region = ""
         self._session: Any = None
         #: botocore's; None where requests are anonymous.
         self._keys: Any = None
+        #: The regions of buckets that are not in that of the options, as the server told them.
+        self._regions: dict[str, str] = {}
 
     def _check_keys(self) -> None:
         options, title = self._options, f"[backend:{self._host.title}]"
@@ -55,6 +66,11 @@ class Server:
             raise ConfigError(
                 f"{title} has keys, and credentials is {METADATA}",
                 hint="remove access_key and secret_key, or credentials",
+            )
+        if options.kms_key_id and options.encryption != KMS:
+            raise ConfigError(
+                f"{title} kms_key_id: encryption is {options.encryption or 'not set'}",
+                hint=f"set encryption = {KMS}, or remove kms_key_id",
             )
         for name in ("endpoint_url", "metadata_url"):
             if options[name] and not options[name].startswith(("http://", "https://")):
@@ -74,15 +90,29 @@ class Server:
             )
             return answer
 
-    def explained(
-        self, subject: object, where: Mapping[str, str], error: ImageBrokerError
-    ) -> ImageBrokerError:
-        """The same error with the server's reason: an answer to a HEAD has none."""
+    def head(self, subject: object, where: Mapping[str, str]) -> dict[str, Any]:
+        """What the server says of an object.
+
+        :raises NotAuthorized, BackendError: with the server's reason, and so on.
+        """
+        try:
+            return self.call(subject, "head_object", **where)
+        except (NotAuthorized, BackendError) as error:
+            if error.retryable:
+                raise
+            reason = self.reason(subject, where)
+            if reason is not None:
+                raise reason from error
+        # With the error to a GET, the server has told the bucket's region.
+        return self.call(subject, "head_object", **where)
+
+    def reason(self, subject: object, where: Mapping[str, str]) -> ImageBrokerError | None:
+        """Why an object cannot be read: an answer to a HEAD does not say it. None if it can be."""
         try:
             self.call(subject, "get_object", **where)["Body"].close()
         except ImageBrokerError as reason:
             return reason
-        return error
+        return None
 
     def location(
         self, subject: object, where: Mapping[str, str]
@@ -96,7 +126,12 @@ class Server:
             )
         if self._keys is None:
             return url, None
+        region = self.other_region(where["Bucket"]) or region
         return url, SignedReads(self._keys, url, region, self._further())
+
+    def other_region(self, bucket: str) -> str | None:
+        """Where a bucket is, if the server has said that it is not in the region of the options."""
+        return self._regions.get(bucket)
 
     def _further(self) -> dict[str, str]:
         return {"x-amz-request-payer": "requester"} if self._options.requester_pays else {}
@@ -116,6 +151,7 @@ class Server:
         options, own = self._options, self._as_a_person
         self._keys = self._found_keys(session)
         region = options.region or (session.get_config_variable("region") if own else None)
+        self._region = region or "us-east-1"
         style = options.addressing_style
         if style == "auto" and not own:
             style = "path" if options.endpoint_url else "virtual"
@@ -131,10 +167,19 @@ class Server:
         )
         made = session.create_client(
             "s3", endpoint_url=options.endpoint_url or None, config=config,
-            region_name=region or "us-east-1",
+            region_name=self._region,
         )  # fmt: skip
         made.meta.events.register("before-sign.s3", self._add_further)
+        # After botocore, which follows where the server says that a bucket is.
+        made.meta.events.register("before-endpoint-resolution.s3", self._note_region)
         return made
+
+    def _note_region(
+        self, builtins: Mapping[str, Any], params: Mapping[str, Any], **_: Any
+    ) -> None:
+        bucket, region = params.get("Bucket"), builtins.get("AWS::Region")
+        if bucket and region and region != self._region:
+            self._regions[bucket] = region
 
     def _add_further(self, request: Any, **_: Any) -> None:
         for name, value in self._further().items():

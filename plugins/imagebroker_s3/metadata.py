@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from imagebroker.plugin import Image, objects
@@ -27,8 +27,9 @@ def image_of(ref: str, key: str, answer: Mapping[str, Any]) -> Image:
 
 #: What a copy that has other metadata loses, unless it says it again.
 _LASTING = (
-    "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType",
-    "Expires", "SSEKMSKeyId", "ServerSideEncryption", "StorageClass", "WebsiteRedirectLocation",
+    "BucketKeyEnabled", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage",
+    "ContentType", "Expires", "SSEKMSKeyId", "ServerSideEncryption", "StorageClass",
+    "WebsiteRedirectLocation",
 )  # fmt: skip
 
 
@@ -43,6 +44,13 @@ def lasting(answer: Mapping[str, Any]) -> dict[str, Any]:
         if not name.startswith(objects.PREFIX)
     }
     return kept | {"Metadata": theirs}
+
+
+def is_locked(answer: Mapping[str, Any]) -> bool:
+    """Whether its owner wants an object to stay as it is (Object Lock)."""
+    until = answer.get("ObjectLockRetainUntilDate")
+    kept = isinstance(until, datetime) and until > datetime.now(UTC)
+    return kept or answer.get("ObjectLockLegalHoldStatus") == "ON"
 
 
 def version_id(answer: Mapping[str, Any]) -> str | None:

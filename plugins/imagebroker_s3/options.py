@@ -9,6 +9,8 @@ from imagebroker.plugin import http
 MIB = 1024 * 1024
 #: Where keys come from.
 METADATA = "metadata"
+#: A key of the server's key management service encrypts what is stored.
+KMS = "aws:kms"
 
 OPTIONS = (
     cfg.StrOpt(
@@ -38,6 +40,13 @@ OPTIONS = (
     cfg.StrOpt(
         "create_in", metavar="BUCKET[/PREFIX]",
         help="Where create stores images and list looks for them."),
+    cfg.StrOpt(
+        "encryption", choices=["AES256", KMS],
+        help="How the server encrypts what create stores: with keys of its own (SSE-S3), or with "
+        "one of its key management service (SSE-KMS). If empty, as the bucket has it."),
+    cfg.StrOpt(
+        "kms_key_id",
+        help="Key for `encryption = aws:kms`; the server's default key if empty."),
     cfg.IntOpt(
         "part_size", default=8, min=5, max=5120,
         help="MiB in one part of an upload; more if an image would have more than 10000 parts."),

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebroker.plugin import BackendHost, ImageNotFound, objects
+from imagebroker.plugin import BackendHost, ImageNotFound, UnsupportedOperation, objects
 from imagebroker_s3.client import Server
 from imagebroker_s3.metadata import MOST_METADATA
 
@@ -25,6 +25,9 @@ class S3Object(objects.Destination):
         self._server, self._ref = server, ref
         self._where = {"Bucket": bucket, "Key": key}
         self._endpoint = host.options.endpoint_url or host.options.region or ""
+        self._encryption = {
+            "ServerSideEncryption": host.options.encryption, "SSEKMSKeyId": host.options.kms_key_id,
+        }  # fmt: skip
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -32,18 +35,27 @@ class S3Object(objects.Destination):
 
     def find(self) -> objects.Stored | None:
         try:
-            answer = self._call("head_object")
+            answer = self._server.head(self._ref, self._where)
         except ImageNotFound:
             return None
         return objects.Stored(answer.get("ContentLength"), answer.get("Metadata") or {})
 
     def put(self, body: bytes, metadata: Mapping[str, str]) -> None:
-        self._call(
-            "put_object", Body=body, ContentMD5=_md5(body), IfNoneMatch="*", Metadata=metadata
-        )
+        answer = self._call(
+            "put_object", Body=body, ContentMD5=_md5(body), IfNoneMatch="*", Metadata=metadata,
+            **self._encryption,
+        )  # fmt: skip
+        if self._is_open(answer):
+            self._call("delete_object", VersionId=answer.get("VersionId"))
+            raise self._not_encrypted()
 
     def begin(self, metadata: Mapping[str, str]) -> str:
-        return str(self._call("create_multipart_upload", Metadata=metadata)["UploadId"])
+        answer = self._call("create_multipart_upload", Metadata=metadata, **self._encryption)
+        upload_id = str(answer["UploadId"])
+        if self._is_open(answer):
+            self.abort(upload_id)
+            raise self._not_encrypted()
+        return upload_id
 
     def parts(self, upload_id: str) -> Mapping[int, objects.Part] | None:
         found: dict[int, objects.Part] = {}
@@ -85,8 +97,20 @@ class S3Object(objects.Destination):
             return  # somebody else's by now
         self._call(
             "copy_object", CopySource=dict(self._where), MetadataDirective="REPLACE",
-            CopySourceIfMatch=answer.get("ETag"), Metadata=metadata,
+            CopySourceIfMatch=answer.get("ETag"), Metadata=metadata, **self._encryption,
         )  # fmt: skip
+
+    def _is_open(self, answer: Mapping[str, Any]) -> bool:
+        """Whether a server ignores what it was asked to encrypt with."""
+        wanted = self._encryption["ServerSideEncryption"]
+        return bool(wanted) and answer.get("ServerSideEncryption") != wanted
+
+    def _not_encrypted(self) -> UnsupportedOperation:
+        return UnsupportedOperation(
+            f"{self._ref}: the server does not encrypt with "
+            f"{self._encryption['ServerSideEncryption']} what it stores",
+            hint="remove encryption from the config file, or have the bucket encrypt by default",
+        )
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         return self._server.call(self._ref, operation, **self._where, **arguments)

@@ -26,12 +26,20 @@ class HAProxy(Server):
     port: int
 
     def __init__(
-        self, ports: Sequence[int], directory: Path | None = None, *, tls: Path | None = None
+        self,
+        ports: Sequence[int],
+        directory: Path | None = None,
+        *,
+        tls: Path | None = None,
+        rules: str = "",
     ) -> None:
-        """``ports``: those of the servers behind it; ``tls``: the key and chain to show."""
+        """``ports``: those of the servers behind it; ``tls``: the key and chain to show.
+
+        ``rules``: further lines of its configuration.
+        """
         super().__init__(directory)
         self.ports = list(ports)
-        self._tls = tls
+        self._tls, self._rules = tls, rules
         self._process: ServerProcess | None = None
 
     def url(self, path: str) -> str:
@@ -50,7 +58,7 @@ class HAProxy(Server):
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(self.ports)
         )
         listen = f"{HOST}:{self.port}" + (f" ssl crt {self._tls}" if self._tls else "")
-        configuration.write_text(_CONFIGURATION % {"listen": listen} + servers + "\n")
+        configuration.write_text(_CONFIGURATION % {"listen": listen} + f"{servers}\n{self._rules}")
         argv = [_program() or "haproxy", "-db", "-f", str(configuration)]
         self._process = ServerProcess(argv, log=self.log)
         self._process.wait_until(lambda: accepts(self.port))

@@ -6,6 +6,7 @@ name of the host, an empty ETag where parts are joined.
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from types import TracebackType
@@ -18,6 +19,12 @@ from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retr
 ACCESS_KEY, SECRET_KEY = "broker", secret("canary-of-radosgw-5512")
 #: The domain whose names begin with that of a bucket.
 DOMAIN = "s3.test"
+
+#: What encrypts objects if their owner says so: its name, and 32 bytes.
+KMS_KEY = "of-radosgw"
+_KEYS = (
+    f"{KMS_KEY}={base64.b64encode(secret('canary-of-radosgw-kms-key-000061').encode()).decode()}"
+)
 
 
 def missing() -> str | None:
@@ -89,7 +96,9 @@ class Radosgw:
         self._process = ServerProcess(
             ["radosgw", "-f", *self._common("rgw", self._folder / "keyring"),
              "--rgw-data", self._folder, "--rgw-frontends", f"beast endpoint={HOST}:{self.port}",
-             "--rgw-dns-name", DOMAIN, "--log-file", self._folder / "rgw.log"],
+             "--rgw-dns-name", DOMAIN,
+             "--rgw-crypt-require-ssl", "false", "--rgw-crypt-s3-kms-backend", "testing",
+             "--rgw-crypt-s3-kms-encryption-keys", _KEYS, "--log-file", self._folder / "rgw.log"],
             log=self._folder / "out", cwd=self._folder,
         )  # fmt: skip
         self._process.wait_until(lambda: accepts(self.port), seconds=60)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import random
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Is
 
-import imagebroker
 from imagebroker.exceptions import Conflict, ImageNotFound, NotAuthorized, NotReady, TransferError
-from tests.servers.moto import Moto
-from tests.servers.radosgw import DOMAIN, Radosgw
+from tests.plugins.s3.conftest import OtherBucket
+from tests.servers.radosgw import DOMAIN
 from tests.servers.squid import Squid
 from tests.servers.squid import missing as no_squid
 
@@ -26,52 +23,17 @@ DATA = random.Random(11).randbytes(10 * 1024 * 1024 + 17)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
-class Bucket:
-    """A bucket that no other test uses."""
-
-    def __init__(self, server: Any, make_broker: Callable[..., imagebroker.Broker]) -> None:
-        self.server, self._make = server, make_broker
-        self.name, self.client = f"test-{uuid.uuid4().hex}", server.client()
-        self.client.create_bucket(Bucket=self.name)
-
-    def broker(self, **options: Any) -> imagebroker.Broker:
-        every = self.server.options(create_in=f"{self.name}/images", part_size=5) | options
-        lines = "".join(f"{name} = {value}\n" for name, value in every.items())
-        return self._make(
-            "[imagebroker]\nenabled_schemes = s3\ndefault_backend = s3\nretries = 0\n"
-            f"[backend:s3]\n{lines}"
-        )
-
-    def ref(self, key: str) -> str:
-        return f"s3://{self.name}/{key}"
-
-
-@pytest.fixture(params=["radosgw", "moto"])
-def bucket(
-    request: pytest.FixtureRequest, make_broker: Callable[..., imagebroker.Broker]
-) -> Bucket:
-    return Bucket(request.getfixturevalue(request.param), make_broker)
-
-
-@pytest.fixture
-def of_ceph(radosgw: Radosgw, make_broker: Callable[..., imagebroker.Broker]) -> Bucket:
-    return Bucket(radosgw, make_broker)
-
-
-@pytest.fixture
-def of_aws(moto: Moto, make_broker: Callable[..., imagebroker.Broker]) -> Bucket:
-    return Bucket(moto, make_broker)
-
-
 def test_an_image_in_parts_is_stored_listed_read_changed_and_removed(
-    bucket: Bucket, tmp_path: Path
+    other: OtherBucket, tmp_path: Path
 ) -> None:
-    broker = bucket.broker()
+    broker = other.broker()
     image = broker.create(None, {"name": "a disk+1", "tags": ["gold"]}, DATA)
     assert_that(image.checksums["sha256"], Equals(SHA256))
     assert_that([each.ref for each in broker.get_all(None)], Equals([image.ref]))
     done = broker.download(None, image.ref, tmp_path / "disk")
     assert_that(done.evidence["sha256"], Equals(SHA256))
+    # Asked for the ACL of an object in parts that was never given one, moto answers HTTP 500.
+    other.client.put_object_acl(Bucket=other.name, Key="images/a disk+1", ACL="private")
     changed = broker.update(None, image.ref, {"tags": ["silver"]})
     assert_that((changed.tags, changed.checksums["sha256"]), Equals((("silver",), SHA256)))
     broker.delete(None, image.ref)
@@ -79,26 +41,26 @@ def test_an_image_in_parts_is_stored_listed_read_changed_and_removed(
         broker.get(None, image.ref)
 
 
-def test_a_name_is_used_once(bucket: Bucket) -> None:
-    broker = bucket.broker()
+def test_a_name_is_used_once(other: OtherBucket) -> None:
+    broker = other.broker()
     broker.create(None, {"name": "disk"}, b"first")
     with pytest.raises(Conflict, match="already exists"):
         broker.create(None, {"name": "disk"}, b"second")
-    found = bucket.client.get_object(Bucket=bucket.name, Key="images/disk")["Body"].read()
+    found = other.client.get_object(Bucket=other.name, Key="images/disk")["Body"].read()
     assert_that(found, Equals(b"first"))
 
 
-def test_a_version_is_read_by_its_id(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.client.put_bucket_versioning(
-        Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
+def test_a_version_is_read_by_its_id(other: OtherBucket, tmp_path: Path) -> None:
+    other.client.put_bucket_versioning(
+        Bucket=other.name, VersioningConfiguration={"Status": "Enabled"}
     )
     old, new = (
-        bucket.client.put_object(Bucket=bucket.name, Key="disk", Body=data)["VersionId"]
+        other.client.put_object(Bucket=other.name, Key="disk", Body=data)["VersionId"]
         for data in (b"old", b"new")
     )
-    broker = bucket.broker()
-    assert_that(broker.get(None, bucket.ref("disk")).version, Equals(new))
-    broker.download(None, f"{bucket.ref('disk')}?versionId={old}", tmp_path / "disk")
+    broker = other.broker()
+    assert_that(broker.get(None, other.ref("disk")).version, Equals(new))
+    broker.download(None, f"{other.ref('disk')}?versionId={old}", tmp_path / "disk")
     assert_that((tmp_path / "disk").read_bytes(), Equals(b"old"))
 
 
@@ -106,45 +68,45 @@ def test_a_version_is_read_by_its_id(bucket: Bucket, tmp_path: Path) -> None:
     "key",
     ["a b", "a+b", "a%2Fb", "a//b", "ä/日本", "/begins", "a?b#c&d=e", "x" * 900],
 )
-def test_a_key_of_any_text_is_read(bucket: Bucket, key: str, tmp_path: Path) -> None:
+def test_a_key_of_any_text_is_read(other: OtherBucket, key: str, tmp_path: Path) -> None:
     """As somebody else stored it; the ref is the one that an instance gives."""
     data = b"\0" + key.encode()
-    bucket.client.put_object(Bucket=bucket.name, Key=f"images/{key}", Body=data)
-    (image,) = bucket.broker().get_all(None)
-    bucket.broker().download(None, image.ref, tmp_path / "disk")
+    other.client.put_object(Bucket=other.name, Key=f"images/{key}", Body=data)
+    (image,) = other.broker().get_all(None)
+    other.broker().download(None, image.ref, tmp_path / "disk")
     assert_that((tmp_path / "disk").read_bytes(), Equals(data))
 
 
-def test_what_other_programs_keep_at_an_object_stays(bucket: Bucket) -> None:
+def test_what_other_programs_keep_at_an_object_stays(other: OtherBucket) -> None:
     told = {"ContentType": "application/x-qcow2", "CacheControl": "max-age=60"}
-    bucket.client.put_object(
-        Bucket=bucket.name, Key="disk", Body=b"data", Metadata={"owner": "them"}, **told
+    other.client.put_object(
+        Bucket=other.name, Key="disk", Body=b"data", Metadata={"owner": "them"}, **told
     )
-    changed = bucket.broker().update(None, bucket.ref("disk"), {"tags": ["gold"]})
+    changed = other.broker().update(None, other.ref("disk"), {"tags": ["gold"]})
     assert_that(changed.tags, Equals(("gold",)))
-    found = bucket.client.head_object(Bucket=bucket.name, Key="disk")
+    found = other.client.head_object(Bucket=other.name, Key="disk")
     assert_that({name: found[name] for name in told}, Equals(told))
     assert_that(found["Metadata"]["owner"], Equals("them"))
 
 
-def test_an_empty_object_is_refused_as_an_image(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_empty_object_is_refused_as_an_image(other: OtherBucket, tmp_path: Path) -> None:
     """Not as a range that the server cannot give."""
-    bucket.client.put_object(Bucket=bucket.name, Key="empty", Body=b"")
+    other.client.put_object(Bucket=other.name, Key="empty", Body=b"")
     with pytest.raises(TransferError, match=r"/empty is empty"):
-        bucket.broker().download(None, bucket.ref("empty"), tmp_path / "disk")
+        other.broker().download(None, other.ref("empty"), tmp_path / "disk")
     assert_that(list(tmp_path.glob("*disk*")), HasLength(0))
 
 
-def test_what_is_missing_is_named(bucket: Bucket) -> None:
-    broker = bucket.broker()
+def test_what_is_missing_is_named(other: OtherBucket) -> None:
+    broker = other.broker()
     with pytest.raises(ImageNotFound, match="NoSuchKey"):
-        broker.get(None, bucket.ref("none"))
+        broker.get(None, other.ref("none"))
     with pytest.raises(ImageNotFound, match="NoSuchBucket") as caught:
         broker.get(None, f"s3://no-{uuid.uuid4().hex}/disk")
     assert_that(caught.value.hint, Contains("bucket"))
 
 
-def test_a_bucket_in_the_name_of_the_host(of_ceph: Bucket, tmp_path: Path) -> None:
+def test_a_bucket_in_the_name_of_the_host(of_ceph: OtherBucket, tmp_path: Path) -> None:
     if problem := no_squid():
         pytest.skip(problem)
     with Squid(origin=of_ceph.server.port) as proxy:
@@ -158,7 +120,7 @@ def test_a_bucket_in_the_name_of_the_host(of_ceph: Bucket, tmp_path: Path) -> No
     assert_that(asked, Equals({f"{of_ceph.name}.{DOMAIN}"}))
 
 
-def test_refused_keys_are_told_apart(of_ceph: Bucket) -> None:
+def test_refused_keys_are_told_apart(of_ceph: OtherBucket) -> None:
     """An answer to a HEAD has no reason: it is asked for."""
     for options, reason, remedy in (
         ({"access_key": "nobody"}, "InvalidAccessKeyId", "access_key"),
@@ -169,14 +131,14 @@ def test_refused_keys_are_told_apart(of_ceph: Bucket) -> None:
         assert_that(caught.value.hint, Contains(remedy))
 
 
-def test_a_public_object_needs_no_keys(of_ceph: Bucket) -> None:
+def test_a_public_object_needs_no_keys(of_ceph: OtherBucket) -> None:
     of_ceph.client.put_object(Bucket=of_ceph.name, Key="disk", Body=b"yes", ACL="public-read")
     broker = of_ceph.broker(access_key="", secret_key="")
     with broker.open(None, of_ceph.ref("disk")) as reader:
         assert_that(reader.read(), Equals(b"yes"))
 
 
-def test_an_archived_object_has_to_be_restored_first(of_aws: Bucket, tmp_path: Path) -> None:
+def test_an_archived_object_has_to_be_restored_first(of_aws: OtherBucket, tmp_path: Path) -> None:
     of_aws.client.put_object(
         Bucket=of_aws.name, Key="disk", Body=b"cold", StorageClass="DEEP_ARCHIVE"
     )
@@ -186,14 +148,16 @@ def test_an_archived_object_has_to_be_restored_first(of_aws: Bucket, tmp_path: P
     assert_that(list(tmp_path.glob(".disk*")), HasLength(0))
 
 
-def test_checksums_of_any_kind_in_an_object_do_not_matter(of_aws: Bucket, tmp_path: Path) -> None:
+def test_checksums_of_any_kind_in_an_object_do_not_matter(
+    of_aws: OtherBucket, tmp_path: Path
+) -> None:
     for kind in ("CRC32", "SHA256"):
         of_aws.client.put_object(Bucket=of_aws.name, Key=kind, Body=DATA, ChecksumAlgorithm=kind)
         of_aws.broker().download(None, of_aws.ref(kind), tmp_path / kind)
         assert_that((tmp_path / kind).read_bytes() == DATA, Is(True))
 
 
-def test_a_list_of_more_than_a_page_is_complete(of_aws: Bucket) -> None:
+def test_a_list_of_more_than_a_page_is_complete(of_aws: OtherBucket) -> None:
     names = [f"images/{number:04}" for number in range(23)]
     for name in names:
         of_aws.client.put_object(Bucket=of_aws.name, Key=name, Body=b"")

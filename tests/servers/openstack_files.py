@@ -95,9 +95,7 @@ def glance(
     auth_url: str,
     password: str,
     show_locations: bool,
-    ceph: str = "",
 ) -> str:
-    """``ceph``: the options of a further store, in a cluster of Ceph, which then is the default."""
     values = {
         "directory": directory,
         "database": database,
@@ -107,9 +105,6 @@ def glance(
         "auth_url": auth_url,
         "password": password,
         "show_locations": str(show_locations).lower(),
-        "further": ",ceph:rbd" if ceph else "",
-        "default": "ceph" if ceph else "fast",
-        "ceph": f"[ceph]\n{ceph}" if ceph else "",
     }
     return _GLANCE % values
 
@@ -120,7 +115,7 @@ SHARE = {"id": "share-of-fast", "mountpoint": "/"}
 _GLANCE = """
 [DEFAULT]
 use_stderr = true
-enabled_backends = fast:file,slow:file,web:http%(further)s
+enabled_backends = fast:file,slow:file,web:http
 enabled_import_methods = [glance-direct,web-download,copy-image]
 show_image_direct_url = true
 show_multiple_locations = %(show_locations)s
@@ -130,8 +125,8 @@ public_endpoint = %(own_url)s
 connection = sqlite:///%(database)s?timeout=60
 sqlite_synchronous = false
 [glance_store]
-default_backend = %(default)s
-%(ceph)s[fast]
+default_backend = fast
+[fast]
 filesystem_store_datadir = %(stores)s/fast
 filesystem_store_metadata_file = %(directory)s/fast.json
 [slow]

@@ -25,7 +25,7 @@ def rbd_command(images: Images, tmp_path: Path) -> list[str]:
     options = images.server.options()
     return [
         "rbd", "--conf", options["ceph_conf"], "--id", options["user"],
-        "--keyring", options["keyring"], "--no-progress",
+        "--keyring", options["keyring"],
     ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_an_encrypted_image_is_read_as_ceph_exports_it(
     images.broker().download(None, images.ref(name), found, check_format=version == "luks1")
     file = tmp_path / "exported"
     source = f"{images.server.pool}/{name}@snap"
-    subprocess.run([*rbd_command, "export", source, file], check=True, timeout=120)
+    subprocess.run([*rbd_command, "export", "--no-progress", source, file], check=True, timeout=120)
     assert_that(found.getvalue() == file.read_bytes(), Is(True))
     assert_that(found.getvalue()[:6], Equals(b"LUKS\xba\xbe"))
 

@@ -67,7 +67,7 @@ class OpenStack(Server):
         self._services: dict[str, Service] = {}
         self._tokens: dict[str, tuple[float, str]] = {}
         self._asking = threading.Lock()
-        self._locations_endpoint: str | None = None
+        self._further: dict[str, str] = {}
 
     def auth_options(self, user: str) -> dict[str, str]:
         """Return keystoneauth's password options for a user."""
@@ -131,15 +131,26 @@ class OpenStack(Server):
 
         It is started at the first call.
         """
-        if self._locations_endpoint is None:
+        return self._further_glance("glance-locations")
+
+    def ceph_endpoint(self, options: str, modules: str) -> str:
+        """Return a Glance on the same images that shows locations, and stores new ones in Ceph.
+
+        ``options``: of its store; ``modules``: the folder with Ceph's, for the Python of the servers.
+        Remove what is stored there: the others know no such store.
+        """
+        return self._further_glance("glance-ceph", options, modules)
+
+    def _further_glance(self, name: str, ceph: str = "", modules: str = "") -> str:
+        if name not in self._further:
             listener = socket.create_server((HOST, 0))
-            self._locations_endpoint = url_of(listener)
-            self._start_glance("glance-locations", listener, show_locations=True)
-            self._services["glance-locations"].wait("/healthcheck")
-        return self._locations_endpoint
+            self._further[name] = url_of(listener)
+            self._start_glance(name, listener, show_locations=True, ceph=ceph, modules=modules)
+            self._services[name].wait("/healthcheck")
+        return self._further[name]
 
     def log(self, service: str = "glance") -> Path:
-        """Return the log of ``keystone``, ``glance`` or ``glance-locations``."""
+        """Return the log of ``keystone``, ``glance``, ``glance-locations`` or ``glance-ceph``."""
         return self.directory / service / "log"
 
     def _start(self) -> None:
@@ -175,7 +186,15 @@ class OpenStack(Server):
                     (url, kind),
                 )
 
-    def _start_glance(self, name: str, listener: socket.socket, *, show_locations: bool) -> None:
+    def _start_glance(
+        self,
+        name: str,
+        listener: socket.socket,
+        *,
+        show_locations: bool,
+        ceph: str = "",
+        modules: str = "",
+    ) -> None:
         directory = self.directory / name
         for folder in ("staging", "tasks"):
             (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -188,10 +207,11 @@ class OpenStack(Server):
             auth_url=self.auth_url,
             password=USERS["glance"].password,
             show_locations=show_locations,
+            ceph=ceph,
         )
         (directory / "glance-api.conf").write_text(configuration)
         (directory / "fast.json").write_text(json.dumps(openstack_files.SHARE))
-        self._services[name] = Service("glance.wsgi.api:application", directory, listener)
+        self._services[name] = Service("glance.wsgi.api:application", directory, listener, modules)
 
     def _stop(self) -> None:
         for service in self._services.values():

@@ -95,7 +95,9 @@ def glance(
     auth_url: str,
     password: str,
     show_locations: bool,
+    ceph: str = "",
 ) -> str:
+    """``ceph``: the options of a further store, in a cluster of Ceph, which then is the default."""
     values = {
         "directory": directory,
         "database": database,
@@ -105,6 +107,9 @@ def glance(
         "auth_url": auth_url,
         "password": password,
         "show_locations": str(show_locations).lower(),
+        "further": ",ceph:rbd" if ceph else "",
+        "default": "ceph" if ceph else "fast",
+        "ceph": f"[ceph]\n{ceph}" if ceph else "",
     }
     return _GLANCE % values
 
@@ -115,7 +120,7 @@ SHARE = {"id": "share-of-fast", "mountpoint": "/"}
 _GLANCE = """
 [DEFAULT]
 use_stderr = true
-enabled_backends = fast:file,slow:file,web:http
+enabled_backends = fast:file,slow:file,web:http%(further)s
 enabled_import_methods = [glance-direct,web-download,copy-image]
 show_image_direct_url = true
 show_multiple_locations = %(show_locations)s
@@ -125,8 +130,8 @@ public_endpoint = %(own_url)s
 connection = sqlite:///%(database)s?timeout=60
 sqlite_synchronous = false
 [glance_store]
-default_backend = fast
-[fast]
+default_backend = %(default)s
+%(ceph)s[fast]
 filesystem_store_datadir = %(stores)s/fast
 filesystem_store_metadata_file = %(directory)s/fast.json
 [slow]

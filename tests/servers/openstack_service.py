@@ -37,7 +37,10 @@ class Service:
     So no port can be lost between choosing and binding it, and whoever connects early waits.
     """
 
-    def __init__(self, application: str, directory: Path, listener: socket.socket) -> None:
+    def __init__(
+        self, application: str, directory: Path, listener: socket.socket, modules: str = ""
+    ) -> None:
+        """``modules``: a folder with further ones."""
         self._port = listener.getsockname()[1]
         configuration = openstack_files.gunicorn(application, listener.fileno())
         (directory / "gunicorn.conf.py").write_text(configuration)
@@ -45,7 +48,7 @@ class Service:
             [environment() / "bin" / "gunicorn"],
             log=directory / "log",
             cwd=directory,
-            env=variables(directory),
+            env=variables(directory, modules),
             pass_fds=[listener.fileno()],
             stop_signal=signal.SIGQUIT,  # at once; SIGTERM lets requests end first
         )
@@ -61,7 +64,7 @@ def start_keystone(directory: Path, listener: socket.socket, token_seconds: int 
     return Service("keystone.wsgi.api:application", directory, listener)
 
 
-def variables(directory: Path) -> dict[str, str]:
+def variables(directory: Path, modules: str = "") -> dict[str, str]:
     """Return the environment of a server: nothing of the caller's, above all no proxies."""
     (directory / "site").mkdir(exist_ok=True)
     (directory / "site" / "sitecustomize.py").write_text(openstack_files.SITECUSTOMIZE)
@@ -69,7 +72,7 @@ def variables(directory: Path) -> dict[str, str]:
         "PATH": f"{environment()}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(directory),
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(directory / "site"),
+        "PYTHONPATH": f"{directory / 'site'}:{modules}".rstrip(":"),
         "OS_KEYSTONE_CONFIG_DIR": str(directory),
         "OS_GLANCE_CONFIG_DIR": str(directory),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ _STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
 #: Seconds in which a claim is passed on to all, and after which it is repeated.
 _SPREADS, _REPEATS = 0.2, 2.0
 #: Seconds after which others are called for a chunk of which nothing comes, and how many.
-_QUIET, _CALLED = 1.5, 4
+_QUIET, _CALLED = 1.5, 2
 #: Parts that a host asks others for at once.
 _ASKS = 16
 
@@ -99,7 +99,7 @@ class _Host:
     open_requests: int = 0
     deal: Deal | None = None
     turns: Turns = field(default_factory=Turns)
-    partners: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    partners: dict[tuple[int, int], Collection[str]] = field(default_factory=dict)
 
     def listens(self, index: int) -> bool:
         """It has the chunk, or fetches it."""
@@ -297,10 +297,10 @@ class Simulation:
                 ):
                     self._link(host, each, index)
 
-    def _partners(self, host: _Host, index: int) -> list[str]:
+    def _partners(self, host: _Host, index: int) -> Collection[str]:
         key = index, len(host.near)
         if key not in host.partners:
-            near = [each.name for each in host.near]
+            near = tuple(each.name for each in host.near)
             host.partners[key] = partners(host.name, near, "image", index)
         return host.partners[key]
 

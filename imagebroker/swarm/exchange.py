@@ -15,8 +15,6 @@ from imagebroker.swarm.wire import Message
 
 #: Seconds after which hosts that have a chunk are called again for it.
 _QUIET = 1.5
-#: Hosts that are then called.
-_CALLED = 4
 #: Chunks that a host may say it has, and not send.
 _MOST_OWED = 2
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
@@ -140,13 +138,13 @@ class Exchange:
         """Whether it is this host's turn: within a rack, each connects to a few; between racks,
         the one that its rack has for this chunk."""
         here, rack = self._here, self._here.start.rack
-        near = [n.id for n in self._circle if not rack or n.hello.rack in ("", rack)]
+        near = tuple(n.id for n in self._circle if not rack or n.hello.rack in ("", rack))
         if neighbour.id in near:
             return neighbour.id in partners(here.id, near, here.start.topic, index)
         if here.chunks.has(index):
             return False
-        near = [here.id, *(each.id for each in self._circle if each.hello.rack == rack)]
-        return gateway(near, here.start.topic, index) == here.id
+        mates = [here.id, *(each.id for each in self._circle if each.hello.rack == rack)]
+        return gateway(mates, here.start.topic, index) == here.id
 
     # -- what comes ------------------------------------------------------------------------------
 
@@ -201,7 +199,7 @@ class Exchange:
         self._here.torrents.unlink_all(index)
         known = [each for each in self._circle if index in each.on]
         known = [each for each in known if index in each.has] or known
-        called = random.sample(known, min(len(known), _CALLED))
+        called = random.sample(known, min(len(known), 1))
         if (teller := self._circle.get(self._here.chunks.teller(index) or "")) is not None:
             called.append(teller)
         for each in called:

@@ -50,7 +50,7 @@ class Layout:
 
     size: int
 
-    @property
+    @functools.cached_property
     def chunk(self) -> int:
         """Bytes of a chunk: a power of two."""
         wanted = 1 << max(self.size // _CHUNKS - 1, 0).bit_length()
@@ -93,7 +93,8 @@ def gateway(rack: Collection[str], topic: str, index: int) -> str:
     return min(rack, key=lambda member: weight(member, topic, index))
 
 
-def partners(own: str, members: Collection[str], topic: str, index: int) -> list[str]:
+@functools.lru_cache(1 << 12)
+def partners(own: str, members: tuple[str, ...], topic: str, index: int) -> Collection[str]:
     """The members to which `own` connects for a chunk. All stand in a circle, in another order for
     each chunk, and each connects to the next one, the fourth, the sixteenth: every connection costs
     a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""

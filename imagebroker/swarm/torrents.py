@@ -34,7 +34,6 @@ _SETTINGS = {
     "allow_multiple_connections_per_ip": True,
     "send_buffer_watermark": 3 * 1024 * 1024,
     "max_out_request_queue": 1500,
-    "tick_interval": 250,
     # One image is not worth more threads.
     "aio_threads": 2,
     "min_reconnect_time": 1,

@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 16, 17, 64])
 def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
-    hosts = [f"host{number}" for number in range(count)]
+    hosts = tuple(f"host{number}" for number in range(count))
     for chunk in range(5):
         links = {host: set(partners(host, hosts, "image", chunk)) for host in hosts}
         for one, others in list(links.items()):
@@ -33,7 +33,7 @@ def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
 
 
 def test_who_knows_nobody_connects_to_nobody() -> None:
-    assert_that(partners("a", [], "image", 0), Equals([]))
+    assert_that(list(partners("a", (), "image", 0)), Equals([]))
 
 
 def test_a_process_that_had_no_turn_has_waited_for_nobody() -> None:

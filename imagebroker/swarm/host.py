@@ -44,6 +44,7 @@ class Host:
         """:raises OSError: no port is free."""
         server = await self._listen()
         here = self._here
+        here.trace(f"listening at {here.address}")
         try:
             here.begin(self._meeting.find())
             with suppress(TimeoutError):

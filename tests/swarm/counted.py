@@ -36,8 +36,8 @@ def main(answers: str) -> None:
             host, other = fleet.hosts
             for spoken in ([], ["!"]):
                 _run("iptables", "-A", "OUTPUT", "-s", host.address, "-d", other.address, "-p",
-                     "tcp", *spoken, "--sport", _PORT, "-m", "length", "--length",
-                     f"{_EMPTY + 1}:65535")  # fmt: skip
+                     "tcp", *spoken, "--sport", _PORT, "-m", "length", "!", "--length",
+                     f"0:{_EMPTY}")  # fmt: skip
             found = Scene(fleet, nginx).intrudes(answers)
             spoken, sent = _counted()
     print(json.dumps({"spoken": spoken, "sent": sent, **found}))

@@ -23,7 +23,8 @@ from imagebroker.swarm.plan import Layout, topic
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
 
-SECONDS = 6.0
+#: Seconds for which an answer is waited for, and bytes that nobody may get; and for those that may come.
+SECONDS, BYTES, PATIENCE = 6.0, 2.0, 30.0
 
 
 async def main(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
                 places = {"nonce": proof.nonce(), "places": [[0, 8192]]}
                 writer.write(wire.encoded({"t": "challenge", **places}))
         elif message["t"] == "challenge":
-            ends = monotonic() + SECONDS  # the host has something by now
+            ends = monotonic() + BYTES  # the host has something by now
             parts = [data[at : at + length] for at, length in message["places"]]
             asker = peer if config["answers"] == "right" else "0" * 64
             digest = proof.answer(message["nonce"], identity.fingerprint, asker, parts)
@@ -80,11 +81,20 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
             await asyncio.sleep(0.5)
             if host is not None:
                 torrents.connect(index, config["host"], host.libtorrent)
-    torrents.look_closer()
-    await asyncio.sleep(0.5)
-    torrents.finished()
-    got = sum(torrents.progress(index) for index in range(layout.count))
+    got = await received(torrents, layout, PATIENCE if "accepted" in told else 1.0)
     return {"told": sorted(set(told)), "bytes": got}
+
+
+async def received(torrents: Torrents, layout: Layout, seconds: float) -> int:
+    """Bytes that came, as soon as any did."""
+    ends = monotonic() + seconds
+    while True:
+        torrents.look_closer()
+        await asyncio.sleep(0.2)
+        torrents.finished()
+        got = sum(torrents.progress(index) for index in range(layout.count))
+        if got or monotonic() > ends:
+            return got
 
 
 if __name__ == "__main__":

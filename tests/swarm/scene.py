@@ -20,9 +20,9 @@ class Scene:
         self.fleet = fleet
         self.host, self.other = fleet.hosts
         self.host.configure("swarm_linger = 30")
-        self.data, self.checksum = published(nginx.root, "image.raw", 16 * MIB)
+        self.data, self.checksum = published(nginx.root, "image.raw", 6 * MIB)
         self.host.download(nginx.url("image.raw", prefix="slow"), self.checksum)
-        self.host.read_until("reading chunks")
+        self.host.read_until("listening at")
 
     def intrudes(self, answers: str, **changed: Any) -> dict[str, Any]:
         return intruded(self.host, self.other, self.data, self.checksum, answers, **changed)

@@ -59,13 +59,14 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
 
 
 def in_company(fleet: Fleet, nginx: Nginx, name: str, checksum: str, start: Start) -> Host:
-    """Have another host download the same bytes meanwhile."""
+    """Have another host download the same bytes, which it then passes on."""
     fleet.with_list()
-    other, host = fleet.hosts
-    other.download(nginx.url(name, prefix="slow"), checksum)
+    fleet.options.append("swarm_linger = 30")
+    other, host = (each.configure() for each in fleet.hosts)
+    other.download(nginx.url(name), checksum)
+    assert_that(other.wait(), Equals(0), other.output)
     start(host, nginx.url(name, prefix="slow"), checksum)
-    for each in fleet.hosts:
-        assert_that(each.wait(), Equals(0), each.output)
+    assert_that(host.wait(), Equals(0), host.output)
     assert_that(host.output, Contains("came from others"))
     return host
 
@@ -113,6 +114,7 @@ def test_a_lie_costs_the_cache_one_more_reading_at_most(fleet: Fleet, nginx: Ngi
     assert_that(host.wait(), Equals(0), host.output)
     liar.wait()
     either = "asking the backend itself, from the beginning", "has other bytes"
-    assert_that([each in host.output for each in either], Contains(True), host.output)
+    if any(f"chunk {index} came from others" in host.output for index in range(4, 8)):
+        assert_that([each in host.output for each in either], Contains(True), host.output)
     found = next((host.directory / "cache").glob("sha256-*")).read_bytes()
     assert_that(found == data, Equals(True))

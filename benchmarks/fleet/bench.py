@@ -86,7 +86,8 @@ class Result(NamedTuple):
 
 class Bench:
     def __init__(self, folder: Path, hosts: int, mib: int, megabits: int, startup: float) -> None:
-        self.folder, self._megabits, self.startup = folder, megabits, startup
+        self.folder, self.startup = folder, startup
+        self.mib, self.megabits = mib, megabits
         self.names = [f"host{number}" for number in range(hosts)]
         self.pki = folder / "pki"
         certificates.init(self.pki, [*self.names, "rendezvous"])
@@ -102,7 +103,7 @@ class Bench:
 
     def run(self, way: Way) -> Result:
         names = self.names[: way.hosts]
-        with Network(["origin", "rendezvous", *names], self._megabits) as network:
+        with Network(["origin", "rendezvous", *names], self.megabits) as network:
             servers = self._servers(network)
             try:
                 return _Run(self, way, network, names).measured()

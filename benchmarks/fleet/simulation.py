@@ -21,6 +21,7 @@ from imagebroker.swarm.plan import (
     Deal,
     Layout,
     Turns,
+    gateway,
     gives_up,
     opening,
     partners,
@@ -196,6 +197,8 @@ class Simulation:
             a.deal = None
             for index in b.whole:
                 self._learn(a, index)
+            for index in a.links:
+                self._meet_for(a, b, index)
 
     def _die(self, host: _Host) -> None:
         if host.ended is not None:
@@ -291,16 +294,29 @@ class Simulation:
         for index in sorted(host.known - host.links.keys())[: FETCHED - len(host.links)]:
             host.links[index], host.quiet[index] = [], self._now
             for each in host.near:
-                if each.listens(index) and (
-                    each.name in self._partners(host, index)
-                    or host.name in self._partners(each, index)
-                ):
-                    self._link(host, each, index)
+                self._meet_for(host, each, index)
+
+    def _meet_for(self, one: _Host, other: _Host, index: int) -> None:
+        """Two hosts that listen for a chunk are connected if one of them connects."""
+        if other.listens(index) and (
+            self._connects(one, other, index) or self._connects(other, one, index)
+        ):
+            self._link(one, other, index)
+
+    def _connects(self, host: _Host, other: _Host, index: int) -> bool:
+        """As in `imagebroker.swarm.exchange`."""
+        if host.rack is other.rack:
+            return other.name in self._partners(host, index)
+        return index not in host.whole and self._is_gateway(host, index)
+
+    def _is_gateway(self, host: _Host, index: int) -> bool:
+        mates = [host.name, *(each.name for each in host.near if each.rack is host.rack)]
+        return gateway(mates, "image", index) == host.name
 
     def _partners(self, host: _Host, index: int) -> Collection[str]:
         key = index, len(host.near)
         if key not in host.partners:
-            near = tuple(each.name for each in host.near)
+            near = tuple(each.name for each in host.near if each.rack is host.rack)
             host.partners[key] = partners(host.name, near, "image", index)
         return host.partners[key]
 

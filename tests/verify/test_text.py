@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
+import string
 
 import pytest
 from testtools.assertions import assert_that
@@ -31,6 +33,7 @@ PAGES = {
     "long attribute": f"<a href='{'x' * 5000}'>",
     "behind blanks": " \t\r\n\r\n" * 40 + "<html>",
     "behind a mark": "\ufeff\ufeff <html>",
+    "behind what is not seen": "\xa0\x85\b\x7f<html>",
     "in Russian": "<title>Доступ запрещён</title>",
 }
 TEXTS = {
@@ -46,6 +49,14 @@ TEXTS = {
     "checksums": f"{hashlib.sha256().hexdigest()}  disk.img\n",
     "base64": "-----BEGIN CERTIFICATE-----\nMIIB\n",
     "blanks": " \n \n",
+    "a statement": 'window.location="/login?from=disk.img";',
+    "a call": 'callback({"error":403});',
+    "a URL": "https://login.example.org/?next=/disk.img",
+    "an escaped page": "&lt;html&gt;",
+    "a status": "404",
+    "two letters": "OK",
+    "an encoded image": base64.b64encode(random.Random(1).randbytes(2000)).decode(),
+    "a dumped image": random.Random(1).randbytes(2000).hex(),
     "in Russian": "Доступ запрещён: войдите в систему. " * 3,
     "in Japanese": "アクセスが拒否されました。",
     "with colours": "\x1b[31mnot found\x1b[0m\n",
@@ -65,6 +76,12 @@ def test_a_page_is_a_page_in_every_encoding(name: str, encoding: str) -> None:
 def test_a_page_is_a_page_in_an_encoding_that_only_it_knows(encoding: str) -> None:
     page = f"<html><title>{'Доступ запрещён ' * 9}</title>".encode(encoding)
     assert_that(kind_of(page, whole=True), Equals(PAGE))
+
+
+def test_a_page_is_a_page_behind_characters_that_nobody_sees() -> None:
+    for before in ("\u200b", "\u200e\u2060", "\x1b\x0e", "\xad"):
+        assert_that(kind_of(f"{before}<html>".encode(), whole=False), Equals(PAGE))
+    assert_that(kind_of(b"\xa0\xa0<html>", whole=False), Equals(PAGE))
 
 
 def test_a_page_of_a_mainframe_is_one_too() -> None:
@@ -115,7 +132,8 @@ def test_no_disk_image_is_text(name: str, qemu_img: None) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"x" * 1000, b"\n" * 600, b"0123456789" * 100, b"\0" * 1000, b"<", b"<<", b"a disk" * 1000, b"a<b>",
+        b"", b"x" * 1000, b"\n" * 600, b"0123456789" * 100, b"\0" * 1000, b"<", b"<<", b"a disk" * 1000, b"a<b>", b"ab==", b"disk-7",
+        string.ascii_letters.encode() * 20, string.hexdigits.encode() * 9,
         b"\xff\xfe", b"\xef\xbb\xbf", b"\xa5" * 1000, b"A\0", bytes(range(256)), b"<a>\xff\0\1",
         b"text at first\0" + bytes(100), b"\0<html>", b"\x1f\x8b\x08 a log\n", b"7z\xbc\xaf\x27\x1c",
         b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe",

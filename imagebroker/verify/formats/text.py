@@ -29,16 +29,23 @@ _WIDE = (
 #: Fewer characters than this, without a BOM, may match an encoding by chance.
 _FEW = 16
 
-#: A tag, a comment, a declaration or an instruction, after blanks.
+#: A tag, a comment, a declaration or an instruction, after blanks, invisible characters and control
+#: characters (but NUL, with which many disks begin).
 _MARKUP = (
-    r"(?i)[\s\ufeff]*<(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]"
+    r"(?i)[\s\x01-\x1f\x7f-\x9f\xad\u200b-\u200f\u2060\ufeff]*(?P<tag><)(?:!doctype\b|!--|!\[cdata\[|\?xml\b|\?php\b|\?=|%[@=\s]"
     r"|/?[a-z][\w:.-]*(?:[\s/>]|$))"
 )
 _EBCDIC_MARKUP = r"(?i)\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])"
 #: Characters at the beginning of markup that must be readable.
 _READABLE = 64
-#: Some servers answer with one word; a very long one is not text.
-_WORD = r"[A-Za-z]{4,40}[.!]?"
+#: Some servers answer with one word, or the status; a very long one is not text.
+_WORD = r"[A-Za-z]{2,40}[.!]?"
+_STATUS = r"[1-5][0-9][0-9]"
+#: A URL, an entity of HTML, or a statement of a script, without a blank.
+_CODE = r"(?:https?://|data:|&#?\w+;|[A-Za-z_$][\w.$]*(?:\(|=[^=]|\{)).{4,}"
+#: More characters and different ones than this, without a period: base64, hex digits.
+_ENCODED = 64
+_DIFFERENT = 14
 #: Maximum period of a repeated pattern, in characters.
 _LONGEST_PERIOD = 16
 _UNKNOWN = "one of 8 bits"
@@ -94,7 +101,7 @@ def _readings(begin: bytes) -> Iterator[tuple[str, str]]:
         except UnicodeDecodeError:
             if encoding == "utf-8":
                 # Another one, of 8 bits: ASCII characters are visible.
-                yield _UNKNOWN, re.sub(_LETTER, b"?", begin).decode("ascii")
+                yield _UNKNOWN, re.sub(_LETTER, b"?", begin.replace(b"\xa0", b" ")).decode("ascii")
 
 
 def _has_zeros(begin: bytes, size: int, at: tuple[int, ...]) -> bool:
@@ -107,7 +114,9 @@ def _has_zeros(begin: bytes, size: int, at: tuple[int, ...]) -> bool:
 
 def _is_markup(text: str) -> bool:
     found = re.match(_MARKUP, text)
-    return found is not None and _is_readable(text[:_READABLE].rstrip("\0"))
+    if found is None:
+        return False
+    return _is_readable(text[found.start("tag") :][:_READABLE].rstrip("\0"))
 
 
 def _is_ebcdic_markup(begin: bytes) -> bool:
@@ -122,12 +131,17 @@ def _has_words(text: str) -> bool:
     """Whether it looks written: one endless word, or a repetition, is a pattern that disks and
     files are filled with."""
     words = text.strip("".join(_BLANK))
+    if re.fullmatch(_STATUS, words):
+        return True
     if not words or _is_pattern(text):
         return not words and len(set(text)) > 1
     if words[0] in "{[\"'" or any(char in _BLANK for char in text):
         return True
     foreign = sum(char > "\x7f" for char in text)  # not all scripts have blanks
-    return foreign >= 4 or re.fullmatch(_WORD, words) is not None
+    if foreign >= 4 or re.fullmatch(f"{_WORD}|{_CODE}", words) is not None:
+        return True
+    various = len(words) >= _ENCODED and len(set(words)) >= _DIFFERENT
+    return various and not _is_repeated(words, len(words) // 2)
 
 
 def _is_pattern(text: str) -> bool:
@@ -135,11 +149,11 @@ def _is_pattern(text: str) -> bool:
     common, count = Counter(text).most_common(1)[0]
     if 2 * count > len(text) and common not in _BLANK:
         return True
-    return any(
-        text.startswith(text[period:])
-        for period in range(1, _LONGEST_PERIOD + 1)
-        if len(text) >= 4 * period
-    )
+    return _is_repeated(text, min(_LONGEST_PERIOD, len(text) // 4))
+
+
+def _is_repeated(text: str, longest: int) -> bool:
+    return any(text.startswith(text[period:]) for period in range(1, longest + 1))
 
 
 def _is_8_bit_text(begin: bytes) -> bool:

@@ -13,7 +13,8 @@ LIMIT = 1024
 
 # Compiled when first used: most commands show no secret.
 
-_USERINFO = r"//[^/\s@:]{0,256}:[^/\s@]{0,1024}@"
+#: Not the placeholder in hints.
+_USERINFO = r"//(?!USER:PASSWORD@)[^/\s@:]{0,256}:[^/\s@]{0,1024}@"
 #: The query of a URL, or what looks like a query after any path.
 _QUERY = (
     r"((?:[a-z][a-z0-9+.-]{0,31}://[^\s?'\"#<>]{1,2048}))\?[^\s'\"#<>]+"

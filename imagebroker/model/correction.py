@@ -131,8 +131,14 @@ def host_correction(authority: str) -> str:
     return "write it as [user@]host[:port]"
 
 
+#: Characters that are another name in IDNA 2003 than in IDNA 2008.
+_AMBIGUOUS = frozenset("ßẞς\u200c\u200d")
+
+
 def _in_ascii(host: str) -> str:
     name, colon, port = host.partition(":")
+    if not _AMBIGUOUS.isdisjoint(name):
+        return ", as its DNS name (xn--...)"
     try:
         return f": {name.encode('idna').decode()}{colon}{port}"
     except UnicodeError:

@@ -269,12 +269,11 @@ def redirected(old: str, new: str, policy: Policy) -> str:
     try:
         before, after = parse(old), parse(resolved(old, new))
     except (InvalidImageRef, ValueError) as error:
-        why = str(error)
+        why = f": {error}"
         if isinstance(error, InvalidImageRef):
-            has_user = "@" in new.partition("://")[2].partition("/")[0]
-            why = "which names a user" if has_user else "which is not a valid URL"
+            why = _objection(new)
         raise PolicyViolation(
-            f"{redact(old, 200)} redirects to {redact(new, 200)!r}: {why}",
+            f"{redact(old, 200)} redirects to {redact(new, 200)!r}{why}",
             hint="report the broken redirect to the operator of the server",
         ) from error
     web = {"http", "https"}
@@ -296,6 +295,13 @@ def redirected(old: str, new: str, policy: Policy) -> str:
         )
     policy.check_ref(after)
     return after.text
+
+
+def _objection(location: str) -> str:
+    authority = location.partition("://")[2].partition("/")[0]
+    if not authority.isascii():
+        return ", whose host is not in ASCII"
+    return ", which names a user" if "@" in authority else ", which is not a valid URL"
 
 
 def open_beneath(root: str | os.PathLike[str] | int, path: str | bytes) -> int:

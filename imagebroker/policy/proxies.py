@@ -65,7 +65,8 @@ class Proxy:
         if self.username:
             return f"check the user name and password in {self.named_by}"
         return (
-            f"the proxy requires a password: set {self.named_by} to http://USER:PASSWORD@HOST:PORT"
+            f"write the login that the proxy requires into {self.named_by}, as in "
+            "http://USER:PASSWORD@HOST:PORT"
         )
 
     @property

@@ -37,7 +37,7 @@ from imagebroker_glance.urls import origin
 
 _KINDS: Mapping[int, tuple[type[ImageBrokerError], str]] = {
     400: (InvalidImageRef, "correct the request as the service says"),
-    401: (NotAuthorized, "get a new token: this one is invalid or has expired"),
+    401: (NotAuthorized, "get a new token; this one is invalid or has expired"),
     403: (NotAuthorized, "use a project and a role that are allowed to do this"),
     404: (ImageNotFound, "check the id and the project: private images of others are not visible"),
     409: (Conflict, "check the status of the image, and whether something uses it"),

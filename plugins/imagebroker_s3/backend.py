@@ -196,7 +196,7 @@ class S3Backend(ImageBackend):
         if ref.query is not None:
             name, _, value = ref.query.partition("=")
             if name != "versionId" or not value or "&" in value:
-                raise InvalidImageRef(f"{ref} has a query other than ?versionId=…")
+                raise InvalidImageRef(f"{ref} has a query other than versionId")
             where["VersionId"] = value
         return where
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, LessThan, Not
@@ -9,6 +13,8 @@ from testtools.matchers import Contains, Equals, LessThan, Not
 from imagebroker.exceptions import TransferError
 from imagebroker.model.image import Image, Location
 from imagebroker.redaction import Secrets, printable, redact, redact_causes
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -77,3 +83,34 @@ def test_a_record_that_is_printed_has_no_query_and_no_password() -> None:
     )
     assert_that(f"{image} {image!r} {[image]}", Not(Contains("canary")))
     assert_that(repr(image), Contains("Image(ref='http://h/x?***'"))
+
+
+def test_no_error_or_hint_of_ours_is_damaged_by_it() -> None:
+    """`set a password: ...` would be shown as `set a password: ***`."""
+    damaged = [text for text in _written() if redact(text) != text]
+    assert_that(damaged, Equals([]))
+
+
+def _written() -> Iterator[str]:
+    """The sentences in the source, but documentation and the help of options."""
+    for file in [*ROOT.glob("imagebroker/**/*.py"), *ROOT.glob("plugins/*/*.py")]:
+        if file.name != "options.py":
+            tree = ast.parse(file.read_text())
+            documentation = {
+                node.value for node in ast.walk(tree)
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            }  # fmt: skip
+            for node in ast.walk(tree):
+                if node not in documentation and (text := _text(node)).count(" ") > 2:
+                    yield text
+
+
+def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        parts = (p.value if isinstance(p, ast.Constant) else "NAME" for p in node.values)
+        text = "".join(map(str, parts))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+    else:
+        return ""
+    return "" if "\n" in text or "\t" in text or len(text) > 1000 else text

@@ -76,6 +76,7 @@ def test_the_hint_names_the_character_and_how_it_is_written(
         ("./x.img", "file:///absolute/path"),
         ("http://h/a\nb", "control characters"),
         ("http://bücher.example/x", "xn--bcher-kva.example"),
+        ("http://faß.example/x", "its DNS name"),
         ("http://[fe80::1%25eth0]/x", "without its zone"),
         ("http://u:p@h/x", "without a password"),
         ("http://h:/x", "colon behind the host"),

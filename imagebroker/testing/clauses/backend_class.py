@@ -100,7 +100,7 @@ class ClassClauses(Hooks):
                 self.fail(f"the option {option.name} has no help")
             text = isinstance(option.type, types.String)
             if text and _SECRET_NAMES.search(option.dest) and not option.secret:
-                self.fail(f"the option {option.name} is not marked secret=True")
+                self.fail(f"the option {option.name} needs the argument secret, of True")
             seen.add(option.dest)
 
     def test_c6_defaults_can_be_used(self) -> None:

@@ -100,6 +100,8 @@ def test_without_the_right_password_the_hint_says_where_to_write_it(
         make_broker(configured(nginx, proxy)).download(None, f"{base}/{image}", tmp_path / "image")
     assert_that(str(caught.value), MatchesRegex(r"the proxy http://127.0.0.1:\d+ \(option proxy\)"))
     assert_that(caught.value.hint, Contains("option proxy"))
+    if password is None:
+        assert_that(caught.value.hint, Contains("http://USER:PASSWORD@HOST:PORT"))
 
 
 def test_a_server_that_the_proxy_cannot_reach_is_not_the_proxys_fault(squid: Squid) -> None:

@@ -99,6 +99,8 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
             "glance_catalog_info": lambda name: _became_of_catalogue(ours, bool(servers)),
             "glance_api_ssl_compression": "has no effect: TLS does not compress any more",
             "glance_core_properties": "stays Cinder's",
+            "split_loggers": WITHOUT_MEANING["split_loggers"],
+            "auth_strategy": _became_of_strategy(options),
             "allowed_direct_url_schemes": (
                 "is not taken over: set [imagebroker] direct_url_schemes"
             ),
@@ -111,6 +113,12 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
         },
         "service_user": service_token(options, ours),
     }
+
+
+def _became_of_strategy(options: ServiceOptions) -> str:
+    if options.get("auth_strategy", default="keystone") == "keystone":
+        return "is kept to: images need a token of Keystone"
+    return "has no effect: a caller without a token of Keystone is refused"
 
 
 def _became_of_catalogue(ours: Inherited, named: bool) -> str:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from imagebroker.compat.errors import IRONIC_HREF, IRONIC_VALIDATION, Errors
 from imagebroker.compat.ironic_checksums import demanded
-from imagebroker.compat.ironic_options import broker_with, credentials, for_server
+from imagebroker.compat.ironic_options import (
+    asking,
+    asking_broker_of,
+    broker_with,
+    credentials,
+    for_server,
+)
 from imagebroker.compat.service_options import ServiceOptions
 from imagebroker.compat.streams import writable
 from imagebroker.exceptions import (
@@ -48,6 +55,11 @@ class Surroundings:
     errors: Errors
     #: Who may use an image of Glance; None: whoever Glance shows it to.
     available: Callable[[Any, Any], bool] | None = None
+
+    @cached_property
+    def asking(self) -> Broker:
+        """For HEAD requests to web servers."""
+        return asking_broker_of(self.conf)
 
     def shown(self, href: object, secret: object = False) -> str:
         return _UNNAMED if secret else redact(href, 255)
@@ -132,7 +144,7 @@ class HrefService:
     def _record(self, href: Any, secret: Any = False) -> Image:
         """:raises ImageRefValidationFailed: it cannot be had; if `secret`, without what it is."""
         try:
-            with self._broker(str(href)) as broker:
+            with self._asking(str(href)) as broker:
                 return broker.get(None, str(href))
         except ImageBrokerError as error:
             raise self._invalid(error, href, secret) from (None if secret else error)
@@ -146,6 +158,10 @@ class HrefService:
     def _broker(self, href: str) -> Iterator[Broker]:
         """The broker of the conductor, or one with credentials for the server of this href."""
         yield self._in.broker
+
+    def _asking(self, href: str) -> AbstractContextManager[Broker]:
+        """The same, for what is known about the image."""
+        return self._broker(href)
 
 
 class HttpService(HrefService):
@@ -172,18 +188,31 @@ class HttpService(HrefService):
 
     @contextmanager
     def _broker(self, href: str) -> Iterator[Broker]:
-        secrets = self._secrets or self._configured()
-        if not secrets:
+        values = self._login(href)
+        if not values:
             yield self._in.broker
             return
-        parts = urlsplit(href)
-        values = for_server(f"{parts.scheme}://{parts.netloc}/", secrets)
         with broker_with(self._in.conf, "backend:http", values) as broker:
             yield broker
 
-    def _configured(self) -> Mapping[str, str]:
+    @contextmanager
+    def _asking(self, href: str) -> Iterator[Broker]:
+        values, conf = self._login(href), self._in.conf
+        if not values:
+            yield self._in.asking
+            return
+        with broker_with(conf, "backend:http", values, asking(conf)) as broker:
+            yield broker
+
+    def _login(self, href: str) -> dict[str, Any]:
+        """The values of `[backend:http]` with credentials for the server of an href, if any."""
+        secrets = self._secrets or self._configured(href)
+        parts = urlsplit(href)
+        return for_server(f"{parts.scheme}://{parts.netloc}/", secrets) if secrets else {}
+
+    def _configured(self, href: str) -> Mapping[str, str]:
         try:
-            return credentials(ServiceOptions(self._in.conf))
+            return credentials(ServiceOptions(self._in.conf), href)
         except ValueError as error:
             raise InvalidImageRef(str(error)) from None
 
@@ -194,7 +223,7 @@ class HttpService(HrefService):
         """
         href = str(image_href)
         try:
-            with self._broker(href) as broker:
+            with self._asking(href) as broker:
                 return Answer(href, 200, _headers(broker.get(None, href)))
         except ImageBrokerError as error:
             if href.endswith("/") and getattr(error, "status", None) == 403:

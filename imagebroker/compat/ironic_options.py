@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from imagebroker.compat.service_options import (
     ANYWHERE,
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Ironic's default, which is not in the file: a command that reads it does not have Ironic.
+#: Ironic's defaults, which are not in the file: a command that reads it does not have Ironic.
 _PATHS = ["/var/lib/ironic"]
+_VERIFY_SECONDS = 5
 #: Options of an adapter of keystoneauth, which Ironic gives defaults of its own.
 _ADAPTER = ("valid_interfaces", "region_name", "service_type", "service_name")
 
@@ -43,6 +45,21 @@ def broker_of(conf: cfg.ConfigOpts) -> Broker:
 
     _warn(ServiceOptions(conf))
     return Broker(Settings(conf, inherited=lambda: inherited(conf)))
+
+
+def asking_broker_of(conf: cfg.ConfigOpts) -> Broker:
+    """The same for HEAD requests, which conductors send while somebody waits."""
+    from imagebroker.broker import Broker
+
+    return Broker(Settings(conf, inherited=lambda: asking(conf)))
+
+
+def asking(conf: cfg.ConfigOpts) -> Inherited:
+    """Ironic's options as ours for a HEAD: it is sent once, and the answer must come soon."""
+    found = inherited(conf)
+    seconds = ServiceOptions(conf).get("webserver_verify_timeout", default=_VERIFY_SECONDS)
+    own = {"connect_timeout": float(seconds), "stall_timeout": float(seconds), "retries": 0}
+    return {**found, "imagebroker": {**found["imagebroker"], **own}}
 
 
 def inherited(conf: cfg.ConfigOpts) -> Inherited:
@@ -106,12 +123,17 @@ def _tls(
     return values
 
 
-def credentials(options: ServiceOptions) -> dict[str, str]:
-    """What every web server is told; empty without `image_server_auth_strategy = http_basic`.
+def credentials(options: ServiceOptions, href: str) -> dict[str, str]:
+    """What the server of an href is told.
+
+    Nothing without `image_server_auth_strategy = http_basic`, or if the server is not one of
+    `image_server_auth_hosts`.
 
     :raises ValueError: the strategy needs a user and a password; its text names what is missing.
     """
     if options.get("image_server_auth_strategy", "deploy") != "http_basic":
+        return {}
+    if not _is_known(options, urlsplit(href).hostname or ""):
         return {}
     names = ("image_server_user", "image_server_password")
     user, password = (options.get(name, "deploy") for name in names)
@@ -119,6 +141,14 @@ def credentials(options: ServiceOptions) -> dict[str, str]:
     if missing:
         raise ValueError(f"Missing {missing} fields from HTTP(S) basic auth config")
     return {"username": str(user), "password": str(password)}
+
+
+def _is_known(options: ServiceOptions, host: str) -> bool:
+    """Whether a server may have the credentials of the configuration: as Ironic decides it."""
+    known = [each.lower() for each in listed(options.get("image_server_auth_hosts", "deploy"))]
+    if not known:
+        return truth(options.get("image_server_auth_permit_unknown_hosts", "deploy", True))
+    return any(host.endswith(each) if each[0] == "." else host == each for each in known)
 
 
 def for_server(origin: str, secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -129,13 +159,18 @@ def for_server(origin: str, secrets: Mapping[str, str]) -> dict[str, Any]:
     return {"endpoint": [origin], "username": None, "password": None, "token": None, **secrets}
 
 
-def broker_with(conf: cfg.ConfigOpts, group: str, own: Mapping[str, Any]) -> Broker:
-    """A broker with the same configuration but for some values of a section."""
+def broker_with(
+    conf: cfg.ConfigOpts, group: str, own: Mapping[str, Any], base: Inherited | None = None
+) -> Broker:
+    """A broker with the same configuration but for some values of a section.
+
+    :param base: Ironic's options as ours, if not those for a download.
+    """
     from oslo_config import cfg
 
     from imagebroker.broker import Broker
 
-    options, base = ServiceOptions(conf), inherited(conf)
+    options, base = ServiceOptions(conf), inherited(conf) if base is None else base
     values = {each: {**base.get(each, {}), **options.section(each)} for each in base}
     values[group] = {**values[group], **own}
     empty = cfg.ConfigOpts()
@@ -164,12 +199,19 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
             "webserver_connection_timeout": lambda name: (
                 becomes(ours, "imagebroker", "connect_timeout") + ", and stall_timeout"
             ),
+            "webserver_verify_timeout": "holds for HEAD requests, which are sent once",
             "webserver_tls_minimum_version": ("backend:http", "min_tls"),
             "webserver_tls_ciphers": "has no effect: the ciphers are those of the system",
+            "allow_image_access_via_auth_token": _OWN_RULE,
+            "ignore_project_check_for_admin_tasks": _OWN_RULE,
         },
-        "deploy": dict.fromkeys(
-            ("image_server_auth_strategy", "image_server_user", "image_server_password"), sent
-        ),
+        "deploy": {
+            "image_server_auth_strategy": sent,
+            "image_server_user": sent,
+            "image_server_password": sent,
+            "image_server_auth_hosts": "is kept to",
+            "image_server_auth_permit_unknown_hosts": "is kept to",
+        },
         "conductor": {
             "file_url_allowed_paths": (
                 ("backend:file", "allowed_paths") if ours["backend:file"]["allowed_paths"]
@@ -181,6 +223,7 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
             "verify_ca": lambda name: _became_of_ca(ours, "oci"),
             "authentication_config": ("backend:oci", "pull_secret_file"),
             "permit_fallback_to_http_transport": "has no effect: set [backend:oci] plain_http",
+            "secure_cdn_registries": "has no effect: no secret follows a redirect",
         },
         "agent": {"allow_md5_checksum": ("imagebroker", "allow_md5")},
         "glance": {
@@ -203,6 +246,7 @@ def _became_of_ca(ours: Inherited, name: str) -> str:
     return f"becomes [{section}] ca_file: the authorities of the system"
 
 
+_OWN_RULE = "stays Ironic's: its own code decides who may use an image"
 #: Options of temporary URLs, which agents read images with.
 _TEMPORARY = (
     "swift_temp_url_key", "swift_temp_url_duration", "swift_temp_url_cache_enabled",

@@ -33,4 +33,5 @@ SERVICE = Service(
             "calls a private conversion of Cinder's own service, which nothing else in Cinder calls",
         ),
     ),
+    backends={"cindertests": "cinder_swap:Backend"},
 )  # fmt: skip

@@ -40,15 +40,6 @@ SERVICE = Service(
             r"nova\.tests\.unit\.image\.test_glance\.TestImportCopy\.test_api(_to_client)?",
             "mocks the glanceclient inside Nova's own API, which the drop-in does not have",
         ),
-        Reason(
-            r"nova\.tests\.unit\.conductor\.test_conductor\.\w+"
-            r"\.test_unshelve_offload_instance_on_host_with_request_spec",
-            "its image is called fake_image_id, which is no UUID: Glance answers 404 to that",
-        ),
-        Reason(
-            r"nova\.tests\.unit\.compute\.test_api\.\w+\.test_rebuild_with_invalid_image_arch",
-            "its image is called 2, which is no UUID: Glance answers 404 to that",
-        ),
     ),
     beside=("etc",),
     backends={"novatests": "nova_swap:Backend"},

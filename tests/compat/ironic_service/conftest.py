@@ -91,6 +91,12 @@ class Ironic:
                 found.append(error.kind)
         return found
 
+    def refused(self, api: str, href: str, path: Path, **more: Any) -> str:
+        """The class of what a download raises."""
+        with pytest.raises(ServiceError) as caught:
+            self.download(api, href, path, **more)
+        return caught.value.kind
+
     def download(
         self, api: str, href: str, path: Path, user: str | None = None, **more: Any
     ) -> Any:

@@ -17,6 +17,7 @@ importlib.import_module("nova.tests.unit")
 
 import nova.exception  # noqa: E402
 import nova.image.glance  # noqa: E402
+from ids import Ids  # noqa: E402
 
 import imagebroker  # noqa: E402
 from imagebroker.compat.nova import API  # noqa: E402
@@ -44,6 +45,8 @@ _DIRECT = frozenset({
 #: In Glance they are numbers; tests write text, too.
 _NUMBERS = ("size", "virtual_size", "min_disk", "min_ram")
 
+IDS = Ids()
+
 
 class Backend(ImageBackend):
     """The images of the fixture that the running test has installed."""
@@ -54,9 +57,9 @@ class Backend(ImageBackend):
 
     def open(self, context: Any, ref: ImageRef) -> ImageSource:
         service = _service()
-        image = _image(self._call(service.show, context, str(ref.id)), self.host.ref)
+        image = _image(self._call(service.show, context, IDS.original(ref)), self.host.ref)
         data = io.BytesIO()
-        self._call(service.download, context, str(ref.id), data=data)
+        self._call(service.download, context, IDS.original(ref), data=data)
         return _Source(image, data.getvalue())
 
     def get(
@@ -64,7 +67,9 @@ class Backend(ImageBackend):
         show_deleted: bool = False,
     ) -> Image:  # fmt: skip
         flags = {"include_locations": include_locations, "show_deleted": show_deleted}
-        return _image(self._call(_service().show, context, str(ref.id), **flags), self.host.ref)
+        return _image(
+            self._call(_service().show, context, IDS.original(ref), **flags), self.host.ref
+        )
 
     def get_all(self, context: Any, query: ImageQuery) -> Iterator[Image]:
         """All of them in the order of the fixture, which knows no arguments: tests take the first."""
@@ -89,17 +94,18 @@ class Backend(ImageBackend):
         purge_props: bool,
     ) -> Image:  # fmt: skip
         service = _service()
-        record = self._call(service.show, context, str(ref.id))
+        record = self._call(service.show, context, IDS.original(ref))
         merged = {**record, **{k: v for k, v in changes.items() if k != "properties"}}
         own = _decoded(changes.get("properties") or {})
         kept = {} if purge_props and "properties" in changes else record.get("properties", {})
         merged["properties"] = {k: v for k, v in {**kept, **own}.items() if v is not None}
         return _image(
-            self._call(service.update, context, str(ref.id), merged, None, True), self.host.ref
+            self._call(service.update, context, IDS.original(ref), merged, None, True),
+            self.host.ref,
         )
 
     def delete(self, context: Any, ref: ImageRef) -> None:
-        self._call(_service().delete, context, str(ref.id))
+        self._call(_service().delete, context, IDS.original(ref))
 
     def _call(self, call: Any, *args: Any, **flags: bool) -> Any:
         """What the Glance backend makes of the statuses that Nova's exceptions stand for."""
@@ -181,5 +187,8 @@ def swap() -> None:
     class Swapped(API):
         def __init__(self) -> None:
             super().__init__(broker, nova.exception)
+
+        def _ref(self, id_or_uri: object) -> str:
+            return super()._ref(IDS.known(id_or_uri))
 
     nova.image.glance.API = Swapped

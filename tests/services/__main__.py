@@ -4,6 +4,7 @@
     python -m tests.services nova:image         # one suite
     python -m tests.services --sample           # what CI runs
 
+The sample runs a suite after the swap, and before it only the tests that fail without a known reason.
 Each service is installed, the newest from PyPI, into an environment of its own, which is kept. Every
 test that fails only after the swap is printed with the reason; one without a known reason makes
 the exit status 1.
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +46,21 @@ def chosen(found: dict[str, Service], names: list[str], sample: bool) -> Iterato
         named = not names or service in names or f"{service}:{suite}" in names
         if named and (found[service].suites[suite].sample or not sample):
             yield service, suite
+
+
+def tried(environment: Environment, suite: str, work: Path, seconds: float) -> Comparison:
+    """Run a suite after the swap, and before it the tests that fail then and should not."""
+    service = environment.service
+    folder, run = work / f"{service.name}-{suite}", partial(run_suite, seconds=seconds)
+    after = run(environment, service.suites[suite], Path(f"{folder}-after"), swapped=True)
+    before = dict.fromkeys(after, Outcome("ok"))
+    failing = [t for t, each in after.items() if each.failed and service.reason(t) is None]
+    if failing:
+        before |= run(
+            environment, service.suites[suite], Path(f"{folder}-before"), swapped=False,
+            only=failing,
+        )  # fmt: skip
+    return Comparison(service, suite, before, after, whole=False)
 
 
 def compared(environment: Environment, suite: str, work: Path, seconds: float) -> Comparison:
@@ -79,19 +96,28 @@ def main() -> int:
         install = partial(Environment.install, renew=arguments.renew)
         for version in all_of_them.map(install, environments.values()):
             print(version, flush=True)
-    for service, suite in todo:
-        environment = environments[service]
-        try:
-            result = compared(environment, suite, work, arguments.seconds)
-        except Incomplete as error:
-            print(f"{service}, {suite}: could not be run: {error}", flush=True)
-            failed = True
-            continue
-        print("\n".join(result.lines()), flush=True)
-        failed = failed or bool(result.unknown()) or not result.before
+    run, at_once = (tried, os.cpu_count()) if arguments.sample else (compared, 1)
+    with ThreadPoolExecutor(at_once) as some:
+        running = [
+            (each, some.submit(run, environments[each[0]], each[1], work, arguments.seconds))
+            for each in todo
+        ]
+        for (service, suite), result in running:
+            failed = told(f"{service}, {suite}", result) or failed
     if arguments.keep is None:
         shutil.rmtree(work, ignore_errors=True)
     return int(failed)
+
+
+def told(title: str, running: Future[Comparison]) -> bool:
+    """Print the result of a suite; whether it is to be looked into."""
+    try:
+        result = running.result()
+    except Incomplete as error:
+        print(f"{title}: could not be run: {error}", flush=True)
+        return True
+    print("\n".join(result.lines()), flush=True)
+    return bool(result.unknown()) or not result.before
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,19 @@ class Incomplete(Exception):
 
 
 def run_suite(
-    environment: Environment, suite: Suite, work: Path, *, swapped: bool, seconds: float
+    environment: Environment,
+    suite: Suite,
+    work: Path,
+    *,
+    swapped: bool,
+    seconds: float,
+    only: Collection[str] = (),
 ) -> dict[str, Outcome]:
     """The outcome of each test. After a crash the rest is run in another process.
 
     :param work: a new folder for it.
     :param seconds: that one test may take.
+    :param only: the tests to run; all of them if there are none.
     :raises Incomplete: the process ends without running anything.
     """
     work.mkdir(parents=True)
@@ -56,7 +64,7 @@ def run_suite(
     for _ in range(_CRASHES):
         write_job(
             job, swap=swap, modules=suite.modules, select=suite.select, skip=list(found),
-            out=str(out), seconds=seconds,
+            only=list(only), out=str(out), seconds=seconds,
         )  # fmt: skip
         with log.open("ab") as file:
             done = subprocess.run(

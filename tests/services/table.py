@@ -17,6 +17,8 @@ class Comparison:
     suite: str
     before: Mapping[str, Outcome]
     after: Mapping[str, Outcome]
+    #: Whether every test was run before the swap, too.
+    whole: bool = True
 
     def changed(self) -> dict[str, Outcome]:
         """The tests that fail after the swap, or are not there any more, and did not fail before."""
@@ -48,7 +50,8 @@ class Comparison:
     def lines(self) -> Iterator[str]:
         """What to print: each failing test with the reason."""
         name, tests, before, after = self.row()
-        yield f"{self.service.name}, {name}: {tests} tests, {before} pass before, {after} after"
+        passed = f"{before} pass before, {after} after" if self.whole else f"{after} pass"
+        yield f"{self.service.name}, {name}: {tests} tests, {passed}"
         shown: dict[Reason | None, list[str]] = {}
         for test in self.changed():
             shown.setdefault(self.service.reason(test), []).append(test)

@@ -9,6 +9,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
+from tests.services.__main__ import tried
 from tests.services.environment import Environment
 from tests.services.model import Reason, Service, Suite
 from tests.services.runs import Incomplete, run_suite
@@ -44,8 +45,9 @@ class Sample(Environment):
         return Path(sys.executable)
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Service:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    tmp_path = tmp_path_factory.mktemp("service")
     (tmp_path / "sample_service.py").write_text('answer, inside = 42, "own"\n')
     (tmp_path / "test_sample_service.py").write_text(TESTS)
     (tmp_path / "sample_swap.py").write_text(SWAP)
@@ -57,8 +59,9 @@ def service(tmp_path: Path) -> Service:
     return Service("sample", ("sample",), {"all": suite}, reasons)
 
 
-@pytest.fixture
-def result(service: Service, tmp_path: Path) -> Comparison:
+@pytest.fixture(scope="module")
+def result(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    tmp_path = tmp_path_factory.mktemp("result")
     environment = Sample(service, tmp_path / "none")
     before, after = (
         run_suite(environment, service.suites["all"], tmp_path / str(swapped), swapped=swapped,
@@ -92,6 +95,20 @@ def test_each_test_is_printed_with_its_reason(result: Comparison) -> None:
     assert_that(text, Contains(f"  looks inside\n    {CASE}test_inside"))
     assert_that(text, Contains(f"fails before, too (1):\n    {CASE}test_broken"))
     assert_that(text, Contains(f"passes, though a reason to fail is known: {CASE}test_same"))
+
+
+def test_a_sample_runs_before_the_swap_what_fails_after_it_without_a_reason(
+    service: Service, tmp_path: Path
+) -> None:
+    result = tried(Sample(service, tmp_path / "none"), "all", tmp_path, 600)
+    assert_that(
+        [name.removeprefix(CASE) for name in result.unknown()],
+        Equals(["test_changed", "test_ends_the_process"]),
+    )
+    assert_that(result.before[f"{CASE}test_broken"].failed, Equals(True))
+    assert_that(next(result.lines()), Equals("sample, all: 6 tests, 2 pass"))
+    begun = (tmp_path / "sample-all-before" / "out").read_text().count('"begun"')
+    assert_that(begun, Equals(3))
 
 
 def test_tests_that_cannot_be_loaded_are_no_success(service: Service, tmp_path: Path) -> None:

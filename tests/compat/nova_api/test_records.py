@@ -62,7 +62,7 @@ class TestRecord:
             "os_hidden": Is(False), "virtual_size": Is(None),
         }))  # fmt: skip
 
-    def test_an_unknown_size_is_none_and_not_zero(self, api: API) -> None:
+    def test_an_unknown_size_is_0_as_in_nova(self, api: API) -> None:
         record = api.create(ALICE, {"name": "queued"})
         assert_that(record, ContainsDict({"size": Equals(0), "status": Equals("queued")}))
 

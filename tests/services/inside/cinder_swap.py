@@ -24,11 +24,13 @@ from ids import Ids  # noqa: E402
 
 import imagebroker  # noqa: E402
 from imagebroker.compat.cinder import GlanceImageService  # noqa: E402
+from imagebroker.compat.errors import Errors  # noqa: E402
 from imagebroker.plugin import (  # noqa: E402
     BackendError,
     Conflict,
     Image,
     ImageBackend,
+    ImageBrokerError,
     ImageData,
     ImageNotFound,
     ImageQuery,
@@ -92,7 +94,8 @@ class Backend(ImageBackend):
         chunks = ask(context, "data", IDS.original(ref))
         if chunks is None:
             raise NotReady("image contains no data.")
-        return _Source(Image(ref=str(ref)), chunks)
+        pieces = [each.encode() if isinstance(each, str) else each for each in chunks]
+        return _Source(Image(ref=str(ref), size=sum(map(len, pieces))), pieces)
 
     def get(
         self, context: Any, ref: ImageRef, *, include_locations: bool = False,
@@ -164,15 +167,21 @@ def _time(text: str) -> datetime:
 
 
 class _Source(ImageSource):
-    def __init__(self, image: Image, chunks: Any) -> None:
-        self.image, self._chunks = image, chunks
+    def __init__(self, image: Image, pieces: list[bytes]) -> None:
+        self.image, self._pieces = image, pieces
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        for each in self._chunks:
-            yield each.encode() if isinstance(each, str) else each
+        yield from self._pieces
 
     def close(self) -> None:
         pass
+
+
+class Naming(Errors):
+    """Errors with the names that tests give to images."""
+
+    def of(self, error: ImageBrokerError, table: Any, identifier: object = "") -> Exception:
+        return super().of(error, table, IDS.name(identifier))
 
 
 class Following:
@@ -197,6 +206,7 @@ def swap() -> None:
         def __init__(self, client: Any = None) -> None:
             self._client = client or glance.GlanceClientWrapper()
             super().__init__(Following(broker, self), cinder.exception)  # type: ignore[arg-type]
+            self._errors = Naming(cinder.exception)
 
         def _ref(self, image_id: object) -> str:
             return super()._ref(IDS.known(image_id))

@@ -29,4 +29,8 @@ class Ids:
 
     def original(self, ref: Any) -> Any:
         """What the test calls it."""
-        return self._found.get(str(ref.id), str(ref.id))
+        return self.name(str(ref.id))
+
+    def name(self, known: object) -> Any:
+        """The same, for what may be no id."""
+        return self._found.get(str(known), known)

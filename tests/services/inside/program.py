@@ -1,7 +1,7 @@
 """Runs the tests of a service in its environment, and writes one result a line.
 
 The argument is a file with a JSON object: `swap` (the name of a module, or null), `modules`,
-`select`, `skip` (ids that have been run), `out` (a file), `seconds` (that one test may take).
+`select`, `only` (ids, or none), `skip` (ids that have been run), `out` (a file), `seconds` (that one test may take).
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ def modules_of(names: Iterable[str]) -> Iterator[str]:
 def main(job: dict[str, Any]) -> int:
     if job["swap"]:
         importlib.import_module(job["swap"]).swap()
-    done, select = set(job["skip"]), re.compile(job["select"])
+    done, only, select = set(job["skip"]), set(job["only"]), re.compile(job["select"])
     loader = unittest.defaultTestLoader
     with Path(job["out"]).open("a", encoding="utf-8") as out:
         result = Lines(out, job["seconds"])
         tests = loader.loadTestsFromNames(list(modules_of(job["modules"])))
         for error in loader.errors:
             print(error, file=sys.stderr)
-        wanted = [t for t in each([tests]) if select.search(t.id()) and t.id() not in done]
+        found = [t for t in each([tests]) if select.search(t.id()) and t.id() not in done]
+        wanted = [t for t in found if not only or t.id() in only]
         while wanted:
             wanted.pop(0)(result)
     return 0

@@ -56,7 +56,7 @@ class Service:
 
     def wait(self, path: str) -> None:
         """Wait until the application answers."""
-        self.process.wait_until(lambda: _answers(self._port, path), seconds=60)
+        self.process.wait_until(lambda: _answers(self._port, path), seconds=300)
 
 
 def start_keystone(directory: Path, listener: socket.socket, token_seconds: int = 3600) -> Service:

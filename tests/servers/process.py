@@ -72,7 +72,7 @@ class ServerProcess:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float = 20) -> None:
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 120) -> None:
         """Return when ``ready`` says so; stop the process and raise StartError otherwise."""
         deadline = time.monotonic() + seconds
         while not ready():

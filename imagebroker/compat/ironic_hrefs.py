@@ -58,7 +58,7 @@ class Surroundings:
 
     @cached_property
     def asking(self) -> Broker:
-        """For HEAD requests to web servers."""
+        """For what is asked about an image before it is downloaded."""
         return asking_broker_of(self.conf)
 
     def shown(self, href: object, secret: object = False) -> str:

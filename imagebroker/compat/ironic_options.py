@@ -48,14 +48,14 @@ def broker_of(conf: cfg.ConfigOpts) -> Broker:
 
 
 def asking_broker_of(conf: cfg.ConfigOpts) -> Broker:
-    """The same for HEAD requests, which conductors send while somebody waits."""
+    """The same for `validate_href` and `show`, which conductors call while somebody waits."""
     from imagebroker.broker import Broker
 
     return Broker(Settings(conf, inherited=lambda: asking(conf)))
 
 
 def asking(conf: cfg.ConfigOpts) -> Inherited:
-    """Ironic's options as ours for a HEAD: it is sent once, and the answer must come soon."""
+    """Ironic's options as ours for `validate_href` and `show`: no retries, and little patience."""
     found = inherited(conf)
     seconds = ServiceOptions(conf).get("webserver_verify_timeout", default=_VERIFY_SECONDS)
     own = {"connect_timeout": float(seconds), "stall_timeout": float(seconds), "retries": 0}
@@ -199,7 +199,7 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
             "webserver_connection_timeout": lambda name: (
                 becomes(ours, "imagebroker", "connect_timeout") + ", and stall_timeout"
             ),
-            "webserver_verify_timeout": "holds for HEAD requests, which are sent once",
+            "webserver_verify_timeout": "holds for validate_href and show, which do not retry",
             "webserver_tls_minimum_version": ("backend:http", "min_tls"),
             "webserver_tls_ciphers": "has no effect: the ciphers are those of the system",
             "allow_image_access_via_auth_token": _OWN_RULE,

@@ -29,11 +29,9 @@ GOOD = answer(BODY, "Last-Modified: Tue, 15 Nov 2005 08:12:31 GMT")
         answer(BODY, "Cache-Control: no-cache"),
         answer(BODY, length=False),
         answer(b"", "Content-Type: application/octet-stream"),
-        answer(BODY, status="203 Non-Authoritative Information"),
         answer(b"", status="204 No Content", length=False),
         answer(b"no", status="400 Bad Request"),
         answer(b"no", 'WWW-Authenticate: Basic realm="x"', status="401 Unauthorized"),
-        answer(b"no", status="403 Forbidden"),
         answer(b"no", status="404 Not Found"),
         answer(b"no", status="410 Gone"),
         answer(b"no", status="500 Internal Server Error"),
@@ -46,6 +44,14 @@ def test_what_is_said_of_an_answer_to_a_head_is_the_same(ironic: Ironic, reply: 
         for path in ("/image.img", "/folder/"):
             theirs, ours = ironic.both("show", f"{server.url}{path}")
             assert_that(ours, Equals(theirs))
+
+
+def test_the_size_of_an_error_page_is_not_that_of_an_image(ironic: Ironic) -> None:
+    """Ironic returns it for a folder that must not be listed."""
+    failed = "ironic.common.exception.ImageRefValidationFailed"
+    with serving(answer(b"no", status="403 Forbidden")) as server:
+        assert_that(ironic.both("show", f"{server.url}/image"), Equals([failed, failed]))
+        assert_that(ironic.both("show", f"{server.url}/folder/")[1], Equals(failed))
 
 
 @pytest.mark.parametrize("place", ["/image", "/folder/"])

@@ -13,6 +13,7 @@ from testtools.matchers import Equals
 from imagebroker.compat.ironic_options import asking, asking_broker_of
 from imagebroker.config.settings import Settings
 from tests.compat.ironic_service.conftest import Ironic
+from tests.compat.nova_process import PATIENCE
 from tests.compat.service_process import ServiceError
 from tests.servers.images import random_file
 from tests.servers.nginx import Nginx
@@ -64,16 +65,18 @@ def test_the_password_of_the_configuration_is_for_the_servers_that_ironic_may_te
 
 
 @pytest.mark.parametrize("method", ["show", "validate_href"])
-def test_a_server_that_does_not_answer_is_asked_once_and_not_for_long(
+def test_a_server_that_does_not_answer_is_not_waited_for_as_long_as_in_a_download(
     one_ironic: Ironic, nginx: Nginx, method: str
 ) -> None:
-    one_ironic.use(default="webserver_verify_timeout = 1\nwebserver_connection_timeout = 600")
+    """Otherwise Ironic's process would not answer in time."""
+    one_ironic.use(
+        default=f"webserver_verify_timeout = 1\nwebserver_connection_timeout = {2 * PATIENCE:.0f}"
+    )
     parts = urlsplit(nginx.url("image"))
     with TcpProxy(str(parts.hostname), parts.port or 80, Fault(stall_after=0)) as proxy:
         href = f"http://{proxy.host}:{proxy.port}/image"
         theirs, ours = one_ironic.both(method, href)
-        assert_that((theirs, ours), Equals((FAILED, FAILED)))
-        assert_that(proxy.connections, Equals(2))
+    assert_that((theirs, ours), Equals((FAILED, FAILED)))
 
 
 def test_a_stock_configuration_gives_a_server_five_seconds(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ class Backend(ImageBackend):
         if chunks is None:
             raise NotReady("image contains no data.")
         pieces = [each.encode() if isinstance(each, str) else each for each in chunks]
-        return _Source(Image(ref=str(ref), size=sum(map(len, pieces))), pieces)
+        image = Image(ref=str(ref), id=str(ref.id), size=sum(map(len, pieces)))
+        return _Source(image, pieces)
 
     def get(
         self, context: Any, ref: ImageRef, *, include_locations: bool = False,

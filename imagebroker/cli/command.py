@@ -26,6 +26,8 @@ class BrokerCommand(Command):
 
     #: The exit status if nothing is raised.
     status = 0
+    #: Whether what it does with an image can be done with a file of this host.
+    reads_files = False
     #: The columns that `-c` can name.
     column_names: Sequence[str] = ()
 
@@ -56,7 +58,7 @@ class BrokerCommand(Command):
         except InvalidImageRef:
             from imagebroker.cli.named_image import ref_of
 
-            return ref_of(self.broker, text)
+            return ref_of(self.broker, text, files=self.reads_files)
         return text
 
     def get_epilog(self) -> str:

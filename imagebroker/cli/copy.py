@@ -17,6 +17,7 @@ from imagebroker.redaction import redact
 class Copy(ShowCommand):
     """Copy an image to another backend, verified on both sides."""
 
+    reads_files = True
     column_names = (*FIELDS, "not_stored")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

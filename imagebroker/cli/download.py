@@ -84,6 +84,7 @@ class Download(ShowCommand):
 
     formats = {"line": LineFormatter, **ShowCommand.formats}
     formatter_default = "line"
+    reads_files = True
     column_names = _COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

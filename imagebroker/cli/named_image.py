@@ -32,10 +32,12 @@ _NOT_FOUND = f"list the images with: {NAME} list; or write a UUID, NAME:UUID or 
 _QUALIFIED = re.compile(r"([a-z][a-z0-9+.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?):(.+)")
 
 
-def ref_of(broker: Broker, text: str) -> str:
+def ref_of(broker: Broker, text: str, *, files: bool = False) -> str:
     """`text` if it is a ref, else the ref of the one image of that name in the default backend.
 
     `NAME[:INSTANCE]:IMAGE` finds it in another backend. Ids and URLs are never looked up.
+
+    `files`: what is done with the image can be done with a file of this host, too.
 
     :raises InvalidImageRef: it can be neither, or several images have this name.
     :raises ImageNotFound: no image has it.
@@ -45,7 +47,7 @@ def ref_of(broker: Broker, text: str) -> str:
         return text
     except InvalidImageRef as error:
         name, sign, pin = text.partition("#")
-        error.hint = _of_local_file(name) or error.hint
+        error.hint = (_of_local_file(name) if files else None) or error.hint
         if not _may_be_name(name) or (sign and "=" not in pin):
             raise
         no_ref = error

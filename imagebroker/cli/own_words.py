@@ -25,8 +25,8 @@ def hint_for(hint: str, options: Collection[str]) -> str:
 
 def text_for(text: str) -> str:
     """What is said of the files that `--ca-file` names, which stand in no config file then."""
-    text = re.sub(r"\[backend:[^]]+\] ca_?file\b", "--ca-file", text)
-    return re.sub(r"\[backend:[^]]+\] (?=the certificates)", "--ca-file: ", text)
+    about_it = re.compile(r"^\[backend:[^]]+\] (?:ca_?file |(?=.*the certificates))")
+    return about_it.sub("--ca-file: ", text)
 
 
 def _flag(keyword: str) -> str:

@@ -16,6 +16,7 @@ from imagebroker.model.image import FIELDS
 class Show(ShowCommand):
     """Show the record of an image."""
 
+    reads_files = True
     column_names = FIELDS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

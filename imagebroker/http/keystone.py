@@ -68,6 +68,24 @@ def _oslo(opt: Any) -> cfg.Opt:
     )
 
 
+#: What auth types need that keystoneauth does not ask for, and what would do instead.
+_NEEDED = {"password": {"username": "user_id", "password": ""}, "token": {"token": ""}}
+
+
+def check_complete(options: Options, where: str) -> None:
+    """Without a user or a password, Keystone only says which JSON is malformed.
+
+    :raises ConfigError: something is missing.
+    """
+    name = str(options.get("auth_type") or "")
+    for option, instead in _NEEDED.get(name.removeprefix("v2").removeprefix("v3"), {}).items():
+        if not options.get(option) and not options.get(instead):
+            raise ConfigError(
+                f"{where}: auth_type is {name}, but {option} is not set",
+                hint=f"set {option}, or another auth_type",
+            )
+
+
 def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
     """What gets tokens as the options say, of keystoneauth; None without `auth_type`.
 
@@ -85,6 +103,7 @@ def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
                 hint="set auth_type = password",
             )
         return None
+    check_complete(options, where)
 
     def value(opt: Any) -> Any:
         given = endpoint if opt.dest == "endpoint" else options.get(opt.dest)

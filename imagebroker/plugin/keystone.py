@@ -5,6 +5,7 @@ from __future__ import annotations
 from imagebroker.http.keystone import (
     MAX_ANSWER,
     auth_options,
+    check_complete,
     configured_urls,
     identity_session,
     load_auth,
@@ -15,6 +16,7 @@ from imagebroker.http.personal_cloud import incomplete, personal_cloud
 __all__ = [
     "MAX_ANSWER",
     "auth_options",
+    "check_complete",
     "configured_urls",
     "identity_session",
     "incomplete",

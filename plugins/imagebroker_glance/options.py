@@ -85,10 +85,6 @@ class LazyOptions:
         return backend_options()
 
 
-#: Auth types that cannot do without a password.
-_WITH_PASSWORD = ("password", "v2password", "v3password")
-
-
 def check(options: Options, where: str) -> None:
     """Refuse combinations that cannot work.
 
@@ -100,11 +96,7 @@ def check(options: Options, where: str) -> None:
     ):
         if options.get(name):
             raise ConfigError(f"{where}: {name} is not supported", hint=remedy)
-    if options.get("auth_type") in _WITH_PASSWORD and not options.get("password"):
-        raise ConfigError(
-            f"{where}: auth_type is {options['auth_type']}, but password is not set",
-            hint="set password, or another auth_type",
-        )
+    keystone.check_complete(options, where)
     _check_endpoints(options, where)
     _check_catalogue(options, where)
 

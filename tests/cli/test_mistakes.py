@@ -498,12 +498,15 @@ class TestDeployment:
         person.adds("user_domain_name = Default")
         person.succeeds("list", "--backend", "glance")
 
-    def test_46_no_password(self, person: Person, openstack: OpenStack) -> None:
-        right = openstack.auth_options("red")["password"]
-        person.writes(glance(openstack, password=None))
+    @pytest.mark.parametrize("option", ["password", "username"])
+    def test_46_no_password_or_no_user(
+        self, option: str, person: Person, openstack: OpenStack
+    ) -> None:
+        right = openstack.auth_options("red")[option]
+        person.writes(glance(openstack, **{option: None}))
         said = person.fails("list", "--backend", "glance")
-        assert_that(said.hint, StartsWith("set password"))
-        person.adds(f"password = {right}")
+        assert_that(said.hint, StartsWith(f"set {option}"))
+        person.adds(f"{option} = {right}")
         person.succeeds("list", "--backend", "glance")
 
     def test_47_an_address_in_the_catalogue_that_is_not_allowed(

@@ -112,6 +112,7 @@ def test_a_file_is_told_its_url(text: str, store: Inside) -> None:
     named = re.search(r"hint: write (file://\S+)", done.stderr)
     assert named is not None, done.stderr
     assert_that(store("download", named[1], "x").status, Equals(0))
+    assert_that("my%20disk" in store("delete", "my disk.raw").stderr, Equals(False))
     create(store, "my disk.raw", OTHER)
     done = store("download", "my disk.raw", "y")
     assert_that(done.stderr, Contains("sha256 of the record"))

@@ -65,7 +65,7 @@ def test_a_list_that_is_missing_is_found_by_the_option_that_named_it(imagebroker
     (imagebroker.folder / "disk").write_bytes(b"x" * 100)
     ref = f"file://{imagebroker.folder}/disk"
     refused = imagebroker("download", ref, "x", "--checksum", f"{ref}.SHA256SUMS")
-    assert_that(refused.stderr, Contains("hint: check the URL that --checksum has"))
+    assert_that(refused.stderr, Contains("hint: check the URL of --checksum"))
 
 
 def test_the_line_of_the_config_file_is_named_as_it_stands_there(imagebroker: Inside) -> None:

@@ -59,4 +59,6 @@ def _problem(instance: Instance, error: ImageBrokerError) -> Problem:
     settings = instance.configuration.settings
     written = {o.dest for o in instance.options if settings.line(group, o.dest) is not None}
     named = [word for word in re.findall(r"[a-z0-9_]+", f"{what} {error.hint}") if word in written]
-    return Problem(FAILURE, f"[{group}] {named[0]}" if named else f"[{group}]", what, error.hint)
+    if not named:
+        return Problem(FAILURE, f"[{group}]", what, error.hint)
+    return Problem(FAILURE, f"[{group}] {named[0]}", what.removeprefix(f"{named[0]} "), error.hint)

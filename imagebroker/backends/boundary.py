@@ -441,9 +441,11 @@ class Boundary:
             raise self._bug("its record has no ref, or checksums that are not a mapping")
 
     def _silent(self, verb: str, seconds: float) -> TransferTimeout:
+        # Less than a server may take: it is what was left of the transfer.
+        limit = "deadline" if verb != "check" and seconds < self.answer_timeout else "stall_timeout"
         return TransferTimeout(
-            f"the {self.title} backend did not answer {verb} within {seconds:.0f} s",
-            hint="check the server and the network, or raise stall_timeout",
+            f"the {self.title} backend did not answer {verb} within {seconds:.3g} s",
+            hint=f"check the server and the network, or raise {limit}",
         )
 
     def _bug(self, what: str) -> BackendError:

@@ -63,6 +63,9 @@ FLAGS_ELSEWHERE = {
                  "--silent")
 }  # fmt: skip
 
+#: Of commands that set the fields of a record.
+_VISIBILITY = "use --public, --private, --shared or --community"
+
 #: Commands of other programs.
 COMMANDS = {
     "ls": "list", "get": "download", "fetch": "download", "pull": "download", "save": "download",
@@ -76,5 +79,7 @@ COMMANDS = {
 def instead_of(flag: str, command: str) -> str:
     """What to use here for a flag of another program; empty if it is none that people type."""
     flags = FLAGS if command in ("download", "copy", "cache load") else FLAGS_ELSEWHERE
+    if flag in ("--visibility", "--is-public") and command in ("create", "update", "copy"):
+        return _VISIBILITY
     text = flags.get(flag, "").format(name=NAME)
     return f"use {text}" if text.startswith("--") else text

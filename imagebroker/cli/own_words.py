@@ -10,6 +10,8 @@ from collections.abc import Collection
 
 #: A hint with one of these names an option of the command already, or a line of the config file.
 _ELSEWHERE = ("--", "[", "config file")
+#: Options whose names are also words: only what one can raise is meant.
+_RAISED = re.compile(r"(?<=raise )(deadline|retries)\b")
 #: `max_size`, and `checksum=`; `set ca_file` is about the config file.
 _KEYWORD = re.compile(
     r"(?<![\w'.])(?<!set )(?<!'s )([a-z]+(?:_[a-z]+)+(?!\w| ?=)|[a-z_]{3,}(?==\W))=?"
@@ -20,7 +22,9 @@ def hint_for(hint: str, options: Collection[str]) -> str:
     """`hint` for a command with these options, which are named like their keywords in Python."""
     if any(each in hint for each in _ELSEWHERE):
         return hint
-    return _KEYWORD.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], hint)
+    for pattern in (_KEYWORD, _RAISED):
+        hint = pattern.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], hint)
+    return hint
 
 
 def text_for(text: str) -> str:

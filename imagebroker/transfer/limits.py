@@ -140,7 +140,7 @@ class Watch:
         self._check_mine()
         if self.left <= 0:
             raise TransferTimeout(
-                f"the transfer did not end within its deadline of {self.rules.deadline:.0f} s",
+                f"the transfer did not end within its deadline of {self.rules.deadline:.10g} s",
                 hint="raise deadline (--deadline) if the image is large or the network slow",
                 retryable=False,
             )

@@ -22,8 +22,9 @@ def read_small(transfer: Transfer, title: str) -> bytes:
         with closing(opened(transfer)) as stream:
             return b"".join(bytes(chunk) for chunk in stream.chunks())
     except ImageNotFound as error:
+        why = str(error).removeprefix(f"{title}: ")
         raise NotThere(
-            f"{title} does not exist: {error}", hint="check the URL of --checksum"
+            f"{title} does not exist: {why}", hint="check the URL of --checksum"
         ) from error
     except TooLarge as error:
         raise VerificationError(

@@ -55,6 +55,17 @@ def test_without_a_name_it_ends_in_raw(imagebroker: Inside) -> None:
     assert_that((imagebroker.work / "disk.raw").read_bytes() == DISK, Is(True))
 
 
+def test_without_a_name_it_is_up_to_date_or_kept(imagebroker: Inside, ref: str) -> None:
+    """The image that a disk was taken out of is another file, though its digest is known."""
+    runs = [imagebroker("download", "disk.qcow2", "--convert", "raw") for _ in range(2)]
+    assert_that([run.status for run in runs], Equals([0, 0]), runs[1].stderr)
+    assert_that(runs[1].stderr, StartsWith("imagebroker: disk.raw is up to date: 32.0 MiB"))
+    image = (imagebroker.work / "disk.qcow2").read_bytes()
+    (imagebroker.work / "disk.raw").write_bytes(image)
+    assert_that(imagebroker("download", "disk.qcow2", "--convert", "raw").status, Equals(9))
+    assert_that((imagebroker.work / "disk.raw").read_bytes() == image, Is(True))
+
+
 def test_to_standard_output_nothing_is_converted(imagebroker: Inside, ref: str) -> None:
     done = imagebroker("download", ref, "-", "--convert", "raw")
     assert_that((done.status, done.stdout), Equals((2, b"")))

@@ -139,6 +139,8 @@ def test_a_command_that_is_misspelt_or_another_programs(
         (("list", "glance:east"), "write --backend glance:east"),
         (("copy", "--backend", "x", "REF", "glance"), "imagebroker copy --help"),
         (("show", "x", "y"), "imagebroker show --help"),
+        (("update", "x", "--visibility", "public"), "use --public, --private"),
+        (("create", "--file", "x", "--visibility", "public"), "use --public, --private"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )

@@ -13,7 +13,15 @@ from imagebroker.cli.own_words import hint_for
 from tests.cli.conftest import Inside
 from tests.cli.mistakes import HTTP
 
-OPTIONS = ("max_size", "allow_empty", "checksum", "ca_file", "disk_format", "require_checksum")
+OPTIONS = (
+    "max_size",
+    "deadline",
+    "allow_empty",
+    "checksum",
+    "ca_file",
+    "disk_format",
+    "require_checksum",
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +30,7 @@ OPTIONS = ("max_size", "allow_empty", "checksum", "ca_file", "disk_format", "req
         ("raise max_size if that is wanted", "raise --max-size if that is wanted"),
         ("pass allow_empty, or max_size", "pass --allow-empty, or --max-size"),
         ("check the URL that checksum= has", "check the URL that --checksum has"),
+        ("check the network, or raise deadline", "check the network, or raise --deadline"),
         # Of what the command has no option for, or says so already, or of the config file:
         *((same, same) for same in (
             "raise max_virtual_size",
@@ -32,6 +41,7 @@ OPTIONS = ("max_size", "allow_empty", "checksum", "ca_file", "disk_format", "req
             "take require_checksum out of the config file",
             "correct the image's disk_format",
             "a checksum of the image",
+            "the deadline is over",
             "chmod o= FILE",
         )),
     ],

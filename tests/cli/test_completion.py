@@ -18,7 +18,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, ContainsAll, Equals, Not
 
-from tests.cli.conftest import Shell
+from tests.cli.conftest import Inside
 
 #: After a change of commands or options: `imagebroker complete > etc/bash-completion/imagebroker`.
 SCRIPT = Path(__file__).parents[2] / "etc" / "bash-completion" / "imagebroker"
@@ -82,20 +82,19 @@ def test_what_is_offered(line: str, expected: list[str], tmp_path: Path) -> None
     assert_that(sorted(offered(line, tmp_path)), Equals(sorted(expected)))
 
 
-def test_every_command_and_every_option_of_it_is_offered(shell: Shell) -> None:
-    shown = shell.run("--help").stdout.decode().partition("Commands:\n")[2]
+def test_every_command_and_every_option_of_it_is_offered(imagebroker: Inside) -> None:
+    folder = imagebroker.work
+    shown = imagebroker("--help").stdout.decode().partition("Commands:\n")[2]
     names = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", shown, flags=re.MULTILINE)
     assert_that(names, ContainsAll(["download", "config show", "backend new", "complete"]))
-    assert_that(
-        set(offered("imagebroker ", shell.work)), ContainsAll({n.split()[0] for n in names})
-    )
+    assert_that(set(offered("imagebroker ", folder)), ContainsAll({n.split()[0] for n in names}))
     for name in names:
-        described = shell.run(*name.split(), "--help").stdout.decode()
+        described = imagebroker(*name.split(), "--help").stdout.decode()
         lines = re.findall(r"^  (-.*?)(?:  |$)", described, flags=re.MULTILINE)
         options = set(re.findall(r"--[a-z][a-z-]+", " ".join(lines)))
         assert_that(options, Contains("--help"))
-        assert_that(set(offered(f"imagebroker {name} -", shell.work)), ContainsAll(options))
-    assert_that(set(offered("imagebroker show -", shell.work)), Not(Contains("--checksum")))
+        assert_that(set(offered(f"imagebroker {name} -", folder)), ContainsAll(options))
+    assert_that(set(offered("imagebroker show -", folder)), Not(Contains("--checksum")))
 
 
 @contextmanager

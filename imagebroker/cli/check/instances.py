@@ -27,7 +27,8 @@ def check(configuration: Configuration) -> Iterator[Problem]:
             )  # fmt: skip
     if configuration.offline:
         return
-    unreachable = list(servers.check(hosts, configuration.settings.limits.connect_timeout))
+    patience = configuration.settings.limits.connect_timeout
+    unreachable = list(servers.check(hosts, configuration.backends, patience))
     yield from unreachable
     silent = {problem.where.partition("]")[0].lstrip("[") for problem in unreachable}
     sections = [Section(host.name, host.instance) for host in hosts]

@@ -18,6 +18,7 @@ from testtools.matchers import Contains, Equals, LessThan, Not
 
 from imagebroker.cli.check import paths
 from imagebroker.plugin import BackendHost, Options
+from tests import distributions
 from tests.cli.check.findings import Findings
 from tests.cli.conftest import Inside
 
@@ -75,6 +76,39 @@ def test_an_instance_with_a_server_that_cannot_be_reached_is_asked_nothing(
     level, what, _ = found.at("[backend:http] endpoint")
     assert_that((found.status, level, len(found.found)), Equals((2, "failure", 1)))
     assert_that(what, Equals(f"cannot connect to 127.0.0.1 port {silent_port}: Connection refused"))
+
+
+#: A backend of somebody else, which looks for nothing itself.
+DEPOT = """
+from oslo_config import cfg
+from imagebroker.plugin import ImageBackend, RefForm
+
+
+class DepotBackend(ImageBackend):
+    api_version = 1
+    name = "depot"
+    ref_form = RefForm(authority=True, path=True)
+    options = [cfg.StrOpt("server")]
+    servers = ("server",)
+
+    def open(self, context, ref):
+        raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{}/v1", "http://127.0.0.1:{}", "127.0.0.1"])
+def test_a_server_that_a_plugin_declares_is_connected_to(
+    address: str, imagebroker: Inside, silent_port: int
+) -> None:
+    distributions.install(
+        imagebroker.plugins, "depot", {"depot": "depot:DepotBackend"}, depot=DEPOT
+    )
+    server = address.format(silent_port)
+    config = f"[imagebroker]\nenabled_schemes = depot\n[backend:depot]\nserver = {server}\n"
+    level, what, remedy = Findings(imagebroker, config).at("[backend:depot] server")
+    said = "Connection refused" if "http" in address else "is not a URL"
+    assert_that((level, remedy != ""), Equals(("failure", True)))
+    assert_that(what, Contains(said))
 
 
 def test_a_server_that_drops_everything_holds_up_nobody(imagebroker: Inside) -> None:

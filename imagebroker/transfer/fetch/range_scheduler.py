@@ -159,7 +159,7 @@ class RangeScheduler:
         if read not in source.reads:
             return  # it ended while others were handled
         try:
-            batch = read.flow.take(0.0)
+            batch = read.flow.take(0.0) if read.flow.has_news else []
         except (TransferError, BackendError) as error:
             self._broken(read, error)
             return
@@ -190,6 +190,7 @@ class RangeScheduler:
     def _end(self, read: RangeRead) -> None:
         read.flow.stop()
         if read in read.source.reads:
+            read.source.pace(monotonic())  # how fast it was is known as long as it is there
             read.source.reads.remove(read)
         if read.rest:
             self._waiting.insert(0, (read.position, read.stop))
@@ -246,9 +247,9 @@ class RangeScheduler:
         """A read that runs to the end leaves the rest to the others, once there are others."""
         if len(self._sources) == 1 and self._main.wanted == 1:
             return
-        for read in self._reads:
+        for read in [each for each in self._reads if each.endless]:
             size = self._size_for(read.source, now)
-            if read.endless and read.rest > 2 * size:
+            if read.rest > 2 * size:
                 self._waiting = sorted([*self._waiting, (read.position + size, read.stop)])
                 read.stop, read.endless = read.position + size, False
 

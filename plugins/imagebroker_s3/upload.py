@@ -75,7 +75,7 @@ class S3Object(objects.Destination):
     def put_part(self, upload_id: str, part: objects.Part, body: bytes) -> objects.Part:
         answer = self._call(
             "upload_part", UploadId=upload_id, PartNumber=part.number, Body=body,
-            ContentMD5=_md5(body),
+            ContentMD5=_base64(bytes.fromhex(part.md5)),
         )  # fmt: skip
         return part._replace(etag=str(answer["ETag"]))
 
@@ -119,4 +119,8 @@ class S3Object(objects.Destination):
 def _md5(body: bytes) -> str:
     import hashlib
 
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    return _base64(hashlib.md5(body, usedforsecurity=False).digest())
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

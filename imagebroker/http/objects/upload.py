@@ -213,14 +213,8 @@ class Upload:
             try:
                 for body in parts:
                     number += 1  # enumerate would hold a second part
-                    digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
-                    part = Part(number, len(body), digest)
-                    known = there.get(number)
-                    if known is not None and known[:3] == part[:3]:
-                        done.append(known)
-                        continue
-                    run = contextvars.copy_context().run
-                    sent = pool.submit(run, self._put_part, begun.upload_id, part, body)
+                    run, known = contextvars.copy_context().run, there.get(number)
+                    sent = pool.submit(run, self._stored, begun.upload_id, number, body, known)
                     under_way.append(sent)
                     del body
                     if len(under_way) >= self._layout.at_once:
@@ -232,6 +226,13 @@ class Upload:
                     each.cancel()
                 raise
         return sorted(done)
+
+    def _stored(self, upload_id: str, number: int, body: bytes, known: Part | None) -> Part:
+        """`known`: what the server has under this number; other bytes take its place."""
+        part = Part(number, len(body), hashlib.md5(body, usedforsecurity=False).hexdigest())
+        if known is not None and known[:3] == part[:3]:
+            return known
+        return self._put_part(upload_id, part, body)
 
     def _put_part(self, upload_id: str, part: Part, body: bytes) -> Part:
         """A part can be sent again: the last one counts."""

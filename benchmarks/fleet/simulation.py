@@ -18,6 +18,7 @@ from imagebroker.swarm.plan import (
     MOST_CALLED,
     MOST_NEIGHBOURS,
     SLOW,
+    WHOLE,
     Deal,
     Layout,
     Turns,
@@ -36,6 +37,8 @@ _SPREADS, _REPEATS = 0.2, 2.0
 _QUIET, _CALLED = 1.5, 2
 #: Parts that a host asks others for at once.
 _ASKS = 16
+#: Seconds of requests that wait at one host, as in libtorrent (`request_queue_time`).
+_QUEUE = 3.0
 
 
 class Scene(NamedTuple):
@@ -257,6 +260,7 @@ class Simulation:
 
     def _finish_read(self, host: _Host, index: int) -> None:
         host.reading = None
+        self._claims[index] = self._now + WHOLE - SLOW
         self._complete(host, index)
         if host.near or self._now > host.began + _STARTS:
             self._decide(host)
@@ -331,6 +335,7 @@ class Simulation:
             if self._now - since > _QUIET:
                 host.quiet[index] = self._now
                 has = [each for each in host.near if index in each.whole]
+                has = [each for each in has if each.rack is host.rack] or has
                 for each in self._random.sample(has, min(len(has), _CALLED)):
                     self._link(host, each, index)
 
@@ -378,12 +383,19 @@ class Simulation:
             index, links = wanted[int(draw() * len(wanted))]
             sender = links[int(draw() * len(links))]
             there = sender.has[index] & ~(host.asked[index] | host.has[index]) & self._all
-            if not there or not sender.alive:
+            if not there or not sender.alive or self._delay(host, sender) > _QUEUE:
                 continue
             bits = [at for at in range(self._parts) if there >> at & 1]
             if best is None or sender.up.free < best[2].up.free:
                 best = index, self._random.choice(bits), sender
         return best
+
+    def _delay(self, host: _Host, sender: _Host) -> float:
+        """Seconds until what is asked for now would be on its way."""
+        free = sender.up.free
+        if host.rack is not sender.rack and host.rack and sender.rack:
+            free = max(free, sender.rack[0].free, host.rack[1].free)
+        return free - self._now
 
     def _came(self, host: _Host, index: int, part: int, sender: _Host) -> None:
         host.open_requests -= 1

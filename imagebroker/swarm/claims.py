@@ -6,6 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
+from imagebroker.swarm.plan import WHOLE
+
 #: Seconds after which a claim that is not repeated is void, and after which any is.
 _SILENT, _LONG = 6.0, 60.0
 #: Seconds within which a repeated claim is not passed on again.
@@ -20,9 +22,12 @@ class Claim(NamedTuple):
     since: float
     heard: float
     passed: float
+    #: That is all of it: it is on its way from host to host.
+    whole: bool
 
     def stands(self, now: float) -> bool:
-        return now - self.heard < _SILENT and now - self.since < _LONG
+        silent = WHOLE if self.whole else _SILENT
+        return now - self.heard < silent and now - self.since < _LONG
 
 
 class Claims:
@@ -32,17 +37,22 @@ class Claims:
         self._clock = clock
         self._known: dict[int, Claim] = {}
 
-    def heard(self, index: int, by: str, done: int) -> bool:
-        """Note a claim; whether others should hear of it too."""
+    def heard(self, index: int, by: str, done: int, *, whole: bool = False) -> bool:
+        """Note a claim; whether others should hear of it too.
+
+        :param whole: that is all of the chunk.
+        """
         now, old = self._clock(), self._known.get(index)
         if old is not None and not old.stands(now) and old.by != by:
             old = None
         if old is not None and old.by != by and (done, by) < (old.done, old.by):
             return False
         same = old if old is not None and old.by == by else None
-        news = same is None or (done > same.done and now - same.passed > _PASSED)
+        news = (
+            same is None or whole > same.whole or (done > same.done and now - same.passed > _PASSED)
+        )
         since, passed = (now, now) if same is None else (same.since, same.passed)
-        self._known[index] = Claim(done, by, since, now, now if news else passed)
+        self._known[index] = Claim(done, by, since, now, now if news else passed, whole)
         return news
 
     def ended(self, index: int) -> None:
@@ -55,10 +65,15 @@ class Claims:
             del self._known[index]
 
     def standing(self) -> dict[int, tuple[int, str]]:
-        """Bytes and reader of each chunk that is being read."""
+        """Bytes and reader of each chunk that is being read, or was lately."""
         now = self._clock()
         return {
             index: (claim.done, claim.by)
             for index, claim in self._known.items()
             if claim.stands(now)
         }
+
+    def reading(self) -> dict[int, tuple[int, str]]:
+        """The same without those that have been read."""
+        standing = self.standing()
+        return {index: standing[index] for index in standing if not self._known[index].whole}

@@ -162,6 +162,7 @@ class Exchange:
         pieces = await asyncio.to_thread(chunks.take_in, index)
         chunks.keep_own(index, pieces)
         self._share.taken.discard(index)
+        self._share.finished(index)
         here.torrents.seed(index, pieces)
         if before != pieces and (each := self._circle.get(teller or "")) is not None:
             self._circle.ban(each, f"has other bytes in chunk {index} than the backend")
@@ -172,8 +173,6 @@ class Exchange:
         torrents = self._here.torrents
         for index in torrents.finished():
             self._take(index)
-        for index in [each for each in self._busy if self._here.chunks.has(each)]:
-            self._busy.discard(index)
         for ip in torrents.banned():
             for each in [n for n in self._circle if n.ip == ip]:
                 self._circle.ban(each, "sent wrong bytes")
@@ -199,6 +198,7 @@ class Exchange:
         self._here.torrents.unlink_all(index)
         known = [each for each in self._circle if index in each.on]
         known = [each for each in known if index in each.has] or known
+        known = [each for each in known if each.hello.rack == self._here.start.rack] or known
         called = random.sample(known, min(len(known), 1))
         if (teller := self._circle.get(self._here.chunks.teller(index) or "")) is not None:
             called.append(teller)
@@ -228,7 +228,13 @@ class Exchange:
     def _take(self, index: int) -> None:
         if index not in self._busy:
             self._busy.add(index)
-            self._here.begin(self._arrived(index))
+            self._here.begin(self._looked_at(index))
+
+    async def _looked_at(self, index: int) -> None:
+        try:
+            await self._arrived(index)
+        finally:
+            self._busy.discard(index)
 
     async def _arrived(self, index: int) -> None:
         """libtorrent has all of a chunk: look at it, and pass it on."""

@@ -31,6 +31,8 @@ SILENT, SLOW = 3.0, 6.0
 LATE = 20.0
 #: The steps in which partners stand apart: 1, and its powers.
 _STRIDE = 4
+#: Seconds in which a chunk that was read goes from neighbour to neighbour, to any host.
+WHOLE = 30.0
 #: Chunks that a host fetches from others at once.
 FETCHED = 16
 #: Seconds after which it is the next host's turn to read a chunk.

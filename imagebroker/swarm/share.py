@@ -91,7 +91,8 @@ class Share:
         done, by = wire.whole(message, "done", 1 << 63), wire.text(message, "by")
         if by == self._here.id or not (neighbour.proven or by == neighbour.id):
             return
-        if not self.claims.heard(index, by, done):
+        whole = done >= self._here.start.layout.length(index)
+        if not self.claims.heard(index, by, done, whole=whole):
             return
         others = [each for each in self._circle if each is not neighbour and each.id != by]
         for each in random.sample(others, min(len(others), _PASSED_TO)):
@@ -103,7 +104,10 @@ class Share:
         if self._reading is None or (at := self._at()) is None:
             return
         done = self._here.chunks.grown(at)
-        if gives_up(self._here.id, at, done, self.claims.standing()):
+        others = self.claims.reading()
+        if (rival := self.claims.standing().get(at)) is not None:
+            others[at] = rival
+        if gives_up(self._here.id, at, done, others):
             self._here.trace(f"chunk {at} is left to others")
             self._stop()
 
@@ -140,13 +144,19 @@ class Share:
     @property
     def readers(self) -> int:
         """Hosts that read from the backend now, as far as this one has heard."""
-        return len({self._here.id, *(by for _, by in self.claims.standing().values())})
+        return len({self._here.id, *(by for _, by in self.claims.reading().values())})
 
     @property
     def grown(self) -> int:
         """Bytes of the run that it reads, of chunks that are not whole."""
         at = self._at()
         return 0 if at is None else self._here.chunks.grown(at)
+
+    def finished(self, index: int) -> None:
+        """This host has read a chunk: nobody else needs to, although many do not see it yet."""
+        done = self._here.start.layout.length(index)
+        for each in self._circle:
+            each.send({"t": "claim", "i": index, "by": self._here.id, "done": done})
 
     def _claim_all(self) -> None:
         self._claimed_at = monotonic()

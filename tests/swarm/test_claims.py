@@ -8,7 +8,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
 from imagebroker.swarm.claims import Claims
-from imagebroker.swarm.plan import READERS, gives_up
+from imagebroker.swarm.plan import READERS, WHOLE, Deal, Turns, gives_up
 
 
 class Clock:
@@ -79,3 +79,27 @@ def test_no_more_than_the_readers_go_on() -> None:
         if not gives_up(own, index, done, {k: v for k, v in reading.items() if k != index})
     ]
     assert_that(left, Equals(list(itertools.islice(reading, READERS))))
+
+
+def test_a_chunk_that_was_read_is_left_alone_until_it_is_seen() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    claims.heard(3, "a", 10)
+    assert_that(claims.heard(3, "a", 20, whole=True), Equals(True))
+    assert_that(claims.heard(3, "a", 20, whole=True), Equals(False))
+    assert_that(claims.reading(), Equals({}))
+    clock.now = WHOLE - 1
+    assert_that(claims.standing(), Equals({3: (20, "a")}))
+    clock.now = WHOLE + 1
+    assert_that(claims.standing(), Equals({}))
+
+
+def test_hosts_that_are_free_at_the_same_time_read_different_chunks() -> None:
+    hosts = ["a", "b", "c", "d"]
+    deal, unread = Deal(hosts, "image"), range(64)
+    turns = {host: Turns() for host in hosts}
+    for host in hosts:
+        turns[host].next(host, deal, unread, (), 0.0)
+    # So late that each may read any of them.
+    found = [turns[host].next(host, deal, unread, (), 5.0) for host in hosts]
+    assert_that(len({each.start for each in found if each is not None}), Equals(len(hosts)))

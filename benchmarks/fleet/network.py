@@ -13,6 +13,9 @@ from typing import Self
 
 #: Bytes that a link may send at once, and milliseconds that a packet may wait for it.
 _BURST, _LATENCY = "64kb", "100ms"
+#: Bytes of a frame. Every one costs the machine that plays all hosts some of the time that they
+#: would have.
+_FRAME = "9000"
 
 #: Frames go past the machine's packet filter: it is no part of what is measured.
 _UNFILTERED = "cd /proc/sys/net/bridge && echo 0 | tee bridge-nf-call-* >/dev/null; true"
@@ -37,9 +40,9 @@ class Network:
             outer = f"port{number}"
             _do("ip", "-n", self.namespace("bridge"), "link", "add", outer, "type", "veth", "peer",
                 "name", "eth0", "netns", self.namespace(name))  # fmt: skip
-            self._run("bridge", "ip", "link", "set", outer, "master", "br0", "up")
+            self._run("bridge", "ip", "link", "set", outer, "mtu", _FRAME, "master", "br0", "up")
             self._run(name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
-            self._run(name, "ip", "link", "set", "eth0", "up")
+            self._run(name, "ip", "link", "set", "eth0", "mtu", _FRAME, "up")
             self._run(name, "ip", "link", "set", "lo", "up")
             for where, device in (("bridge", outer), (name, "eth0")):
                 self._run(where, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate",

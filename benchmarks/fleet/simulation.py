@@ -35,6 +35,8 @@ _STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
 _SPREADS, _REPEATS = 0.2, 2.0
 #: Seconds after which others are called for a chunk of which nothing comes, and how many.
 _QUIET, _CALLED = 1.5, 2
+#: Bytes that the origin sends to one host before it sends to another.
+_SENT = 64 * 1024
 #: Parts that a host asks others for at once.
 _ASKS = 16
 #: Seconds of requests that wait at one host, as in libtorrent (`request_queue_time`).
@@ -100,6 +102,8 @@ class _Host:
     links: dict[int, list[_Host]] = field(default_factory=dict)
     quiet: dict[int, float] = field(default_factory=dict)
     reading: int | None = None
+    #: Bytes that were read of the next part of each chunk.
+    read: dict[int, float] = field(default_factory=dict)
     open_requests: int = 0
     deal: Deal | None = None
     turns: Turns = field(default_factory=Turns)
@@ -249,13 +253,16 @@ class Simulation:
         if not missing:
             self._finish_read(host, index)
             return
-        part = (missing & -missing).bit_length() - 1
-        self._sent += self._size
-        ready = host.down.until(self._origin.until(self._now, self._size), 0)
-        self._at(ready, self._fetched, host, index, part)
+        self._sent += _SENT
+        ready = host.down.until(self._origin.until(self._now, _SENT), 0)
+        self._at(ready, self._fetched, host, index)
 
-    def _fetched(self, host: _Host, index: int, part: int) -> None:
-        host.has[index] |= 1 << part
+    def _fetched(self, host: _Host, index: int) -> None:
+        host.read[index] = host.read.get(index, 0) + _SENT
+        missing = self._all & ~host.has[index]
+        if missing and host.read[index] >= self._size:
+            host.read[index] = 0
+            host.has[index] |= missing & -missing
         self._fetch(host, index)
 
     def _finish_read(self, host: _Host, index: int) -> None:

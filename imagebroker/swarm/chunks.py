@@ -44,7 +44,8 @@ class Chunks:
     ) -> None:
         self._layout, self._first, self._spool, self._clock = layout, first, spool, clock
         self._found: dict[int, _Chunk] = {}
-        #: When something of any chunk came of which a host has told.
+        #: When something came last; when something of any chunk came of which a host has told.
+        self._came = 0.0
         self._gave: dict[str, float] = {}
         #: The digest of each chunk, proven by the root in the record; None: nobody has sent it.
         self.layer: list[bytes] | None = None
@@ -107,20 +108,20 @@ class Chunks:
         ]
 
     def _is_stuck(self, chunk: _Chunk) -> bool:
-        """Nobody sends it, or not any more. Where the host that has told of it sends something
-        else, it is behind that, and its turn comes."""
+        """Nobody sends it, or not any more. While others send anything, it is behind that, and its
+        turn comes."""
         if chunk.whole or not chunk.begun:
             return False
         silent, limit = self._clock() - chunk.heard, SLOW if chunk.progress else SILENT
-        return silent > limit and (silent > LATE or self.silence(chunk.by) > SLOW)
+        return silent > limit and (silent > LATE or self._clock() - self._came > SILENT)
 
     def _is_owed(self, chunk: _Chunk) -> bool:
-        """It is stuck, and who has told of it had the time to send something."""
-        return self._is_stuck(chunk) and self._clock() - chunk.heard > SLOW
+        """It is stuck, and who has told of it had time enough to send something."""
+        return self._is_stuck(chunk) and self._clock() - chunk.heard > 2 * SLOW
 
     def silence(self, host: str | None) -> float:
         """Seconds since something of any chunk came of which a host has told."""
-        return self._clock() - self._gave.get(host or "", -SLOW)
+        return self._clock() - self._gave.get(host or "", -LATE)
 
     def bytes_there(self, *, own: bool) -> int:
         """Of chunks that are here or on their way; `own`: only what the backend has sent."""
@@ -158,7 +159,7 @@ class Chunks:
         if chunk is None or progress <= chunk.progress:
             return False
         chunk.progress, chunk.heard = progress, self._clock()
-        self._gave[chunk.by or ""] = chunk.heard
+        self._came = self._gave[chunk.by or ""] = chunk.heard
         return True
 
     def is_due(self, index: int, seconds: float) -> bool:

@@ -9,7 +9,7 @@ from imagebroker.swarm import proof, wire
 from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.here import Here
 from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import SLOW, gateway, partners
+from imagebroker.swarm.plan import LATE, gateway, partners
 from imagebroker.swarm.share import Share
 from imagebroker.swarm.wire import Message
 
@@ -213,7 +213,7 @@ class Exchange:
                 continue
             each.owed += 1
             self._here.trace(f"chunk {index} does not come from {each.title}")
-            silent = self._here.chunks.silence(teller) > SLOW
+            silent = self._here.chunks.silence(teller) > LATE
             if each.owed > (_MOST_OWED if silent else 2 * _MOST_OWED):
                 self._hand_over(each)
                 self._circle.ban(each, "does not send what it says it has")

@@ -16,7 +16,7 @@ from imagebroker.swarm.torrents import Torrents
 from imagebroker.swarm.wire import Message
 
 #: Seconds between two looks at everything, and the most that count if it was longer.
-MOMENT, _COUNTED = 0.05, 0.1
+MOMENT, _COUNTED = 0.1, 0.2
 
 
 class Parent(Protocol):

@@ -103,6 +103,8 @@ def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
                 hint="set auth_type = password",
             )
         return None
+    # Before stevedore looks for it, which logs what it does not find.
+    _check_known(name, where)
     check_complete(options, where)
 
     def value(opt: Any) -> Any:
@@ -112,13 +114,10 @@ def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
     try:
         return loading.get_plugin_loader(name).load_from_options_getter(value)
     except ks.NoMatchingPlugin as error:
-        known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
-        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"{where}: unknown auth_type {name!r}",
-            hint=f"did you mean {near[0]}?" if near else
-            "set it to password, v3applicationcredential or token",
-        ) from error  # fmt: skip
+            f"{where}: auth_type {name!r} cannot be loaded: a library that it needs is missing",
+            hint="install that library, or set auth_type to password or v3applicationcredential",
+        ) from error
     except ks.MissingRequiredOptions as error:
         missing = " and ".join(opt.dest for opt in error.options)
         raise ConfigError(
@@ -126,10 +125,24 @@ def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
             hint=f"set {missing}",
         ) from error
     except (ks.OptionError, TypeError, ValueError) as error:
+        what = str(error).rstrip(".")
         raise ConfigError(
-            f"{where}: the options of auth_type {name!r} are incomplete: {error}",
+            f"{where}: the options of auth_type {name!r} are incomplete: {what}",
             hint=f"set the options of {name} that it names in this section",
         ) from error
+
+
+def _check_known(name: str, where: str) -> None:
+    """:raises ConfigError: nothing installed provides this auth type."""
+    known = sorted(point.name for point in entry_points("keystoneauth1.plugin"))
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        f"{where}: unknown auth_type {name!r}",
+        hint=f"did you mean {near[0]}?" if near else
+        "set it to password, v3applicationcredential or token",
+    )  # fmt: skip
 
 
 def configured_urls(options: Options, names: Iterable[str], where: str) -> list[str]:

@@ -101,6 +101,20 @@ def test_a_missing_password_is_no_bug_of_the_plugin(checked: Checked) -> None:
     assert_that(found["remedy"], Contains("set password"))
 
 
+@pytest.mark.parametrize(("typed", "remedy"), [
+    ("passwrod", "did you mean password?"), ("magic", "set it to password"),
+    ("token", "set token"), ("v3applicationcredential", "set the options of"),
+])  # fmt: skip
+def test_an_auth_type_that_cannot_work_is_one_line(
+    typed: str, remedy: str, checked: Checked
+) -> None:
+    """Stevedore logs what it does not find."""
+    found = checked(auth_type=typed)
+    [failure] = failures(found)
+    assert_that(failure["remedy"], Contains(remedy))
+    assert_that(found.stderr, Equals(""))
+
+
 def test_a_region_that_is_not_in_the_catalogue_is_found(checked: Checked) -> None:
     [found] = failures(checked(endpoint=None, region_name="Nowhere"))
     assert_that(found["what"], Contains("Nowhere region not found"))

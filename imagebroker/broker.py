@@ -46,9 +46,9 @@ class Broker:
     """Gets, stores and lists disk images, wherever they live. Safe to use from several threads."""
 
     def __init__(self, conf: cfg.ConfigOpts | Settings) -> None:
-        """`conf`: a service's own configuration object, parsed, with `[imagebroker]` in it.
+        """`conf`: a service's parsed configuration object, with a section `[imagebroker]`.
 
-        :raises ConfigError: a core option is wrong, or an enabled scheme has no single plugin.
+        :raises ConfigError: a core option is invalid, or an enabled scheme has no plugin, or two.
         """
         occupy()  # what is opened from now on is never taken for a standard stream
         settings = conf if isinstance(conf, Settings) else Settings(conf)
@@ -56,21 +56,20 @@ class Broker:
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Broker:
-        """A broker of the config file at `path`, and of nothing else: no environment is read."""
+        """A broker configured by the file at `path` alone: the environment is not read."""
         return cls(Settings.from_file(path))
 
     @classmethod
     def for_person(cls) -> Broker:
-        """The command's broker where there is no config file: trusts the person who types."""
+        """The broker of the command without a config file: it trusts the user who runs it."""
         return cls(Settings.for_person())
 
     def reload(self) -> None:
-        """Read the configuration again: the file, or what the service's object has by now.
+        """Read the configuration again: the file, or the service's configuration object.
 
-        Calls that are under way, open readers included, go on with the values and the connections
-        that they began with.
+        Running calls and open readers keep the values and connections that they began with.
 
-        :raises ConfigError: it cannot be used; everything stays as it was.
+        :raises ConfigError: it is invalid; nothing changes.
         """
         old = self._snapshot
         self._snapshot = Snapshot.of(old.settings.again(), self._found_backends)
@@ -78,7 +77,7 @@ class Broker:
 
     @property
     def telemetry(self) -> Telemetry:
-        """What is recorded of its calls."""
+        """How its calls are recorded."""
         return self._snapshot.telemetry
 
     @telemetry.setter
@@ -90,7 +89,7 @@ class Broker:
 
     @contextmanager
     def _call(self, verb: str | None = None, asked: str | ImageRef = "") -> Iterator[Call]:
-        """One call, with the snapshot of this moment. Its errors say where the option stands that
+        """One call, with the current snapshot. Its errors name the file and line of the option that
         decides."""
         while not (snapshot := self._snapshot).registry.hold():
             pass  # it was replaced in this moment
@@ -114,7 +113,7 @@ class Broker:
         include_locations: bool = False,
         show_deleted: bool = True,
     ) -> Image:
-        """What is known about an image.
+        """The record of an image.
 
         :raises ImageNotFound: no such image; `Gone` if it is deleted and not `show_deleted`.
         """
@@ -133,9 +132,9 @@ class Broker:
         sort_key: str = "created_at",
         sort_dir: str = "desc",
     ) -> Iterator[Image]:
-        """The images that this caller may see: ACTIVE and not hidden, unless `filters` says else.
+        """The images that this caller may see: by default, those that are active and not hidden.
 
-        Arguments are checked now; pages are read as they are needed.
+        Arguments are checked at once; pages are read as they are needed.
         """
         with self._call("get_all") as call:
             query = checked_query(filters, marker, limit, page_size, sort_key, sort_dir)
@@ -161,7 +160,7 @@ class Broker:
         cancel: Cancel | None = None,
         **limits: Any,
     ) -> ImageReader:
-        """The image as an object to read from. Its end means that every check has passed.
+        """The image as a readable object. It reaches its end only if every check has passed.
 
         The arguments are those of `download`.
         """
@@ -197,38 +196,37 @@ class Broker:
         cancel: Cancel | None = None,
         **limits: Any,
     ) -> Download:
-        """Store the image into `dest`, a path or a writable binary file object.
+        """Store the image in `dest`, a path or a writable binary file object.
 
         A path is, at every instant, either what it was or the complete verified image. A device
-        (`to_device`) loses what it held; its first MiB is written last, after everything was read
-        back from the device and verified.
+        (`to_device`) is overwritten; its first MiB is written last, after everything was read back
+        from the device and verified.
 
-        :param checksum: `"sha256:<hex>"` that the bytes must have, beside the record's; or the URL
-            of a file of checksums (SHA256SUMS, or lines in the form of BSD) that lists the image.
-        :param require_checksum: False: accept an image without a strong checksum;
-            by default as configured. What the configuration asks for in so many words stands.
+        :param checksum: `"sha256:<hex>"` of the data, checked in addition to the record's; or the
+            URL of a checksum file (`SHA256SUMS`) that lists the image.
+        :param require_checksum: False: accept an image without a strong checksum; by default as
+            configured. A call cannot turn it off if the config file sets it to true.
         :param trusted_certs: ids of certificates in the key manager; the image must have a
-            signature whose certificate leads to a root among them.
-        :param allowed_formats: disk formats that the content may have, instead of the configured.
-        :param check_format: False: take the content whatever it is, unless the configuration says
-            in so many words that it is checked.
-        :param prefer: names of the service's stores, the best first: the order in which locations
-            that may be read directly (`direct_url_schemes`) are tried; by default as configured.
-        :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` for whatever the first
-            bytes show: store what is in the image. Checksums are those of the compressed data.
-        :param convert: `"raw"`: store the disk in a qcow2, VMDK, VHD, VHDX or VDI at `dest`,
-            a path. Checksums are those of the image; `evidence` has `raw_sha256` beside them.
-        :param overwrite: False: fail if something is at `dest` already. None: fail unless it is the
-            image already.
-        :param keep_partial: leave a hidden part file after a broken or interrupted transfer, which
-            the next call for the same image and `dest` resumes from.
-        :param preallocate: set the whole size aside on the disk before the first byte.
-        :param to_device: `dest` is a block device that nothing uses; write the image to it.
+            signature whose certificate one of them issued.
+        :param allowed_formats: disk formats to accept, instead of the configured ones.
+        :param check_format: False: do not inspect the content, unless the config file requires it
+            (`inspect_formats = true`, `allowed_formats`).
+        :param prefer: names of the service's stores, best first: the order in which locations are
+            tried that may be read directly (`direct_url_schemes`); by default as configured.
+        :param decompress: `"gzip"`, `"xz"`, `"zstd"`, `"bzip2"`, or `"auto"` to detect it:
+            decompress the image. Checksums are those of the compressed data.
+        :param convert: `"raw"`: convert a qcow2, VMDK, VHD, VHDX or VDI; `dest` must be a path.
+            Checksums are those of the image; `evidence` also has `raw_sha256`.
+        :param overwrite: False: fail if `dest` exists. None: fail unless it already is the image.
+        :param keep_partial: keep a hidden part file after a failed or interrupted transfer: the
+            next call for the same image and `dest` resumes it.
+        :param preallocate: reserve disk space for the whole image before the first byte.
+        :param to_device: `dest` is an unused block device; overwrite it with the image.
         :param limits: `deadline`, `rate_limit` (bytes a second), `stall_timeout`, `retries` and
             others of `[imagebroker]`.
-        :raises DestinationError: `dest` cannot take the bytes.
-        :raises VerificationError: the bytes are not what was asked for.
-        :raises TransferError, ImageChanged: they did not arrive; `.retryable` says if trying helps.
+        :raises DestinationError: `dest` cannot be written.
+        :raises VerificationError: the data is not what was asked for.
+        :raises TransferError, ImageChanged: it did not arrive; `.retryable`: whether to try again.
         """
         with self._call("download", id_or_uri) as call:
             request = Request(
@@ -244,12 +242,12 @@ class Broker:
 
     @property
     def fleet(self) -> Fleet | None:
-        """The hosts to share downloads with; None where no swarm is configured."""
+        """The hosts to share downloads with; None if no swarm is configured."""
         return self._snapshot.fleet
 
     @property
     def cache(self) -> Cache:
-        """The cache of verified images: what it holds, and keeping house.
+        """The cache of verified images: its contents, and maintenance.
 
         :raises ConfigError: none is configured.
         """
@@ -265,7 +263,7 @@ class Broker:
         cancel: Cancel | None = None,
         **limits: Any,
     ) -> Cached:
-        """Fetch an image into the cache, verified, unless it is there and intact.
+        """Download an image into the cache and verify it, unless the cache has it intact.
 
         :raises ConfigError: no cache is configured. :raises DestinationError: it does not fit.
         """
@@ -289,14 +287,14 @@ class Broker:
         keep_record: bool = False,
         check_format: bool = True,
     ) -> Image:
-        """A new image, with its bytes where `data` is given: both, or neither.
+        """Create an image. With `data`, either the record and the data are stored, or neither is.
 
         :param data: bytes, a path-like, a binary file object or an iterator of bytes.
-        :param keep_record: should the bytes not be stored, leave the record, queued and without
-            any, for an `update` with data.
-        :param check_format: False: store what `download` would refuse, too.
-        :raises FormatError: the bytes are not of the `disk_format`, or not safe; nothing is stored.
-        :raises UploadFailed: the bytes are not stored; `.image_id` if a record is left.
+        :param keep_record: if the data cannot be stored, keep the record, queued and without data,
+            for an `update` with data.
+        :param check_format: False: also store what `download` would refuse.
+        :raises FormatError: the data is not in `disk_format`, or not safe; nothing is stored.
+        :raises UploadFailed: the data is not stored; `.image_id` if a record is left.
         """
         with self._call("create") as call:
             return uploading.create(
@@ -315,11 +313,11 @@ class Broker:
         check_format: bool = True,
         target: Target | None = None,
     ) -> Image:
-        """Change fields (None removes), own properties, and the bytes where none were stored.
+        """Change fields and properties (None removes), and upload the data of an image without any.
 
         :param check_format: as for `create`.
-        :param target: where the service is to keep the bytes, if it has several stores.
-        :raises Conflict: `if_version` is given, and the image's version is another.
+        :param target: where the service is to store the data, if it has several stores.
+        :raises Conflict: the version of the image is not `if_version`.
         """
         with self._call("update", id_or_uri) as call:
             return uploading.update(
@@ -345,7 +343,7 @@ class Broker:
                 return backend.members(context, ref)
 
     def delete(self, context: Context, id_or_uri: str | ImageRef) -> None:
-        """Remove an image; a download that runs may finish."""
+        """Delete an image; running downloads may finish."""
         with self._call("delete", id_or_uri) as call:
             ref, backend = call.routes.find(id_or_uri)
             with call.record("delete", backend.title, ref):
@@ -364,11 +362,11 @@ class Broker:
         strict: bool = False,
         **limits: Any,
     ) -> CopiedImage:
-        """A new image in `backend` with the bytes of another, verified on both sides.
+        """Create an image in `backend` with the data of another, verified on both sides.
 
-        What of its record the backend cannot store is left out, logged, and named in `.not_stored`
-        of the result. If the backend can clone the image, and neither a checksum nor a signature
-        has to be verified, no bytes are moved.
+        Fields of the record that the backend cannot store are left out, logged, and listed in
+        `.not_stored` of the result. If the backend can clone the image, and no checksum or
+        signature has to be verified, no bytes are moved.
 
         :param strict: raise `UnsupportedOperation` instead, before anything is sent.
         """
@@ -394,14 +392,14 @@ class Broker:
         cancel: Cancel | None = None,
         **limits: Any,
     ) -> Image:
-        """Let the service fetch an image's bytes itself, and wait until it has them.
+        """Have the service fetch the data of an image itself, and wait for it.
 
         :param url: http(s) URL of the data of a queued image. Without it, an active image is
             copied into more `stores`.
-        :param stores: the service's own, by name; for a `url` those where the data is to be.
+        :param stores: names of the service's stores; with `url`, those to store the data in.
         :raises Conflict: the image is not queued (with `url`), or not active.
-        :raises UploadFailed: the service gave up. What ends the waiting (`cancel`, the deadline)
-            does not end the import.
+        :raises UploadFailed: the service gave up. `cancel` and the deadline end the wait, not the
+            import.
         """
         with self._call("import_image", id_or_uri) as call:
             return uploading.import_image(
@@ -416,12 +414,12 @@ class Broker:
         older_than: float = 7 * 86400.0,
         dry_run: bool = False,
     ) -> list[Image]:
-        """Remove what is left of deleted images, and of abandoned uploads.
+        """Remove leftovers of deleted images and abandoned uploads.
 
-        Returns their records as they were. An upload of this moment, a running download and the
-        rule that no id is used twice are not touched.
+        Returns their records. Running uploads and downloads are not affected, and ids are still
+        never used twice.
 
-        :param older_than: seconds since an image was deleted, or an upload begun.
+        :param older_than: seconds since an image was deleted, or an upload began.
         :param dry_run: remove nothing, and return what would be removed.
         """
         if not 0 <= older_than < float("inf"):
@@ -434,7 +432,7 @@ class Broker:
     # -- about the broker ------------------------------------------------------------------------
 
     def resolve(self, id_or_uri: str | ImageRef) -> Resolution:
-        """Which backend an identifier belongs to, and why; no network is used.
+        """Which backend an identifier belongs to, and why, without using the network.
 
         :raises InvalidImageRef, SchemeNotEnabled, BackendLoadError, PolicyViolation: as named.
         """
@@ -449,7 +447,7 @@ class Broker:
             return call.snapshot.registry.describe()
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._snapshot.registry.close()
 
     def __enter__(self) -> Broker:
@@ -460,6 +458,6 @@ class Broker:
 
 
 def _of_source(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `open` among those that a copy passes on, and the limits."""
+    """The arguments of `open` among those of a copy, and the limits."""
     named = {name: limits[name] for name in _OF_OPEN if name in limits}
     return named | {"limits": {name: limits[name] for name in limits if name not in named}}

@@ -1,4 +1,4 @@
-"""One call that wants the bytes of an image: where they may be had, and what must hold for them."""
+"""One call that wants the bytes of an image: where they come from, and what must hold for them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Request:
     def transfer(self, decompress: str | None = None) -> Transfer:
         """The locations that may be read directly, then the backend itself; what must hold.
 
-        :raises ImageBrokerError: the checksum file, or the record, cannot be had.
+        :raises ImageBrokerError: the checksum file, or the record, cannot be read.
         """
         demands = self.demands()  # before any byte of the image is asked for
         demands = demands._replace(wanted=bool(demands.checksums))
@@ -207,12 +207,12 @@ class Request:
 
     def _in_checksum_file(self, named: ImageRef, backend: Boundary) -> Checksum:
         from imagebroker.transfer.small_file import NotThere, read_small  # few calls have one
-        from imagebroker.verify.checksum_file import LARGEST, PATIENCE
+        from imagebroker.verify.checksum_file import LARGEST, TIMEOUT
 
         def read(ref: ImageRef) -> bytes:
             pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
             candidate = Candidate(ref.text, partial(_open, backend, self._context, ref))
-            aside = self.watch.aside(max_size=LARGEST, seconds=PATIENCE)
+            aside = self.watch.aside(max_size=LARGEST, seconds=TIMEOUT)
             tuning = self._call.settings.tuning
             return read_small(Transfer([candidate], Demands(pins), aside, tuning), str(ref))
 

@@ -1,4 +1,4 @@
-"""The only module that calls plugin code, but for the reads of `opened_source`.
+"""The only module that calls plugin code, except for reads (`opened_source.py`).
 
 It checks the arguments before every call and the results after it, translates foreign exceptions
 and names the plugin in them, and limits the time: a call or a `read` runs in a thread of its own,
@@ -20,7 +20,7 @@ from imagebroker.backends.backend import BackendHost, ImageBackend, ImageSource
 from imagebroker.backends.declaration import Declaration
 from imagebroker.backends.listing import Budget
 from imagebroker.backends.opened_source import GRACE, OpenedSource, close_quietly
-from imagebroker.backends.running_call import RunningCall, Surroundings
+from imagebroker.backends.running_call import RunningCall, ThreadContext
 from imagebroker.backends.steps import Late, Steps
 from imagebroker.backends.unwrapping import unwrapped
 from imagebroker.exceptions import (
@@ -250,9 +250,9 @@ class Boundary:
         timeout: float | None = None,
     ) -> Steps[Any]:
         seconds = self.answer_timeout if timeout is None else timeout
-        surroundings = Surroundings(context, self.host.secrets)
+        thread_context = ThreadContext(context, self.host.secrets)
         steps: Steps[Any] = Steps(
-            lambda: iter(call()), surroundings.run, self.host.cut_off, self.host.release
+            lambda: iter(call()), thread_context.run, self.host.cut_off, self.host.release
         )
         with self.translated(verb):
             steps.start()
@@ -493,8 +493,8 @@ class Boundary:
     ) -> T:
         """Run `call()` in a thread, for at most `timeout` seconds; `late` gets a late result."""
         seconds = self.answer_timeout if timeout is None else min(timeout, self.answer_timeout)
-        surroundings = Surroundings(context, self.host.secrets)
-        running = RunningCall(lambda: surroundings.run(call), self.host.release, late)
+        thread_context = ThreadContext(context, self.host.secrets)
+        running = RunningCall(lambda: thread_context.run(call), self.host.release, late)
         finished = False
         try:
             with self.translated(verb):
@@ -515,10 +515,10 @@ class Boundary:
         self, verb: str, context: Context, data: ImageData | None, call: Callable[[], T]
     ) -> T:
         """Run `call()` in a thread, for as long as it takes, while this one reads `data` for it."""
-        surroundings = Surroundings(context, self.host.secrets)
+        thread_context = ThreadContext(context, self.host.secrets)
         handover = Handover() if data is None else data.handed_over()
         running = RunningCall(
-            lambda: surroundings.run(call), self.host.release, ended=handover.wake
+            lambda: thread_context.run(call), self.host.release, ended=handover.wake
         )
         with self.translated(verb):
             running.start()

@@ -1,4 +1,4 @@
-"""Reads the entry points of all distributions, such that a damaged one does not break the others.
+"""Reads the entry points of all distributions; a damaged one does not break the others.
 
 `importlib.metadata.entry_points` fails completely if one file of any distribution cannot be parsed,
 and stevedore caches its result in a file below `$XDG_CACHE_HOME`, which may belong to another user:
@@ -110,7 +110,7 @@ def _written_name(distribution: metadata.Distribution) -> str | None:
 def _written(distribution: metadata.Distribution, field: str) -> str | None:
     """A field of its METADATA.
 
-    `importlib.metadata` would parse the description behind the fields too, for 3 ms each time.
+    `importlib.metadata` would also parse the description after the fields, for 3 ms each time.
     """
     try:
         text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.backends.backend import Buffer, ImageSource
-from imagebroker.backends.running_call import Surroundings
+from imagebroker.backends.running_call import ThreadContext
 from imagebroker.exceptions import (
     TooLarge,
     TransferError,
@@ -115,13 +115,13 @@ class OpenedSource:
         self._process.check(f"the source of {redact(self.image.ref)}")
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(self._chunks(start, stop), ahead, changed, self._surroundings())
+        flow = Flow(self._chunks(start, stop), ahead, changed, self._thread_context())
         self._flows.append(flow)
         return flow
 
-    def _surroundings(self) -> Surroundings:
+    def _thread_context(self) -> ThreadContext:
         ids = request_ids.of_call()  # of a reader, there is no call when it is read from
-        return Surroundings(self._context, self._secrets, self._ids if ids is None else ids)
+        return ThreadContext(self._context, self._secrets, self._ids if ids is None else ids)
 
     def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
         """What `read` yields, checked: exactly the requested number of bytes, or an error."""
@@ -176,10 +176,10 @@ class Flow(Thread):
         chunks: Generator[Buffer, None, None],
         ahead: int,
         changed: Condition | None = None,
-        surroundings: Surroundings | None = None,
+        thread_context: ThreadContext | None = None,
     ) -> None:
         super().__init__(name="imagebroker-read")
-        self._surroundings = surroundings if surroundings is not None else Surroundings()
+        self._thread_context = thread_context if thread_context is not None else ThreadContext()
         self._chunks = chunks
         self._ready: deque[Buffer] = deque()
         self._ahead = ahead
@@ -194,7 +194,7 @@ class Flow(Thread):
             self._error, self._ended, self._stopped = error, True, True
 
     def run(self) -> None:
-        self._surroundings.run(self._read_ahead)
+        self._thread_context.run(self._read_ahead)
 
     def _read_ahead(self) -> None:
         try:

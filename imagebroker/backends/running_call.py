@@ -14,7 +14,7 @@ from imagebroker.redaction import Secrets
 from imagebroker.system import request_ids
 from imagebroker.system.exhaustion import no_thread
 from imagebroker.system.forks import (
-    PATIENCE,
+    START_TIMEOUT,
     Process,
 )
 from imagebroker.system.request_ids import RequestIds
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Seconds between two checks whether to go on waiting for a call.
-_MOMENT = 0.1
+_POLL_INTERVAL = 0.1
 
 
-class Surroundings:
+class ThreadContext:
     """What a thread inherits from its caller's thread, for the logs and spans of a plugin."""
 
     def __init__(
@@ -85,13 +85,13 @@ class RunningCall:
 
     def start(self) -> None:
         self._running.acquire()
-        self._begins = monotonic() + PATIENCE
+        self._begins = monotonic() + START_TIMEOUT
         self.thread = _thread.start_new_thread(self._run, ())
 
     def wait(self, seconds: float, waiting: Callable[[], Any] | None = None) -> bool:
         """Whether it ended in time."""
         ends = monotonic() + seconds
-        while not self._running.acquire(timeout=max(min(seconds, _MOMENT), 0.0)):
+        while not self._running.acquire(timeout=max(min(seconds, _POLL_INTERVAL), 0.0)):
             self._process.check("the call")  # in a child, the thread does not exist
             seconds = ends - monotonic()
             if seconds <= 0:

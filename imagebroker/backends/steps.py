@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Seconds between two checks whether to go on waiting for a step.
-_MOMENT = 0.1
+_POLL_INTERVAL = 0.1
 #: Seconds that the iterator has to close.
 _GRACE = 2.0
 
@@ -128,7 +128,7 @@ class _Work(Generic[T]):
         return answer
 
     def _wait(self, ends: float, waiting: Callable[[], Any] | None) -> None:
-        while not self._ready.acquire(timeout=max(min(ends - monotonic(), _MOMENT), 0.0)):
+        while not self._ready.acquire(timeout=max(min(ends - monotonic(), _POLL_INTERVAL), 0.0)):
             self._process.check("this list")  # in a child, the thread does not exist
             if monotonic() >= ends and self._give_up():
                 raise Late

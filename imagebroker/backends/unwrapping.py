@@ -1,4 +1,4 @@
-"""Our errors inside of what a library wrapped around them.
+"""Finds our errors inside the exceptions that libraries wrap around them.
 
 A library that uses connections of `host.connect` catches what they raise and raises something of
 its own: requests and botocore keep the cause in an argument, urllib3 in `reason`, others in nothing

@@ -278,7 +278,7 @@ def _log_file(path: str) -> logging.FileHandler:
 
 
 def _is_no_chatter(record: logging.LogRecord) -> bool:
-    """What libraries do is of interest for debugging only; what they warn of is always."""
+    """Records of libraries are for debugging only; their warnings are always shown."""
     return record.levelno >= logging.WARNING or record.name.startswith(NAME)
 
 

@@ -67,7 +67,7 @@ class BackendTest(ListCommand):
         return self.column_names, rows
 
     def _tell(self, number: int, count: int, clause: str, what: str) -> None:
-        """What it does now: a test can take 20 s."""
+        """Show which test is running: one can take 20 s."""
         self.console.note(f"{number} of {count}: {clause} {what}")
 
 

@@ -102,7 +102,7 @@ def _listed(
     except InvalidImageRef:
         file = None  # its name says nothing about the algorithm then
     found = find_checksum(
-        content, parse(ref), origin, allow_weak=True, file=file,  # the broker has its say
+        content, parse(ref), origin, allow_weak=True, file=file,  # the broker decides
 
         also_called=[os.fsencode(called)] if called else (),
     )  # fmt: skip

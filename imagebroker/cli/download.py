@@ -142,7 +142,7 @@ class Download(ShowCommand):
             parsed_args.dest = parsed_args.output
         if parsed_args.dest != _STDOUT or not _is_one_place(1, 2):
             return super().run(parsed_args)
-        # `> FILE 2>&1`: messages would end up in the image. Errors are printed all the same: then
+        # `> FILE 2>&1`: messages would end up in the image. Errors are printed anyway: then
         # the image is incomplete anyway.
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             return super().run(parsed_args)

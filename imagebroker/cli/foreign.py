@@ -1,4 +1,4 @@
-"""What people type who know curl, wget, aria2c, rclone or docker, and what to use here.
+"""Options of curl, wget, aria2c, rclone and docker, and what to use here instead.
 
 Read only after an error.
 """

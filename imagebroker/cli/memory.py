@@ -1,4 +1,4 @@
-"""Keeps the memory of the command small, however many threads it has."""
+"""Keeps the memory of the command small, whatever the number of its threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cinder.conf says about Glance, for a broker that lives in Cinder's configuration."""
+"""Cinder's options about Glance, for a broker that is configured in cinder.conf."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class HrefService:
                 broker.download(None, href, target, checksum=checksum, check_format=False)
 
     def _record(self, href: Any, secret: Any = False) -> Image:
-        """:raises ImageRefValidationFailed: it cannot be had; if `secret`, without what it is."""
+        """:raises ImageRefValidationFailed: it cannot be read; `secret`: without naming it."""
         try:
             with self._asking(str(href)) as broker:
                 return broker.get(None, str(href))
@@ -151,7 +151,7 @@ class HrefService:
 
     def _invalid(self, error: ImageBrokerError, href: Any, secret: Any) -> Exception:
         if secret:
-            error = InvalidImageRef(f"it cannot be had ({error.id})")
+            error = InvalidImageRef(f"it cannot be read ({error.id})")
         return self._in.errors.of(error, IRONIC_VALIDATION, self._in.shown(href, secret))
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What an ironic.conf says about images, for a broker that lives in Ironic's configuration."""
+"""Ironic's options about images, for a broker that is configured in ironic.conf."""
 
 from __future__ import annotations
 

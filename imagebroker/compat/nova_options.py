@@ -1,4 +1,4 @@
-"""What a nova.conf says about Glance, for a broker that lives in Nova's configuration."""
+"""Nova's options about Glance, for a broker that is configured in nova.conf."""
 
 from __future__ import annotations
 

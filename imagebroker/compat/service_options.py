@@ -1,4 +1,4 @@
-"""What the options of a service say that has a broker inside, in whichever section they stand."""
+"""The options of a service that embeds a broker, from all sections that have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of a service's `download`: the iterator that it returns, and the objects that it fills."""
+"""What a service's `download` returns or fills: an iterator, file objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagebroker.model import inputs
 from imagebroker.transfer.reader import ImageReader
 
 #: Seconds to wait for the first byte of what will be uploaded.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class ImageChunks(Iterator[bytes]):
@@ -103,7 +103,7 @@ def is_empty(data: Any) -> bool:
     place = inputs.place_in(data) if inputs.can_be_read(data) else None
     if place is None or place[1] != 0:
         return False
-    first = next(inputs.chunks_of_file(data, 1, _PATIENCE), b"")  # files in /proc have a size of 0
+    first = next(inputs.chunks_of_file(data, 1, _TIMEOUT), b"")  # files in /proc have a size of 0
     data.seek(place[0])
     return not first
 

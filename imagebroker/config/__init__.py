@@ -1,1 +1,1 @@
-"""What the deployer has written down, and where each option stands."""
+"""The deployer's configuration, and the file and line of each option."""

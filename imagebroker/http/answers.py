@@ -65,7 +65,7 @@ def described(ref: ImageRef, url: Url, head: Head, *, whole: bool) -> Image:
 
 
 def _file_name(url: Url) -> str | None:
-    """What the image is called behind all redirects."""
+    """The name of the image after all redirects."""
     name = unquote_to_bytes(url.path).rpartition(b"/")[2].decode("utf-8", "backslashreplace")
     return printable(name, 256) or None
 

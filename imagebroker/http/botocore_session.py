@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 
 from imagebroker.exceptions import TransferError
 from imagebroker.http.client import REDIRECTS, Client
-from imagebroker.http.lent import Lent, fields_for
+from imagebroker.http.library_client import LibraryClient, fields_for
 from imagebroker.http.loaded import as_urllib3, fields_of
 
 
@@ -24,7 +24,7 @@ class BotocoreSession:
         """:param origins: URLs whose scheme, host and port are the only ones asked; any if empty.
         :param limit: bytes of an answer that is loaded; the host's `max_answer` by default.
         """
-        self._lent = Lent(client, origins, limit, "signed requests")
+        self._library = LibraryClient(client, origins, limit, "signed requests")
         self._pools = client.pools()
 
     def send(self, request: AWSPreparedRequest) -> AWSResponse:
@@ -32,7 +32,7 @@ class BotocoreSession:
 
         :raises PolicyViolation, TransferError, NotAuthorized: as `Pools.send`.
         """
-        place = self._lent.place(str(request.url))
+        place = self._library.place(str(request.url))
         # Not the client's own credentials: the signature is in the headers.
         fields = fields_for(place, request.headers.items())
         answer = self._pools.send(request.method, place, fields, request.body)
@@ -44,7 +44,7 @@ class BotocoreSession:
                 retryable=False,
             )
         stream = request.stream_output and answer.head.status < 300
-        made = as_urllib3(answer, None if stream else self._lent.limit)
+        made = as_urllib3(answer, None if stream else self._library.limit)
         return AWSResponse(request.url, answer.head.status, HeadersDict(fields_of(answer)), made)
 
     def close(self) -> None:

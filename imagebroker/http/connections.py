@@ -34,7 +34,7 @@ class Dial(Protocol):
 
     @property
     def peer(self) -> str:
-        """What messages call the server."""
+        """The name of the server in messages."""
 
     @property
     def limits(self) -> Limits: ...

@@ -24,7 +24,7 @@ _STATUS_LINE = re.compile(
 _TOKEN = frozenset("!#$%&'*+.^_`|~-" + ascii_letters + digits)
 #: Digits of a length.
 _MOST_DIGITS = 18
-#: A field behind a chunked body. Nobody needs one there, so none is repaired.
+#: A trailer after a chunked body. Nobody needs one, so none is repaired.
 _TRAILER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 #: What says where the body ends.
 _FRAMING = ("content-length", "transfer-encoding")

@@ -11,7 +11,7 @@ from typing import Any
 from urllib3 import BaseHTTPResponse, PoolManager
 
 from imagebroker.http.client import Client
-from imagebroker.http.lent import Lent, fields_for
+from imagebroker.http.library_client import LibraryClient, fields_for
 from imagebroker.http.loaded import as_urllib3
 
 
@@ -20,7 +20,7 @@ class Manager(PoolManager):
 
     def __init__(self, client: Client, origins: frozenset[str], limit: int | None) -> None:
         super().__init__()
-        self._lent = Lent(client, origins, limit, "credentials")
+        self._library = LibraryClient(client, origins, limit, "credentials")
         self._own = client.pools()
 
     def urlopen(  # type: ignore[override]
@@ -30,10 +30,10 @@ class Manager(PoolManager):
 
         :raises PolicyViolation, TransferError, NotAuthorized: as `Pools.send`.
         """
-        place = self._lent.place(url)
+        place = self._library.place(url)
         every = fields_for(place, (how.get("headers") or self.headers or {}).items())
         answer = self._own.send(method, place, every, how.get("body"))
-        return as_urllib3(answer, self._lent.limit if how.get("preload_content", True) else None)
+        return as_urllib3(answer, self._library.limit if how.get("preload_content", True) else None)
 
     def clear(self) -> None:
         super().clear()

@@ -260,7 +260,7 @@ def probe(
     """The image as opening it would describe it, if the caller may read its bytes.
 
     From an answer to a GET, because HEAD may be refused or permitted to others; for one byte,
-    because the rest of an unread answer is sent all the same.
+    because the rest of an unread answer is sent anyway.
 
     :param version: a strong ETag that the image had before. The request is then conditional, and
         where the image still has it, only that is known of the image.
@@ -285,7 +285,7 @@ def record(
     """What the server says of an image, from a HEAD.
 
     From a GET for one byte where the server answers HEAD with an error, with no size or size 0, or
-    not at all: it may serve the image all the same.
+    not at all: it may serve the image anyway.
     """
     session = Session(client, url or ref.text, headers)
     try:

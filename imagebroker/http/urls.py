@@ -1,4 +1,4 @@
-"""Where a request goes."""
+"""The URL of a request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Url(NamedTuple):
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What credentials are bound to."""
+        """Scheme, host and port, which credentials are bound to."""
         return self.scheme, self.host, self.port
 
     @property

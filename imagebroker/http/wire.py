@@ -1,7 +1,7 @@
 """What arrives on a connection: the file that `http.client` and urllib3 read an answer from.
 
 They parse heads and count bodies. This is the gate before them: a head reaches them only in one
-canonical form, a chunk only behind a size that no two programs can read differently, and each with
+canonical form, a chunk only after a size that no two programs can read differently, and each with
 bounds on size and time. docs/security.md has the table of what is refused.
 """
 
@@ -193,7 +193,7 @@ class Wire:
 
     @property
     def surplus(self) -> bool:
-        """Whether something came behind the answer, or not all of it was read: what comes unasked
+        """Whether something came after the answer, or not all of it was read: what comes unasked
         would be taken for the next answer."""
         return self._at < self._end or self._state is not _State.DONE
 

@@ -1,1 +1,1 @@
-"""The values that everybody speaks of: refs, records, queries, and what an upload brings."""
+"""The values that all layers use: refs, records, queries, and the data of uploads."""

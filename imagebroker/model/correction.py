@@ -75,7 +75,7 @@ def _slashes(text: str) -> str | None:
     if rest.startswith("//") or not rest.lstrip("/"):
         return None
     return (
-        f"write two slashes behind the scheme: {found['scheme']}://{redact(rest.lstrip('/'), 200)}"
+        f"write two slashes after the scheme: {found['scheme']}://{redact(rest.lstrip('/'), 200)}"
     )
 
 
@@ -127,7 +127,7 @@ def host_correction(authority: str) -> str:
     if "%" in host and host.startswith("["):
         return "write the address without its zone, and without %"
     if re.fullmatch(r"[A-Za-z0-9._-]+:", host):
-        return "remove the colon behind the host, or write the port there"
+        return "remove the colon after the host, or add the port"
     return "write it as [user@]host[:port]"
 
 

@@ -1,4 +1,4 @@
-"""What a service keeps beside images: the stores with their data, and whom they are shared with."""
+"""What a service has besides images: stores, and members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that reads untrusted data: it sees no file but those it is handed, and no network.
+"""Runs a program on untrusted data in a sandbox: without a network, with only the given files.
 
 bubblewrap gives it namespaces of its own, with the system's programs and libraries read-only, and
 nothing else. prlimit bounds its memory, and lets it write to no file. It is killed with the process
@@ -37,9 +37,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: One arena for all threads: the address space is limited.
 _ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 #: Seconds within which a program tells its version.
-_PATIENCE = 30.0
-#: Seconds between two looks at a program that runs.
-_MOMENT = 0.05
+_TIMEOUT = 30.0
+#: Seconds between two checks of a program that runs.
+_POLL_INTERVAL = 0.05
 #: Bytes of its last words that are kept.
 _LAST_WORDS = 4096
 
@@ -50,7 +50,7 @@ Waiting = Callable[[], object]
 
 @dataclass(frozen=True)
 class Confinement:
-    """What a program is held to."""
+    """The limits of a program."""
 
     #: Bytes of address space.
     memory: int
@@ -93,9 +93,9 @@ class Running:
     def _status(self) -> int | None:
         """None if it does not end in the next moment."""
         self.listen()
-        ends = monotonic() + _MOMENT
+        ends = monotonic() + _POLL_INTERVAL
         while not self._is_over() and monotonic() < ends:
-            sleep(_MOMENT / 10)
+            sleep(_POLL_INTERVAL / 10)
         return self._known
 
     def _is_over(self) -> bool:
@@ -133,10 +133,10 @@ class Running:
         """Kill it, if it still runs, and wait until that is done."""
         self._process.kill()
         self._process.wait()
-        # Inside its walls it dies a moment later. What it writes to ends when nobody has it open.
-        ends = monotonic() + _PATIENCE
+        # In the sandbox it dies a moment later. What it writes to ends when nobody has it open.
+        ends = monotonic() + _TIMEOUT
         while not self._hung_up() and monotonic() < ends:
-            sleep(_MOMENT / 10)
+            sleep(_POLL_INTERVAL / 10)
         for stream in (self._process.stdout, self._complaints):
             if stream is not None:
                 stream.close()
@@ -160,7 +160,7 @@ class Program:
         """`package`: what to install where it is missing."""
         self._name, self._package, self._confinement = name, package, confinement
         self._checked = False
-        self._walled = confinement.required or _path_of("bwrap") is not None
+        self._sandboxed = confinement.required or _path_of("bwrap") is not None
 
     def check(self, waiting: Waiting) -> None:
         """`waiting` is called again and again, and may raise.
@@ -172,24 +172,24 @@ class Program:
         try:
             self._try(waiting)
         except UnsupportedOperation:
-            if self._confinement.required or not self._walled:
+            if self._confinement.required or not self._sandboxed:
                 raise
-            self._walled = False
+            self._sandboxed = False
             self._try(waiting)
         self._checked = True
-        if not self._walled:
+        if not self._sandboxed:
             LOG.warning("%s is not confined: bwrap does not work here", self._name)
 
     def _try(self, waiting: Waiting) -> None:
         with self.start(["--version"]) as running:
-            status = running.ended(_PATIENCE, waiting)
+            status = running.ended(_TIMEOUT, waiting)
             if status == 0:
                 return
             why = running.said or f"status {status}"
         raise UnsupportedOperation(
-            f"{self._name} cannot be run {'confined ' if self._walled else ''}here: {why}",
+            f"{self._name} cannot be run {'confined ' if self._sandboxed else ''}here: {why}",
             hint="allow this user to make namespaces, or set convert_unconfined in [imagebroker]"
-            if self._walled
+            if self._sandboxed
             else f"install {self._package} anew",
         )
 
@@ -208,7 +208,7 @@ class Program:
         :raises UnsupportedOperation: as `check`.
         """
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-            # bubblewrap would wait for its own child for ever, too.
+            # bubblewrap would wait for its own child forever, too.
             raise _status_is_lost("this process ignores SIGCHLD")
         argv = [*self._command(reads is not None), *arguments]
         try:
@@ -227,18 +227,18 @@ class Program:
 
     @property
     def input(self) -> str:
-        """What it must call the file that it reads."""
-        return _INSIDE if self._walled else "/proc/self/fd/0"
+        """The path under which it sees the file to read."""
+        return _INSIDE if self._sandboxed else "/proc/self/fd/0"
 
     def _command(self, reads: bool) -> list[str]:
         """The command without its arguments."""
         program = os.path.realpath(_located(self._name, self._package))
-        if not self._walled:
+        if not self._sandboxed:
             kill = [_located("setpriv", "util-linux"), "--pdeathsig=KILL", "--"]
             return [*self._limits(), *kill, program]
-        walls = [*self._limits(), *self._walls(program)]
+        sandbox = [*self._limits(), *self._sandbox(program)]
         # bubblewrap mounts what has the name of the file: no other one may have got it meanwhile.
-        return [*walls, *_MOUNT, *_COMPARED, program] if reads else [*walls, "--", program]
+        return [*sandbox, *_MOUNT, *_COMPARED, program] if reads else [*sandbox, "--", program]
 
     def _limits(self) -> list[str]:
         memory = self._confinement.memory
@@ -247,26 +247,26 @@ class Program:
             f"--as={memory}", "--fsize=0", "--core=0", "--nofile=256", "--stack=1048576", "--",
         ]  # fmt: skip
 
-    def _walls(self, program: str) -> list[str]:
+    def _sandbox(self, program: str) -> list[str]:
         try:
             bwrap = _located("bwrap", "bubblewrap")
         except UnsupportedOperation as error:
             error.hint += ", or set convert_unconfined in [imagebroker]"
             raise
         # As process 1: one of bubblewrap's would have the image open from outside, not read-only.
-        walls = [
+        sandbox = [
             bwrap, "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session",
             "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--chdir", "/",
         ]  # fmt: skip
         for folder in _SYSTEM:
             if os.path.islink(folder):
-                walls += ["--symlink", os.readlink(folder), folder]
+                sandbox += ["--symlink", os.readlink(folder), folder]
             elif os.path.isdir(folder):
-                walls += ["--ro-bind", folder, folder]
-        walls += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+                sandbox += ["--ro-bind", folder, folder]
+        sandbox += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
         if not program.startswith(_SYSTEM):
-            walls += ["--ro-bind", program, program]
-        return walls
+            sandbox += ["--ro-bind", program, program]
+        return sandbox
 
 
 def _status_is_lost(why: str) -> UnsupportedOperation:

@@ -1,4 +1,4 @@
-"""Makes a forked child harmless to its parent: it cleans up nothing, and holds nothing open.
+"""Makes a forked child harmless to its parent: it cleans up nothing, and keeps nothing open.
 
 A fork copies every object, and with it every `finally`, `__exit__` and `close`. In the child these
 would remove the parent's files, release its locks and shut down its connections. Therefore:
@@ -23,9 +23,9 @@ from typing import Any, Protocol
 from imagebroker.exceptions import Cancelled
 
 #: Seconds between two checks whether this process is still the one that began to wait.
-_MOMENT = 0.25
+_POLL_INTERVAL = 0.25
 #: Seconds within which a thread starts to run, even on a busy host.
-PATIENCE = 10.0
+START_TIMEOUT = 10.0
 #: The number of remembered sockets above which closed ones are forgotten.
 _MANY = 256
 
@@ -190,7 +190,7 @@ class Condition(threading.Condition):
     def wait(self, timeout: float | None = None) -> bool:
         """:raises Cancelled: this is a child, in which no thread will notify."""
         self._process.check("this call")
-        notified = super().wait(_MOMENT if timeout is None else timeout)
+        notified = super().wait(_POLL_INTERVAL if timeout is None else timeout)
         self._process.check("this call")
         return notified
 
@@ -215,7 +215,7 @@ class Thread(threading.Thread):
             return
         process = Process()
         while self.is_alive() and process.is_current:
-            super().join(_MOMENT)
+            super().join(_POLL_INTERVAL)
 
 
 class _Started(threading.Event):
@@ -228,8 +228,8 @@ class _Started(threading.Event):
     in_vain = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        process, ends = Process(), monotonic() + PATIENCE
-        while not super().wait(_MOMENT if timeout is None else timeout):
+        process, ends = Process(), monotonic() + START_TIMEOUT
+        while not super().wait(_POLL_INTERVAL if timeout is None else timeout):
             if timeout is not None or not process.is_current:
                 return False
             if monotonic() > ends:

@@ -1,4 +1,4 @@
-"""The ids by which services know our requests, for the log and the errors of the call they are of.
+"""The request ids of services, for the log and the errors of a call.
 
 A call collects those of all its threads; an error gets the one of the last answer that its own
 thread had.

@@ -1,4 +1,4 @@
-"""What an unknown word was meant to be: a typing error of a known one, not just a similar word."""
+"""Corrections of unknown words: typing errors of known ones, not just similar words."""
 
 from __future__ import annotations
 

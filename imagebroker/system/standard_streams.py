@@ -1,4 +1,4 @@
-"""Descriptors 0 to 2: standard input, output and error.
+"""Standard input, output and error (descriptors 0 to 2).
 
 A process may be started with some of them closed. The next file or socket that it opens then gets
 such a number, and everything that is printed goes into it. Or whoever started it has them in

@@ -1,1 +1,1 @@
-"""What is recorded of the calls of a broker: log lines, metrics and spans."""
+"""Records the calls of a broker: log lines, metrics and spans."""

@@ -1,4 +1,4 @@
-"""For those who write backends, and those who test services that use a broker.
+"""For authors of backends, and for tests of services that use a broker.
 
 `BackendContract` is the conformance kit; `faults` has a proxy and a server shim of their own.
 `FakeBroker` is a broker whose images are in memory, `MemoryBackend` the backend behind it.

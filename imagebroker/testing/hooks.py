@@ -296,7 +296,7 @@ class Hooks(TestCase):
         self.fail(f"{what}: other bytes from byte {at} of {len(data)} on")
 
     def leaked_since(self, before: ResourceSnapshot, allowed: int = 0) -> str:
-        """What is more than before, in words; nothing if it is at most so much."""
+        """Leaked resources as text; empty if they are within the limit."""
         return ", ".join(leaked_since(before, allowed, self.settle))
 
     def has_hook(self, name: str) -> bool:

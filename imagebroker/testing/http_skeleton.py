@@ -1,4 +1,4 @@
-"""What of a new backend's files is different where its service speaks HTTP."""
+"""The files of a new backend that differ if its service speaks HTTP."""
 
 from __future__ import annotations
 

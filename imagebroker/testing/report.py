@@ -1,4 +1,4 @@
-"""BackgroundCall a contract test, and what came of it clause by clause."""
+"""Runs a contract test, and what came of it clause by clause."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tell = Callable[[int, int, str, str], object]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one test."""
+    """The result of one test."""
 
     #: `C13`; empty for a test that is not the kit's.
     clause: str
@@ -39,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a contract test."""
+    """The results of a contract test."""
 
     #: Name of the contract test's class.
     contract: str

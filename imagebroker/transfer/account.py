@@ -32,7 +32,7 @@ class Account:
         self.begin_round()
 
     def begin_round(self) -> None:
-        """All that was stored is dropped, and another fetch begins."""
+        """All stored bytes are discarded, and another fetch begins."""
         self._before = self.attempts
         #: The byte at which the last resumed attempt went on; None if none did.
         self.resumed_from: int | None = None
@@ -116,7 +116,7 @@ def facts(
     evidence: Mapping[str, Any],
     store: str | None = None,
 ) -> dict[str, Any]:
-    """What the log says of a transfer that succeeded."""
+    """The log line of a transfer that succeeded."""
     digests = {name: evidence[name] for name in (*STRONG, *WEAK) if name in evidence}
     return {
         "via": via,

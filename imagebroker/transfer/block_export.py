@@ -12,8 +12,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: Seconds between two looks at the caller's wishes.
-_MOMENT = 0.1
+#: Seconds between two checks of the caller's wishes.
+_POLL_INTERVAL = 0.1
 #: The most that a client may write at once.
 _LONGEST = 32 << 20
 #: The most that an option of the handshake may have.
@@ -48,10 +48,10 @@ class Export:
     def __init__(self, connection: socket.socket, size: int, waiting: Callable[[], object]) -> None:
         """`size`: bytes of the disk. `waiting` is called while nothing comes."""
         self._socket, self._size, self._waiting = connection, size, waiting
-        connection.settimeout(_MOMENT)
+        connection.settimeout(_POLL_INTERVAL)
 
     def writes(self) -> Iterator[tuple[int, bytearray]]:
-        """What the client writes, and where: each piece begins behind the one before. They end when
+        """What the client writes, and where: each piece begins after the one before. They end when
         the client says that it has written everything.
 
         :raises Misbehaved: as named.
@@ -69,7 +69,7 @@ class Export:
             piece, refused = None, 0
             if kind == _WRITE:
                 if not position <= offset <= offset + length <= self._size or length > _LONGEST:
-                    raise Misbehaved(f"it wrote {length} bytes at {offset}, behind {position}")
+                    raise Misbehaved(f"it wrote {length} bytes at {offset}, after {position}")
                 position, flushed = offset + length, False
                 piece = self._received(length)
             elif kind == _FLUSH:

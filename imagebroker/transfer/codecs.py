@@ -175,7 +175,7 @@ def new_decoder(kind: Compression) -> Decoder:
 
 
 def unpacked_name(name: bytes, decompress: str) -> bytes:
-    """What a file of that name is called when it is unpacked."""
+    """The name of such a file when it is decompressed."""
     kinds = KINDS.values() if decompress == AUTO else (KINDS[decompress],)
     for ending in (ending for kind in kinds for ending in kind.endings):
         if name.lower().endswith(ending.encode()) and len(name) > len(ending):
@@ -339,5 +339,5 @@ class _Member:
 
     @property
     def rest(self) -> bytes:
-        """What was taken and belongs to something else."""
+        """Bytes that were read beyond the end of the compressed data."""
         return self._decoder.unused_data

@@ -1,4 +1,4 @@
-"""What the content of an image shows about it, where no record says: format and virtual size."""
+"""Detects the format and virtual size of an image from its content, if no record has them."""
 
 from __future__ import annotations
 

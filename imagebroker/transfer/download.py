@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Download:
-    """What a successful download was."""
+    """The result of a successful download."""
 
     #: None if it went into a file object.
     path: Path | None
@@ -63,7 +63,7 @@ class Download:
 
 
 def facts_of(done: Download) -> dict[str, Any]:
-    """What the log says of it."""
+    """Its line in the log."""
     return facts(done.via, done.source, done.attempts, done.resumed_from, done.evidence, done.store)
 
 
@@ -75,8 +75,8 @@ def download(
     present: Presence = UNKNOWN,
     swarm: Swarming = WITHOUT,
 ) -> Download:
-    """What is there, the cache, single flight, and one transfer: each leads to the next if it
-    cannot help.
+    """An up-to-date destination, the cache, single flight, and one transfer: each is the fallback
+    of the one before.
 
     A further layer around a transfer is a line here, and a further source of bytes a candidate.
     """

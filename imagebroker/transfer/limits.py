@@ -1,4 +1,4 @@
-"""The limits of one transfer, and the watch over them."""
+"""The limits of one transfer, and the watch that enforces them."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Progress:
     reason: str | None = None
 
 
-#: Seconds between two looks at the caller's wish to cancel and at the deadline.
-_MOMENT = 0.1
+#: Seconds between two checks whether the caller wants to cancel, and of the deadline.
+_POLL_INTERVAL = 0.1
 
 
 class Watch:
@@ -141,7 +141,7 @@ class Watch:
         if self.left <= 0:
             raise TransferTimeout(
                 f"the transfer did not end within its deadline of {self.rules.deadline:.10g} s",
-                hint="raise deadline (--deadline) if the image is large or the network slow",
+                hint="raise deadline if the image is large or the network slow",
                 retryable=False,
             )
 
@@ -165,7 +165,7 @@ class Watch:
             self.check()
             self.report("transfer")
             before = monotonic()
-            batch = flow.take(min(_MOMENT, max(self.left, 0.0)))
+            batch = flow.take(min(_POLL_INTERVAL, max(self.left, 0.0)))
             passed = monotonic() - before
             quiet += passed
             if batch is None:
@@ -185,11 +185,11 @@ class Watch:
         limit = self.rules.rate_limit
         if limit is None or not arrived:
             return
-        self._due = max(self._due, monotonic() - _MOMENT) + arrived / limit
+        self._due = max(self._due, monotonic() - _POLL_INTERVAL) + arrived / limit
         while (left := self._due - monotonic()) > 0:
             self.check()
             self.report("transfer")
-            sleep(min(left, _MOMENT, max(self.left, 0.0)))
+            sleep(min(left, _POLL_INTERVAL, max(self.left, 0.0)))
 
     def stalled(self, location: str | None = None) -> TransferTimeout:
         return TransferTimeout(
@@ -198,7 +198,7 @@ class Watch:
         )
 
     def count(self, arrived: int, waited: float) -> None:
-        """So many bytes came in so many seconds of waiting.
+        """Count bytes that arrived, and the seconds that were spent waiting for them.
 
         :raises TransferTimeout: less than the minimum rate over the last `stall_timeout` seconds.
         """
@@ -221,4 +221,4 @@ class Watch:
         while (left := ends - monotonic()) > 0:
             self.check()
             self.report("wait")
-            sleep(min(left, _MOMENT, max(self.left, 0.0)))
+            sleep(min(left, _POLL_INTERVAL, max(self.left, 0.0)))

@@ -22,9 +22,9 @@ _BUFFER = 4 << 20
 #: Bytes of its description of an image that are read.
 _LONGEST = 1 << 20
 #: Seconds within which it must end when all is written.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 #: Seconds within which it must end when it has hung up.
-_MOMENT = 2.0
+_HANGUP_TIMEOUT = 2.0
 
 
 class Disk:
@@ -76,7 +76,7 @@ class Disk:
     def pieces(self) -> Iterator[tuple[int, bytearray]]:
         """The parts of the disk that are not zeros, in order, each with its position.
 
-        :raises FormatError, TransferTimeout: they cannot be had.
+        :raises FormatError, TransferTimeout: qemu-img does not say.
         """
         ours, theirs = socket.socketpair()
         withhold_socket(ours)
@@ -98,7 +98,7 @@ class Disk:
                         self._waiting(running)
                 except Misbehaved as error:
                     raise self._failed(running, error) from error
-                if running.ended(_PATIENCE, lambda: self._waiting(running)) != 0:
+                if running.ended(_TIMEOUT, lambda: self._waiting(running)) != 0:
                     raise self._failed(running)
 
     def _waiting(self, running: Running) -> None:
@@ -112,7 +112,7 @@ class Disk:
             )
 
     def _failed(self, running: Running, error: Misbehaved | None = None) -> Exception:
-        status = running.ended(_MOMENT, lambda: None)
+        status = running.ended(_HANGUP_TIMEOUT, lambda: None)
         said = running.said or (str(error) if error else f"status {status}")
         if status is None:
             return TransferError(

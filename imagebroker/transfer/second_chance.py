@@ -1,4 +1,4 @@
-"""Whether an image that failed a check is worth another round, from the backend itself alone."""
+"""Whether an image that failed a check is fetched again, from the backend itself alone."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from imagebroker.transfer.limits import Watch
 
 
 class Transfer(NamedTuple):
-    """Where the bytes can be had, what must hold for them, and the limits."""
+    """Where the bytes are read from, what must hold for them, and the limits."""
 
     #: The last one is the backend itself.
     candidates: Sequence[Candidate]

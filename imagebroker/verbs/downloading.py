@@ -1,4 +1,4 @@
-"""`download`: which destination the bytes go to, and what stands before it."""
+"""`download`: chooses the destination, and composes what stands in front of it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ MOST = 50
 #: An id ends up in the path of a request to the key manager.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 #: Seconds between two calls of `waiting`.
-_MOMENT = 0.1
+_POLL_INTERVAL = 0.1
 
 
 def is_certificate_id(name: object) -> bool:
@@ -116,7 +116,7 @@ class KeyManager:
         start(Thread(target=run, name="imagebroker-certificate"))
         while (left := self._ends - monotonic()) > 0:
             try:
-                done, answer = outcome.get(timeout=min(left, _MOMENT))
+                done, answer = outcome.get(timeout=min(left, _POLL_INTERVAL))
             except Empty:
                 self._waiting()
                 continue

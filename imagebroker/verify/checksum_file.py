@@ -18,7 +18,7 @@ from imagebroker.verify.checksum_text import plain_text
 #: Maximum size of a checksum file.
 LARGEST = 1024 * 1024
 #: Seconds within which it must be downloaded.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 #: Maximum number of names listed in an error.
 _SHOWN = 4
 
@@ -185,9 +185,9 @@ def _spelled(entry: Entry) -> Iterator[bytes]:
         yield _relative(unquote_to_bytes(bare))
     if b"\\" in bare:
         yield _relative(bare.replace(b"\\", b"/"))
-    size, _, behind = bare.partition(b" ")
-    if size.isdigit() and behind:
-        yield _relative(behind.lstrip())
+    size, _, rest = bare.partition(b" ")
+    if size.isdigit() and rest:
+        yield _relative(rest.lstrip())
     if entry.is_marked:
         yield _relative(name[1:])
 

@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 BLOCK = 64 * 1024
 _ZEROS = bytes(BLOCK)
 #: How to open a file that may be anything.
-_LOOK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class DataFiles:
@@ -86,7 +86,7 @@ class DataFiles:
     def is_locked(self, token: str) -> bool:
         """Whether a process still works on the upload. Nothing is removed."""
         try:
-            fd = os.open(self.uploads / token, _LOOK)
+            fd = os.open(self.uploads / token, _OPEN_FLAGS)
         except FileNotFoundError:
             return False
         except OSError:
@@ -197,7 +197,7 @@ def _write(fd: int, chunk: bytes, position: int) -> None:
 def _removed(path: Path) -> bool:
     """Remove the file of an upload whose process has ended; returns whether it is gone."""
     try:
-        fd = os.open(path, _LOOK)
+        fd = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
         return True
     try:

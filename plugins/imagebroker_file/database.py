@@ -21,7 +21,7 @@ MARKER = "imagebroker-store.sqlite3"
 #: Maximum number of idle connections.
 KEPT = 4
 #: Seconds that SQLite itself waits for another process.
-_MOMENT = 0.02
+_SQLITE_TIMEOUT = 0.02
 #: The first and the longest pause (seconds) before the next attempt while others write.
 _SHORTEST, _LONGEST = 0.001, 0.05
 #: Device and inode of a database.
@@ -208,7 +208,7 @@ class Database:
         db = sqlite3.connect(
             f"file:{quote(os.fsencode(path))}?mode=rw",  # never creates one
             uri=True,
-            timeout=_MOMENT,
+            timeout=_SQLITE_TIMEOUT,
             isolation_level=None,  # BEGIN is explicit
             check_same_thread=False,  # one thread at a time, but not always the same one
         )

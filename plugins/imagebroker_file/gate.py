@@ -22,7 +22,7 @@ from imagebroker.plugin import forks
 T = TypeVar("T")
 #: Seconds that a fork waits for transactions, which take milliseconds. After that something is
 #: stuck, and the fork goes on anyway.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class Connections(Protocol):
@@ -76,7 +76,7 @@ class Gate:
 
     def close(self) -> None:
         """Called before a fork. The forking thread may be inside itself, in a signal handler."""
-        ends, own = monotonic() + _PATIENCE, {threading.get_ident()}
+        ends, own = monotonic() + _TIMEOUT, {threading.get_ident()}
         self._changed.acquire()
         self._forking += 1
         while self._inside.keys() - own and monotonic() < ends:

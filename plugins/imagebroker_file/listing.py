@@ -73,7 +73,7 @@ class Listing:
         return self.key in _FIXED
 
     def after(self, row: sqlite3.Row) -> After:
-        """The place in the list behind this row."""
+        """The place in the list after this row."""
         return row[self.key], row["id"]
 
     def page(self, db: sqlite3.Connection, after: After | None, count: int) -> list[sqlite3.Row]:

@@ -1,4 +1,4 @@
-"""Importing glanceclient takes 0.3 s: it is done while Keystone checks a password."""
+"""Imports glanceclient, which takes 0.3 s, while Keystone checks the password."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Identity(plugin.BaseAuthPlugin, abc.ABC):
-    """Who asks Glance, for keystoneauth: the service itself, or a caller with a token."""
+    """The identity of a request to Glance: the service itself, or a caller with a token."""
 
     #: Sent along with each request, for the logs of the services.
     request_id: str | None = None

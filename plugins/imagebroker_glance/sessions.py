@@ -18,7 +18,7 @@ from imagebroker_glance.errors import parse, refuse
 #: Maximum size of one record, in bytes.
 MAX_RECORD = 1024 * 1024
 #: Factor for the timeout of a response, while the server stores the data.
-PATIENCE = 20.0
+STORE_FACTOR = 20.0
 #: The header with the id of the caller's request, which OpenStack's services log.
 GLOBAL_ID = "X-Openstack-Request-Id"
 #: What keystoneauth calls the options of TLS.
@@ -66,7 +66,7 @@ class Sessions:
 
     @cached_property
     def uploads(self) -> session.Session:
-        return self._make(refuse, streams=False, patience=PATIENCE)
+        return self._make(refuse, streams=False, patience=STORE_FACTOR)
 
     def _make(
         self, hook: Callable[..., requests.Response], **how: Any

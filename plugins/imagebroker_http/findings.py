@@ -1,4 +1,4 @@
-"""What `imagebroker check` finds out about the web servers in `endpoint`: they let us in."""
+"""What `imagebroker check` finds out about the servers in `endpoint`: whether the login works."""
 
 from __future__ import annotations
 

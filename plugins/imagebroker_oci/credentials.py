@@ -1,4 +1,4 @@
-"""Who we are at a registry: pull secrets in docker's config format."""
+"""Credentials for registries: pull secrets in docker's config format."""
 
 from __future__ import annotations
 

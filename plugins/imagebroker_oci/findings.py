@@ -1,4 +1,4 @@
-"""What `imagebroker check` finds out: the repository can be read, and we are let in."""
+"""What `imagebroker check` finds out: whether the login works, and the repository can be read."""
 
 from __future__ import annotations
 

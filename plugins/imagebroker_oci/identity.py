@@ -55,7 +55,7 @@ class _Token:
 
 
 class Identity:
-    """Who an instance is at its registries. One serves all threads."""
+    """The logins of an instance at its registries. One serves all threads."""
 
     def __init__(self, host: BackendHost, secrets: PullSecrets) -> None:
         self._host, self.secrets = host, secrets

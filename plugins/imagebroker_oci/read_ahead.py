@@ -11,8 +11,8 @@ from imagebroker.plugin import Buffer
 
 #: Chunks that are read at once, and blocks of each that wait in memory.
 PARALLEL, ROOM = 4, 12
-#: Seconds between looks at whether anybody still wants the blocks.
-_PATIENCE = 0.2
+#: Seconds between two checks whether anybody still wants the blocks.
+_POLL_INTERVAL = 0.2
 
 #: Makes the blocks of one chunk.
 Make = Callable[[], Iterator[Buffer]]
@@ -68,7 +68,7 @@ class _ReadAhead:
         """Whether anybody wants it."""
         while not self._unwanted.is_set():
             try:
-                self._queue.put(item, timeout=_PATIENCE)
+                self._queue.put(item, timeout=_POLL_INTERVAL)
             except queue.Full:
                 continue
             return True

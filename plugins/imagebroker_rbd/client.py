@@ -199,7 +199,7 @@ class Cluster:
         mon = str(options.mon_timeout or max(1, math.ceil(limits.connect_timeout)))
         osd = str(options.osd_timeout or max(1, math.ceil(limits.stall_timeout)))
         settings = {
-            # Without these, the library waits for ever.
+            # Without these, the library waits forever.
             "client_mount_timeout": mon, "rados_mon_op_timeout": mon, "rados_osd_op_timeout": osd,
             # Whole chunks are read and written once: a cache would only copy them.
             "rbd_cache": "false",

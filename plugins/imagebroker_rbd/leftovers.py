@@ -1,4 +1,4 @@
-"""Uploads that nobody goes on with."""
+"""Uploads that were abandoned."""
 
 from __future__ import annotations
 

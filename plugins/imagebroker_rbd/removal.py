@@ -1,4 +1,4 @@
-"""Images and snapshots are removed, unless clones hang on them."""
+"""Removes images and snapshots, unless they have clones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What errors of S3 and of boto3 mean."""
+"""What errors of S3 and boto3 mean."""
 
 from __future__ import annotations
 

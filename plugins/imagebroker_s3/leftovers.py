@@ -1,4 +1,4 @@
-"""Uploads that were begun and never ended: their parts take room, and no list shows them."""
+"""Unfinished uploads: their parts take up space, and no list shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that mean something to `ssh` only: `Host` lines in the user's ssh_config.
+"""Host aliases: `Host` lines in the user's ssh_config, which only `ssh` reads.
 
 That file is never obeyed: its `ProxyCommand` and `Match exec` run programs. It is only looked at
 for a hint, after a host was refused.

@@ -1,4 +1,4 @@
-"""What the statuses of an SFTP server, and its nonsense, mean."""
+"""What the status codes of an SFTP server mean."""
 
 from __future__ import annotations
 

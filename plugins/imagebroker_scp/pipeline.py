@@ -30,7 +30,7 @@ SMALLEST = 4096
 #: copy each once more, and smaller chunks cost the core more than a copy.
 ENOUGH = 64 * 1024
 #: Seconds after which a smaller part is handed out, so that a slow peer is seen alive.
-PATIENCE = 0.25
+FLUSH_AFTER = 0.25
 
 
 class FileEnded(Exception):
@@ -62,7 +62,7 @@ class _Segment:
         self.data += piece
 
     def take(self) -> Buffer:
-        """What has come so far; the segment goes on behind it."""
+        """What has come so far; the segment continues after it."""
         taken, self.data = self.data, memoryview(b"")
         self.offset += len(taken)
         return taken
@@ -77,7 +77,7 @@ class Reader:
         handle: bytes,
         start: int,
         stop: int | None,
-        patience: float = PATIENCE,
+        patience: float = FLUSH_AFTER,
     ) -> None:
         """`stop` None: to the end, wherever that is; `patience`: seconds that bytes may wait."""
         self._patience = patience

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Objects in one page of a list.
 PAGE = 1000
 #: Factor for the time that a server has to answer, while it stores or removes something.
-PATIENCE = 4.0
+STORE_FACTOR = 4.0
 _OURS = ("username", "password", "token", "endpoint")
 
 
@@ -177,7 +177,7 @@ class Account:
             body = b""
         answer = server.pools.send(
             method, place, [*server.http.fields(place), *fields], body,
-            patience=1.0 if method in ("GET", "HEAD") else PATIENCE,
+            patience=1.0 if method in ("GET", "HEAD") else STORE_FACTOR,
         )  # fmt: skip
         limits = server.limits
         found = answer.read(limits.max_answer, seconds=2 * limits.stall_timeout)

@@ -1,4 +1,4 @@
-"""What answers of Swift mean that are errors."""
+"""What Swift's error responses mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks Swift, and which account it is asked for."""
+"""Logins to Swift: the token of a request, and the account."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_the_hint_names_the_character_and_how_it_is_written(
         ("http://faß.example/x", "its DNS name"),
         ("http://[fe80::1%25eth0]/x", "without its zone"),
         ("http://u:p@h/x", "without a password"),
-        ("http://h:/x", "colon behind the host"),
+        ("http://h:/x", "colon after the host"),
         ("http://h..example/x", "single dots"),
         ("http://h:70000/x", "port"),
     ],

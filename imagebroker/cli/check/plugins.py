@@ -1,4 +1,4 @@
-"""What the backends find out themselves: they log in, and ask their servers for something small."""
+"""What the backends check themselves: they log in, and make a small request."""
 
 from __future__ import annotations
 

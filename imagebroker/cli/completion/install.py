@@ -14,7 +14,7 @@ from imagebroker.exceptions import DestinationError
 from imagebroker.system.person import own_folder, own_home
 
 #: Seconds that a shell may take to say where it looks.
-_PATIENCE = 20
+_TIMEOUT = 20
 
 
 def install(shell: str, script: str, page: str, tell: Callable[[str], None]) -> None:
@@ -97,7 +97,7 @@ def _run(argv: Sequence[str]) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - fixed programs
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_PATIENCE, check=False,
+            timeout=_TIMEOUT, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""

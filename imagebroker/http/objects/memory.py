@@ -1,4 +1,4 @@
-"""What is remembered of an upload, so that one that was killed goes on.
+"""The state of an upload on disk, so that one that was killed can resume.
 
 A file with a lock for each object that is being uploaded: the kernel lets go of the lock of a
 process that was killed, and the process that takes it resumes the upload that the file names.

@@ -1,4 +1,4 @@
-"""Clauses C13 to C16, and C36, on bad days: connections break, servers lie, images change."""
+"""Clauses C13 to C16, and C36, with faults: connections break, servers lie, images change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clauses C17 and C25: nothing is left behind, and no call waits for ever."""
+"""Clauses C17 and C25: nothing is left behind, and no call waits forever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clause C31: the process is the caller's."""
+"""Clause C31: a backend does not change the caller's process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clauses C12 to C14 on good days: exactly the bytes that were asked for."""
+"""Clauses C12 to C14 without faults: exactly the requested bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BackgroundCall out of file descriptors on purpose."""
+"""Runs out of file descriptors on purpose."""
 
 from __future__ import annotations
 

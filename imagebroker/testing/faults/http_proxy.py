@@ -1,4 +1,4 @@
-"""A proxy before an HTTP/1.1 server that makes it lie: about lengths, ranges, versions, places."""
+"""A proxy in front of an HTTP/1.1 server that falsifies lengths, ranges, versions, redirects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending connections on purpose: politely, by force, and under a thread that waits on them."""
+"""Ends connections: with FIN, with RST, and while a thread waits for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import termios
 import time
 
 #: Seconds that the other side gets to take what was sent.
-PATIENCE = 5.0
+SEND_TIMEOUT = 5.0
 
 
 def reset(sock: socket.socket) -> None:
@@ -31,7 +31,7 @@ def wake_and_close(sock: socket.socket) -> None:
 
 def drain(sock: socket.socket) -> None:
     """Wait until the other side has everything: RST throws away what is still to be sent."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + SEND_TIMEOUT
     with contextlib.suppress(OSError, ValueError):
         while time.monotonic() < deadline:
             [unsent] = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
@@ -43,7 +43,7 @@ def drain(sock: socket.socket) -> None:
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a TCP connection within this process: the one that dialled comes first."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname(), PATIENCE)
+        near = socket.create_connection(listener.getsockname(), SEND_TIMEOUT)
         far, _ = listener.accept()
     far.settimeout(None)
     return near, far

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from imagebroker.testing.faults.sockets import PATIENCE, drain, reset, wake_and_close
+from imagebroker.testing.faults.sockets import SEND_TIMEOUT, drain, reset, wake_and_close
 
 HOST = "127.0.0.1"
 CHUNK = 64 * 1024
@@ -170,7 +170,7 @@ class Wires:
         for passage in [*self.passages]:
             passage.close()
         for thread in [*self._threads]:
-            thread.join(PATIENCE)
+            thread.join(SEND_TIMEOUT)
 
     def _spawn(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -318,7 +318,7 @@ class TcpProxy(Wires):
                 client.close()
                 mark.set()
                 continue
-            self.join(client, lambda: socket.create_connection(self.target, PATIENCE))
+            self.join(client, lambda: socket.create_connection(self.target, SEND_TIMEOUT))
 
 
 def _bound(port: int) -> socket.socket:
@@ -345,7 +345,7 @@ def _fail(passage: Passage) -> None:
         _wait_for_end(passage, float("inf"))
     else:
         passage.cut(fault.reset)
-        _wait_for_end(passage, PATIENCE)
+        _wait_for_end(passage, SEND_TIMEOUT)
     passage.close()
 
 
@@ -412,6 +412,6 @@ def _deliver(pipe: queue.Queue[tuple[float, bytes]], sink: socket.socket) -> Non
         try:
             sink.sendall(data)
         except OSError:
-            # Empties the pipe all the same, so that its writer does not block for ever.
+            # Drains the pipe anyway, so that its writer does not block forever.
             broken = True
             wake_and_close(sink)

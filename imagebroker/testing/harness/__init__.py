@@ -1,1 +1,1 @@
-"""What a backend is observed with: its connections, its calls, and what it leaves behind."""
+"""Observes a backend: its connections, its calls, and what it leaves behind."""

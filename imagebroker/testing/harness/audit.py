@@ -1,4 +1,4 @@
-"""What code does to the outside, recorded from Python's audit events.
+"""Records side effects of code, from Python's audit events.
 
 One hook for the process, installed at the first use: Python has no way to take it away again.
 What happens inside C libraries makes no events.

@@ -1,1 +1,1 @@
-"""The bytes of an image, from wherever they can be had: retry, resume, parallel ranges."""
+"""Fetches the bytes of an image: candidates, retry, resume, parallel ranges."""

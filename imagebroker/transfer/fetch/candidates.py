@@ -1,4 +1,4 @@
-"""Where the bytes of an image can be had: its locations, and the backend itself."""
+"""Where the bytes of an image can be read: its locations, and the backend itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Opener = Callable[[float, Waiting], OpenedSource]
 
 
 class Candidate(NamedTuple):
-    """One place where the bytes can be had."""
+    """One place to read the bytes from."""
 
     ref: str
     open: Opener

@@ -19,13 +19,13 @@ def check_claims(image: Image, rules: Rules, *, demanded: bool, local: bool) -> 
     if image.size is None and not (demanded or rules.allow_unknown_size):
         raise PolicyViolation(
             f"{image.ref}: the server does not say how many bytes there are",
-            hint="pass --checksum, or --allow-unknown-size to accept an image that may be cut off",
+            hint="pass checksum=, or allow_unknown_size to accept an image that may be cut off",
         )
     confirmed = demanded or rules.allow_empty or image.id is not None or local
     if image.size == 0 and not confirmed:
         raise TransferError(
             f"{image.ref} is empty",
-            hint="pass --allow-empty if it is meant to be empty",
+            hint="pass allow_empty if it is meant to be empty",
             retryable=False,
         )
 

@@ -1,4 +1,4 @@
-"""What travels in the stream of a fetch, and of the layers above it: bytes, and news about them."""
+"""The events in the stream of a fetch, and of the layers above it: bytes, and news about them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Chunk(NamedTuple):
 
 
 class Received(NamedTuple):
-    """So many bytes have come from a candidate."""
+    """A candidate has sent that many bytes."""
 
     candidate: Candidate
     size: int
 
 
 class Unpacked(NamedTuple):
-    """What is in the image, in order."""
+    """Decompressed bytes, in order."""
 
     data: Buffer
 
@@ -89,7 +89,7 @@ class TakenUp(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """So many bytes from the beginning are in the destination, without a gap."""
+    """The destination has the image up to this byte, without a gap."""
 
     position: int
 

@@ -343,7 +343,7 @@ class Fetch:
             yield from self._in_parallel(None)
             return True
         start, stop = self._missing[0]
-        # What lies behind the last gap is stored already: it is not asked for again.
+        # What comes after the last gap is stored already, and not requested again.
         flow = source.read(start, None if stop == self._whole[1] else stop, self._changed)
         try:
             yield from self._in_order(flow)

@@ -79,7 +79,7 @@ class Identity:
         if size > self._max_size and self.image is not None:
             raise TooLarge(
                 f"{self.image.ref} has {size} bytes, and at most {self._max_size} are allowed",
-                hint="to allow it, raise max_size (--max-size)",
+                hint="to allow it, raise max_size",
             )
 
     def after_change(self, now: Circumstances) -> Step:

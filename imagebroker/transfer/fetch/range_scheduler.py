@@ -28,8 +28,8 @@ from imagebroker.transfer.ranges import Range, length
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds between two looks at the deadline.
-_MOMENT = 0.05
+#: Seconds between two checks of the deadline.
+_POLL_INTERVAL = 0.05
 #: Round trips that one range should take: what lies between two ranges costs one.
 _ROUND_TRIPS_PER_RANGE = 30
 #: Seconds that a read must still need for some of its range to be taken away.
@@ -150,7 +150,7 @@ class RangeScheduler:
         began = monotonic()
         with self._changed:
             if not any(read.flow.has_news for read in self._reads):
-                self._changed.wait(_MOMENT)
+                self._changed.wait(_POLL_INTERVAL)
         return monotonic() - began
 
     def _drain(self, read: RangeRead) -> Iterator[Chunk]:

@@ -20,7 +20,7 @@ _STEP = 4
 #: Seconds until more are tried again after they did not help, and how they grow.
 _FIRST_REST, _REST = 2.0, 4.0
 #: Seconds after which ranges that have not begun to arrive are not waited for.
-_PATIENCE = 1.0
+_SETTLE = 1.0
 #: A measurement takes so many round trips at least.
 _ROUND_TRIPS = 2
 
@@ -151,7 +151,7 @@ class RangeSource:
         """Look at the throughput since the last change, and change the number of reads."""
         if self._measured_from is None:
             begun = all(read.answered is not None for read in self.reads)
-            if (begun and len(self.reads) >= self.wanted) or now - self._changed_at > _PATIENCE:
+            if (begun and len(self.reads) >= self.wanted) or now - self._changed_at > _SETTLE:
                 self._measured_from, self._arrived, self._waited = now, 0, 0.0
             return
         passed = now - self._measured_from

@@ -1,7 +1,7 @@
 """Several servers behind one name may have an image, and each may give it its own version.
 
 A version (an ETag) that differs then says nothing about the bytes. Under a strong digest of the
-whole the bytes are joined all the same, and the digest decides. Without one they never are.
+whole the bytes are joined anyway, and the digest decides. Without one they never are.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What lies around a fetch: verification, decompression, single flight, the cache."""
+"""The layers around a fetch: verification, decompression, single flight, the cache."""

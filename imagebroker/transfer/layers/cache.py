@@ -50,7 +50,7 @@ _LOCK = "lock"
 _CHUNK = 1024 * 1024
 _STEP = 64 * _CHUNK
 #: Seconds that others may take to make room.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Entry:
         self.fd, self.cached = fd, cached
 
     def candidate(self, ref: str, image: Image) -> Candidate:
-        """The entry as a place where the bytes of `image` may be had."""
+        """The entry as a source of the bytes of `image`."""
 
         def opened(left: float, waiting: Waiting) -> OpenedSource:
             return OpenedSource(_EntrySource(self, image), lambda verb: nullcontext())
@@ -345,7 +345,7 @@ class Cache:
         """Nobody else makes room. :raises OSError: others take too long."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = withhold(os.open(_LOCK, flags, 0o600, dir_fd=directory))
-        ends = monotonic() + _PATIENCE
+        ends = monotonic() + _TIMEOUT
         try:
             while not try_lock(fd):
                 if monotonic() > ends:
@@ -402,7 +402,7 @@ class Cache:
             with suppress(OSError):
                 os.symlink(name, note, dir_fd=directory)
 
-    # -- keeping house ---------------------------------------------------------------------------
+    # -- maintenance -----------------------------------------------------------------------------
 
     def drop(self, entry: Entry) -> None:
         """Remove an entry that is damaged, though it is in use by this caller."""
@@ -449,7 +449,7 @@ class Cache:
         return gone
 
     def _sweep(self, directory: int) -> None:
-        """What died on its way in, and notes about what is gone."""
+        """Remove unfinished entries of dead processes, and notes about removed entries."""
         for name in os.listdir(directory):
             if _COMING.fullmatch(name):
                 self._remove(directory, name)

@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class CacheLayer:
-    """What one call has of the cache. What is wrong with the cache costs the call nothing else."""
+    """The cache, for one call. Errors of the cache do not fail the call."""
 
     def __init__(self, cache: Cache, entitlement: Entitlement, ref: str) -> None:
         self._cache, self._entitlement, self._ref = cache, entitlement, ref
@@ -48,7 +48,7 @@ class CacheLayer:
         self._left_out = False
 
     def find(self, demands: Demands) -> Found | None:
-        """What the cache has for this caller."""
+        """The entry for this caller; None if there is none."""
         try:
             if self._cache.is_empty():
                 return None

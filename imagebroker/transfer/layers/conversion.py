@@ -75,7 +75,7 @@ class Converted:
             raise TooLarge(
                 f"{self.image.ref} has a disk of {disk.size} bytes in it, more than "
                 f"{watch.rules.max_size}",
-                hint="to allow it, raise max_size (--max-size)",
+                hint="to allow it, raise max_size",
             )
 
     def events(self) -> Events:

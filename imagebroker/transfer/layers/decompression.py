@@ -96,7 +96,7 @@ class Decompressed:
         if self._done > rules.max_size:
             raise TooLarge(
                 f"{self.image.ref} unpacks to more than {rules.max_size} bytes",
-                hint="to allow it, raise max_size (--max-size)",
+                hint="to allow it, raise max_size",
             )
         if self._done > FREE + rules.max_compression_ratio * self._unpacker.taken:
             raise TooLarge(
@@ -109,7 +109,7 @@ class Decompressed:
         if not self._done and self._unpacker.taken and not self._watch.rules.allow_empty:
             raise TransferError(
                 f"{self.image.ref} is empty when decompressed",
-                hint="pass --allow-empty if it is meant to be empty",
+                hint="pass allow_empty if it is meant to be empty",
                 retryable=False,
             )
 

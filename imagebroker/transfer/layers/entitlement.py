@@ -1,4 +1,4 @@
-"""Which bytes a caller may have that are on this host already, or where a location leads.
+"""Whether a caller may have bytes that are already on this host, or at a location.
 
 One rule for the cache, for the transfer of another call, for a kept part file and for locations:
 

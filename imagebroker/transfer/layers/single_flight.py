@@ -52,13 +52,13 @@ LOG = logging.getLogger(__name__)
 
 #: Flights of one ref that are considered: all but the last have another version, or have stalled.
 _MOST = 4
-#: Seconds between two looks at another transfer.
-_MOMENT = 0.02
+#: Seconds between two checks of another transfer.
+_POLL_INTERVAL = 0.02
 #: Seconds between two announcements of how far a transfer is.
 _ANNOUNCE_EVERY = 0.05
 #: The part of `stall_timeout` for which a silent transfer is waited for: after the whole of it the
 #: caller's own watch would take the silence for a peer's.
-_PATIENCE = 0.8
+_STALL_SHARE = 0.8
 _CHUNK = 1024 * 1024
 
 
@@ -66,7 +66,7 @@ Listener = Callable[[Event], None]
 
 
 class Flying(Protocol):
-    """What a transfer needs of single flight."""
+    """The interface of single flight for a transfer."""
 
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]: ...
 
@@ -115,7 +115,7 @@ class SingleFlight:
         self.entitlement = entitlement
         self._demands, self._watch = demands, watch
         #: Seconds of silence after which a transfer is given up.
-        self.patience = _PATIENCE * watch.rules.stall_timeout
+        self.patience = _STALL_SHARE * watch.rules.stall_timeout
         self._image: Image | None = None
         self._led: Flight | None = None
         self._following: _Following | None = None
@@ -142,7 +142,7 @@ class SingleFlight:
 
     def _wait(self) -> None:
         self._looking()
-        sleep(_MOMENT)
+        sleep(_POLL_INTERVAL)
 
     def _looking(self) -> None:
         self._watch.check()
@@ -385,7 +385,7 @@ class _Following:
 
     @classmethod
     def of(cls, flight: Flight, number: int, found: Announcement) -> _Following | None:
-        """None if the part file cannot be had: it is in place already, or in another namespace."""
+        """None if the part file cannot be opened: it is in place, or in another namespace."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             fd = os.open(found.part, flags)
@@ -403,7 +403,7 @@ class _Following:
         return cls(flight, number, found, fd)
 
     def look(self) -> Announcement | None:
-        """What is announced now; None if that is nothing, or of another transfer."""
+        """The current announcement; None if there is none, or it is of another transfer."""
         now = self.flight.read()
         return now if now is not None and now.file == self.first.file else None
 
@@ -447,7 +447,7 @@ class _FollowedSource(ImageSource):
         self._closed.set()
 
     def _wait(self) -> None:
-        if self._closed.wait(_MOMENT):
+        if self._closed.wait(_POLL_INTERVAL):
             raise TransferError(f"{self.image.ref}: closed while another transfer was followed")
 
     def _next(self, position: int, end: int) -> bytes:

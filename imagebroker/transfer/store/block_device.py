@@ -275,7 +275,7 @@ class BlockDevice:
             self._noted = True
             self._stored, self._resumes = journal.covered, journal.resumes
         else:
-            self._keep = False  # a transfer that cannot be taken up is a transfer all the same
+            self._keep = False  # a transfer that cannot be resumed is still a transfer
 
     def forget(self) -> None:
         """Nobody can go on with what is stored."""

@@ -1,4 +1,4 @@
-"""Writes that pass by the page cache: gathered in order, and given to the disk in large blocks.
+"""Direct I/O: writes that bypass the page cache, in order and in large blocks.
 
 A transfer that ends on the disk gains nothing from the cache: each byte is copied into it, pages
 are found for it, and all of it is written out before the end anyway. Past it (O_DIRECT) the same
@@ -164,7 +164,7 @@ class DirectWriter:
             self._writer.add(block)
 
     def _store(self, block: _Block) -> None:
-        """Whole sectors go past the cache, what lies before and behind them through it."""
+        """Whole sectors go past the cache, what comes before and after them through it."""
         start, view, aligned = block.start, block.bytes, self._how.aligned
         head = -start % aligned
         whole = (len(view) - head) // aligned * aligned

@@ -62,7 +62,7 @@ def close(fd: int) -> None:
         try:
             release(fd)
         except OSError:
-            pass  # it is released all the same (close(2))
+            pass  # it is released anyway (close(2))
 
 
 def _trusted_link(directory: int, link: int, name: bytes, links: int) -> bytes:

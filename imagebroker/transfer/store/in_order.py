@@ -12,8 +12,8 @@ from imagebroker.system.forks import Condition, Thread
 from imagebroker.transfer.ranges import Range, Ranges
 from imagebroker.transfer.store.storage import Storage
 
-#: Seconds between two looks at the deadline.
-_MOMENT = 0.1
+#: Seconds between two checks of the deadline.
+_POLL_INTERVAL = 0.1
 
 
 class Fed(Protocol):
@@ -113,7 +113,7 @@ class InOrder:
         """
         with self._changed:
             while self._busy:
-                self._changed.wait(_MOMENT)
+                self._changed.wait(_POLL_INTERVAL)
                 waiting()
             if self._failed is not None:
                 raise self._failed

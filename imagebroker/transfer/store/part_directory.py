@@ -55,7 +55,7 @@ def place(directory: int) -> int:
     """A descriptor of the directory for part files of destinations in `directory`: the same one.
 
     Another one must be on the same file system: a complete file is renamed into its place.
-    :raises OSError: it cannot be had.
+    :raises OSError: it cannot be opened.
     """
     return os.dup(directory)
 
@@ -288,7 +288,7 @@ def sweep(directory: int) -> int:
     try:
         names = {os.fsencode(entry) for entry in os.listdir(directory)}
     except OSError:
-        return 0  # not to be listed: writing may work all the same
+        return 0  # it cannot be listed: writing may still work
     ours = {name for name in names if is_ours(name)}
     found = {name for name in ours if name.endswith(SUFFIX.encode())}
     journals = {journal_name(part) for part in found}

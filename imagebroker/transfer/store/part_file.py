@@ -237,7 +237,7 @@ class PartFile:
             self._noted = True
             self._stored, self._resumes = journal.covered, journal.resumes
         except OSError:
-            self._keep = False  # a transfer that cannot be taken up is a transfer all the same
+            self._keep = False  # a transfer that cannot be resumed is still a transfer
 
     def open_present(self) -> int:
         """The file that is at the path now, open for reading; -1 if it cannot be opened."""
@@ -486,7 +486,7 @@ class PartFile:
         elif self._part is not None:
             parts.remove_others(self._parts, self._name, self._part)
             if self._resumes and broke:
-                # Ctrl-C is no error of ours, and has the attribute all the same.
+                # Ctrl-C is not an error of ours, and gets the attribute anyway.
                 setattr(error, "bytes_kept", self._stored)  # noqa: B010
         if self._direct is not None:
             self._direct.close()

@@ -123,7 +123,7 @@ class PartWriter:
         self._watch.report("verify")
 
     def _begin_again(self) -> None:
-        """What is stored, and what was fed, belongs to an attempt that is void."""
+        """The attempt is void: discard what was stored and hashed."""
         self._end()
         self._part.rewind()
         if self._has_room:
@@ -241,7 +241,7 @@ class PartWriter:
         return hasher.hexdigest()
 
     def _note(self) -> None:
-        """What `kill -9` shall not undo; never waits for the hash."""
+        """Write the journal, so that `kill -9` loses little; never waits for the hash."""
         self._noted = monotonic()
         hashed = self._checks.snapshot()
         if hashed is None or not self._part.keeps:
@@ -254,7 +254,7 @@ class PartWriter:
         self._write_note(hashed[0], hashed[1], [(start, stop, "") for start, stop in early])
 
     def _note_rest(self) -> None:
-        """All that is there, with the digests that prove it."""
+        """Write all stored ranges into the journal, with the digests that prove them."""
         if not self._part.keeps:
             return
         if self._resumability.possible is False:

@@ -1,4 +1,4 @@
-"""Who may do what with a new file: as asked, as with the one it replaces, or as usual."""
+"""The permissions of a new file: as requested, those of the file it replaces, or the default."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Permissions(NamedTuple):
 
     @classmethod
     def usual(cls, directory: int) -> Permissions:
-        """Those that open(2) gives to a new file there with the mode 0666."""
+        """Those of a new file that open(2) creates there with the mode 0666."""
         default = _acl(directory, _DEFAULT)
         # Where there is a default ACL, the kernel does not look at the umask (acl(5)).
         return cls(0o666 & ~umask() if default is None else 0o666 & _mode(default))

@@ -13,7 +13,7 @@ from imagebroker.http.urls import Place, Url
 _OURS = frozenset({"accept-encoding", "connection", "expect", "host"})
 
 
-class Lent:
+class LibraryClient:
     """What a library may ask of a client's connections."""
 
     def __init__(self, client: Client, origins: Collection[str], limit: int | None, what: str):

@@ -130,7 +130,7 @@ class Shell:
     def run(self, *argv: str, data: bytes = b"", **options: Any) -> Done:
         """A process of its own, to its end."""
         with self.start(*argv, stdin=subprocess.PIPE, **options) as process:
-            stdout, stderr = process.communicate(data, timeout=60)
+            stdout, stderr = process.communicate(data, timeout=300)
         return Done(process.returncode, stdout or b"", (stderr or b"").decode())
 
 

@@ -23,6 +23,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.http.buffers import Buffers
+from imagebroker.http.tls_socket import TlsSocket
 from imagebroker.http.wire import Handle, Wire
 
 #: Idle connections to one server that are kept.
@@ -154,7 +155,7 @@ class _Connection:
         sock = self._dial.connect()
         try:
             self._served = 0
-            self._handle = Handle(sock, tls=isinstance(self, connection.HTTPSConnection))
+            self._handle = Handle(sock)
             self._dial.adopt(self._handle)
         except BaseException:
             sock.close()
@@ -192,21 +193,25 @@ class _HttpConnection(_Connection, connection.HTTPConnection):
 class _HttpsConnection(_Connection, connection.HTTPSConnection):
     def connect(self) -> None:
         with _tls_errors(self._dial.peer, self._dial.ca_option):
-            super().connect()
-        # A cut must not look like the end of the answer.
-        self.sock.suppress_ragged_eofs = False  # type: ignore[union-attr]
+            sock = self._new_conn()
+            try:
+                sock.settimeout(self._dial.limits.connect_timeout)
+                context, host = self.ssl_context, self.server_hostname
+                if context is None or host is None:
+                    raise RuntimeError("made without make_pool")
+                self.sock = TlsSocket(sock, context, host)  # type: ignore[assignment]
+            except BaseException:
+                sock.close()
+                self.let_go()
+                raise
         # Where the deployer believes every certificate, no warning is due with each request.
         self.is_verified = True
 
-    def _new_conn(self) -> socket:
-        sock = super()._new_conn()
-        sock.settimeout(self._dial.limits.connect_timeout)
-        try:
-            sock.getpeername()
-        except OSError as error:  # the peer is gone: ssl would leak the socket
-            sock.close()
-            raise ConnectionResetError(error.errno, error.strerror) from error
-        return sock
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can take another request."""
+        unread = isinstance(self.sock, TlsSocket) and self.sock.unread
+        return not unread and super().is_connected
 
 
 class HttpPool(connectionpool.HTTPConnectionPool):

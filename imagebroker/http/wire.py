@@ -44,21 +44,11 @@ class Ragged(TransferError):
 class Handle:
     """Ends whatever waits for a connection, from any thread."""
 
-    def __init__(self, sock: socket, *, tls: bool) -> None:
-        """:raises TransferError: there is no descriptor left."""
+    def __init__(self, sock: socket) -> None:
         self._lock = threading.Lock()
-        self._owned = tls
         #: True if our own side has shut the connection down: an end of data then proves nothing.
         self.aborted = False
-        try:
-            # TLS takes the descriptor out of the object, and `SSLSocket.shutdown` would make a read
-            # that waits take ciphertext for data.
-            self._sock: socket | None = sock.dup() if tls else sock
-        except OSError as error:
-            raise TransferError(
-                f"no descriptor for TLS: {error.strerror}",
-                hint="this process has too many files and sockets open (ulimit -n)",
-            ) from error
+        self._sock: socket | None = sock
 
     def abort(self) -> None:
         """The owner of the connection still closes it."""
@@ -71,9 +61,8 @@ class Handle:
                     pass  # the peer was faster
 
     def close(self) -> None:
+        """There is nothing to end any more: the owner has closed the connection."""
         with self._lock:
-            if self._sock is not None and self._owned:
-                self._sock.close()
             self._sock = None
 
 

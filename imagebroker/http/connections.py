@@ -199,7 +199,7 @@ class _HttpsConnection(_Connection, connection.HTTPSConnection):
                 context, host = self.ssl_context, self.server_hostname
                 if context is None or host is None:
                     raise RuntimeError("made without make_pool")
-                self.sock = TlsSocket(sock, context, host)  # type: ignore[assignment]
+                self.sock = TlsSocket(sock, context, host)
             except BaseException:
                 sock.close()
                 self.let_go()

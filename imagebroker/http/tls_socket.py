@@ -60,8 +60,8 @@ class TlsSocket:
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), _PIECE):
-            self._complete(self._tls.write, view[start : start + _PIECE])
+        while view:
+            view = view[self._complete(self._tls.write, view[:_PIECE]) :]
 
     @property
     def unread(self) -> bool:
@@ -86,7 +86,7 @@ class TlsSocket:
                 except ssl.SSLWantReadError:
                     self._flush()
                     if due is not None:
-                        self._sock.settimeout(max(due - monotonic(), 0.001))
+                        self._sock.settimeout(_left(due))
                     elif seconds:
                         due = monotonic() + seconds
                     self._receive()
@@ -142,3 +142,10 @@ class TlsSocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _left(due: float) -> float:
+    """Seconds until then. :raises TimeoutError: there are none, however fast the server sends."""
+    if (seconds := due - monotonic()) <= 0:
+        raise TimeoutError("timed out")
+    return seconds

@@ -132,13 +132,14 @@ def test_a_server_that_is_silent_is_waited_for_as_long_as_the_socket_says(
         assert_that(tls.gettimeout(), Equals(0))
 
 
-def test_a_record_that_trickles_in_does_not_last_longer(certificates: Path) -> None:
+@pytest.mark.parametrize("pause", [0.05, 0.0002])
+def test_a_record_that_trickles_in_does_not_last_longer(certificates: Path, pause: float) -> None:
     over = threading.Event()
 
     def talk(connection: Connection) -> None:
         with socket.socket(fileno=os.dup(connection.fileno())) as raw:
             raw.sendall(b"\x17\x03\x03\x40\x00")
-            while not over.wait(0.05):
+            while not over.wait(pause):
                 raw.sendall(b"x")
 
     with talking(certificates, talk) as tls:

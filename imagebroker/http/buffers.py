@@ -20,21 +20,18 @@ class Buffers:
         self._blocks: list[bytearray] = []
         self._lock = Lock()
 
-    def take(self) -> bytearray:
-        """A block that no `memoryview` shows any more, or a new one; it is the caller's alone."""
-        with self._lock:
-            for _ in range(len(self._blocks)):
-                block = self._blocks.pop(0)
-                if _is_free(block):
-                    return block
-                self._blocks.append(block)
-        return bytearray(self.size)
+    def take(self) -> memoryview:
+        """All of a block that no other `memoryview` shows.
 
-    def keep(self, block: bytearray) -> None:
-        """Give it out again when its views are gone. A block without any is free at once."""
+        When the last view of it is gone, it is given out again.
+        """
         with self._lock:
-            if len(self._blocks) < _MOST:
-                self._blocks.append(block)
+            block = next(filter(_is_free, self._blocks), None)
+            if block is None:
+                block = bytearray(self.size)
+                if len(self._blocks) < _MOST:
+                    self._blocks.append(block)
+            return memoryview(block)  # before anybody else looks
 
 
 def _is_free(block: bytearray) -> bool:

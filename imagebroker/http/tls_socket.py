@@ -134,6 +134,9 @@ class TlsSocket:
     def gettimeout(self) -> float | None:
         return self._sock.gettimeout()
 
+    def setsockopt(self, *option: Any) -> None:
+        self._sock.setsockopt(*option)
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

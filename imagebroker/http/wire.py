@@ -20,6 +20,7 @@ from typing import Any
 from imagebroker.backends.backend import Limits
 from imagebroker.exceptions import TransferError, TransferTimeout, UnconfirmedEnd
 from imagebroker.http.buffers import Buffers
+from imagebroker.http.gathering import Gathering
 from imagebroker.http.head import MAX_FIELDS, Head, HeadLines, Malformed, check_trailer
 from imagebroker.redaction import printable
 
@@ -29,8 +30,10 @@ MAX_HEAD = 64 * 1024
 MAX_INTERIM = 10
 #: Bytes of the line before a chunk.
 _MAX_CHUNK_LINE = 4096
-#: Bytes that the first look at a connection makes room for.
-_FIRST_BLOCK = 64 * 1024
+#: Bytes of the first block, and of the room that a look at the connection must have.
+_FIRST_BLOCK, _LEAST_ROOM = 64 * 1024, 32 * 1024
+#: Bytes of a TLS record, at most, which may have arrived in part.
+_RECORD = 20 * 1024
 _CHUNK = rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?"
 _NOTHING = memoryview(b"")
 
@@ -101,12 +104,11 @@ class Wire:
         self._handle = handle
         self._buffers = Buffers(limits.chunk_size) if buffers is None else buffers
         self._seconds = limits.stall_timeout * patience
+        self._gathering = Gathering(sock, limits.stall_timeout, _RECORD if self._tls else 0)
         self._view = _NOTHING
-        self._buffer = bytearray()
         self._at = self._end = 0
         # What stood before the LF of the line with the size of the chunk.
         self._cr = b""
-        self._room = min(_FIRST_BLOCK, limits.chunk_size)
         self._due: float | None = None
         self._failure: OSError | None = None
         self._state = _State.HEAD
@@ -154,9 +156,10 @@ class Wire:
             self._check_end()
         elif self._left is not None:
             self._left -= len(block)
-            if not self._left:
-                chunked = self._state is _State.CHUNK_DATA
-                self._state = _State.CHUNK_END if chunked else _State.DONE
+            if not self._left and self._state is _State.CHUNK_DATA:
+                self._state = _State.CHUNK_END
+            elif not self._left:
+                self._end_body()
         return block
 
     def read(self, count: int | None = -1) -> bytes:
@@ -260,15 +263,20 @@ class Wire:
         for _ in range(MAX_FIELDS):
             line = self._text(budget)
             if not line:
-                self._state = _State.DONE
+                self._end_body()
                 return
             check_trailer(self._peer, line)
         raise Malformed(f"{self._peer} sent more than {MAX_FIELDS} trailers")
 
+    def _end_body(self) -> None:
+        self._state = _State.DONE
+        self._gathering.end()
+        self._view = _NOTHING  # the connection may be kept for long
+
     def _check_end(self) -> None:
         """The connection has ended. :raises TransferError: and the answer has not."""
         if self._left is None:
-            self._state = _State.DONE
+            self._end_body()
             return
         where = "within a chunk"
         if self._state is _State.DATA:
@@ -312,7 +320,7 @@ class Wire:
                     else f"{self._peer} closed the connection without an answer",
                     hint="try again; if it happens again, check the server and proxies in between",
                 )
-            found = self._buffer.find(b"\n", self._at, self._end)
+            found = self._view.obj.find(b"\n", self._at, self._end)  # type: ignore[attr-defined]
             ended = found >= 0
             stop = found + 1 if ended else self._end
             line += self._view[self._at : stop]
@@ -329,36 +337,49 @@ class Wire:
         return self._view[start : self._at]
 
     def _fill(self) -> bool:
-        """Wait for bytes. False at the end. What was handed out is left alone: it has its own."""
-        if self._due is not None:
-            self._sock.settimeout(max(self._due - monotonic(), 0.001))
-        large = self._room >= self._buffers.size
-        buffer = self._buffers.take() if large else bytearray(self._room)
+        """Wait for bytes. False at the end. What was handed out is left alone."""
+        if len(self._view) - self._end < min(_LEAST_ROOM, self._limits.chunk_size):
+            self._begin_block()
+        room = self._view[self._end :]
         try:
-            count = self._receive_tls(buffer) if self._tls else self._sock.recv_into(buffer)
+            count = self._receive(room)
         except OSError as error:
             raise self._lost(error) from error
         if self.aborted:
             raise self._closed_by_us()
         self.received += count
-        self._buffer, self._view, self._at, self._end = buffer, memoryview(buffer), 0, count
-        if large:
-            self._buffers.keep(buffer)
-        # A slow peer's few bytes must not each hold a large buffer.
-        self._room = min(self._limits.chunk_size, max(_FIRST_BLOCK, 2 * count))
+        self._at, self._end = self._end, self._end + count
         return count > 0
 
-    def _receive_tls(self, buffer: bytearray) -> int:
-        """Wait for one record (16 KiB), then take those that are there already."""
+    def _begin_block(self) -> None:
+        """An answer may be short: its first block is small."""
+        if self._view:
+            self._view = self._buffers.take()
+        else:
+            self._view = memoryview(bytearray(min(_FIRST_BLOCK, self._limits.chunk_size)))
+        self._at = self._end = 0
+
+    def _receive(self, room: memoryview) -> int:
+        return self._receive_tls(room) if self._tls else self._look(room)
+
+    def _look(self, room: memoryview) -> int:
+        """Wait for bytes, in the body for as many as will come in a moment."""
+        if self._due is not None:
+            self._sock.settimeout(max(self._due - monotonic(), 0.001))
+            return self._sock.recv_into(room)
+        in_data = self._state is _State.DATA or self._state is _State.CHUNK_DATA
+        return self._gathering.recv_into(room, self._left if in_data else 0)
+
+    def _receive_tls(self, room: memoryview) -> int:
+        """Wait for records, then take those that are there already."""
         import ssl
 
         if self._failure is not None:
             raise self._failure
-        view, timeout = memoryview(buffer), self._sock.gettimeout()
-        count = self._sock.recv_into(view)
+        count, timeout = self._look(room), self._sock.gettimeout()
         self._sock.settimeout(0)
         try:
-            while 0 < count < len(view) and (more := self._sock.recv_into(view[count:])):
+            while 0 < count < len(room) and (more := self._sock.recv_into(room[count:])):
                 count += more
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass

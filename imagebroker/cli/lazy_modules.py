@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Collection, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:
+    Loader = MetaPathFinder = object  # importlib.abc imports what is to be loaded lazily
 
 #: Who imports them, and for what. Together they take half of the time until Glance is asked.
 SELDOM_USED = frozenset({
@@ -17,6 +21,14 @@ SELDOM_USED = frozenset({
     "rfc3986",
     # cliff, for a log file of its own
     "logging.handlers",
+    # oslo.config, to compare its states; importlib, for what describes a package, and for archives
+    "pickle",
+    "importlib.metadata._adapters",
+    "zipfile",
+    "tempfile",
+    # shutil, to know whether they are there
+    "bz2",
+    "lzma",
     # glanceclient, for tables, TLS, patches and conversions: here others do that
     "OpenSSL",
     "jsonpatch",

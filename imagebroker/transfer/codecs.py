@@ -56,8 +56,17 @@ class Compression(NamedTuple):
     new: Callable[[], Decoder]
     #: Zeros may stand between and after members in multiples of so many bytes; 0: none may.
     padding: int = 0
-    #: The kind's own tool ignores what is appended to the data, such as a signature.
-    ignores_appended: bool = False
+    #: The kind's own tool ignores what is appended to the data, such as a signature, from so many
+    #: bytes on; 0: it never does.
+    ignored_from: int = 0
+    #: With which every member begins.
+    begins: bytes = b""
+
+    def ignores(self, appended: bytes) -> bool:
+        """Whether this is not a member, and not the beginning of one that was cut."""
+        may_be_cut = self.begins.startswith(appended[: len(self.begins)])
+        long_enough = len(appended) >= (_MAGIC if may_be_cut else self.ignored_from)
+        return self.ignored_from > 0 and long_enough
 
 
 def _xz() -> Decoder:
@@ -109,10 +118,10 @@ _BZIP2_MAGIC = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
 KINDS = {
     kind.name: kind
     for kind in (
-        Compression("gzip", re.compile(rb"\x1f\x8b\x08"), (".gz",), _Gzip, 1, True),
+        Compression("gzip", re.compile(rb"\x1f\x8b\x08"), (".gz",), _Gzip, 1, 2, b"\x1f\x8b"),
         Compression("xz", re.compile(rb"\xfd7zXZ\0"), (".xz",), _xz, 4),
         Compression("zstd", _ZSTD_MAGIC, (".zst", ".zstd"), _zstd),
-        Compression("bzip2", _BZIP2_MAGIC, (".bz2",), _bzip2, 1, True),
+        Compression("bzip2", _BZIP2_MAGIC, (".bz2",), _bzip2, 1, 1, b"BZh"),
     )
 }
 
@@ -284,7 +293,7 @@ class Unpacker:
         aligned = not padding if not kind.padding else padding % kind.padding == 0
         if aligned and (not begin or kind.magic.match(begin)):
             return begin
-        if kind.ignores_appended and len(begin) >= _MAGIC:  # fewer may be a member that was cut
+        if kind.ignores(begin):
             for _ in slices:
                 pass  # a digest of the whole is of these bytes too
             LOG.warning("%s: data appended to the %s data is ignored", self._ref, kind.name)

@@ -28,6 +28,8 @@ BEHIND = {
     "four-zeros": bytes(4),
     "a-block-of-zeros": bytes(512),
     "many-zeros": bytes(3 * 1024 * 1024),
+    "a-line-feed": b"\n",
+    "a-word": b"end\n",
     "a-signature": b"-----BEGIN SIGNATURE-----\n" + b"x" * 400 + b"\n",
     "zeros-and-text": bytes(100) + b"appended after padding\n",
     "a-megabyte": os.urandom(1024) * 1024,

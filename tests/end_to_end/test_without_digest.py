@@ -44,12 +44,28 @@ def by_location(openstack: OpenStack, nginx: Nginx) -> str:
 @pytest.fixture(scope="module")
 def md5_only(openstack: OpenStack) -> str:
     """An image as Glance stored them before its version 17 (Rocky)."""
+    return recorded(openstack, "os_hash_algo = NULL, os_hash_value = NULL")
+
+
+@pytest.fixture(scope="module")
+def never_hashed(openstack: OpenStack) -> str:
+    """An image that something wrote into the store beside Glance: only its size is known."""
+    return recorded(openstack, "os_hash_algo = NULL, os_hash_value = NULL, checksum = NULL")
+
+
+@pytest.fixture(scope="module")
+def weakly_hashed(openstack: OpenStack) -> str:
+    """An image of a Glance whose `hashing_algorithm` is sha1."""
+    sha1 = hashlib.sha1(DATA, usedforsecurity=False).hexdigest()
+    return recorded(openstack, f"os_hash_algo = 'sha1', os_hash_value = '{sha1}'")
+
+
+def recorded(openstack: OpenStack, fields: str) -> str:
+    """A stored image with these columns of Glance's table."""
     image_id = openstack.create_image(DATA)
     database = openstack.directory / "glance" / "glance.db"
     with sqlite3.connect(database, timeout=30) as db:
-        db.execute(
-            "UPDATE images SET os_hash_algo = NULL, os_hash_value = NULL WHERE id = ?", (image_id,)
-        )
+        db.execute(f"UPDATE images SET {fields} WHERE id = ?", (image_id,))
     db.close()
     return image_id
 
@@ -73,7 +89,7 @@ def test_the_command_names_its_option_and_that_option_is_enough(
     assert_that((done.status, (shell.work / "image").read_bytes() == DATA), Equals((0, True)))
 
 
-@pytest.mark.parametrize("kind", ["by_location", "md5_only"])
+@pytest.mark.parametrize("kind", ["by_location", "md5_only", "never_hashed", "weakly_hashed"])
 def test_download_open_and_copy_take_it_where_the_call_says_so(
     openstack: OpenStack,
     make_broker: MakeBroker,

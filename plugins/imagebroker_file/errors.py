@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +42,28 @@ def _from_os(error: OSError, text: str) -> ImageBrokerError:
         return QuotaExceeded(text, hint=hint, errno=error.errno)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "set store_dir to a directory that this user can write to"
+        if isinstance(error.filename, str) and (theirs := _of_another_user(error.filename)):
+            hint = f"take back what another user has made: sudo chown -R {os.geteuid()} {theirs}"
         return NotAuthorized(text, hint=hint, errno=error.errno)
     return BackendError(
         text, hint="check store_dir and its file system", errno=error.errno, retryable=False
     )
+
+
+def _of_another_user(path: str) -> str | None:
+    """The first file or directory on the way that lies in a directory of this user, and belongs to
+    another: what `sudo` leaves if it keeps HOME. Quoted for a shell.
+    """
+    mine = False
+    for each in (*reversed(Path(path).parents), Path(path)):
+        try:
+            owner = os.stat(each, follow_symlinks=False).st_uid
+        except OSError:
+            return None
+        if mine and owner != os.geteuid():
+            return shlex.quote(os.fspath(each))
+        mine = owner == os.geteuid()
+    return None
 
 
 @contextmanager

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from imagebroker_file.errors import translated
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, MatchesRegex
+from testtools.matchers import Contains, EndsWith, Equals, MatchesRegex
 
 import imagebroker
-from imagebroker.exceptions import ConfigError
+from imagebroker.exceptions import ConfigError, NotAuthorized
 from imagebroker.system.owned_directory import make_private, open_owned
 
 MakeBroker = Callable[..., imagebroker.Broker]
@@ -192,3 +194,20 @@ def test_a_person_without_a_home_is_told_what_to_set(environment: dict[str, str]
     )  # fmt: skip
     assert_that(done.stdout, Contains("set HOME or XDG_DATA_HOME"), done.stderr)
     assert_that(done.stdout, Contains("ConfigError"))
+
+
+@as_root
+def test_what_sudo_left_in_the_home_is_named_with_the_command_that_takes_it_back() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        home = Path(folder, "their home")
+        (home / ".local").mkdir(parents=True)
+        (home / ".local").chmod(0o700)
+        os.chown(home, 12345, 12345)
+        os.seteuid(12345)
+        try:
+            with pytest.raises(NotAuthorized) as caught, translated("the image store"):
+                os.listdir(home / ".local" / "share")
+        finally:
+            os.seteuid(0)
+        assert_that(caught.value.hint, EndsWith(f"sudo chown -R 12345 '{home}/.local'"))

@@ -132,7 +132,7 @@ def test_no_disk_image_is_text(name: str, qemu_img: None) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"x" * 1000, b"\n" * 600, b"0123456789" * 100, b"\0" * 1000, b"<", b"<<", b"a disk" * 1000, b"a<b>", b"ab==", b"disk-7",
+        b"", b"x" * 1000, b"\n" * 600, b"0123456789" * 100, b"\0" * 1000, b"<", b"<<", b"a disk" * 1000, b"a<b>", b"ab==", b"disk-7", b"QFI", b"abc",
         string.ascii_letters.encode() * 20, string.hexdigits.encode() * 9,
         b"\xff\xfe", b"\xef\xbb\xbf", b"\xa5" * 1000, b"A\0", bytes(range(256)), b"<a>\xff\0\1",
         b"text at first\0" + bytes(100), b"\0<html>", b"\x1f\x8b\x08 a log\n", b"7z\xbc\xaf\x27\x1c",

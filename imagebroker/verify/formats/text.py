@@ -39,7 +39,7 @@ _EBCDIC_MARKUP = r"(?i)\s*<(?:!doctype\s|!--|\?xml\s|html[\s>])"
 #: Characters at the beginning of markup that must be readable.
 _READABLE = 64
 #: Some servers answer with one word, or the status; a very long one is not text.
-_WORD = r"[A-Za-z]{2,40}[.!]?"
+_WORD = r"(?:[A-Za-z]{4,40}|(?i:ok|no|yes))[.!]?"
 _STATUS = r"[1-5][0-9][0-9]"
 #: A URL, an entity of HTML, or a statement of a script, without a blank.
 _CODE = r"(?:https?://|data:|&#?\w+;|[A-Za-z_$][\w.$]*(?:\(|=[^=]|\{)).{4,}"

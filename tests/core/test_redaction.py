@@ -113,4 +113,5 @@ def _text(node: ast.AST) -> str:
         text = node.value
     else:
         return ""
-    return "" if "\n" in text or "\t" in text or len(text) > 1000 else text
+    is_pattern = "(?" in text or "\\w" in text
+    return "" if is_pattern or "\n" in text or "\t" in text or len(text) > 1000 else text

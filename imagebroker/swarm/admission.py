@@ -16,6 +16,8 @@ from imagebroker.swarm.wire import BrokenPeer, Message
 _PROOF = 20.0
 #: Chunks in which places are looked for that cannot be guessed.
 _LOOKED_INTO = 4
+#: Chunks of which this host reads a little, in vain, to ask others for it.
+_TRIES = 8
 
 
 class Admission:
@@ -23,6 +25,9 @@ class Admission:
 
     def __init__(self, here: Here, circle: Circle, admitted: Callable[[Neighbour], None]) -> None:
         self._here, self._circle, self._admitted = here, circle, admitted
+        #: Places that were read only to ask others for them; None: they are being read.
+        self._read: list[tuple[int, bytes]] | None = []
+        self._tries = _TRIES
         #: All of the image has been verified.
         self.confirmed = False
 
@@ -91,4 +96,17 @@ class Admission:
                     found.append((place[0], parts[0]))
                     if len(found) == proof.PLACES:
                         return found
-        return found or None
+        if not known and self._read == [] and self._tries:
+            self._tries -= 1
+            # Where enough others read, this host may have no chunk for long.
+            self._read = None
+            self._here.begin(self._read_places())
+        return found or self._read or None
+
+    async def _read_places(self) -> None:
+        layout = self._here.start.layout
+        index = random.randrange(layout.count)  # noqa: S311 - the nonce is the secret
+        places = proof.candidates(*layout.span(index))[: 2 * proof.PLACES]
+        parts = await self._here.parent.bytes_at(places) or []
+        read = [(place[0], part) for place, part in zip(places, parts, strict=False)]
+        self._read = [each for each in read if proof.is_telling(each[1])][: proof.PLACES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ _SERVERS = {
     "tests/plugins/s3/": "Swift", "tests/plugins/swift/": "Swift",
 }  # fmt: skip
 _DIED = pytest.StashKey[str]()
+#: What is handed out, and whose end has been told.
+_SCHEDULER = pytest.StashKey[Any]()
+_FINISHED = pytest.StashKey[set[str]]()
+#: The tests that nobody finished because a process died; with this variable only they are run.
+_UNFINISHED = "imagebroker/unfinished"
+_ONLY_UNFINISHED = "IMAGEBROKER_TEST_UNFINISHED"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,6 +31,24 @@ def pytest_configure(config: pytest.Config) -> None:
     `--dist loadfile` waits for ever."""
     if getattr(config.option, "maxworkerrestart", "") is None:
         config.option.maxworkerrestart = "0"
+    config.stash[_FINISHED] = set()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get(_ONLY_UNFINISHED) and config.cache is not None:
+        wanted = set(config.cache.get(_UNFINISHED, []))
+        items[:] = [item for item in items if item.nodeid in wanted]
+
+
+class _Told:
+    """What the process that hands out the tests hears of them."""
+
+    def __init__(self, finished: set[str]) -> None:
+        self._finished = finished
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            self._finished.add(report.nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,7 +60,13 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The status is not that of a failed test, as if all others had been run."""
-    if _DIED in session.config.stash:
+    stash, cache = session.config.stash, session.config.cache
+    if _SCHEDULER in stash and cache is not None and not os.environ.get(_ONLY_UNFINISHED):
+        collected = stash[_SCHEDULER].collection or []
+        died = _DIED in stash
+        finished = stash[_FINISHED]
+        cache.set(_UNFINISHED, [each for each in collected if died and each not in finished])
+    if _DIED in stash:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
@@ -50,7 +81,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return scope(nodeid)
 
-    return ByServer(config, log)
+    config.stash[_SCHEDULER] = made = ByServer(config, log)
+    config.pluginmanager.register(_Told(config.stash[_FINISHED]))
+    return made
 
 
 def scope(nodeid: str) -> str:

@@ -132,10 +132,10 @@ def test_refused_keys_are_told_apart(of_ceph: OtherBucket) -> None:
 
 
 def test_a_public_object_needs_no_keys(of_ceph: OtherBucket) -> None:
-    of_ceph.client.put_object(Bucket=of_ceph.name, Key="disk", Body=b"yes", ACL="public-read")
+    of_ceph.client.put_object(Bucket=of_ceph.name, Key="disk", Body=b"\0yes", ACL="public-read")
     broker = of_ceph.broker(access_key="", secret_key="")
     with broker.open(None, of_ceph.ref("disk")) as reader:
-        assert_that(reader.read(), Equals(b"yes"))
+        assert_that(reader.read(), Equals(b"\0yes"))
 
 
 def test_an_archived_object_has_to_be_restored_first(of_aws: OtherBucket, tmp_path: Path) -> None:

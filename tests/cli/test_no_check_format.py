@@ -60,4 +60,4 @@ def test_it_contradicts_a_list_of_formats(imagebroker: Inside) -> None:
         "download", f"file://{imagebroker.work}/disk", "x", FLAG, "--allowed-formats", "raw"
     )
     assert_that(done.status, Equals(2))
-    assert_that(done.stderr, Contains("hint: give one of --no-check-format"))
+    assert_that(done.stderr, Contains("hint: omit either --no-check-format"))

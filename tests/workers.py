@@ -35,9 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get(_ONLY_UNFINISHED) and config.cache is not None:
-        wanted = set(config.cache.get(_UNFINISHED, []))
+    if os.environ.get(_ONLY_UNFINISHED) and (cache := _cache(config)) is not None:
+        wanted = set(cache.get(_UNFINISHED, []))
         items[:] = [item for item in items if item.nodeid in wanted]
+
+
+def _cache(config: pytest.Config) -> pytest.Cache | None:
+    """None with `-p no:cacheprovider`."""
+    return getattr(config, "cache", None)
 
 
 class _Told:
@@ -60,7 +65,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The status is not that of a failed test, as if all others had been run."""
-    stash, cache = session.config.stash, session.config.cache
+    stash, cache = session.config.stash, _cache(session.config)
     if _SCHEDULER in stash and cache is not None and not os.environ.get(_ONLY_UNFINISHED):
         collected = stash[_SCHEDULER].collection or []
         died = _DIED in stash

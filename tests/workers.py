@@ -65,12 +65,12 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The status is not that of a failed test, as if all others had been run."""
-    stash, cache = session.config.stash, _cache(session.config)
-    if _SCHEDULER in stash and cache is not None and not os.environ.get(_ONLY_UNFINISHED):
-        collected = stash[_SCHEDULER].collection or []
-        died = _DIED in stash
-        finished = stash[_FINISHED]
-        cache.set(_UNFINISHED, [each for each in collected if died and each not in finished])
+    config, stash = session.config, session.config.stash
+    hands_out = not hasattr(config, "workerinput")
+    if hands_out and not os.environ.get(_ONLY_UNFINISHED) and (cache := _cache(config)) is not None:
+        died = _DIED in stash and _SCHEDULER in stash
+        collected = stash[_SCHEDULER].collection or [] if died else []
+        cache.set(_UNFINISHED, [each for each in collected if each not in stash[_FINISHED]])
     if _DIED in stash:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 

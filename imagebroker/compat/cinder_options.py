@@ -117,7 +117,7 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
 
 def _became_of_strategy(options: ServiceOptions) -> str:
     if options.get("auth_strategy", default="keystone") == "keystone":
-        return "is kept to: images need a token of Keystone"
+        return "applies: images need a token of Keystone"
     return "has no effect: a caller without a token of Keystone is refused"
 
 

@@ -209,15 +209,15 @@ def meanings(conf: cfg.ConfigOpts, ours: Inherited) -> Meanings:
             "image_server_auth_strategy": sent,
             "image_server_user": sent,
             "image_server_password": sent,
-            "image_server_auth_hosts": "is kept to",
-            "image_server_auth_permit_unknown_hosts": "is kept to",
+            "image_server_auth_hosts": "applies",
+            "image_server_auth_permit_unknown_hosts": "applies",
         },
         "conductor": {
             "file_url_allowed_paths": (
                 ("backend:file", "allowed_paths") if ours["backend:file"]["allowed_paths"]
                 else "becomes [imagebroker] enabled_schemes without file"
             ),
-            "disable_support_for_checksum_files": "is kept to",
+            "disable_support_for_checksum_files": "applies",
         },
         "oci": {
             "verify_ca": lambda name: _became_of_ca(ours, "oci"),

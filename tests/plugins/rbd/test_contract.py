@@ -72,7 +72,8 @@ class TestRbd(BackendContract, testtools.TestCase):
         self.user = self.server.add_user(f"kit-{uuid.uuid4().hex}", self.server.pool)
 
     def make_backend(self) -> RbdBackend:
-        options = self.server.options(**self.user)
+        # With more, all of a small image may be here before the OSD stops.
+        options = self.server.options(**self.user, parallel_operations=2)
         return StoppingBackend(self.make_host(StoppingBackend, **options))
 
     def publish(self, data: bytes) -> str:

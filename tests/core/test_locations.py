@@ -157,6 +157,16 @@ def test_through_several_locations_that_break_no_byte_is_read_twice(
     assert_that(done.attempts, Equals(5))
 
 
+def test_the_failures_of_one_place_do_not_count_against_the_next(
+    broker: imagebroker.Broker, tmp_path: Path
+) -> None:
+    locate(broken=cut())
+    IMAGES[UUID].breaks = [(7000, None)]
+    broker.download(None, f"located:{UUID}", tmp_path / "image", retries=1)
+    assert_that((tmp_path / "image").read_bytes(), Equals(DATA))
+    assert_that((IMAGES[UUID].reads, IMAGES[UUID].opened), Equals(([5000, 7000], 1)))
+
+
 def test_a_location_that_cannot_begin_in_the_middle_begins_again(
     broker: imagebroker.Broker, tmp_path: Path
 ) -> None:

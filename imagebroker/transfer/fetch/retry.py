@@ -42,7 +42,7 @@ class Retries:
 
     def for_next(self, done: int) -> None:
         """Another candidate begins with a full budget."""
-        self._failures, self._furthest = 0, done
+        self._failures, self._fruitless, self._furthest = 0, 0, done
 
     @property
     def should_reopen(self) -> bool:

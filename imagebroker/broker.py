@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from imagebroker.backends.backend import Context
     from imagebroker.model.copied_image import CopiedImage
-    from imagebroker.swarm.configured import Fleet
+    from imagebroker.swarm.fleet import Fleet
     from imagebroker.transfer.layers.cache import Cache, Cached
 
 #: Arguments of `open` that `copy` passes on.

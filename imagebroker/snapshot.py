@@ -27,7 +27,7 @@ from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import SignaturePolicy
 
 if TYPE_CHECKING:
-    from imagebroker.swarm.configured import Fleet
+    from imagebroker.swarm.fleet import Fleet
     from imagebroker.transfer.store.device_journal import DeviceJournal
 
 LOG = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Snapshot:
 def _fleet(core: Options) -> Fleet | None:
     if not core.swarm:
         return None
-    from imagebroker.swarm.configured import Fleet  # few hosts have one
+    from imagebroker.swarm.fleet import Fleet  # few hosts have one
 
     return Fleet.configured(core)
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from imagebroker.swarm.plan import (
     FETCHED,
-    MOST_CALLED,
-    MOST_NEIGHBOURS,
+    MAX_DIALED,
+    MAX_PEERS,
     SLOW,
     WHOLE,
-    Deal,
+    Assignment,
     Layout,
-    Turns,
+    StaggeredReads,
     gateway,
     gives_up,
     opening,
@@ -105,8 +105,8 @@ class _Host:
     #: Bytes that were read of the next part of each chunk.
     read: dict[int, float] = field(default_factory=dict)
     open_requests: int = 0
-    deal: Deal | None = None
-    turns: Turns = field(default_factory=Turns)
+    assignment: Assignment | None = None
+    staggered: StaggeredReads = field(default_factory=StaggeredReads)
     partners: dict[tuple[int, int], Collection[str]] = field(default_factory=dict)
 
     def listens(self, index: int) -> bool:
@@ -192,8 +192,8 @@ class Simulation:
         if not host.alive:
             return
         others = [each for each in self._met if each.alive]
-        for other in self._random.sample(others, min(len(others), MOST_CALLED)):
-            if max(len(host.near), len(other.near)) < MOST_NEIGHBOURS:
+        for other in self._random.sample(others, min(len(others), MAX_DIALED)):
+            if max(len(host.near), len(other.near)) < MAX_PEERS:
                 self._at(self._now + _PROVES, self._pair, host, other)
         self._met.append(host)
         self._look(host)
@@ -201,7 +201,7 @@ class Simulation:
     def _pair(self, one: _Host, other: _Host) -> None:
         for a, b in ((one, other), (other, one)):
             a.near.append(b)
-            a.deal = None
+            a.assignment = None
             for index in b.whole:
                 self._learn(a, index)
             for index in a.links:
@@ -213,7 +213,7 @@ class Simulation:
         host.alive = False
         for each in host.near:
             each.near.remove(host)
-            each.deal = None
+            each.assignment = None
 
     def _look(self, host: _Host) -> None:
         """What to read, and whom to ask: again and again."""
@@ -229,12 +229,12 @@ class Simulation:
         self._at(self._now + _LOOKS * self._random.uniform(0.5, 1.5), self._look, host)
 
     def _decide(self, host: _Host) -> None:
-        if host.deal is None:
-            host.deal = Deal([host.name, *(each.name for each in host.near)], "image")
+        if host.assignment is None:
+            host.assignment = Assignment([host.name, *(each.name for each in host.near)], "image")
         everything = range(self._layout.count)
         unread = [each for each in everything if each not in host.known and each not in host.whole]
         claimed = {each for each, at in self._claims.items() if self._now - at < SLOW}
-        found = host.turns.next(host.name, host.deal, unread, claimed, self._now)
+        found = host.staggered.next(host.name, host.assignment, unread, claimed, self._now)
         if found is not None:
             self._read(host, found.start)
 
@@ -295,7 +295,7 @@ class Simulation:
     # -- other hosts -----------------------------------------------------------------------------
 
     def _learn(self, host: _Host, index: int) -> None:
-        """A neighbour has all of it."""
+        """A peer has all of it."""
         if index not in host.whole and index not in host.known:
             host.known.add(index)
             self._begin_chunks(host)
@@ -376,7 +376,7 @@ class Simulation:
             self._at(ready, self._came, host, index, part, sender)
 
     def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
-        """A part that a neighbour has: of a chunk and from a neighbour at random."""
+        """A part that a peer has: of a chunk and from a peer at random."""
         wanted = [
             (index, links)
             for index, links in host.links.items()

@@ -11,7 +11,7 @@ from imagebroker.cli.command import BrokerCommand
 from imagebroker.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from imagebroker.swarm.keeping import Images
+    from imagebroker.swarm.cache_server import Images
 
 
 class SwarmServe(BrokerCommand):
@@ -34,7 +34,7 @@ class SwarmServe(BrokerCommand):
         fleet = self.broker.fleet
         if fleet is None:
             raise ConfigError("no swarm is configured", hint="set swarm = true in [imagebroker]")
-        from imagebroker.swarm.keeping import Keeper, every_port, image
+        from imagebroker.swarm.cache_server import CacheServer, every_port, image
 
         cache = self.broker.cache
 
@@ -46,7 +46,7 @@ class SwarmServe(BrokerCommand):
                     found |= image(path, each.algorithm, each.digest, each.size)
             return found
 
-        with closing(Keeper(fleet, every_port(parsed_args.ports), images)) as keeper:
+        with closing(CacheServer(fleet, every_port(parsed_args.ports), images)) as keeper:
             keeper.serve(lambda port: self._listening(fleet.address, port))
 
     def _listening(self, address: str, port: int) -> None:

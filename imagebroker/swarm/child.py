@@ -20,7 +20,7 @@ from imagebroker.swarm.wire import Message
 from imagebroker.system.files import lock
 
 #: Seconds within which the backend must have answered a question for a few bytes.
-_PATIENCE = 15.0
+_TIMEOUT = 15.0
 
 
 class Parent:
@@ -50,7 +50,7 @@ class Parent:
         self._asked[number] = asked
         self.send({"t": "places", "n": number, "places": places})
         try:
-            return await asyncio.wait_for(asked, _PATIENCE)
+            return await asyncio.wait_for(asked, _TIMEOUT)
         except TimeoutError:
             return None
         finally:

@@ -33,7 +33,7 @@ class _Chunk:
     doubted: bool = False
     progress: int = 0
     #: That it did not come was held against the host that said so.
-    reproached: bool = False
+    reported: bool = False
 
 
 class Chunks:
@@ -72,7 +72,7 @@ class Chunks:
         found = self._found.get(index)
         return found is not None and found.by is None
 
-    def teller(self, index: int) -> str | None:
+    def announcer(self, index: int) -> str | None:
         """The host whose word the pieces of a chunk are."""
         found = self._found.get(index)
         return None if found is None else found.by
@@ -115,8 +115,8 @@ class Chunks:
         silent, limit = self._clock() - chunk.heard, SLOW if chunk.progress else SILENT
         return silent > limit and (silent > LATE or self._clock() - self._came > SILENT)
 
-    def _is_owed(self, chunk: _Chunk) -> bool:
-        """It is stuck, and who has told of it had time enough to send something."""
+    def _is_overdue(self, chunk: _Chunk) -> bool:
+        """It is stuck, and who announced it had time enough to send something."""
         return self._is_stuck(chunk) and self._clock() - chunk.heard > 2 * SLOW
 
     def silence(self, host: str | None) -> float:
@@ -146,7 +146,7 @@ class Chunks:
         chunk = self._found[index]
         chunk.begun, chunk.heard = True, self._clock()
 
-    def told_again(self, index: int, by: str) -> None:
+    def reannounced(self, index: int, by: str) -> None:
         """This host says the same of it."""
         self._found[index].by = by
 
@@ -174,8 +174,8 @@ class Chunks:
         """Those that came to a halt since this was asked last, and who said that it has them."""
         found = []
         for index, chunk in self._found.items():
-            if chunk.by is not None and not chunk.reproached and self._is_owed(chunk):
-                chunk.reproached = True
+            if chunk.by is not None and not chunk.reported and self._is_overdue(chunk):
+                chunk.reported = True
                 found.append((index, chunk.by))
         return found
 
@@ -232,7 +232,7 @@ class Chunks:
         now = self._clock()
         self._found[index] = _Chunk(pieces, None, now, now, whole=True)
 
-    def told_by(self, host: str) -> list[int]:
+    def announced_by(self, host: str) -> list[int]:
         """Those that are not here yet, and of which only this host has said what they are."""
         return [i for i, chunk in self._found.items() if chunk.by == host and not chunk.whole]
 

@@ -1,9 +1,9 @@
 """One host's part in a swarm, in a process of its own.
 
-It finds the other hosts that download the same image (`meeting.py`), lets those have it that may
-(`admission.py`), says which chunks it reads from the backend (`share.py`), and passes on, by
-libtorrent, what it has (`exchange.py`). Only the process that started it reads from the backend: it
-has the credentials, and this one never sees them.
+It connects to the other hosts that download the same image (`connections.py`), lets those have it
+that may (`admission.py`), says which chunks it reads from the backend (`picker.py`), and passes on,
+by libtorrent, what it has (`exchange.py`). Only the process that started it reads from the backend:
+it has the credentials, and this one never sees them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from time import monotonic
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.admission import Admission
-from imagebroker.swarm.circle import Circle
+from imagebroker.swarm.chunk_layer import ChunkLayer
+from imagebroker.swarm.connections import HANDSHAKE_TIMEOUT, Connections
 from imagebroker.swarm.exchange import Exchange
-from imagebroker.swarm.here import MOMENT, Here, Parent
-from imagebroker.swarm.layer import Layer
-from imagebroker.swarm.meeting import PATIENCE, Meeting
-from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.pace import Pace
-from imagebroker.swarm.plan import MOST_NEIGHBOURS
-from imagebroker.swarm.share import Share
+from imagebroker.swarm.local_host import MOMENT, LocalHost, Parent
+from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.peers import Peers
+from imagebroker.swarm.picker import ChunkPicker
+from imagebroker.swarm.plan import MAX_PEERS
 from imagebroker.swarm.start import Start
+from imagebroker.swarm.throughput import Throughput
 from imagebroker.swarm.wire import Message
 
 #: Seconds between two looks at how far transfers are.
@@ -43,22 +43,22 @@ class Host:
     async def run(self) -> None:
         """:raises OSError: no port is free."""
         server = await self._listen()
-        here = self._here
-        here.trace(f"listening at {here.address}")
+        local = self._local
+        local.trace(f"listening at {local.address}")
         try:
-            here.begin(self._meeting.find())
+            local.begin(self._connections.find())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._meeting.settled.wait(), _LOOK_AROUND)
-            if not len(self._circle):
-                self._share.alone()
-            here.begin(self._look())
+                await asyncio.wait_for(self._connections.settled.wait(), _LOOK_AROUND)
+            if not len(self._peers):
+                self._picker.alone()
+            local.begin(self._look())
             await self._listen_to_parent()
         finally:
             server.close()
-            here.end()
-            self._circle.close()
-            await self._meeting.leave()
-            here.torrents.close()
+            local.end()
+            self._peers.close()
+            await self._connections.leave()
+            local.torrents.close()
 
     async def _listen(self) -> asyncio.Server:
         start = self._start
@@ -66,8 +66,8 @@ class Host:
         for port in start.ports or [0]:
             try:
                 server = await asyncio.start_server(
-                    self._called, start.address, port, ssl=context, limit=wire.LIMIT,
-                    ssl_handshake_timeout=PATIENCE, backlog=256,
+                    self._accept, start.address, port, ssl=context, limit=wire.LIMIT,
+                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT, backlog=256,
                 )  # fmt: skip
             except OSError:
                 continue
@@ -76,17 +76,17 @@ class Host:
         raise OSError(f"no port of {start.address} is free for the swarm")
 
     def _compose(self, port: int) -> None:
-        self._here = Here(self._start, self._parent, port)
-        self._pace = Pace(self._here.clock)
-        self._circle = Circle(self._here)
-        self._share = Share(self._here, self._circle)
-        self._layer = Layer(self._here, self._circle)
-        self._exchange = Exchange(self._here, self._circle, self._share)
-        self._admission = Admission(self._here, self._circle, self._admitted)
-        self._meeting = Meeting(self._here, self._circle, self._met, self._heard)
+        self._local = LocalHost(self._start, self._parent, port)
+        self._throughput = Throughput(self._local.clock)
+        self._peers = Peers(self._local)
+        self._picker = ChunkPicker(self._local, self._peers)
+        self._layer = ChunkLayer(self._local, self._peers)
+        self._exchange = Exchange(self._local, self._peers, self._picker)
+        self._admission = Admission(self._local, self._peers, self._admitted)
+        self._connections = Connections(self._local, self._peers, self._connected, self._heard)
 
-    async def _called(self, reader: StreamReader, writer: StreamWriter) -> None:
-        await self._meeting.called(reader, writer)
+    async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        await self._connections.accept(reader, writer)
 
     async def _listen_to_parent(self) -> None:
         """Until it says what comes then, or is gone."""
@@ -96,7 +96,7 @@ class Host:
                     index = wire.whole(message, "i", self._start.layout.count)
                     self._exchange.read(index)
                 case "idle":
-                    self._share.ended(message["n"])
+                    self._picker.ended(message["n"])
                 case "wrong":
                     self._exchange.wrong(wire.whole(message, "i", self._start.layout.count))
                 case "confirmed":
@@ -111,34 +111,34 @@ class Host:
 
     # -- others ----------------------------------------------------------------------------------
 
-    def _met(self, neighbour: Neighbour) -> None:
-        self._share.shorten()
-        self._share.claim(neighbour)
+    def _connected(self, peer: Peer) -> None:
+        self._picker.limit()
+        self._picker.claim(peer)
 
-    def _admitted(self, neighbour: Neighbour) -> None:
-        self._share.claim(neighbour)
-        self._layer.offer(neighbour)
-        self._exchange.introduce(neighbour)
+    def _admitted(self, peer: Peer) -> None:
+        self._picker.claim(peer)
+        self._layer.offer(peer)
+        self._exchange.introduce(peer)
 
-    def _heard(self, neighbour: Neighbour, message: Message) -> None:
+    def _heard(self, peer: Peer, message: Message) -> None:
         """:raises BrokenPeer: it is not understood."""
         match message["t"]:
             case "challenge":
-                self._admission.challenged(neighbour, message)
+                self._admission.challenged(peer, message)
             case "answer":
-                self._admission.judge(neighbour, message)
+                self._admission.verify(peer, message)
             case "accepted":
-                self._exchange.accepted(neighbour)
+                self._exchange.accepted(peer)
             case "claim":
-                self._share.heard(neighbour, message)
+                self._picker.heard(peer, message)
             case "chunk":
-                self._exchange.offered(neighbour, message)
+                self._exchange.offered(peer, message)
             case "members":
-                self._meeting.told_of(wire.addresses(message, "at", MOST_NEIGHBOURS))
+                self._connections.add_known(wire.addresses(message, "at", MAX_PEERS))
             case "layer":
-                self._layer.told(neighbour, message)
+                self._layer.told(peer, message)
             case "on":
-                self._exchange.listens(neighbour, message)
+                self._exchange.listens(peer, message)
             case _:
                 pass  # of a later version
 
@@ -148,10 +148,10 @@ class Host:
         """Again and again: what has arrived, whom to ask, and what to read next."""
         looked = 0.0
         while True:
-            self._here.clock.look()
+            self._local.clock.look()
             self._exchange.collect()
             self._admission.ask()
-            self._share.decide()
+            self._picker.decide()
             if monotonic() - looked > _LOOK_CLOSER:
                 looked = monotonic()
                 self._watch()
@@ -160,23 +160,23 @@ class Host:
     def _watch(self) -> None:
         """What moves, and whether it is worth while."""
         self._exchange.watch()
-        self._share.watch()
+        self._picker.watch()
         if self._complete:
             return
-        if self._here.chunks.complete:
+        if self._local.chunks.complete:
             self._complete = True
             self._parent.send({"t": "complete"})
             return
-        self._note_pace()
-        if self._pace.is_slow:
-            self._here.leave("it is slower than the backend alone")
-            self._pace = Pace(self._here.clock)
-        elif self._here.quiet_for > self._start.patience:
-            self._here.leave("nothing arrives")
-            self._here.moved()
+        self._note_throughput()
+        if self._throughput.is_slow:
+            self._local.leave("it is slower than the backend alone")
+            self._throughput = Throughput(self._local.clock)
+        elif self._local.idle_for > self._start.idle_timeout:
+            self._local.leave("nothing arrives")
+            self._local.progressed()
 
-    def _note_pace(self) -> None:
-        chunks, share = self._here.chunks, self._share
-        there, read = (chunks.bytes_there(own=own) + share.grown for own in (False, True))
-        part = min(share.readers / (len(self._circle) + 1), 1.0)
-        self._pace.note(there, read, is_reading=share.is_reading, part=part)
+    def _note_throughput(self) -> None:
+        chunks, picker = self._local.chunks, self._picker
+        there, read = (chunks.bytes_there(own=own) + picker.grown for own in (False, True))
+        part = min(picker.readers / (len(self._peers) + 1), 1.0)
+        self._throughput.note(there, read, is_reading=picker.is_reading, part=part)

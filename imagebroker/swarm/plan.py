@@ -20,10 +20,10 @@ _SMALLEST, _LARGEST = _MIB, 16 * _MIB
 #: Pieces of a chunk.
 _PIECES = 16
 #: Hosts that one speaks with.
-MOST_NEIGHBOURS = 64
+MAX_PEERS = 64
 #: Hosts that one calls: the rest of the room is for those that come later, else a large fleet would
 #: fall apart into groups that speak with nobody else.
-MOST_CALLED = 16
+MAX_DIALED = 16
 #: Seconds after which a chunk of which nothing came from others is read here, and one of which
 #: nothing more came.
 SILENT, SLOW = 3.0, 6.0
@@ -31,7 +31,7 @@ SILENT, SLOW = 3.0, 6.0
 LATE = 20.0
 #: The steps in which partners stand apart: 1, and its powers.
 _STRIDE = 4
-#: Seconds in which a chunk that was read goes from neighbour to neighbour, to any host.
+#: Seconds in which a chunk that was read goes from peer to peer, to any host.
 WHOLE = 30.0
 #: Chunks that a host fetches from others at once.
 FETCHED = 16
@@ -84,7 +84,7 @@ def weight(member: str, topic: str, index: int) -> bytes:
     return hashlib.sha256(f"{member} {topic} {index}".encode()).digest()
 
 
-def dealt(members: Collection[str], topic: str, stripe: int) -> list[str]:
+def assigned(members: Collection[str], topic: str, stripe: int) -> list[str]:
     """Whose turn it is: one member for each chunk of a stripe, which has as many as there are
     members. Who joins or leaves changes the order of the others in no stripe."""
     return sorted(members, key=lambda member: weight(member, topic, stripe))
@@ -97,18 +97,18 @@ def gateway(rack: Collection[str], topic: str, index: int) -> str:
 
 @functools.lru_cache(1 << 12)
 def partners(own: str, members: tuple[str, ...], topic: str, index: int) -> Collection[str]:
-    """The members to which `own` connects for a chunk. All stand in a circle, in another order for
+    """The members to which `own` connects for a chunk. All stand in a ring, in another order for
     each chunk, and each connects to the next one, the fourth, the sixteenth: every connection costs
     a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
-    circle = sorted({own, *members}, key=lambda member: weight(member, topic, index))
-    place, found, step = circle.index(own), [], 1
-    while step < len(circle):
-        found.append(circle[(place + step) % len(circle)])
+    ring = sorted({own, *members}, key=lambda member: weight(member, topic, index))
+    place, found, step = ring.index(own), [], 1
+    while step < len(ring):
+        found.append(ring[(place + step) % len(ring)])
         step *= _STRIDE
     return found
 
 
-class Deal:
+class Assignment:
     """Who reads each chunk, by rendezvous hashing over the members that are known."""
 
     def __init__(self, members: Collection[str], topic: str) -> None:
@@ -124,7 +124,7 @@ class Deal:
     def reader(self, index: int) -> str:
         stripe, place = divmod(index, len(self.members))
         if stripe not in self._stripes:
-            self._stripes[stripe] = dealt(self.members, self._topic, stripe)
+            self._stripes[stripe] = assigned(self.members, self._topic, stripe)
         return self._stripes[stripe][place]
 
 
@@ -139,7 +139,7 @@ def window(unread: Sequence[int], readers: int) -> Sequence[int]:
     return unread[: min(readers, READERS)]
 
 
-class Turns:
+class StaggeredReads:
     """What one host reads next. The others have their turn at a chunk one after the other, so that
     one that nobody reads is soon read, and by one."""
 
@@ -148,7 +148,12 @@ class Turns:
         self._free: dict[int, float] = {}
 
     def next(
-        self, own: str, deal: Deal, unread: Sequence[int], claimed: Collection[int], now: float
+        self,
+        own: str,
+        assignment: Assignment,
+        unread: Sequence[int],
+        claimed: Collection[int],
+        now: float,
     ) -> range | None:
         """The chunks that the host `own` reads from the backend now; None: it is not its turn.
 
@@ -157,11 +162,11 @@ class Turns:
         """
         if not unread:
             return None
-        if len(deal.members) == 1:
+        if len(assignment.members) == 1:
             return range(unread[0], unread[0] + _in_a_row(unread))
-        free = [each for each in window(unread, 2 * len(deal.members)) if each not in claimed]
+        free = [each for each in window(unread, 2 * len(assignment.members)) if each not in claimed]
         self._free = {index: self._free.get(index, now) for index in free}
-        places = ((deal.place(own, index), index) for index in free)
+        places = ((assignment.place(own, index), index) for index in free)
         due = [each for each in places if now - self._free[each[1]] >= each[0] * _TURN]
         if not due:
             return None

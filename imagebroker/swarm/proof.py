@@ -33,7 +33,7 @@ def candidates(start: int, stop: int) -> Places:
     return [(start + secrets.randbelow(room), width) for _ in range(_TRIES)]
 
 
-def is_telling(data: bytes) -> bool:
+def is_unguessable(data: bytes) -> bool:
     """Whether bytes cannot be guessed: not zeros, not one pattern again and again."""
     return len(set(data)) > 64 or len(data) < WIDTH
 

@@ -24,7 +24,7 @@ from imagebroker.swarm.certificates import NAME, Identity, is_of_fleet
 #: Seconds for which a host is remembered; it asks again every third of them.
 REMEMBERED = 12.0
 #: Members of one image that are named in an answer.
-MOST_NAMED = 64
+MAX_NAMED = 64
 _MOST_TOPICS, _MOST_MEMBERS = 10_000, 20_000
 _LARGEST = 64 * 1024
 _TOPIC = re.compile(r"[0-9a-f]{64}")
@@ -33,7 +33,7 @@ _MANY = "many"
 #: Images of one announcement.
 _MOST_AT_ONCE = 800
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:\[\]]{2,45}:[0-9]{1,5}")
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 class Members:
@@ -44,7 +44,7 @@ class Members:
         self._lock = threading.Lock()
         self._topics: dict[str, dict[str, float]] = {}
 
-    def meet(self, topic: str, address: str) -> list[str]:
+    def register(self, topic: str, address: str) -> list[str]:
         """Note that `address` is a member; the others, at random if they are many."""
         with self._lock:
             now = self._clock()
@@ -53,7 +53,7 @@ class Members:
             if address in members or len(members) < _MOST_MEMBERS:
                 members[address] = now
             others = [each for each in members if each != address]
-        return random.sample(others, min(len(others), MOST_NAMED))
+        return random.sample(others, min(len(others), MAX_NAMED))
 
     def leave(self, topic: str, address: str) -> None:
         with self._lock:
@@ -73,7 +73,7 @@ class Members:
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = _PATIENCE
+    timeout = _TIMEOUT
 
     def do_POST(self) -> None:
         topic = self.path.removeprefix("/v1/")
@@ -93,13 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(400, {})
         elif topic == _MANY:
             for each in filter(_TOPIC.fullmatch, topics[:_MOST_AT_ONCE]):
-                self.server.members.meet(each, address)
+                self.server.members.register(each, address)
             self._answer(200, {})
         elif leaving:
             self.server.members.leave(topic, address)
             self._answer(200, {})
         else:
-            self._answer(200, {"members": self.server.members.meet(topic, address)})
+            self._answer(200, {"members": self.server.members.register(topic, address)})
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -128,7 +128,7 @@ class Server(ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         # The handshake belongs to the thread of its connection: a silent client holds up nobody.
         try:
-            request.settimeout(_PATIENCE)
+            request.settimeout(_TIMEOUT)
             secured = self._context.wrap_socket(request, server_side=True)
         except (OSError, ssl.SSLError):
             self.shutdown_request(request)
@@ -156,7 +156,7 @@ class Unreachable(Exception):
     """No answer that could be used."""
 
 
-def meet(
+def register(
     where: str, identity: Identity, topic: str, address: str, *, leaving: bool = False
 ) -> list[str]:
     """Tell the rendezvous at HOST:PORT that this host is a member; the addresses of others.
@@ -193,7 +193,7 @@ class _Connection(HTTPSConnection):
 
     def __init__(self, host: str, port: int, identity: Identity) -> None:
         self._own = identity.client()
-        super().__init__(host, port, timeout=_PATIENCE, context=self._own)
+        super().__init__(host, port, timeout=_TIMEOUT, context=self._own)
 
     def connect(self) -> None:
         plain = create_connection((self.host, self.port), self.timeout)

@@ -35,7 +35,7 @@ class Child:
         self._process = Process()
         self.start = start
         self.left: str | None = None
-        here, there = socket.socketpair()
+        local, there = socket.socketpair()
         # Not this process's own: whoever waits for the end of its output would wait for the child.
         self._errors = Path(start.spool, "errors")
         errors = os.open(self._errors, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -47,13 +47,13 @@ class Child:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )  # fmt: skip
         except BaseException:
-            here.close()
+            local.close()
             raise
         finally:
             there.close()
             os.close(errors)
-        withhold_socket(here)
-        self._socket = here
+        withhold_socket(local)
+        self._socket = local
         self._lock = Condition()
         self.send(first or start.message)
 

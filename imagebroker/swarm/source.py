@@ -11,8 +11,8 @@ from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.redaction import redact
 from imagebroker.swarm import wire
-from imagebroker.swarm.mending import Mended
-from imagebroker.swarm.reading import Reading
+from imagebroker.swarm.backend_reader import BackendReader
+from imagebroker.swarm.repair import RepairedSource
 from imagebroker.swarm.second_process import Child
 from imagebroker.swarm.spool import Spool
 from imagebroker.system.exhaustion import start as start_thread
@@ -42,12 +42,12 @@ class SwarmSource(ImageSource):
         self._closed = False
         #: All that was wanted was handed out: nothing came from elsewhere.
         self.complete = False
-        #: Who has told of each chunk that others sent.
-        self._tellers: dict[int, str] = {}
+        #: Who announced each chunk that others sent.
+        self._announcers: dict[int, str] = {}
         #: Hosts that are not listened to any more, and why.
         self.left_out: list[str] = []
-        self._reading = Reading(
-            own, self._spool, child.send, self._leave, start.patience, start.backend_limit
+        self._reading = BackendReader(
+            own, self._spool, child.send, self._leave, start.idle_timeout, start.backend_limit
         )
         self._listener = Thread(target=self._listen, name="imagebroker-swarm")
         self._reading.begin(start.opening, self._layout.count)
@@ -70,7 +70,7 @@ class SwarmSource(ImageSource):
             position += len(data)
             yield data
             if position == last:
-                self._spool.let_go(index)
+                self._spool.release(index)
         self.complete = self._why is None and end == self._layout.size
 
     def _look(self) -> None:
@@ -88,15 +88,15 @@ class SwarmSource(ImageSource):
         with suppress(OSError):
             self._child.send({"t": "idle", "n": -1})
 
-    def mended(self, own: OpenedSource, digest: tuple[str, str]) -> Mended:
+    def repaired(self, own: OpenedSource, digest: tuple[str, str]) -> RepairedSource:
         """The same bytes once more, those of other hosts held to the backend; after `close`."""
 
         def lied(index: int, who: str) -> None:
             self.left_out.append(f"{who} told of other bytes in chunk {index}")
             self._child.send({"t": "wrong", "i": index})
 
-        patience = self._child.start.patience
-        return Mended(own, self._spool, self._tellers, digest, lied, patience)
+        idle_timeout = self._child.start.idle_timeout
+        return RepairedSource(own, self._spool, self._announcers, digest, lied, idle_timeout)
 
     def release(self) -> None:
         """After the child has ended: what is still open here."""
@@ -118,7 +118,7 @@ class SwarmSource(ImageSource):
         match message["t"]:
             case "got":
                 self._spool.arrived(message["i"])
-                self._tellers[message["i"]] = message["by"]
+                self._announcers[message["i"]] = message["by"]
             case "note":
                 LOG.warning("%s", redact(message["text"]))
                 if "left_out" in message:

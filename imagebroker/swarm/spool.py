@@ -92,7 +92,7 @@ class Spool:
                 self._files[index] = os.dup(fd)
         return fd
 
-    def grew(self, index: int, fd: int, data: memoryview) -> bool:
+    def append(self, index: int, fd: int, data: memoryview) -> bool:
         """Keep what the backend sent; whether the chunk is whole now.
 
         :raises OSError: there is no room.
@@ -109,7 +109,7 @@ class Spool:
             self.changed.notify_all()
         return whole
 
-    def let_go(self, index: int) -> None:
+    def release(self, index: int) -> None:
         """It was handed out."""
         with self.changed:
             if index in self._whole and (fd := self._files.pop(index, None)) is not None:

@@ -42,7 +42,7 @@ class Start:
     #: Bytes a second that it sends to other hosts; 0: as many as it can.
     upload_limit: int = 0
     #: Seconds without any news after which it is not worth while.
-    patience: float = 24.0
+    idle_timeout: float = 24.0
     #: The root of the image's hash tree according to its record, in hex; empty: it has none.
     root: str = ""
     #: Where this host stands: others of this rack are preferred.

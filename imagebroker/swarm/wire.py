@@ -9,7 +9,7 @@ from typing import Any
 #: Bytes of one message. Whoever sends more is not spoken to any more.
 LIMIT = 256 * 1024
 #: Seconds within which the other side must take what it is sent.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 Message = dict[str, Any]
 
@@ -50,7 +50,7 @@ async def received(reader: StreamReader) -> Message | None:
 async def send(writer: StreamWriter, message: Message) -> None:
     """:raises OSError: it is not taken."""
     writer.write(encoded(message))
-    await wait_for(writer.drain(), _PATIENCE)
+    await wait_for(writer.drain(), _TIMEOUT)
 
 
 def whole(message: Message, name: str, below: int) -> int:

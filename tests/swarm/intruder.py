@@ -18,7 +18,7 @@ from typing import Any
 
 from imagebroker.swarm import proof, tree, wire
 from imagebroker.swarm.certificates import NAME, Identity, fingerprint
-from imagebroker.swarm.neighbour import Hello
+from imagebroker.swarm.peer import Hello
 from imagebroker.swarm.plan import Layout, topic
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents

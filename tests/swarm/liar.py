@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imagebroker.swarm import here, host
+from imagebroker.swarm import host, local_host
 from imagebroker.swarm.certificates import NAME
 from imagebroker.swarm.chunks import Chunks
-from imagebroker.swarm.circle import Circle
-from imagebroker.swarm.neighbour import Neighbour
+from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.plan import topic
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
@@ -105,12 +105,12 @@ def lie(tells: str) -> None:
             if tells != "silence":
                 super().seed(index, pieces)
 
-    class LyingCircle(Circle):
-        def ban(self, neighbour: Neighbour, why: str) -> None:
+    class LyingPeers(Peers):
+        def ban(self, peer: Peer, why: str) -> None:
             pass
 
-    vars(host).update(Circle=LyingCircle)
-    vars(here).update(Chunks=LyingChunks, Torrents=LyingTorrents)
+    vars(host).update(Peers=LyingPeers)
+    vars(local_host).update(Chunks=LyingChunks, Torrents=LyingTorrents)
 
 
 def spoil(path: Path) -> None:

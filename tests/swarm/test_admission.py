@@ -19,7 +19,7 @@ DATA = random.Random(5).randbytes(4 << 20)
 
 
 def asked(data: bytes) -> tuple[list[Any], int]:
-    """What a host that has no chunk asks a neighbour for, and how often it reads for that."""
+    """What a host that has no chunk asks a peer for, and how often it reads for that."""
     from imagebroker.swarm.admission import Admission
 
     found: list[Any] = []
@@ -36,13 +36,13 @@ def asked(data: bytes) -> tuple[list[Any], int]:
         def begin(work: Coroutine[Any, Any, None]) -> None:
             tasks.append(asyncio.ensure_future(work))
 
-        here = SimpleNamespace(
+        local = SimpleNamespace(
             start=SimpleNamespace(layout=Layout(len(data))), begin=begin,
             chunks=SimpleNamespace(own_or_whole=lambda *, own: []),
             parent=SimpleNamespace(bytes_at=bytes_at),
         )  # fmt: skip
         other = SimpleNamespace(proven=False, challenge=None, ask=found.append)
-        admission = Admission(cast(Any, here), cast(Any, [other]), lambda neighbour: None)
+        admission = Admission(cast(Any, local), cast(Any, [other]), lambda peer: None)
         for _ in range(20):
             admission.ask()
             await asyncio.sleep(0)

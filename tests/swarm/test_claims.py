@@ -8,7 +8,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
 from imagebroker.swarm.claims import Claims
-from imagebroker.swarm.plan import READERS, WHOLE, Deal, Turns, gives_up
+from imagebroker.swarm.plan import READERS, WHOLE, Assignment, StaggeredReads, gives_up
 
 
 class Clock:
@@ -96,10 +96,10 @@ def test_a_chunk_that_was_read_is_left_alone_until_it_is_seen() -> None:
 
 def test_hosts_that_are_free_at_the_same_time_read_different_chunks() -> None:
     hosts = ["a", "b", "c", "d"]
-    deal, unread = Deal(hosts, "image"), range(64)
-    turns = {host: Turns() for host in hosts}
+    assignment, unread = Assignment(hosts, "image"), range(64)
+    staggered = {host: StaggeredReads() for host in hosts}
     for host in hosts:
-        turns[host].next(host, deal, unread, (), 0.0)
+        staggered[host].next(host, assignment, unread, (), 0.0)
     # So late that each may read any of them.
-    found = [turns[host].next(host, deal, unread, (), 5.0) for host in hosts]
+    found = [staggered[host].next(host, assignment, unread, (), 5.0) for host in hosts]
     assert_that(len({each.start for each in found if each is not None}), Equals(len(hosts)))

@@ -9,7 +9,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, LessThan
 
 from imagebroker.swarm.chunks import Chunks
-from imagebroker.swarm.patience import Clock
+from imagebroker.swarm.clock import Clock
 from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout, partners
 from tests.swarm.test_claims import Clock as Hand
 
@@ -49,8 +49,8 @@ def waiting(tmp_path: Path) -> tuple[Hand, Chunks]:
     """A host that fetches two chunks of one other host, and a third of another."""
     clock = Hand()
     chunks = Chunks(Layout(3 * MIB), 0, tmp_path, clock)
-    for index, teller in enumerate(["a", "a", "b"]):
-        chunks.offered(index, [bytes(32)] * chunks.pieces_in(index), teller)
+    for index, announcer in enumerate(["a", "a", "b"]):
+        chunks.offered(index, [bytes(32)] * chunks.pieces_in(index), announcer)
         chunks.begin(index)
     return clock, chunks
 

@@ -13,7 +13,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan, LessThan
 
 from imagebroker.swarm import tree
-from imagebroker.swarm.plan import Deal, Layout
+from imagebroker.swarm.plan import Assignment, Layout
 from tests.bounds import HANGS
 from tests.swarm.fleet import needs_libtorrent
 
@@ -65,21 +65,21 @@ def test_chunks_cover_an_image_without_a_gap(size: int) -> None:
 
 def test_every_member_reads_as_much_as_any_other() -> None:
     members = [f"host{number}" for number in range(7)]
-    deal = Deal(members, "topic")
-    counted = Counter(deal.reader(index) for index in range(70))
+    assignment = Assignment(members, "topic")
+    counted = Counter(assignment.reader(index) for index in range(70))
     assert_that(dict(counted), Equals(dict.fromkeys(members, 10)))
 
 
 def test_all_members_come_to_the_same_deal_whatever_order_they_met_in() -> None:
     members = [f"host{number}" for number in range(9)]
-    first, second = Deal(members, "topic"), Deal(list(reversed(members)), "topic")
+    first, second = Assignment(members, "topic"), Assignment(list(reversed(members)), "topic")
     for index in range(100):
         assert_that(first.reader(index), Equals(second.reader(index)))
 
 
-def test_two_images_are_dealt_in_different_ways() -> None:
+def test_two_images_are_assigned_in_different_ways() -> None:
     members = [f"host{number}" for number in range(9)]
-    one, other = Deal(members, "one"), Deal(members, "other")
+    one, other = Assignment(members, "one"), Assignment(members, "other")
     same = sum(one.reader(index) == other.reader(index) for index in range(900))
     assert_that(same, GreaterThan(0))
     assert_that(same, LessThan(300))

@@ -28,7 +28,7 @@ from imagebroker.verify.checksum import required_checksums
 
 if TYPE_CHECKING:
     from imagebroker.model.image import Image
-    from imagebroker.swarm.configured import Fleet
+    from imagebroker.swarm.fleet import Fleet
     from imagebroker.swarm.second_process import Child
     from imagebroker.swarm.source import SwarmSource
 
@@ -36,7 +36,7 @@ LOG = logging.getLogger(__name__)
 
 #: The part of `stall_timeout` for which a silent swarm is waited for: after the whole of it the
 #: caller's own watch would take the silence for the backend's.
-_PATIENCE = 0.8
+_TIMEOUT = 0.8
 
 
 class Swarming(Protocol):
@@ -89,7 +89,7 @@ class SwarmLayer:
         swarm = Candidate(
             self._own.ref, partial(self._open, 0), secondhand=True, is_swarm=True,
             open_at=self._open,
-            again=Candidate(self._own.ref, self._mend, secondhand=True, is_swarm=True),
+            again=Candidate(self._own.ref, self._repair, secondhand=True, is_swarm=True),
         )  # fmt: skip
         followed = [each for each in own[:-1] if each.secondhand]
         return [*followed, swarm, *own[len(followed) :]]
@@ -115,7 +115,7 @@ class SwarmLayer:
             opened.close()
             raise
 
-    def _mend(self, left: float, waiting: Waiting) -> OpenedSource:
+    def _repair(self, left: float, waiting: Waiting) -> OpenedSource:
         """What came in a swarm, after the digest has shown that some of it is wrong.
 
         :raises HandedOver: nothing did, or not all.
@@ -124,8 +124,8 @@ class SwarmLayer:
         if running is None or own is None or not running.source.complete or self._digest is None:
             raise HandedOver("there was no swarm")
         opened = own.opened(running.child.start.size - 1, left, waiting)
-        mended = running.source.mended(opened, self._digest)
-        return OpenedSource(mended, lambda verb: nullcontext())
+        repaired = running.source.repaired(opened, self._digest)
+        return OpenedSource(repaired, lambda verb: nullcontext())
 
     def _joined(
         self, opened: OpenedSource, digest: tuple[str, str], size: int, first: int
@@ -139,7 +139,7 @@ class SwarmLayer:
         try:
             record = self._demands.record or opened.image
             start = self._fleet.start(
-                topic(*digest), size, first, _PATIENCE * rules.stall_timeout, root.of(record)
+                topic(*digest), size, first, _TIMEOUT * rules.stall_timeout, root.of(record)
             )
             child = Child(start)
         except (OSError, ImageBrokerError) as error:

@@ -1,6 +1,6 @@
 """The process of `imagebroker swarm serve`: passes on the images of a cache, while hosts want them.
 
-`python -m imagebroker.swarm.serving FD`: a socket to the process that looks into the cache, which
+`python -m imagebroker.swarm.seeder FD`: a socket to the process that looks into the cache, which
 says at the beginning who this host is (a `Start` without an image), and then which images there
 are. One port serves all of them: who calls says which image it wants. An image that somebody wants
 is held to its digest, and cut into chunks; when nobody has wanted it for a while, they are removed.
@@ -27,10 +27,10 @@ from typing import NamedTuple
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import is_of_fleet
 from imagebroker.swarm.child import Parent, main
-from imagebroker.swarm.finding import noted
+from imagebroker.swarm.connections import HANDSHAKE_TIMEOUT
+from imagebroker.swarm.discovery import register_in
 from imagebroker.swarm.host import Host
-from imagebroker.swarm.meeting import PATIENCE
-from imagebroker.swarm.neighbour import Hello
+from imagebroker.swarm.peer import Hello
 from imagebroker.swarm.rendezvous import Unreachable, announce
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.wire import BrokenPeer, Message
@@ -43,7 +43,7 @@ _LOOK = 1.0
 _BLOCK = 1024 * 1024
 
 
-class Kept(NamedTuple):
+class CachedImage(NamedTuple):
     """An image in the cache."""
 
     path: str
@@ -52,7 +52,7 @@ class Kept(NamedTuple):
     size: int
 
 
-class _Voice:
+class _WithoutBackend:
     """What one image has in place of a process that downloads it: nothing is read for it."""
 
     def __init__(self, parent: Parent) -> None:
@@ -83,8 +83,8 @@ class _Image(Host):
 
     def __init__(self, start: Start, parent: Parent, port: int) -> None:
         """:raises OSError: libtorrent can listen nowhere."""
-        self._voice = _Voice(parent)
-        super().__init__(start, self._voice)
+        self._parent_ = _WithoutBackend(parent)
+        super().__init__(start, self._parent_)
         self._compose(port)
         self._wanted_at = monotonic()
         #: It is there, and verified.
@@ -98,22 +98,22 @@ class _Image(Host):
     @property
     def failed(self) -> str | None:
         """What went wrong: it begins again with the next who wants it."""
-        return self._voice.failed
+        return self._parent_.failed
 
     @property
     def unwanted_for(self) -> float:
-        if len(self._circle):
+        if len(self._peers):
             self._wanted_at = monotonic()
         return monotonic() - self._wanted_at
 
-    def take(self, kept: Kept) -> bool:
+    def take(self, cached: CachedImage) -> bool:
         """Cut it into chunks; whether it has its digest. To be called in a thread.
 
         :raises OSError: there is no room, or it is gone.
         """
-        hasher, spool = hashlib.new(kept.algorithm), Path(self._start.spool)
-        layout, chunks = self._start.layout, self._here.chunks
-        fd = os.open(kept.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        hasher, spool = hashlib.new(cached.algorithm), Path(self._start.spool)
+        layout, chunks = self._start.layout, self._local.chunks
+        fd = os.open(cached.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb", buffering=0) as file:
             # The cache removes nothing that is in use.
             if not try_lock(file.fileno(), shared=True):
@@ -125,25 +125,25 @@ class _Image(Host):
                         hasher.update(block)
                         copy.write(block)
                 chunks.keep_own(index, chunks.take_in(index))
-        return hasher.hexdigest() == kept.digest
+        return hasher.hexdigest() == cached.digest
 
     def serve(self) -> None:
-        here = self._here
-        here.chunks.layer = here.chunks.nodes()
-        for index, pieces in here.chunks.known():
-            here.torrents.seed(index, pieces)
-        self._share.ended(0)
+        local = self._local
+        local.chunks.layer = local.chunks.nodes()
+        for index, pieces in local.chunks.known():
+            local.torrents.seed(index, pieces)
+        self._picker.ended(0)
         self._admission.confirmed = self._complete = self.ready = True
-        here.begin(self._look())
+        local.begin(self._look())
 
     async def welcome(self, reader: StreamReader, writer: StreamWriter, hello: Hello) -> None:
         self._wanted_at = monotonic()
-        await self._meeting.called(reader, writer, hello)
+        await self._connections.accept(reader, writer, hello)
 
     def end(self) -> None:
-        self._here.end()
-        self._circle.close()
-        self._here.torrents.close()
+        self._local.end()
+        self._peers.close()
+        self._local.torrents.close()
         shutil.rmtree(self._start.spool, ignore_errors=True)
 
 
@@ -157,13 +157,13 @@ def _blocks(fd: int, start: int, stop: int) -> Iterator[bytes]:
         start += len(block)
 
 
-class Serving:
+class Seeder:
     """All images of a cache, at one port."""
 
     def __init__(self, start: Start, parent: Parent, linger: float) -> None:
         self._start, self._parent, self._linger = start, parent, linger
         self._identity = start.identity
-        self._kept: dict[str, Kept] = {}
+        self._cached: dict[str, CachedImage] = {}
         self._images: dict[str, _Image] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._port = 0
@@ -176,7 +176,9 @@ class Serving:
         try:
             while (message := await self._parent.received()) is not None:
                 if message["t"] == "images":
-                    self._kept = {topic: Kept(*each) for topic, each in message["of"].items()}
+                    self._cached = {
+                        topic: CachedImage(*each) for topic, each in message["of"].items()
+                    }
                     self._forget()
         finally:
             server.close()
@@ -190,19 +192,19 @@ class Serving:
         for port in start.ports or [0]:
             with suppress(OSError):
                 server = await asyncio.start_server(
-                    self._called, start.address, port, ssl=self._identity.server(),
-                    limit=wire.LIMIT, ssl_handshake_timeout=PATIENCE, backlog=256,
+                    self._accept, start.address, port, ssl=self._identity.server(),
+                    limit=wire.LIMIT, ssl_handshake_timeout=HANDSHAKE_TIMEOUT, backlog=256,
                 )  # fmt: skip
                 self._port = server.sockets[0].getsockname()[1]
                 return server
         raise OSError(f"no port of {start.address} is free for serving")
 
-    async def _called(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
         try:
             secured = writer.get_extra_info("ssl_object")
             if not isinstance(secured, SSLObject) or not is_of_fleet(secured.getpeercert()):
                 return
-            hello = Hello.of(await asyncio.wait_for(wire.received(reader), PATIENCE))
+            hello = Hello.of(await asyncio.wait_for(wire.received(reader), HANDSHAKE_TIMEOUT))
             image = self._images.get(hello.topic) or self._begin(hello.topic)
             if image is not None and image.ready:
                 await image.welcome(reader, writer, hello)
@@ -215,19 +217,19 @@ class Serving:
 
     def _begin(self, topic: str) -> _Image | None:
         """Prepare an image: whoever wants it calls again."""
-        kept = self._kept.get(topic)
-        if kept is None:
+        cached = self._cached.get(topic)
+        if cached is None:
             return None
         spool = tempfile.mkdtemp(prefix="serve-", dir=self._start.spool)
-        start = replace(self._start, topic=topic, size=kept.size, spool=spool, ports=[])
+        start = replace(self._start, topic=topic, size=cached.size, spool=spool, ports=[])
         try:
             image = self._composed(start)
         except OSError as error:
-            self._note(f"{kept.algorithm}:{kept.digest} is not served: {error}")
+            self._note(f"{cached.algorithm}:{cached.digest} is not served: {error}")
             shutil.rmtree(spool, ignore_errors=True)
             return None
         self._images[topic] = image
-        task = asyncio.create_task(self._prepare(topic, kept, image))
+        task = asyncio.create_task(self._prepare(topic, cached, image))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return image
@@ -240,17 +242,17 @@ class Serving:
             raise OSError("as many images as there are ports are served")
         return _Image(replace(start, libtorrent=free[0] if free else 0), self._parent, self._port)
 
-    async def _prepare(self, topic: str, kept: Kept, image: _Image) -> None:
-        title = f"{kept.algorithm}:{kept.digest}"
+    async def _prepare(self, topic: str, cached: CachedImage, image: _Image) -> None:
+        title = f"{cached.algorithm}:{cached.digest}"
         try:
-            if await asyncio.to_thread(image.take, kept):
+            if await asyncio.to_thread(image.take, cached):
                 image.serve()
                 self._parent.send({"t": "trace", "text": f"serving {title}"})
                 return
             self._note(f"{title} in the cache is damaged, and not served")
         except OSError as error:
             self._note(f"{title} is not served: {error}")
-        self._kept.pop(topic, None)
+        self._cached.pop(topic, None)
         if self._images.get(topic) is image:
             del self._images[topic]
         image.end()
@@ -269,14 +271,14 @@ class Serving:
     def _forget(self) -> None:
         """What is in the cache no more."""
         for topic in [each for each, image in self._images.items() if image.ready]:
-            if topic not in self._kept:
+            if topic not in self._cached:
                 self._images.pop(topic).end()
 
     # -- others ----------------------------------------------------------------------------------
 
     async def _announce(self) -> None:
         while True:
-            await asyncio.to_thread(self._tell, list(self._kept))
+            await asyncio.to_thread(self._tell, list(self._cached))
             await asyncio.sleep(_AGAIN)
 
     def _tell(self, topics: list[str]) -> None:
@@ -289,7 +291,7 @@ class Serving:
         if start.directory:
             for topic in topics:
                 with suppress(OSError):
-                    noted(Path(start.directory), topic, (start.address, self._port))
+                    register_in(Path(start.directory), topic, (start.address, self._port))
 
     def _note(self, text: str) -> None:
         self._parent.send({"t": "note", "text": f"swarm: {text}"})
@@ -297,6 +299,6 @@ class Serving:
 
 if __name__ == "__main__":
     main(
-        lambda start, parent, first: Serving(start, parent, float(first["linger"])).run(),
+        lambda start, parent, first: Seeder(start, parent, float(first["linger"])).run(),
         limit=64 * wire.LIMIT,
     )

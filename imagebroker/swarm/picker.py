@@ -6,34 +6,34 @@ import random
 from time import monotonic
 
 from imagebroker.swarm import wire
-from imagebroker.swarm.circle import Circle
 from imagebroker.swarm.claims import Claims
-from imagebroker.swarm.here import Here
-from imagebroker.swarm.neighbour import Neighbour
-from imagebroker.swarm.plan import Deal, Turns, gives_up
+from imagebroker.swarm.local_host import LocalHost
+from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.peers import Peers
+from imagebroker.swarm.plan import Assignment, StaggeredReads, gives_up
 from imagebroker.swarm.wire import Message
 
 #: Seconds after which a claim is repeated.
 _CLAIM_AGAIN = 2.0
-#: Neighbours to which the claim of another host is passed on.
+#: Peers to which the claim of another host is passed on.
 _PASSED_TO = 6
 
 
-class Share:
+class ChunkPicker:
     """One run of chunks at a time. `taken` are those that were read here and are being hashed."""
 
-    def __init__(self, here: Here, circle: Circle) -> None:
-        self._here, self._circle = here, circle
-        circle.left = self._left
-        layout = here.start.layout
+    def __init__(self, local: LocalHost, peers: Peers) -> None:
+        self._local, self._peers = local, peers
+        peers.on_removed = self._left
+        layout = local.start.layout
         #: From the first chunk up to the second: it has begun before it knew of others.
-        self._reading: tuple[int, int] | None = (here.start.opening, layout.count)
+        self._reading: tuple[int, int] | None = (local.start.opening, layout.count)
         #: Of the run that was ordered last.
         self._number = 0
         self.taken: set[int] = set()
-        self.claims = Claims(here.clock)
-        self._deal = Deal([here.id], here.start.topic)
-        self._turns = Turns()
+        self.claims = Claims(local.clock)
+        self._assignment = Assignment([local.id], local.start.topic)
+        self._staggered = StaggeredReads()
         self._claimed_at, self._grown = 0.0, 0
 
     def ended(self, number: int) -> None:
@@ -46,55 +46,55 @@ class Share:
         """Whether this host reads from the backend now, and what."""
         if self._reading is not None:
             return
-        here = self._here
-        unread = [i for i in here.chunks.unread() if i not in self.taken]
+        local = self._local
+        unread = [i for i in local.chunks.unread() if i not in self.taken]
         claimed = self.claims.standing()
-        found = self._turns.next(here.id, self._dealt(), unread, claimed, here.clock())
+        found = self._staggered.next(local.id, self._assigned(), unread, claimed, local.clock())
         if found is not None:
             self._order(found.start, found.stop)
 
-    def _dealt(self) -> Deal:
+    def _assigned(self) -> Assignment:
         """Among those that are here; who says that it has chunks, and sends none, is not."""
-        members = sorted([self._here.id, *(each.id for each in self._circle if not each.owed)])
-        if members != self._deal.members:
-            self._deal = Deal(members, self._here.start.topic)
-        return self._deal
+        members = sorted([self._local.id, *(each.id for each in self._peers if not each.stalled)])
+        if members != self._assignment.members:
+            self._assignment = Assignment(members, self._local.start.topic)
+        return self._assignment
 
     def _order(self, first: int, stop: int) -> None:
-        self._here.trace(f"reading chunks {first} to {stop} of {self._here.start.layout.count}")
+        self._local.trace(f"reading chunks {first} to {stop} of {self._local.start.layout.count}")
         self._reading, self._grown = (first, stop), 0
         self._number += 1
-        self._here.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
+        self._local.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
         self._claim_all()
 
     def alone(self) -> None:
         """Nobody else is here: the beginning comes first, because it is waited for."""
-        if self._reading is not None and self._reading[0] > self._here.start.first:
+        if self._reading is not None and self._reading[0] > self._local.start.first:
             self._stop()
             self.decide()
 
-    def shorten(self) -> None:
-        """Somebody else is here: what was not begun is dealt out."""
+    def limit(self) -> None:
+        """Somebody else is here: what was not begun is assigned anew."""
         if self._reading is not None and (at := self._at()) is not None:
             first, stop = self._reading
             if at + 1 < stop:
                 self._reading = first, at + 1
-                self._here.parent.send({"t": "until", "stop": at + 1})
+                self._local.parent.send({"t": "until", "stop": at + 1})
                 self._claim_all()
 
-    def heard(self, neighbour: Neighbour, message: Message) -> None:
-        """Somebody reads a chunk, as this neighbour says: of its own, or passes on.
+    def heard(self, peer: Peer, message: Message) -> None:
+        """Somebody reads a chunk, as this peer says: of its own, or passes on.
 
         :raises BrokenPeer: it does not.
         """
-        index = wire.whole(message, "i", self._here.start.layout.count)
+        index = wire.whole(message, "i", self._local.start.layout.count)
         done, by = wire.whole(message, "done", 1 << 63), wire.text(message, "by")
-        if by == self._here.id or not (neighbour.proven or by == neighbour.id):
+        if by == self._local.id or not (peer.proven or by == peer.id):
             return
-        whole = done >= self._here.start.layout.length(index)
+        whole = done >= self._local.start.layout.length(index)
         if not self.claims.heard(index, by, done, whole=whole):
             return
-        others = [each for each in self._circle if each is not neighbour and each.id != by]
+        others = [each for each in self._peers if each is not peer and each.id != by]
         for each in random.sample(others, min(len(others), _PASSED_TO)):
             each.send(message)
         self._give_up()
@@ -103,26 +103,26 @@ class Share:
         """If another reads this chunk too and has more of it, or many read what comes before."""
         if self._reading is None or (at := self._at()) is None:
             return
-        done = self._here.chunks.grown(at)
+        done = self._local.chunks.grown(at)
         others = self.claims.reading()
         if (rival := self.claims.standing().get(at)) is not None:
             others[at] = rival
-        if gives_up(self._here.id, at, done, others):
-            self._here.trace(f"chunk {at} is left to others")
+        if gives_up(self._local.id, at, done, others):
+            self._local.trace(f"chunk {at} is left to others")
             self._stop()
 
-    def _left(self, neighbour: Neighbour) -> None:
+    def _left(self, peer: Peer) -> None:
         """It has gone: what it read is anybody's."""
-        self.claims.left(neighbour.id)
+        self.claims.left(peer.id)
 
     def _at(self) -> int | None:
         """The chunk of its run at which this host is."""
-        has = self._here.chunks.has
+        has = self._local.chunks.has
         left = range(*self._reading or (0, 0))
         return next((each for each in left if not (has(each) or each in self.taken)), None)
 
     def _stop(self) -> None:
-        self._here.parent.send({"t": "stop"})
+        self._local.parent.send({"t": "stop"})
         self.ended(self._number)
         self._number += 1
 
@@ -130,10 +130,10 @@ class Share:
         """Whether what is read grows; a claim stands as long as it does."""
         if self._reading is None:
             return
-        grown = sum(self._here.chunks.grown(index) for index in range(*self._reading))
+        grown = sum(self._local.chunks.grown(index) for index in range(*self._reading))
         if grown != self._grown:
             self._grown = grown
-            self._here.moved()
+            self._local.progressed()
             if monotonic() - self._claimed_at > _CLAIM_AGAIN:
                 self._claim_all()
 
@@ -144,27 +144,27 @@ class Share:
     @property
     def readers(self) -> int:
         """Hosts that read from the backend now, as far as this one has heard."""
-        return len({self._here.id, *(by for _, by in self.claims.reading().values())})
+        return len({self._local.id, *(by for _, by in self.claims.reading().values())})
 
     @property
     def grown(self) -> int:
         """Bytes of the run that it reads, of chunks that are not whole."""
         at = self._at()
-        return 0 if at is None else self._here.chunks.grown(at)
+        return 0 if at is None else self._local.chunks.grown(at)
 
     def finished(self, index: int) -> None:
         """This host has read a chunk: nobody else needs to, although many do not see it yet."""
-        done = self._here.start.layout.length(index)
-        for each in self._circle:
-            each.send({"t": "claim", "i": index, "by": self._here.id, "done": done})
+        done = self._local.start.layout.length(index)
+        for each in self._peers:
+            each.send({"t": "claim", "i": index, "by": self._local.id, "done": done})
 
     def _claim_all(self) -> None:
         self._claimed_at = monotonic()
-        for each in self._circle:
+        for each in self._peers:
             self.claim(each)
 
-    def claim(self, neighbour: Neighbour) -> None:
+    def claim(self, peer: Peer) -> None:
         """Say what this host reads."""
         if self._reading is not None and (at := self._at()) is not None:
-            done = self._here.chunks.grown(at)
-            neighbour.send({"t": "claim", "i": at, "by": self._here.id, "done": done})
+            done = self._local.chunks.grown(at)
+            peer.send({"t": "claim", "i": at, "by": self._local.id, "done": done})

@@ -1,7 +1,7 @@
 """The bytes of a swarm once more, after their digest has shown that some of them are wrong.
 
 What this host has read from the backend is right. What others sent is compared with the backend, in
-order, until a chunk differs: then all that the same host has told of is compared, and if the digest
+order, until a chunk differs: then all that the same host announced is compared, and if the digest
 is right after that, the rest is too. So only chunks are read again, and who lied is known.
 """
 
@@ -16,7 +16,7 @@ from contextlib import closing
 from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import TransferError
-from imagebroker.swarm.reading import taken
+from imagebroker.swarm.backend_reader import read_range
 from imagebroker.swarm.spool import Spool
 
 LOG = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 _BLOCK = 1024 * 1024
 
 
-class Mended(ImageSource):
+class RepairedSource(ImageSource):
     """Chunks of a spool, of which those that others sent are held to the backend."""
 
     seekable = True
@@ -33,17 +33,17 @@ class Mended(ImageSource):
         self,
         own: OpenedSource,
         spool: Spool,
-        tellers: Mapping[int, str],
+        announcers: Mapping[int, str],
         digest: tuple[str, str],
         lied: Callable[[int, str], None],
-        patience: float,
+        idle_timeout: float,
     ) -> None:
-        """:param tellers: who has told of each chunk that others sent. :param digest: algorithm and
-        digest of the whole. :param lied: hears of each wrong chunk, and who has told of it."""
+        """:param announcers: who announced each chunk that others sent. :param digest: algorithm
+        and digest of the whole. :param lied: hears of each wrong chunk, and who announced it."""
         self.image = own.image
         self._own, self._spool, self._digest, self._lied = own, spool, digest, lied
-        self._doubtful = dict(tellers)
-        self._patience = patience
+        self._unverified = dict(announcers)
+        self._idle_timeout = idle_timeout
         self._closed = False
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
@@ -56,7 +56,7 @@ class Mended(ImageSource):
                 yield from self._from_backend(position, min(last, end))
                 position = min(last, end)
                 continue
-            self._settle(index)
+            self._check(index)
             data = self._spool.read(index, position - first, min(_BLOCK, min(last, end) - position))
             if not data:
                 raise TransferError(f"chunk {index} is gone", retryable=False)
@@ -67,17 +67,17 @@ class Mended(ImageSource):
         self._closed = True
         self._own.close()
 
-    def _settle(self, index: int) -> None:
-        """Hold a chunk to the backend; if it is wrong, all that came with the same word too."""
-        teller = self._doubtful.get(index)
-        if teller is None or self._is_right(index, teller):
+    def _check(self, index: int) -> None:
+        """Compare a chunk with the backend; if it is wrong, all others of the same announcer."""
+        announcer = self._unverified.get(index)
+        if announcer is None or self._is_right(index, announcer):
             return
-        for each in [at for at, who in self._doubtful.items() if who == teller]:
-            self._is_right(each, teller)
+        for each in [at for at, who in self._unverified.items() if who == announcer]:
+            self._is_right(each, announcer)
         if self._has_digest():
-            self._doubtful.clear()
+            self._unverified.clear()
 
-    def _is_right(self, index: int, teller: str) -> bool:
+    def _is_right(self, index: int, announcer: str) -> bool:
         """Compare it with what the backend sends; afterwards it is that.
 
         :raises ImageBrokerError: the backend sends nothing.
@@ -89,14 +89,16 @@ class Mended(ImageSource):
                     right = False
                     os.pwrite(file.fileno(), data, position)
                 position += len(data)
-        del self._doubtful[index]
+        del self._unverified[index]
         if not right:
-            LOG.warning("swarm: %s reported other bytes for chunk %s; ignoring it", teller, index)
-            self._lied(index, teller)
+            LOG.warning(
+                "swarm: %s reported other bytes for chunk %s; ignoring it", announcer, index
+            )
+            self._lied(index, announcer)
         return right
 
     def _from_backend(self, start: int, stop: int) -> Iterator[Buffer]:
-        return taken(self._own, start, stop, self._patience, lambda: self._closed)
+        return read_range(self._own, start, stop, self._idle_timeout, lambda: self._closed)
 
     def _has_digest(self) -> bool:
         algorithm, expected = self._digest

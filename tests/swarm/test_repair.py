@@ -16,8 +16,8 @@ from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.model.image import Image
 from imagebroker.swarm.certificates import NAME
-from imagebroker.swarm.mending import Mended
 from imagebroker.swarm.plan import Layout
+from imagebroker.swarm.repair import RepairedSource
 from imagebroker.swarm.spool import Spool
 
 MIB = 1024 * 1024
@@ -52,14 +52,14 @@ class Scene:
                 data[7777] ^= 1
             (folder / str(index) / NAME).write_bytes(data)
             spool.arrived(index)
-        self.mended = Mended(
+        self.repaired = RepairedSource(
             OpenedSource(self.backend, lambda verb: nullcontext()), spool, TELLERS,
             ("sha256", hashlib.sha256(DATA).hexdigest()),
             lambda index, who: self.lied.add((index, who)), 60.0,
         )  # fmt: skip
 
     def read(self) -> bytes:
-        return b"".join(bytes(each) for each in self.mended.read())
+        return b"".join(bytes(each) for each in self.repaired.read())
 
 
 def test_chunks_are_compared_up_to_the_liar_and_then_only_those_of_the_liar(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength
 
-from imagebroker.swarm.finding import Finder, noted
+from imagebroker.swarm.discovery import Discovery, register_in
 from imagebroker.swarm.start import Start
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
@@ -31,10 +31,10 @@ def found(**given: Any) -> set[tuple[str, int]]:
         "topic": TOPIC, "size": 1, "first": 0, "opening": 0, "spool": "", "address": "10.0.0.1",
         "ports": [], "members": [], "rendezvous": [], "ca": "", "certificate": "", "key": "",
     }  # fmt: skip
-    here = SimpleNamespace(start=Start(**fields | given), port=7881)  # the rest needs libtorrent
+    local = SimpleNamespace(start=Start(**fields | given), port=7881)  # the rest needs libtorrent
 
     async def find() -> set[tuple[str, int]]:
-        return await Finder(cast(Any, here)).found()
+        return await Discovery(cast(Any, local)).found()
 
     return asyncio.run(find())
 
@@ -51,20 +51,20 @@ def test_a_name_that_leads_nowhere_costs_nobody_else() -> None:
 
 
 def test_hosts_that_share_a_directory_find_each_other(tmp_path: Path) -> None:
-    assert_that(noted(tmp_path, TOPIC, ("10.0.0.1", 7881)), Equals(set()))
-    assert_that(noted(tmp_path, TOPIC, ("fd00::2", 7882)), Equals({("10.0.0.1", 7881)}))
-    assert_that(noted(tmp_path, "cd" * 32, ("10.0.0.3", 7881)), Equals(set()))
+    assert_that(register_in(tmp_path, TOPIC, ("10.0.0.1", 7881)), Equals(set()))
+    assert_that(register_in(tmp_path, TOPIC, ("fd00::2", 7882)), Equals({("10.0.0.1", 7881)}))
+    assert_that(register_in(tmp_path, "cd" * 32, ("10.0.0.3", 7881)), Equals(set()))
     at = found(directory=str(tmp_path), address="10.0.0.4")
     assert_that(at, Equals({("10.0.0.1", 7881), ("fd00::2", 7882)}))
 
 
 def test_who_has_not_been_there_lately_is_not_named_and_removed_in_time(tmp_path: Path) -> None:
-    noted(tmp_path, TOPIC, ("10.0.0.1", 1))
-    noted(tmp_path, TOPIC, ("10.0.0.2", 2))
+    register_in(tmp_path, TOPIC, ("10.0.0.1", 1))
+    register_in(tmp_path, TOPIC, ("10.0.0.2", 2))
     (tmp_path / TOPIC / "something else").write_bytes(b"")
     for name, age in (("10.0.0.1_1", 60), ("10.0.0.2_2", 3600)):
         os.utime(tmp_path / TOPIC / name, (time.time() - age,) * 2)
-    assert_that(noted(tmp_path, TOPIC, ("10.0.0.3", 3)), Equals(set()))
+    assert_that(register_in(tmp_path, TOPIC, ("10.0.0.3", 3)), Equals(set()))
     left = sorted(os.listdir(tmp_path / TOPIC))
     assert_that(left, Equals(["10.0.0.1_1", "10.0.0.3_3", "something else"]))
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from imagebroker.swarm.chunks import Chunks
-from imagebroker.swarm.patience import Clock
+from imagebroker.swarm.clock import Clock
 from imagebroker.swarm.start import Start
 from imagebroker.swarm.torrents import Torrents
 from imagebroker.swarm.wire import Message
@@ -31,7 +31,7 @@ class Parent(Protocol):
     def answered(self, message: Message) -> None: ...
 
 
-class Here:
+class LocalHost:
     """One host in one swarm. `port` is where others call it."""
 
     def __init__(self, start: Start, parent: Parent, port: int) -> None:
@@ -45,7 +45,7 @@ class Here:
         self.chunks = Chunks(start.layout, start.first, Path(start.spool), self.clock)
         beside = port + len(start.ports) if start.ports else 0
         self.torrents = Torrents(start, start.libtorrent or beside)
-        self._began = self._moved = monotonic()
+        self._began = self._progressed_at = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -97,10 +97,10 @@ class Here:
 
     # -- whether anything happens ----------------------------------------------------------------
 
-    def moved(self) -> None:
+    def progressed(self) -> None:
         """Bytes came, from wherever."""
-        self._moved = monotonic()
+        self._progressed_at = monotonic()
 
     @property
-    def quiet_for(self) -> float:
-        return monotonic() - self._moved
+    def idle_for(self) -> float:
+        return monotonic() - self._progressed_at

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
-from imagebroker.swarm.pace import Pace
+from imagebroker.swarm.throughput import Throughput
 
 MIB = 1024 * 1024
 
@@ -29,11 +29,11 @@ def judged(
 ) -> bool:
     """After so many seconds, in which the backend was read until one of them."""
     clock = Clock()
-    pace = Pace(clock)
+    throughput = Throughput(clock)
     for second in range(1, seconds + 1):
         clock.now = float(second)
-        pace.note(there(second), read(second), is_reading=second <= until, part=part)
-    return pace.is_slow
+        throughput.note(there(second), read(second), is_reading=second <= until, part=part)
+    return throughput.is_slow
 
 
 def test_it_is_slow_where_others_bring_less_than_half_of_what_the_backend_sent() -> None:

@@ -27,7 +27,7 @@ class _Look(NamedTuple):
     shared: float
 
 
-class Pace:
+class Throughput:
     """Compares what arrives with what the backend sent while it was asked for something."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:

@@ -13,26 +13,26 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from imagebroker.swarm.rendezvous import MOST_NAMED, REMEMBERED, Unreachable, meet
+from imagebroker.swarm.rendezvous import MAX_NAMED, REMEMBERED, Unreachable, register
 
 if TYPE_CHECKING:
-    from imagebroker.swarm.here import Here  # it has libtorrent
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Where a host is called.
 Address = tuple[str, int]
 #: Seconds within which names and the directory must answer, and after which a name is looked up
 #: again.
-_PATIENCE, _FRESH = 5.0, 10.0
+_TIMEOUT, _FRESH = 5.0, 10.0
 #: Seconds after which anybody removes the note of a host that is gone.
 _STALE = 20 * REMEMBERED
 _NOTE = re.compile(r"(?P<host>[0-9A-Fa-f.:]{2,45})_(?P<port>[0-9]{1,5})")
 
 
-class Finder:
+class Discovery:
     """Looks again and again; what does not answer is passed over."""
 
-    def __init__(self, here: Here) -> None:
-        self._here, start = here, here.start
+    def __init__(self, local: LocalHost) -> None:
+        self._local, start = local, local.start
         self._listed = {each for each in start.members if _is_address(each[0])}
         self._names = [each for each in start.members if not _is_address(each[0])]
         self._resolved: set[Address] = set()
@@ -42,8 +42,10 @@ class Finder:
 
     async def found(self) -> set[Address]:
         """All that are known now, this host among them."""
-        named, noted, met = await asyncio.gather(self._resolve(), self._noted(), self._meet())
-        return self._listed | named | noted | met
+        named, noted, known = await asyncio.gather(
+            self._resolve(), self._from_directory(), self._from_rendezvous()
+        )
+        return self._listed | named | noted | known
 
     async def _resolve(self) -> set[Address]:
         if self._names and monotonic() - self._resolved_at > _FRESH:
@@ -51,51 +53,52 @@ class Finder:
             for name, port in self._names:
                 with suppress(OSError, TimeoutError, UnicodeError):
                     found = await asyncio.wait_for(
-                        asyncio.get_running_loop().getaddrinfo(name, port), _PATIENCE
+                        asyncio.get_running_loop().getaddrinfo(name, port), _TIMEOUT
                     )
                     self._resolved |= {(str(each[4][0]), port) for each in found}
         return self._resolved
 
-    async def _noted(self) -> set[Address]:
-        here = self._here
-        if not here.start.directory:
+    async def _from_directory(self) -> set[Address]:
+        local = self._local
+        if not local.start.directory:
             return set()
         if self._looking is None:
             self._looking = asyncio.create_task(asyncio.to_thread(
-                noted, Path(here.start.directory), here.start.topic, (here.start.address, here.port)
+                register_in, Path(local.start.directory), local.start.topic,
+                (local.start.address, local.port),
             ))  # fmt: skip
-        done, _ = await asyncio.wait({self._looking}, timeout=_PATIENCE)
+        done, _ = await asyncio.wait({self._looking}, timeout=_TIMEOUT)
         if not done:
             return set()
         looked, self._looking = self._looking, None
         return set() if looked.exception() is not None else looked.result()
 
-    async def _meet(self) -> set[Address]:
-        here = self._here
-        for where in here.start.rendezvous:
+    async def _from_rendezvous(self) -> set[Address]:
+        local = self._local
+        for where in local.start.rendezvous:
             with suppress(Unreachable):
                 found = await asyncio.to_thread(
-                    meet, where, here.identity, here.start.topic, here.address
+                    register, where, local.identity, local.start.topic, local.address
                 )
                 return {_address(each) for each in found}
         return set()
 
     async def leave(self) -> None:
         """Nobody need call this host any more."""
-        here = self._here
-        if here.start.directory:
+        local = self._local
+        if local.start.directory:
             with suppress(OSError):
-                note = _note(here.start.address, here.port)
-                os.unlink(Path(here.start.directory, here.start.topic, note))
-        for where in here.start.rendezvous:
+                note = _note(local.start.address, local.port)
+                os.unlink(Path(local.start.directory, local.start.topic, note))
+        for where in local.start.rendezvous:
             with suppress(Unreachable):
                 await asyncio.to_thread(
-                    meet, where, here.identity, here.start.topic, here.address, leaving=True
+                    register, where, local.identity, local.start.topic, local.address, leaving=True
                 )
                 return
 
 
-def noted(directory: Path, topic: str, own: Address) -> set[Address]:
+def register_in(directory: Path, topic: str, own: Address) -> set[Address]:
     """Leave a note in a directory that all hosts share; those of hosts that did so lately.
 
     What is late is measured by the time of the file system, which is one for all.
@@ -120,7 +123,7 @@ def noted(directory: Path, topic: str, own: Address) -> set[Address]:
 
 def some(found: Collection[Address]) -> set[Address]:
     """As many as one host can do with, at random."""
-    return set(random.sample(sorted(found), min(len(found), MOST_NAMED)))
+    return set(random.sample(sorted(found), min(len(found), MAX_NAMED)))
 
 
 def _note(host: str, port: int) -> str:

@@ -42,7 +42,7 @@ class _Stretch(NamedTuple):
     stop: int
 
 
-class Reading:
+class BackendReader:
     """Reads as the second process says: it knows what others read."""
 
     def __init__(
@@ -51,15 +51,15 @@ class Reading:
         spool: Spool,
         send: Callable[[wire.Message], None],
         failed: Callable[[str], None],
-        patience: float,
+        idle_timeout: float,
         limit: int = 0,
     ) -> None:
         """:param own: the backend. :param send: tells the second process something.
-        :param failed: hears why the backend cannot be read. :param patience: seconds of silence.
-        :param limit: bytes of the share a second; 0: as many as come.
+        :param failed: hears why the backend cannot be read. :param idle_timeout: seconds of
+        silence. :param limit: bytes of the share a second; 0: as many as come.
         """
         self._own, self._spool, self._send, self._failed = own, spool, send, failed
-        self._patience, self._limit = patience, limit
+        self._idle_timeout, self._limit = idle_timeout, limit
         self._runs: deque[_Run] = deque()
         self._places: deque[wire.Message] = deque()
         self._closed = False
@@ -208,7 +208,7 @@ class Reading:
                     last = spool.layout.span(index)[1]
                     part, view = view[: last - position], view[last - position :]
                     position += len(part)
-                    if not spool.grew(index, fd, part):
+                    if not spool.append(index, fd, part):
                         continue
                     os.close(fd)
                     fd = -1
@@ -233,11 +233,11 @@ class Reading:
             yield data
 
     def _taken(self, start: int, stop: int) -> Iterator[Buffer]:
-        return taken(self._own, start, stop, self._patience, lambda: self._closed)
+        return read_range(self._own, start, stop, self._idle_timeout, lambda: self._closed)
 
 
-def taken(
-    own: OpenedSource, start: int, stop: int, patience: float, is_left: Callable[[], bool]
+def read_range(
+    own: OpenedSource, start: int, stop: int, idle_timeout: float, is_left: Callable[[], bool]
 ) -> Iterator[Buffer]:
     """What the backend sends, in order.
 
@@ -253,6 +253,6 @@ def taken(
                 raise TransferError("the swarm was left", retryable=False)
             if batch:
                 heard = monotonic()
-            elif monotonic() - heard > patience:
+            elif monotonic() - heard > idle_timeout:
                 raise TransferError("the backend is silent")
             yield from batch

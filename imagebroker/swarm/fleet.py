@@ -97,7 +97,7 @@ class Fleet:
         return fleet
 
     def start(
-        self, topic: str, size: int, first: int, patience: float, root: bytes | None = None
+        self, topic: str, size: int, first: int, idle_timeout: float, root: bytes | None = None
     ) -> Start:
         """What the process of one download, which needs nothing before byte `first`, is told.
 
@@ -121,7 +121,7 @@ class Fleet:
             certificate=os.fspath(self.identity.certificate),
             key=os.fspath(self.identity.key),
             upload_limit=self.upload_limit,
-            patience=patience,
+            idle_timeout=idle_timeout,
             root="" if root is None else root.hex(),
             rack=self.rack,
             directory=self.shared,

@@ -10,11 +10,11 @@ from ssl import SSLObject
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import NAME, fingerprint, is_of_fleet
-from imagebroker.swarm.circle import Circle
-from imagebroker.swarm.finding import Address, Finder
-from imagebroker.swarm.here import Here
-from imagebroker.swarm.neighbour import Hello, Neighbour
-from imagebroker.swarm.plan import MOST_CALLED
+from imagebroker.swarm.discovery import Address, Discovery
+from imagebroker.swarm.local_host import LocalHost
+from imagebroker.swarm.peer import Hello, Peer
+from imagebroker.swarm.peers import Peers
+from imagebroker.swarm.plan import MAX_DIALED
 from imagebroker.swarm.rendezvous import REMEMBERED
 from imagebroker.swarm.wire import BrokenPeer, Message
 
@@ -23,23 +23,23 @@ _AGAIN = 3.0
 #: The same for a host that has just come, and seconds for which it has.
 _SOON, _YOUNG = 0.3, 3.0
 #: Seconds within which a connection and a greeting must be there.
-PATIENCE = 5.0
+HANDSHAKE_TIMEOUT = 5.0
 
 
-class Meeting:
+class Connections:
     """Calls others, and is called. `met` hears of each, `heard` what it says."""
 
     def __init__(
         self,
-        here: Here,
-        circle: Circle,
-        met: Callable[[Neighbour], None],
-        heard: Callable[[Neighbour, Message], None],
+        local: LocalHost,
+        peers: Peers,
+        met: Callable[[Peer], None],
+        heard: Callable[[Peer, Message], None],
     ) -> None:
-        self._here, self._circle, self._met, self._heard = here, circle, met, heard
-        self._calling: set[Address] = set()
-        self._finder = Finder(here)
-        self._self_addresses: set[Address] = {(here.start.address, here.port)}
+        self._local, self._peers, self._connected, self._heard = local, peers, met, heard
+        self._dialing: set[Address] = set()
+        self._discovery = Discovery(local)
+        self._self_addresses: set[Address] = {(local.start.address, local.port)}
         #: Whoever was known at the beginning has been called.
         self.settled = asyncio.Event()
 
@@ -48,60 +48,60 @@ class Meeting:
     async def find(self) -> None:
         """Call the members that are known, again and again."""
         while True:
-            wanted = await self._finder.found()
-            wanted -= self._self_addresses | self._circle.addresses | self._calling
+            wanted = await self._discovery.found()
+            wanted -= self._self_addresses | self._peers.addresses | self._dialing
             chosen = random.sample(sorted(wanted), len(wanted))
-            while chosen and (room := self._room):
-                now, chosen = chosen[:room], chosen[room:]
-                await asyncio.gather(*(self._call(*each) for each in now))
+            while chosen and (most := self._free_slots):
+                now, chosen = chosen[:most], chosen[most:]
+                await asyncio.gather(*(self._dial(*each) for each in now))
             self.settled.set()
-            young = self._here.age < _YOUNG
+            young = self._local.age < _YOUNG
             await asyncio.sleep(_SOON if young else min(_AGAIN, REMEMBERED / 4))
 
-    def told_of(self, addresses: list[Address]) -> None:
+    def add_known(self, addresses: list[Address]) -> None:
         """Call who is not known yet: whoever comes is known to all at once."""
-        known = self._circle.addresses | self._self_addresses
-        unknown = [each for each in addresses if each not in known | self._calling]
-        for each in unknown[: self._room]:
-            self._here.begin(self._call(*each))
+        known = self._peers.addresses | self._self_addresses
+        unknown = [each for each in addresses if each not in known | self._dialing]
+        for each in unknown[: self._free_slots]:
+            self._local.begin(self._dial(*each))
 
     @property
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         """So many more are called."""
-        called = self._circle.called + len(self._calling - self._circle.addresses)
-        return max(min(MOST_CALLED - called, self._circle.room), 0)
+        called = self._peers.dialed + len(self._dialing - self._peers.addresses)
+        return max(min(MAX_DIALED - called, self._peers.free_slots), 0)
 
     async def leave(self) -> None:
-        await self._finder.leave()
+        await self._discovery.leave()
 
     # -- connections -----------------------------------------------------------------------------
 
-    async def _call(self, ip: str, port: int) -> None:
-        if (ip, port) in self._calling:
+    async def _dial(self, ip: str, port: int) -> None:
+        if (ip, port) in self._dialing:
             return
-        self._calling.add((ip, port))
+        self._dialing.add((ip, port))
         try:
             reader, writer = await asyncio.wait_for(
                 asyncio.open_connection(
-                    ip, port, ssl=self._here.identity.client(), server_hostname=NAME,
-                    local_addr=(self._here.start.address, 0), limit=wire.LIMIT,
+                    ip, port, ssl=self._local.identity.client(), server_hostname=NAME,
+                    local_addr=(self._local.start.address, 0), limit=wire.LIMIT,
                 ),
-                PATIENCE,
+                HANDSHAKE_TIMEOUT,
             )  # fmt: skip
         except (OSError, TimeoutError):
-            self._calling.discard((ip, port))
+            self._dialing.discard((ip, port))
             return
         greeted = asyncio.Event()
-        self._here.begin(self._converse(reader, writer, (ip, port), greeted))
+        self._local.begin(self._serve(reader, writer, (ip, port), greeted))
         await greeted.wait()
 
-    async def called(
+    async def accept(
         self, reader: StreamReader, writer: StreamWriter, hello: Hello | None = None
     ) -> None:
         """Somebody has called this host, and maybe has greeted already."""
-        await self._converse(reader, writer, None, asyncio.Event(), hello)
+        await self._serve(reader, writer, None, asyncio.Event(), hello)
 
-    async def _converse(
+    async def _serve(
         self,
         reader: StreamReader,
         writer: StreamWriter,
@@ -110,59 +110,61 @@ class Meeting:
         hello: Hello | None = None,
     ) -> None:
         """One connection, to its end."""
-        neighbour = None
+        peer = None
         try:
-            neighbour = await asyncio.wait_for(self._greet(reader, writer, dialed, hello), PATIENCE)
+            peer = await asyncio.wait_for(
+                self._handshake(reader, writer, dialed, hello), HANDSHAKE_TIMEOUT
+            )
             greeted.set()
-            if neighbour is None:
+            if peer is None:
                 return
-            self._circle.enter(neighbour)
-            self._here.trace(f"met {neighbour.title}")
-            neighbour.send({"t": "members", "at": sorted(self._circle.addresses)})
-            self._met(neighbour)
+            self._peers.add(peer)
+            self._local.trace(f"met {peer.title}")
+            peer.send({"t": "members", "at": sorted(self._peers.addresses)})
+            self._connected(peer)
             while (message := await wire.received(reader)) is not None:
-                self._heard(neighbour, message)
+                self._heard(peer, message)
         except (OSError, TimeoutError):
             pass
         except BrokenPeer as error:
-            if neighbour is not None:
-                self._circle.ban(neighbour, f"does not follow the protocol: {error}")
+            if peer is not None:
+                self._peers.ban(peer, f"does not follow the protocol: {error}")
         finally:
             greeted.set()
             if dialed is not None:
-                self._calling.discard(dialed)
+                self._dialing.discard(dialed)
             writer.transport.abort()
-            if neighbour is not None:
-                self._circle.leave(neighbour)
+            if peer is not None:
+                self._peers.remove(peer)
 
-    async def _greet(
+    async def _handshake(
         self,
         reader: StreamReader,
         writer: StreamWriter,
         dialed: Address | None,
         hello: Hello | None,
-    ) -> Neighbour | None:
+    ) -> Peer | None:
         """None if it is none to speak with. :raises BrokenPeer, OSError: nor can it be."""
-        here = self._here
+        local = self._local
         secured = writer.get_extra_info("ssl_object")
         if not isinstance(secured, SSLObject) or not is_of_fleet(secured.getpeercert()):
             return None
         who = fingerprint(secured.getpeercert(binary_form=True) or b"")
-        start = here.start
-        own = Hello(start.topic, start.size, here.id, here.port, here.torrents.port, start.rack)
+        start = local.start
+        own = Hello(start.topic, start.size, local.id, local.port, local.torrents.port, start.rack)
         await wire.send(writer, own.message)
         hello = hello or Hello.of(await wire.received(reader))
-        if hello.id == here.id and dialed is not None:
+        if hello.id == local.id and dialed is not None:
             self._self_addresses.add(dialed)
-        if who == here.fingerprint or self._circle.is_banned(who):
+        if who == local.fingerprint or self._peers.is_banned(who):
             return None
         if (hello.topic, hello.size) != (own.topic, own.size):
             return None
         if (peer := writer.get_extra_info("peername")) is None:
             return None  # it is gone already
-        found = Neighbour(hello, who, peer[0], dialed is not None, reader, writer)
+        found = Peer(hello, who, peer[0], dialed is not None, reader, writer)
         # Two hosts may call each other at once: the call of the smaller id stands.
-        stands = (here.id < hello.id) is found.dialed
-        if self._circle.get(hello.id) is not None:
+        stands = (local.id < hello.id) is found.dialed
+        if self._peers.get(hello.id) is not None:
             return found if stands else None
-        return found if self._circle.room > 0 else None
+        return found if self._peers.free_slots > 0 else None

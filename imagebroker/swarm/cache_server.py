@@ -10,7 +10,7 @@ from typing import Any
 
 from imagebroker.exceptions import ConfigError
 from imagebroker.redaction import redact
-from imagebroker.swarm.configured import Fleet
+from imagebroker.swarm.fleet import Fleet
 from imagebroker.swarm.plan import topic
 from imagebroker.swarm.second_process import Child
 from imagebroker.system.exhaustion import start as start_thread
@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks into the cache.
 _AGAIN = 5.0
-_PROGRAM = "imagebroker.swarm.serving"
+_PROGRAM = "imagebroker.swarm.seeder"
 
 #: What may be served, by what the fleet calls it: path, algorithm, digest, size.
 Images = Mapping[str, tuple[str, str, str, int]]
@@ -31,7 +31,7 @@ def image(path: str, algorithm: str, digest: str, size: int) -> Images:
     return {topic(algorithm, digest): (path, algorithm, digest, size)}
 
 
-class Keeper:
+class CacheServer:
     """Serves what `images` names, until it is closed."""
 
     def __init__(self, fleet: Fleet, ports: Sequence[int], images: Callable[[], Images]) -> None:

@@ -63,7 +63,7 @@ class Challenge(NamedTuple):
 
 
 @dataclass(eq=False)
-class Neighbour:
+class Peer:
     """One host that is connected."""
 
     hello: Hello
@@ -90,7 +90,7 @@ class Neighbour:
     #: Chunks that it said it has before it had proven anything.
     offers: dict[int, list[bytes]] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
-    owed: int = 0
+    stalled: int = 0
     #: What is to be sent, and whether that is due.
     _waiting: bytearray = field(default_factory=bytearray, init=False)
     _is_due: bool = field(default=False, init=False)
@@ -134,7 +134,7 @@ class Neighbour:
             self.writer.write(bytes(self._waiting))
         self._waiting.clear()
 
-    def continues(self, before: Neighbour) -> None:
+    def continues(self, before: Peer) -> None:
         """It is the same host, with the same certificate, on another connection."""
         if before.fingerprint == self.fingerprint:
             self.proven, self.accepts, self.answered = (
@@ -143,7 +143,7 @@ class Neighbour:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.owed = before.owed
+            self.stalled = before.stalled
 
     def close(self) -> None:
         self.writer.transport.abort()

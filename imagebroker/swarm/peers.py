@@ -1,0 +1,89 @@
+"""The hosts that this one speaks with, and those that it does not speak with any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from imagebroker.swarm.local_host import LocalHost
+from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.plan import MAX_PEERS
+
+
+class Peers:
+    """Those that are connected, by their ids."""
+
+    def __init__(self, local: LocalHost) -> None:
+        self._local = local
+        self._by_id: dict[str, Peer] = {}
+        #: Hears who has gone.
+        self.on_removed: Callable[[Peer], None] = lambda peer: None
+        #: Certificates of hosts that have lied, or could not prove anything.
+        self._banned: set[str] = set()
+
+    def __iter__(self) -> Iterator[Peer]:
+        """Those that are here now, whatever is done with them meanwhile."""
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._by_id)
+
+    @property
+    def free_slots(self) -> int:
+        """So many more may come."""
+        return MAX_PEERS - len(self._by_id)
+
+    @property
+    def dialed(self) -> int:
+        """So many of them were called by this host."""
+        return sum(each.dialed for each in self)
+
+    @property
+    def addresses(self) -> set[tuple[str, int]]:
+        return {each.at for each in self}
+
+    def get(self, host: str) -> Peer | None:
+        return self._by_id.get(host)
+
+    def add(self, peer: Peer) -> None:
+        before = self._by_id.get(peer.id)
+        self._by_id[peer.id] = peer
+        if before is not None:  # two hosts called each other at once
+            peer.continues(before)
+            before.close()
+
+    def remove(self, peer: Peer) -> None:
+        """Its connection has ended."""
+        if self._by_id.get(peer.id) is peer:
+            del self._by_id[peer.id]
+            self._local.torrents.unlink(peer.ip, peer.hello.libtorrent)
+            self.allow()
+            self.on_removed(peer)
+
+    def is_banned(self, fingerprint: str) -> bool:
+        return fingerprint in self._banned
+
+    def ban(self, peer: Peer, why: str) -> None:
+        """It gets nothing any more, and nothing it said counts."""
+        local = self._local
+        if peer.fingerprint not in self._banned:
+            local.left_out(peer.title, why)
+        self._banned.add(peer.fingerprint)
+        for index in local.chunks.announced_by(peer.id):
+            local.torrents.remove(index)
+            local.chunks.forget(index)
+        peer.close()
+        self._by_id.pop(peer.id, None)
+        self.allow()
+        self.on_removed(peer)
+
+    def allow(self) -> None:
+        """Nobody else's connection is accepted by libtorrent."""
+        self._local.torrents.allow({each.ip for each in self if each.proven})
+
+    def close(self) -> None:
+        for each in self:
+            each.close()

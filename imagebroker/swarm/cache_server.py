@@ -75,7 +75,9 @@ class CacheServer:
                 case "listening":
                     self._tell(port=message["port"])
                 case "note":
-                    LOG.warning("%s", redact(message["text"]))
+                    LOG.warning("swarm: %s", redact(message["text"]))
+                case "left_out":
+                    LOG.warning("swarm: %s; left out", redact(message["text"]))
                 case "trace":
                     LOG.debug("swarm: %s", message["text"])
                 case "leave":

@@ -84,12 +84,11 @@ class LocalHost:
 
     def note(self, text: str) -> None:
         """For whoever runs the fleet."""
-        self.parent.send({"t": "note", "text": f"swarm: {text}"})
+        self.parent.send({"t": "note", "text": text})
 
     def left_out(self, who: str, why: str) -> None:
         """This host is not listened to any more."""
-        text = f"swarm: {who} {why}; left out"
-        self.parent.send({"t": "note", "text": text, "left_out": f"{who} {why}"})
+        self.parent.send({"t": "left_out", "text": f"{who} {why}"})
 
     def leave(self, why: str) -> None:
         """The swarm is of no use: the backend alone is."""

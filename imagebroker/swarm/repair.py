@@ -8,7 +8,6 @@ is right after that, the rest is too. So only chunks are read again, and who lie
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -18,8 +17,6 @@ from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import TransferError
 from imagebroker.swarm.backend_reader import read_range
 from imagebroker.swarm.spool import Spool
-
-LOG = logging.getLogger(__name__)
 
 _BLOCK = 1024 * 1024
 
@@ -91,9 +88,6 @@ class RepairedSource(ImageSource):
                 position += len(data)
         del self._unverified[index]
         if not right:
-            LOG.warning(
-                "swarm: %s reported other bytes for chunk %s; ignoring it", announcer, index
-            )
             self._lied(index, announcer)
         return right
 

@@ -64,7 +64,7 @@ class _WithoutBackend:
 
     def send(self, message: Message) -> None:
         match message["t"]:
-            case "note" | "trace":
+            case "note" | "left_out" | "trace":
                 self._parent.send(message)
             case "leave":
                 self.failed = str(message["why"])
@@ -294,7 +294,7 @@ class Seeder:
                     register_in(Path(start.directory), topic, (start.address, self._port))
 
     def _note(self, text: str) -> None:
-        self._parent.send({"t": "note", "text": f"swarm: {text}"})
+        self._parent.send({"t": "note", "text": text})
 
 
 if __name__ == "__main__":

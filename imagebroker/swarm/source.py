@@ -92,7 +92,7 @@ class SwarmSource(ImageSource):
         """The same bytes once more, those of other hosts held to the backend; after `close`."""
 
         def lied(index: int, who: str) -> None:
-            self.left_out.append(f"{who} told of other bytes in chunk {index}")
+            self._exclude(f"{who} has other bytes in chunk {index} than the backend")
             self._child.send({"t": "wrong", "i": index})
 
         idle_timeout = self._child.start.idle_timeout
@@ -120,15 +120,20 @@ class SwarmSource(ImageSource):
                 self._spool.arrived(message["i"])
                 self._announcers[message["i"]] = message["by"]
             case "note":
-                LOG.warning("%s", redact(message["text"]))
-                if "left_out" in message:
-                    self.left_out.append(redact(message["left_out"]))
+                LOG.warning("swarm: %s", redact(message["text"]))
+            case "left_out":
+                self._exclude(message["text"])
             case "trace":
                 LOG.debug("swarm: %s", message["text"])
             case "leave":
                 self._leave(message["why"])
             case _:
                 self._reading.hear(message)
+
+    def _exclude(self, who_and_why: str) -> None:
+        text = redact(who_and_why)
+        LOG.warning("swarm: %s; left out", text)
+        self.left_out.append(text)
 
     def _leave(self, why: str) -> None:
         with self._spool.changed:

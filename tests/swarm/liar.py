@@ -43,7 +43,7 @@ class Backend:
         match message["t"]:
             case "read":
                 self._ordered.put_nowait(message)
-            case "trace" | "note":
+            case "trace" | "note" | "left_out":
                 print(message["text"], flush=True)
 
     async def bytes_at(self, places: list[tuple[int, int]]) -> list[bytes] | None:

@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -59,6 +60,8 @@ class Cluster:
         self._host = host
         self._lock = threading.Lock()
         self._connection: Any = None
+        #: Calls that are inside the library with the connection.
+        self._users: Counter[int] = Counter()
         self._open: weakref.WeakSet[OpenImage] = weakref.WeakSet()
         forks.tell_in_child(self)
 
@@ -70,37 +73,39 @@ class Cluster:
     @property
     def fsid(self) -> str:
         """The id of the cluster."""
-        return str(self._connected().get_fsid()).lower()
+        with self._connected() as connection:
+            return str(connection.get_fsid()).lower()
 
     def open(self, place: Place, subject: str, *, writable: bool = False) -> OpenImage:
         """The image, or its snapshot.
 
         :raises ImageNotFound, NotAuthorized, TransferError: as usual.
         """
-        pool = self._ioctx(place.pool, place.namespace)
-        try:
-            with translated(f"cannot open {subject}"):
-                image = self._image_class(
-                    pool, place.image, snapshot=place.snapshot, read_only=not writable
-                )
-        except BaseException:
-            pool.close()
-            raise
-        opened = OpenImage(pool, image, subject)
-        self._open.add(opened)
-        return opened
+        with self._connected() as connection:
+            pool = self._ioctx(connection, place.pool, place.namespace)
+            try:
+                with translated(f"cannot open {subject}"):
+                    image = self._image_class(
+                        pool, place.image, snapshot=place.snapshot, read_only=not writable
+                    )
+            except BaseException:
+                pool.close()
+                raise
+            opened = OpenImage(pool, image, subject)
+            self._open.add(opened)
+            return opened
 
     @contextmanager
     def pool(self, pool: str, namespace: str) -> Iterator[Any]:
         """The Ioctx of a pool."""
-        found = self._ioctx(pool, namespace)
-        try:
-            yield found
-        finally:
-            found.close()
+        with self._connected() as connection:
+            found = self._ioctx(connection, pool, namespace)
+            try:
+                yield found
+            finally:
+                found.close()
 
-    def _ioctx(self, pool: str, namespace: str) -> Any:
-        connection = self._connected()
+    def _ioctx(self, connection: Any, pool: str, namespace: str) -> Any:
         try:
             with translated(f"cannot open the pool {pool}"):
                 found = connection.open_ioctx(pool)
@@ -115,17 +120,25 @@ class Cluster:
     def command(self, doing: str, prefix: str, **arguments: str) -> Any:
         """The answer of the monitors to a command."""
         asked = json.dumps({"prefix": prefix, "format": "json", **arguments})
-        with translated(doing):
-            number, answer, _ = self._connected().mon_command(asked, b"")
+        with self._connected() as connection, translated(doing):
+            number, answer, _ = connection.mon_command(asked, b"")
         if number:
             raise error_of(doing, abs(number))
         return json.loads(answer)
 
-    def _connected(self) -> Any:
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The connection, which is not shut down as long as somebody is in here."""
         with self._lock:
             if self._connection is None:
                 self._connection = self._connect()
-            return self._connection
+            connection = self._connection
+            self._users[id(connection)] += 1
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                self._users[id(connection)] -= 1
 
     def _connect(self) -> Any:
         options, doing = self._host.options, f"cannot connect to the cluster of {self._title}"
@@ -220,21 +233,31 @@ class Cluster:
                 forks.never_finalize(dropped)  # images may still be open in it
 
     def close(self) -> None:
-        """End the connection, after what was closed before has ended."""
+        """End the connection, after the calls that are inside it and what was opened in it.
+
+        What waits for the cluster may take as long as its time-outs. Then the connection stays: to
+        end it under a call would hang that call for ever, or crash the process.
+        """
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is None:
             return
         ends = monotonic() + _GRACE
-        for opened in list(self._open):
-            opened.close()
-        while any(not opened.is_gone for opened in self._open):
+        while self._is_used(connection):
             if monotonic() > ends:
-                # An operation waits for the cluster. To end the connection under it would crash.
                 forks.never_finalize(connection)
                 return
             sleep(0.01)
         connection.shutdown()
+
+    def _is_used(self, connection: Any) -> bool:
+        """Whether a call or an image still is in the connection; what is open is closed."""
+        with self._lock:
+            used = self._users[id(connection)] > 0
+        opened = list(self._open)
+        for each in opened:
+            each.close()
+        return used or any(not each.is_gone for each in opened)
 
 
 #: What the library raises where it finds no key, and for other reasons.

@@ -1,0 +1,94 @@
+"""A broker that is closed while calls of other threads are inside Ceph's library."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import monotonic
+
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals
+
+import imagebroker
+from imagebroker.exceptions import ImageBrokerError
+from tests.bounds import in_time
+from tests.plugins.rbd.conftest import Images
+from tests.servers.ceph import modules
+
+MIB = 1024 * 1024
+
+
+def test_a_call_that_waits_for_a_stopped_osd_ends_after_the_broker_was_closed(
+    images: Images,
+) -> None:
+    name = images.publish(b"x" * MIB)
+    broker = images.broker(osd_timeout=3)
+    assert_that(broker.get(None, images.ref(name)).size, Equals(MIB))
+    ended: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            broker.get(None, images.ref(name))
+            ended.append(None)
+        except ImageBrokerError as error:
+            ended.append(error)
+
+    with images.server.paused("osd"):
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(0.5)  # now it is inside the library, in open
+        begun = monotonic()
+        broker.close()
+        assert_that(monotonic() - begun, in_time(10))
+        asking.join(60)
+        assert_that(asking.is_alive(), Equals(False))
+    assert_that(isinstance(ended[0], ImageBrokerError), Equals(True))
+
+
+def test_calls_of_many_threads_end_while_their_broker_is_closed(images: Images) -> None:
+    name = images.publish(b"x" * MIB)
+    for pause in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2):
+        broker = images.broker()
+        threads = [
+            threading.Thread(target=_ask_until_closed, args=(broker, images.ref(name)), daemon=True)
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        threading.Event().wait(pause)  # each time they are at another place
+        broker.close()
+        for thread in threads:
+            thread.join(30)
+        assert_that([thread.is_alive() for thread in threads], Equals([False] * 4))
+
+
+def _ask_until_closed(broker: imagebroker.Broker, ref: str) -> None:
+    for _ in range(50):
+        try:
+            broker.get(None, ref)
+        except ImageBrokerError:
+            return
+
+
+def test_a_process_that_ends_with_an_open_image_ends_quietly(
+    images: Images, tmp_path: Path
+) -> None:
+    name = images.publish(b"x" * MIB)
+    config = tmp_path / "imagebroker.conf"
+    config.write_text(images.config())
+    program = (
+        "import imagebroker, sys\n"
+        "broker = imagebroker.Broker.from_config(sys.argv[1])\n"
+        "image = broker.open(None, sys.argv[2])\n"
+        "print(len(image.read(10)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(config), images.ref(name)],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": modules() or ""},
+    )  # fmt: skip
+    assert_that((done.returncode, done.stderr), Equals((0, "")))
+    assert_that(done.stdout, Contains("10"))

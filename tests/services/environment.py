@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tarfile
+import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tests.compat.nova_process import working_tree
@@ -34,7 +36,8 @@ class Environment:
 
         :param renew: take the newest of everything, even if it is complete.
         """
-        stamp, wanted = self.folder / "complete", "\n".join(self.service.packages)
+        wanted = "\n".join([*self.service.packages, *self.service.sources])
+        stamp = self.folder / "complete"
         if renew or not stamp.exists() or stamp.read_text() != wanted:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +46,26 @@ class Environment:
                 _run([sys.executable, "-m", "venv", self.folder])
                 _run([self.python, "-m", "pip", "-q", "install", *self.service.packages])
             else:
-                _run([uv, "venv", "-q", "--python", sys.executable, self.folder])
+                _run([uv, "venv", "-q", "--seed", "--python", sys.executable, self.folder])
                 _run([uv, "pip", "install", "-q", "-p", self.python, *self.service.packages])
-            for name in self.service.beside:
+            self._add_sources()
+            folders = {Path(name).parts[0] for name in self.service.sources}
+            for name in sorted({*self.service.beside, *folders}):
                 for site in self.folder.glob("lib/python*/site-packages"):
                     (site / name).symlink_to(self.folder / name)
             stamp.write_text(wanted)
         return f"{self.service.name} {self._version()}"
+
+    def _add_sources(self) -> None:
+        """Take from the source distribution what the service's package does not install."""
+        if not self.service.sources:
+            return
+        name = self.service.packages[0]
+        with tempfile.TemporaryDirectory() as work:
+            _run([self.python, "-m", "pip", "-q", "download", "--no-deps", "--no-binary", name,
+                  "--dest", work, f"{name}=={self._version()}"])  # fmt: skip
+            (archive,) = Path(work).glob("*.tar.gz")
+            unpack_folders(archive, self.service.sources, self.folder)
 
     def _version(self) -> str:
         code = (
@@ -90,6 +106,24 @@ class Environment:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
         points = "".join(f"{k} = {v}\n" for k, v in self.service.backends.items())
         (info / "entry_points.txt").write_text(f"[imagebroker.backends]\n{points}")
+
+
+def unpack_folders(archive: Path, folders: Collection[str], target: Path) -> None:
+    """Put folders of a source distribution below `target`, without the folder that all are in.
+
+    :raises KeyError: it has no such folder.
+    """
+    with tarfile.open(archive) as files:
+        inside = {each.name.partition("/")[2]: each for each in files}
+        for folder in folders:
+            found = [
+                each.replace(name=path, deep=False)
+                for path, each in inside.items()
+                if f"{path}/".startswith(f"{folder}/")
+            ]
+            if not found:
+                raise KeyError(f"{archive.name} has no {folder}")
+            files.extractall(target, found, filter="data")
 
 
 def _run(command: list[str | Path]) -> None:

@@ -44,6 +44,8 @@ class Service:
     reasons: tuple[Reason, ...] = ()
     #: Folders of the environment that its tests look for beside its packages.
     beside: tuple[str, ...] = ()
+    #: Folders of its source distribution that its tests look for there, too.
+    sources: tuple[str, ...] = ()
     #: Backends that the swap registers: name of the scheme to `module:class`.
     backends: Mapping[str, str] = field(default_factory=dict)
 

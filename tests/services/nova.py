@@ -47,5 +47,6 @@ SERVICE = Service(
         ),
     ),
     beside=("etc",),
+    sources=("doc/api_samples", "doc/notification_samples"),
     backends={"novatests": "nova_swap:Backend"},
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 from tests.services.__main__ import tried
-from tests.services.environment import Environment
+from tests.services.environment import Environment, unpack_folders
 from tests.services.model import Reason, Service, Suite
 from tests.services.runs import Incomplete, run_suite
 from tests.services.table import Comparison
@@ -116,3 +117,16 @@ def test_tests_that_cannot_be_loaded_are_no_success(service: Service, tmp_path: 
     with pytest.raises(Incomplete, match="no_such_tests"):
         run_suite(Sample(service, tmp_path / "none"), suite, tmp_path / "run", swapped=False,
                   seconds=600)  # fmt: skip
+
+
+def test_folders_of_a_source_distribution_are_put_beside_the_packages(tmp_path: Path) -> None:
+    for name in ("doc/samples/a/one.json", "doc/samples-of-others/no", "setup.py"):
+        path = tmp_path / "service-1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    archive = Path(shutil.make_archive(str(tmp_path / "made"), "gztar", tmp_path, "service-1"))
+    unpack_folders(archive, ["doc/samples"], tmp_path / "target")
+    found = [p.relative_to(tmp_path) for p in (tmp_path / "target").rglob("*") if p.is_file()]
+    assert_that(found, Equals([Path("target/doc/samples/a/one.json")]))
+    with pytest.raises(KeyError, match="no-such"):
+        unpack_folders(archive, ["no-such"], tmp_path / "target")

@@ -63,23 +63,34 @@ class BackendInfo:
 class Registry:
     """The backends of one broker."""
 
-    def __init__(self, settings: Settings, slow_import: float = SLOW_IMPORT) -> None:
-        """`slow_import`: seconds after which an import that is still running is logged."""
+    def __init__(
+        self,
+        settings: Settings,
+        slow_import: float = SLOW_IMPORT,
+        plugins: Iterable[importlib.metadata.EntryPoint] | None = None,
+    ) -> None:
+        """`slow_import`: seconds after which an import that is still running is logged.
+        `plugins`: those to choose from, by default all that are installed."""
         self._settings = settings
         self._slow_import = slow_import
-        entry_points = installed()
-        self._found = _by_scheme(entry_points.group(ENTRY_POINTS))
         #: Distributions whose metadata cannot be read; their plugins may be missing.
-        self.damaged: tuple[Damage, ...] = entry_points.damaged
+        self.damaged: tuple[Damage, ...] = ()
+        if plugins is None:
+            found = installed()
+            plugins, self.damaged = found.group(ENTRY_POINTS), found.damaged
+        self._found = _by_scheme(plugins)
         enabled = settings.core.enabled_schemes
         #: Every installed scheme is enabled: one whose plugin cannot be loaded is not a mistake.
         self.all_installed = settings.personal and not enabled
         if self.all_installed:
             enabled = sorted(self._found)
         self.enabled: tuple[str, ...] = tuple(dict.fromkeys(enabled))
+        #: The sections whose backend is enabled, maybe through another scheme of its class.
+        self.sections = [s for s in settings.sections() if self._scheme_of(s.name) is not None]
+        self._endpoints: dict[Section, list[str]] = {}
         self._declared: dict[str, Declaration] = {}
-        self._backends: dict[str, Boundary] = {}
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._backends: dict[Section, Boundary] = {}
+        self._locks: dict[str | Section, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.RLock()
         tell_in_child(self)
         #: The number of calls and readers that use it.
@@ -146,9 +157,14 @@ class Registry:
             hint=hint, option="enabled_schemes", scheme=scheme,
         )  # fmt: skip
 
-    def sections(self) -> list[Section]:
-        """The sections whose backend is enabled, maybe through another scheme of its class."""
-        return [s for s in self._settings.sections() if self._scheme_of(s.name) is not None]
+    def endpoints(self, section: Section) -> list[str]:
+        """The URI prefixes of an instance, each ending in `/`.
+
+        :raises ConfigError: one is not a URI.
+        """
+        if section not in self._endpoints:
+            self._endpoints[section] = self._settings.endpoints(section)
+        return self._endpoints[section]
 
     def _scheme_of(self, name: str) -> str | None:
         """An enabled scheme of the backend `name`, found without importing it."""
@@ -199,11 +215,11 @@ class Registry:
                 scheme=scheme,
             )
         with self._lock:
-            lock = self._locks[section.group]
+            lock = self._locks[section]
         with lock:
-            if section.title not in self._backends:
-                self._backends[section.title] = self._make(declared, section, scheme)
-            return self._backends[section.title]
+            if section not in self._backends:
+                self._backends[section] = self._make(declared, section, scheme)
+            return self._backends[section]
 
     def _instances_hint(self, section: Section) -> str:
         there = [s.title for s in self._settings.sections() if s.name == section.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,11 @@ from imagebroker.config.settings import Section, Settings
 from imagebroker.exceptions import ImageBrokerError, InvalidImageRef, NotAuthorized, PolicyViolation
 from imagebroker.model.image import TREE_ROOT, Image, Location
 from imagebroker.model.reference import ImageRef
-from imagebroker.snapshot import Call
+from imagebroker.snapshot import Call, Snapshot, decided_about_content
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
 from imagebroker.transfer.layers.single_flight import SingleFlight
-from imagebroker.transfer.layers.swarm import WITHOUT, Swarming, SwarmLayer
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.transfer import Transfer
@@ -30,7 +29,6 @@ from imagebroker.verify.checks import format_policy
 from imagebroker.verify.checksum import Checksum, is_url, parse_checksum
 from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.signature import (
-    SignaturePolicy,
     checked_certificates,
     required_signature,
 )
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from imagebroker.backends.backend import Context
     from imagebroker.transfer.layers.cache import Cache
     from imagebroker.transfer.layers.cached import CacheLayer
+    from imagebroker.transfer.layers.swarm import SwarmLayer
 
 #: What `download` and `open` accept beside their named arguments: options of the configuration.
 _OVERRIDES = (
@@ -73,8 +72,8 @@ class Request:
         settings = call.settings
         self.ref, self.backend = call.routes.find(id_or_uri)
         self._demands = _demands(
-            settings, context, self.ref, self.backend, checksum, trusted_certs,
-            content_policy(settings, allowed_formats, check_format), require_checksum,
+            call.snapshot, context, self.ref, self.backend, checksum, trusted_certs,
+            _content_policy(call.snapshot, allowed_formats, check_format), require_checksum,
         )  # fmt: skip
         limited = rules(settings.core, max_size, limits)
         self.watch = Watch(limited, progress, cancel, settings.tuning)
@@ -181,15 +180,17 @@ class Request:
 
         return CacheLayer(cache, self.entitlement, self.ref.text)
 
-    def swarm(self, demands: Demands) -> SwarmLayer | nullcontext[Swarming]:
+    def swarm(self, demands: Demands) -> AbstractContextManager[SwarmLayer | None]:
         """The part of this call in a swarm, if there is one."""
         if self._call.snapshot.fleet is None:
-            return nullcontext(WITHOUT)
+            return nullcontext()
+        from imagebroker.transfer.layers.swarm import SwarmLayer  # where one is configured
+
         return SwarmLayer(self._call.snapshot.fleet, self.entitlement, demands, self.watch)
 
     def store_root(self, evidence: Mapping[str, Any]) -> None:
-        """Write the root of the hash tree into the record, where that is wanted and allowed."""
-        if self._call.core.swarm_store_root and TREE_ROOT in evidence:
+        """Write the root of the hash tree into the record, where that is allowed."""
+        if TREE_ROOT in evidence:
             from imagebroker.swarm import root  # where a swarm is configured
 
             root.stored(self.backend, self._context, self.ref, evidence[TREE_ROOT])
@@ -268,7 +269,7 @@ def _checked_stores(prefer: Sequence[str]) -> Sequence[str]:
 
 
 def _demands(
-    settings: Settings,
+    snapshot: Snapshot,
     context: Context,
     ref: ImageRef,
     backend: Boundary,
@@ -277,13 +278,16 @@ def _demands(
     formats: FormatPolicy | None,
     require_checksum: bool | None,
 ) -> Demands:
-    core = settings.core
-    weak = bool(core.allow_md5)
+    settings = snapshot.settings
+    weak = bool(settings.core.allow_md5)
     demanded = []
     if checksum is not None and not is_url(checksum):
         demanded.append(parse_checksum(checksum, allow_weak=weak))
     if ref.pin is not None:
         demanded.append(Checksum(*ref.pin, "the ref's pin"))
+    trusted, policy, signature = checked_certificates(trusted_certs), snapshot.signatures, None
+    if policy.demands(trusted):
+        signature = partial(required_signature, context, trusted, policy, settings.conf)
     return Demands(
         tuple(demanded),
         require=_requires_checksum(settings, backend, require_checksum),
@@ -291,18 +295,12 @@ def _demands(
         served=backend.declared.served_checksums,
         formats=formats,
         may_be_page=formats is not None and backend.declared.serves_pages,
-        signature=partial(
-            required_signature,
-            context,
-            checked_certificates(trusted_certs),
-            SignaturePolicy.configured(core, settings.limits),
-            settings.conf,
-        ),
+        signature=signature,
     )
 
 
-def content_policy(
-    settings: Settings, allowed: Sequence[str] | None, check: bool
+def _content_policy(
+    snapshot: Snapshot, allowed: Sequence[str] | None, check: bool
 ) -> FormatPolicy | None:
     """What the content may be; None where nobody is to look. What the deployer has written down
     about it is not weakened by a call.
@@ -310,19 +308,16 @@ def content_policy(
     :raises PolicyViolation: it would be.
     :raises InvalidImageRef: a format is none that could be verified, or `check` contradicts them.
     """
-    core = settings.core
-    decided = next(
-        (name for name in ("allowed_formats", "inspect_formats")
-         if core[name] and settings.is_set(GROUP, name)), None,
-    )  # fmt: skip
     if check:
-        return format_policy(core, allowed, optional=decided is None)
+        if allowed is None:
+            return snapshot.formats
+        return format_policy(snapshot.settings.core, allowed)
     if allowed is not None:
         raise InvalidImageRef(
             "allowed_formats needs the content check, which is turned off",
             hint="omit either --no-check-format or --allowed-formats",
         )
-    if decided is not None:
+    if (decided := decided_about_content(snapshot.settings)) is not None:
         raise PolicyViolation(
             f"[{GROUP}] {decided} is set, and a call cannot turn off the content check",
             hint=f"to allow that, remove {decided} from the config file",
@@ -356,12 +351,14 @@ def rules(core: Options, max_size: int | None, limits: Mapping[str, Any]) -> Rul
     unknown = sorted(set(limits) - set(_OVERRIDES))
     if unknown:
         raise TypeError(f"unexpected argument {unknown[0]!r}")
+    chosen = {name: getattr(core, name) for name in (*_OVERRIDES, "max_size")}
     for name, value in {**limits, "max_size": max_size}.items():
-        if value is not None and not _is_usable(value):
+        if value is None:
+            continue
+        if not _is_usable(value):
             raise InvalidImageRef(f"{name} is {value!r:.80}, not a number from 0")
-    values = {name: limits.get(name) for name in _OVERRIDES}
-    chosen = {name: core[name] if value is None else value for name, value in values.items()}
-    return Rules(max_size=core.max_size if max_size is None else max_size, **chosen)
+        chosen[name] = value
+    return Rules(**chosen)
 
 
 def _is_usable(value: Any) -> bool:

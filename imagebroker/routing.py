@@ -94,7 +94,7 @@ class Routes:
             self._registry.check_enabled(ref.scheme)
             return Section(ref.scheme, ref.instance), None, "the ref names it"
         best: tuple[str, Section, str] | None = None
-        for section in self._registry.sections():
+        for section in self._registry.sections:
             for prefix in self._endpoints(section, ref):
                 rest = below(ref, prefix)
                 if rest is not None and (best is None or len(prefix) > len(best[0])):
@@ -112,7 +112,7 @@ class Routes:
     def _endpoints(self, section: Section, ref: ImageRef) -> list[str]:
         """The prefixes of an instance; invalid ones of another backend are only logged."""
         try:
-            return self._settings.endpoints(section)
+            return self._registry.endpoints(section)
         except ConfigError as error:
             if section.name == ref.scheme:
                 raise

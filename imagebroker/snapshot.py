@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
+from imagebroker.config.options import GROUP
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.model.reference import ImageRef
@@ -23,6 +24,7 @@ from imagebroker.telemetry.calls import Telemetry
 from imagebroker.transfer.layers.flights import Flights, FlightsInMemory, FlightsOnDisk
 from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import format_policy
+from imagebroker.verify.disk_format import FormatPolicy
 from imagebroker.verify.openpgp import Keyring
 from imagebroker.verify.signature import SignaturePolicy
 
@@ -44,6 +46,10 @@ class Snapshot:
     telemetry: Telemetry
     #: Where transfers are announced; None where downloads are not shared.
     flights: Flights | None
+    #: What the content of each image may be; None: it is not checked.
+    formats: FormatPolicy | None
+    #: Which signatures images must have.
+    signatures: SignaturePolicy
     #: Whose signatures checksum files must have; None: none.
     keyring: Keyring | None = None
     #: The hosts to share downloads with; None where there is no swarm.
@@ -54,8 +60,9 @@ class Snapshot:
         """:raises ConfigError: a value of the core is wrong, or a scheme has no single plugin."""
         core = settings.core
         try:
-            format_policy(core, None)
-            SignaturePolicy.configured(core, settings.limits)
+            decided = decided_about_content(settings)
+            formats = format_policy(core, None, optional=decided is None)
+            signatures = SignaturePolicy.configured(core, settings.limits)
             keyring = Keyring.configured(core)
             registry = backends(settings)
             registry.check_schemes()
@@ -64,7 +71,9 @@ class Snapshot:
             settings.locate(error)
             raise
         telemetry = Telemetry(metrics=core.metrics, tracing=core.tracing)
-        return cls(settings, registry, telemetry, _flights(settings), keyring, fleet)
+        return cls(
+            settings, registry, telemetry, _flights(settings), formats, signatures, keyring, fleet
+        )
 
     def device_journal(self, device: Path) -> DeviceJournal | None:
         """Where a later process finds what it can go on with; None if there is no place for it."""
@@ -79,6 +88,15 @@ class Snapshot:
         except (ConfigError, OSError) as error:
             LOG.warning("%s: an interrupted download to %s starts over", error, device)
             return None
+
+
+def decided_about_content(settings: Settings) -> str | None:
+    """The option with which the deployer has written down what content may be: a call does not
+    weaken that. None if there is no such option."""
+    for name in ("allowed_formats", "inspect_formats"):
+        if getattr(settings.core, name) and settings.is_set(GROUP, name):
+            return name
+    return None
 
 
 def _fleet(core: Options) -> Fleet | None:
@@ -107,24 +125,14 @@ class Call:
     ) -> None:
         """`asked`: the identifier, as the caller wrote it."""
         self.snapshot = snapshot
+        self.settings, self.core = snapshot.settings, snapshot.settings.core
+        self.telemetry = snapshot.telemetry
         self._verb, self._asked = verb, asked
         self._recorded = False
         self.routes = Routes(snapshot.settings, snapshot.registry)
         #: Where the call began.
         self.process = Process()
         self._outlived = False
-
-    @property
-    def settings(self) -> Settings:
-        return self.snapshot.settings
-
-    @property
-    def core(self) -> Options:
-        return self.snapshot.settings.core
-
-    @property
-    def telemetry(self) -> Telemetry:
-        return self.snapshot.telemetry
 
     @contextmanager
     def recorded(

@@ -101,18 +101,15 @@ class Options(Mapping[str, Any]):
     """The option values of one backend instance when it was created; also as `options.name`."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
+        # An option cannot hide a method of a mapping, such as `get`.
+        vars(self).update({name: values[name] for name in values if not hasattr(Options, name)})
         self._values = MappingProxyType(dict(values))
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_values":
-            raise AttributeError(name)
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(f"there is no option {name}") from None
+        raise AttributeError(f"there is no option {name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -88,7 +88,8 @@ class Settings:
 
         :raises ConfigError: a core option has an invalid value.
         """
-        self._conf = conf
+        #: The whole configuration, for libraries that have sections of their own in it.
+        self.conf = conf
         self._inherit = inherited
         self._inherit_from_file: Callable[[cfg.ConfigOpts], Inherited] | None = None
         self._inherited = inherited() if inherited else {}
@@ -102,10 +103,15 @@ class Settings:
         self._file: str | None = None
         conf.register_opts(CORE_OPTIONS, group=GROUP)
         try:
-            self.core = self._snapshot(GROUP, CORE_OPTIONS)
+            core = self.core = self._snapshot(GROUP, CORE_OPTIONS)
         except ConfigError as error:
             self.locate(error)
             raise
+        self.limits = Limits(
+            connect_timeout=core.connect_timeout,
+            stall_timeout=core.stall_timeout,
+            lists=ListLimits(core.list_deadline, core.list_max_records, core.list_max_size),
+        )
 
     @classmethod
     def from_file(
@@ -150,27 +156,13 @@ class Settings:
             )  # fmt: skip
         if self.personal:
             return Settings.for_person(overrides=self._overrides)
-        return Settings(self._conf, overrides=self._overrides, inherited=self._inherit)
-
-    @property
-    def limits(self) -> Limits:
-        core = self.core
-        return Limits(
-            connect_timeout=core.connect_timeout,
-            stall_timeout=core.stall_timeout,
-            lists=ListLimits(core.list_deadline, core.list_max_records, core.list_max_size),
-        )
-
-    @property
-    def conf(self) -> cfg.ConfigOpts:
-        """The whole configuration, for libraries that have sections of their own in it."""
-        return self._conf
+        return Settings(self.conf, overrides=self._overrides, inherited=self._inherit)
 
     @property
     def files(self) -> list[Path]:
         """The config files that were read, those of a `--config-dir` too."""
-        found = [Path(name) for name in self._conf.config_file or []]
-        for folder in getattr(self._conf, "config_dir", None) or []:
+        found = [Path(name) for name in self.conf.config_file or []]
+        for folder in getattr(self.conf, "config_dir", None) or []:
             found += sorted(Path(folder).glob("*.conf"))
         return found
 
@@ -211,7 +203,7 @@ class Settings:
     def sections(self) -> list[Section]:
         """The sections of backends in the configuration, those with valid names."""
         found = []
-        for group in dict.fromkeys([*self._conf.list_all_sections(), *self._inherited]):
+        for group in dict.fromkeys([*self.conf.list_all_sections(), *self._inherited]):
             match = BACKEND_NAME.fullmatch(group.removeprefix(PREFIX))
             if group.startswith(PREFIX) and match:
                 found.append(Section(match["name"], match["instance"]))
@@ -223,7 +215,7 @@ class Settings:
         :raises ConfigError: one is not a URI.
         """
         options = [opt for opt in backend_options() if opt.name == "endpoint"]
-        self._conf.register_opts(options, group=cfg.OptGroup(section.group))
+        self.conf.register_opts(options, group=cfg.OptGroup(section.group))
         prefixes = []
         for value in self._snapshot(section.group, options).endpoint:
             prefix = value if value.endswith("/") else value + "/"
@@ -241,7 +233,7 @@ class Settings:
         common = backend_options(strict)
         every = [*common, *reloadable(options)]
         # The default of require_checksum differs between backends; endpoint is registered already.
-        self._conf.register_opts(every, group=cfg.OptGroup(section.group))
+        self.conf.register_opts(every, group=cfg.OptGroup(section.group))
         values = self._snapshot(section.group, every)
         over = {name: value for name, value in self._overrides.items() if name in values}
         return Options({**values, **over}) if over else values
@@ -277,13 +269,13 @@ class Settings:
 
     def is_set(self, group: str, option: str) -> bool:
         """Whether this option is set, even if to its default."""
-        found = self._conf.get_location(option, group)
+        found = self.conf.get_location(option, group)
         defaults = (cfg.Locations.opt_default, cfg.Locations.set_default)
         return found is not None and found.location not in defaults
 
     def _snapshot(self, group: str, options: Iterable[cfg.Opt]) -> Options:
         options = list(options)
-        values = {option.dest: value_of(self._conf, group, option) for option in options}
+        values = {option.dest: value_of(self.conf, group, option) for option in options}
         known = {old.name: option for option in options for old in option.deprecated_opts}
         known |= {option.dest: option for option in options}
         for name, value in self._inherited.get(group, {}).items():

@@ -149,14 +149,12 @@ _FOREIGN = (
 )
 
 
-def checked_kind(decompress: object) -> str | None:
+def checked_kind(decompress: object) -> str:
     """The caller's `decompress=`, before any I/O.
 
     :raises InvalidImageRef: it is not a kind of compression.
     :raises UnsupportedOperation: this Python lacks what decodes it.
     """
-    if decompress is None:
-        return None
     if not isinstance(decompress, str) or decompress not in (AUTO, *KINDS):
         raise InvalidImageRef(
             f"decompress: {redact(decompress, 40)!r} is not a kind of compression",

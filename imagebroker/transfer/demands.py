@@ -34,7 +34,7 @@ class Demands(NamedTuple):
     #: What arrives is unpacked, so that it does not matter how it is encoded.
     unpacks: bool = False
     #: Finds the signature that must hold for an image; None: none is required.
-    signature: Callable[[Image, Callable[[], Any]], Signature | None] | None = None
+    signature: Callable[[Image, Callable[[], Any]], Signature] | None = None
     #: What is computed besides, and of which images; None: nothing.
     extra_digests: Callable[[Image], ExtraDigests] | None = None
 

@@ -19,7 +19,6 @@ from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.fetch.versions import Joining
 from imagebroker.transfer.layers.present import UNKNOWN, Found, Presence
 from imagebroker.transfer.layers.single_flight import ALONE, Flying
-from imagebroker.transfer.layers.swarm import WITHOUT, Swarming
 from imagebroker.transfer.layers.verified import Verified
 from imagebroker.transfer.reader import VerifiedStream
 from imagebroker.transfer.second_chance import SecondChance
@@ -28,6 +27,7 @@ from imagebroker.transfer.transfer import Transfer
 
 if TYPE_CHECKING:
     from imagebroker.transfer.layers.cached import CacheLayer
+    from imagebroker.transfer.layers.swarm import SwarmLayer
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def download(
     flight: Flying = ALONE,
     cache: CacheLayer | None = None,
     present: Presence = UNKNOWN,
-    swarm: Swarming = WITHOUT,
+    swarm: SwarmLayer | None = None,
 ) -> Download:
     """An up-to-date destination, the cache, single flight, and one transfer: each is the fallback
     of the one before.
@@ -91,12 +91,15 @@ def download(
             except ImageBrokerError as error:
                 cache.failed(error, cached, transfer.watch)
                 destination.rewind()
-    shared = transfer._replace(candidates=swarm.candidates(flight.candidates(transfer.candidates)))
+    shared = transfer._replace(candidates=flight.candidates(transfer.candidates))
+    if swarm is not None:
+        shared = swarm.around(shared)
     done, account = _transferred(shared, destination, flight, present)
-    named = swarm.verified()
     if cache is not None and not account.cloned:
         cache.keep(destination.part, done.evidence, done.image)
-    return replace(done, evidence={**done.evidence, **named})
+    if swarm is not None:
+        done = replace(done, evidence={**done.evidence, **swarm.verified()})
+    return done
 
 
 def _up_to_date(found: Found, destination: Destination, transfer: Transfer) -> Download:

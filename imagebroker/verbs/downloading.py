@@ -57,7 +57,8 @@ def download(
     options: StoreOptions,
 ) -> Download:
     """As `Broker.download`: a line for each kind of destination."""
-    options = replace(options, decompress=checked_kind_of(options.decompress))
+    if options.decompress is not None:
+        options = replace(options, decompress=checked_kind_of(options.decompress))
     conversion = None
     if options.convert is not None:
         conversion = _conversion(call.core, request, dest, options.convert)
@@ -136,7 +137,8 @@ def _to_path(
     with request.flight(wanted.demands) as flight, request.swarm(wanted.demands) as swarm:
         cache = request.cache(cache_of(call.core)) if call.core.cache_dir else None
         done = transfer.download(wanted, destination, flight, cache, present, swarm)
-    request.store_root(done.evidence)
+    if call.core.swarm_store_root:
+        request.store_root(done.evidence)
     return done
 
 

@@ -17,14 +17,13 @@ from imagebroker.request import Request
 from imagebroker.snapshot import Call
 from imagebroker.transfer import download as transfer
 from imagebroker.transfer.fetch.versions import Joining
-from imagebroker.transfer.layers.swarm import WITHOUT, Swarming, swarming
 from imagebroker.transfer.reader import ImageReader
-from imagebroker.verify.checks import format_policy
 
 if TYPE_CHECKING:
     from imagebroker.telemetry.calls import Call as Recorded
     from imagebroker.transfer.layers.cache import Cache, Cached
     from imagebroker.transfer.layers.cached import CacheLayer
+    from imagebroker.transfer.layers.swarm import SwarmLayer
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def _detected(
     call: Call, context: Context, ref: ImageRef, backend: Boundary, image: Image
 ) -> Image:
     """A file has no record: what its first bytes say about it."""
-    policy = format_policy(call.core, None)
+    policy = call.snapshot.formats
     if policy is None:
         return image
     from imagebroker.transfer.detection import detected  # only `get` needs it
@@ -75,11 +74,12 @@ def open_image(
 ) -> ImageReader:
     """As `Broker.open`; `arguments` are those of a `Request`."""
     request = Request(call, context, id_or_uri, **arguments)
-    decompress = checked_kind_of(decompress)
+    if decompress is not None:
+        decompress = checked_kind_of(decompress)
     with call.record("open", request.backend.title, request.ref) as opening, ExitStack() as stack:
         wanted = request.transfer(decompress)
         swarm = stack.enter_context(request.swarm(wanted.demands))
-        stream = transfer.opened(swarming(wanted, swarm))
+        stream = transfer.opened(wanted if swarm is None else swarm.around(wanted))
         held = stack.pop_all()
     read = call.telemetry.begin("read", request.backend.title, request.ref)
     read.request_ids = opening.request_ids  # which its source goes on filling
@@ -89,7 +89,7 @@ def open_image(
             call.locate(error)
         read.bytes, read.retries = request.watch.done, request.watch.retries
         read.facts |= stream.facts
-        if stream.evidence:
+        if stream.evidence and swarm is not None:
             swarm.verified()
         held.close()
         read.end(error)
@@ -114,15 +114,19 @@ def load(call: Call, request: Request, cache: Cache) -> Cached:
             if call.snapshot.fleet is None:
                 raise
             LOG.warning("%s; asking the backend itself, from the beginning", error)
-        return _loaded(request, layer, log, WITHOUT)
+        return _loaded(request, layer, log)
 
 
-def _loaded(request: Request, layer: CacheLayer, log: Recorded, swarm: Swarming) -> Cached:
+def _loaded(
+    request: Request, layer: CacheLayer, log: Recorded, swarm: SwarmLayer | None = None
+) -> Cached:
+    wanted = request.transfer() if swarm is None else swarm.around(request.transfer())
     # What is cached under a version must all be of that version.
-    stream = transfer.opened(swarming(request.transfer(), swarm), Joining(allowed=False))
+    stream = transfer.opened(wanted, Joining(allowed=False))
     with ImageReader(stream) as reader:
         found = layer.load(reader)
-    swarm.verified()
+    if swarm is not None:
+        swarm.verified()
     log.facts |= stream.facts
     return found
 
@@ -141,10 +145,8 @@ def cache_of(core: Options) -> Cache:
     return Cache(Path(core.cache_dir), core.cache_size)
 
 
-def checked_kind_of(decompress: str | None) -> str | None:
+def checked_kind_of(decompress: str) -> str:
     """:raises InvalidImageRef, UnsupportedOperation: as `codecs.checked_kind`."""
-    if decompress is None:
-        return None
     from imagebroker.transfer.codecs import checked_kind  # few calls unpack anything
 
     return checked_kind(decompress)

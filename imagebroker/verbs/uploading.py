@@ -23,7 +23,7 @@ from imagebroker.request import rules
 from imagebroker.snapshot import Call
 from imagebroker.transfer.limits import Cancel, Progress, Watch
 from imagebroker.transfer.upload import uploaded
-from imagebroker.verify.checks import format_policy, upload_check
+from imagebroker.verify.checks import upload_check
 from imagebroker.verify.disk_format import FormatPolicy
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def import_image(
 
 def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
     """Whatever a call stores unchecked: who downloads it is protected by the check there."""
-    return format_policy(call.core, None, optional=True) if check_format else None
+    formats = call.snapshot.formats if check_format else None
+    return None if formats is None else replace(formats, optional=True)
 
 
 def _data(

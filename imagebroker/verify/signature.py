@@ -68,6 +68,10 @@ class SignaturePolicy:
             4 * (limits.connect_timeout + limits.stall_timeout),
         )
 
+    def demands(self, trusted_certs: Sequence[str] | None) -> bool:
+        """Whether a call with these `trusted_certs` accepts signed images only."""
+        return self.verify_signatures or trusted_certs is not None
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -122,8 +126,8 @@ def required_signature(
     conf: cfg.ConfigOpts,
     image: Image,
     waiting: Callable[[], Any] = lambda: None,
-) -> Signature | None:
-    """The signature that the bytes of `image` must have; None if none is required.
+) -> Signature:
+    """The signature that the bytes of `image` must have, where `policy.demands` one.
 
     Everything that does not need the bytes is checked here. `trusted_certs` require a signature by
     one of these certificates, or by one that they issued; an empty list means those of the policy.
@@ -133,8 +137,6 @@ def required_signature(
         not trusted.
     :raises TransferError: the key manager is down or slow. :raises NotAuthorized: it refuses.
     """
-    if trusted_certs is None and not policy.verify_signatures:
-        return None
     values = _properties(image)
     make = _verifier_of(image, values)
     validate = policy.enable_certificate_validation or trusted_certs is not None

@@ -160,10 +160,10 @@ class TestSignature:
 
 
 class TestProperties:
-    def test_nobody_asks_for_a_signature(self, conf: cfg.ConfigOpts) -> None:
-        image = Image(ref="the image", properties=signer().properties(DATA))
-        assert_that(required_signature(None, None, POLICY, conf, image), Is(None))
-        assert_that(MemoryKeyManager.asked, Equals([]))
+    def test_one_is_required_where_the_caller_or_the_deployer_asks_for_it(self) -> None:
+        assert_that(POLICY.demands(None), Is(False))
+        assert_that(POLICY.demands(()), Is(True))
+        assert_that(SignaturePolicy(verify_signatures=True).demands(None), Is(True))
 
     @pytest.mark.parametrize("missing", PROPERTIES)
     @pytest.mark.parametrize("value", [None, ""])

@@ -26,7 +26,8 @@ class FixedBroker(Broker):
         super().__init__(settings)
 
     def _found_backends(self, settings: Settings) -> Registry:
-        return _FixedRegistry(settings, self._classes)
+        plugins = (_FixedEntryPoint(scheme, cls) for scheme, cls in self._classes.items())
+        return Registry(settings, plugins=plugins)
 
 
 class _FixedEntryPoint(importlib.metadata.EntryPoint):
@@ -38,12 +39,6 @@ class _FixedEntryPoint(importlib.metadata.EntryPoint):
 
     def load(self) -> Any:
         return vars(self)["_cls"]
-
-
-class _FixedRegistry(Registry):
-    def __init__(self, settings: Settings, classes: Classes) -> None:
-        super().__init__(settings)
-        self._found = {scheme: (_FixedEntryPoint(scheme, cls),) for scheme, cls in classes.items()}
 
 
 def make_config(

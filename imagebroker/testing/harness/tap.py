@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from oslo_config import cfg
 
-from imagebroker.backends.backend import BackendHost, ImageBackend, Limits, Options
+from imagebroker.backends.backend import BackendHost, ImageBackend, Options
 from imagebroker.config.settings import Section, Settings, parse_backend
 from imagebroker.policy.addresses import Policy
 from imagebroker.testing.faults.sockets import pair
@@ -96,15 +96,12 @@ class TappedSettings(Settings):
     ) -> None:
         """`titles`: the sections of backends; oslo.config lists only those of files."""
         super().__init__(conf)
-        self._tap, self._chunk_size = tap, chunk_size
+        self.limits = replace(self.limits, chunk_size=chunk_size)
+        self._tap = tap
         self._titles = tuple(titles)
 
     def sections(self) -> list[Section]:
         return [parse_backend(title) for title in self._titles]
-
-    @property
-    def limits(self) -> Limits:
-        return replace(super().limits, chunk_size=self._chunk_size)
 
     def policy(self, section: Section, options: Options, servers: Iterable[str] = ()) -> Policy:
         found = super().policy(section, options, servers)

@@ -10,10 +10,10 @@ bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import ImageBrokerError
@@ -39,32 +39,6 @@ LOG = logging.getLogger(__name__)
 _TIMEOUT = 0.8
 
 
-class Swarming(Protocol):
-    """What a transfer needs of the swarm."""
-
-    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]: ...
-
-    def verified(self) -> Mapping[str, Any]: ...
-
-
-class _Without:
-    """There is none."""
-
-    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
-        return list(own)
-
-    def verified(self) -> Mapping[str, Any]:
-        return {}
-
-
-WITHOUT = _Without()
-
-
-def swarming(transfer: Transfer, swarm: Swarming) -> Transfer:
-    """The same with the swarm as a place where the bytes may be had."""
-    return transfer._replace(candidates=swarm.candidates(transfer.candidates))
-
-
 class _Running(NamedTuple):
     child: Child
     source: SwarmSource
@@ -83,8 +57,10 @@ class SwarmLayer:
         self._verified = False
         self._own: Candidate | None = None
 
-    def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
-        """The swarm before the places that it stands for, and after a transfer of this host."""
+    def around(self, transfer: Transfer) -> Transfer:
+        """The same with the swarm as a candidate: before those that it stands for, and after a
+        transfer of this host."""
+        own = transfer.candidates
         self._own = own[-1]
         swarm = Candidate(
             self._own.ref, partial(self._open, 0), secondhand=True, is_swarm=True,
@@ -92,7 +68,7 @@ class SwarmLayer:
             again=Candidate(self._own.ref, self._repair, secondhand=True, is_swarm=True),
         )  # fmt: skip
         followed = [each for each in own[:-1] if each.secondhand]
-        return [*followed, swarm, *own[len(followed) :]]
+        return transfer._replace(candidates=[*followed, swarm, *own[len(followed) :]])
 
     def _open(self, first: int, left: float, waiting: Waiting) -> OpenedSource:
         """:raises HandedOver: this image, or this host, can do without."""

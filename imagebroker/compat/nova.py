@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imagebroker.compat.errors import (
@@ -33,8 +33,9 @@ from imagebroker.compat.errors import (
     Table,
 )
 from imagebroker.compat.listing import LazyList, query_of
-from imagebroker.compat.nova_options import broker_of
+from imagebroker.compat.nova_options import broker_of, servers_of
 from imagebroker.compat.records import changed_fields, created_fields, record_of
+from imagebroker.compat.service_options import ServiceOptions
 from imagebroker.compat.streams import ImageChunks, is_empty, is_special, writable
 from imagebroker.exceptions import Cancelled, InvalidImageRef
 
@@ -50,6 +51,22 @@ __all__ = ["API", "broker_of"]
 _PAGE = 200
 #: Interfaces of the image service in a caller's catalogue, best first.
 _INTERFACES = ("internalURL", "publicURL")
+
+
+def _url_of(image_ref: str, context: Context, servers: Sequence[str]) -> str:
+    """The URL of an image.
+
+    :param servers: the addresses that the configuration names, with a `/` at the end.
+    """
+    catalogue = getattr(context, "service_catalog", None)
+    for service in catalogue if isinstance(catalogue, (list, tuple)) else ():
+        if service.get("type") != "image":
+            continue
+        for endpoint in service.get("endpoints") or ():
+            url = next(filter(None, map(endpoint.get, _INTERFACES)), None)
+            if url is not None:
+                return f"{url.rstrip('/').removesuffix('/v2')}/v2/images/{image_ref}"
+    return f"{servers[0]}images/{image_ref}" if servers else image_ref
 
 
 class _AtOnce:
@@ -89,6 +106,10 @@ class API:
             def __init__(self) -> None:
                 self._errors = Errors(exceptions)
 
+            @staticmethod
+            def generate_image_url(image_ref: str, context: Context) -> str:
+                return _url_of(image_ref, context, servers_of(ServiceOptions(conf)))
+
             @property
             def _broker(self) -> Broker:
                 with lock:
@@ -107,19 +128,13 @@ class API:
     def generate_image_url(image_ref: str, context: Context) -> str:
         """A URL of the image, for notifications and `Location` headers.
 
-        As in Nova, it is made of the image service's endpoint and the id, without asking anybody.
-        Different on purpose: the endpoint is that of the caller's own catalogue; it is a URL that
-        `get` understands (with `/v2`); where there is no endpoint, the ref comes back as it is.
+        As in Nova, it is made of the image service's endpoint and the id, without asking anybody:
+        the first that Nova's options name (`on`) if the caller has no catalogue, as a periodic
+        task, and the id alone where there is no endpoint.
+        Different on purpose: the endpoint of the caller's own catalogue comes first; its URL is
+        one that `get` understands (with `/v2`).
         """
-        catalogue = getattr(context, "service_catalog", None)
-        for service in catalogue if isinstance(catalogue, (list, tuple)) else ():
-            if service.get("type") != "image":
-                continue
-            for endpoint in service.get("endpoints") or ():
-                url = next(filter(None, map(endpoint.get, _INTERFACES)), None)
-                if url is not None:
-                    return f"{url.rstrip('/').removesuffix('/v2')}/v2/images/{image_ref}"
-        return image_ref
+        return _url_of(image_ref, context, [])
 
     def get_all(self, context: Context, **kwargs: Any) -> MutableSequence[dict[str, Any]]:
         """The records of the images that this caller may see.

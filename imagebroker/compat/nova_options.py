@@ -111,12 +111,18 @@ def _glance(options: ServiceOptions) -> dict[str, Any]:
         if new not in values and value not in (None, "", False):
             values[new] = value
     allowing_insecure(values, "[glance] insecure")
-    servers = listed(options.get("api_servers", "glance"))
+    servers = servers_of(options)
     if servers:
-        values["endpoint"] = [prefix(url) for url in servers]
+        values["endpoint"] = servers
     elif "endpoint" not in values:
         values["allowed_networks"] = ANYWHERE
     return values
+
+
+def servers_of(options: ServiceOptions) -> list[str]:
+    """The addresses of Glance that Nova's options name, as `prefix` writes them."""
+    servers = listed(options.get("api_servers", "glance"))
+    return [prefix(url) for url in servers or listed(options.get("endpoint_override", "glance"))]
 
 
 def _rbd(options: ServiceOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, ContainsDict, Equals, HasLength, Is, Not
 
+from imagebroker.compat.nova import API
 from imagebroker.compat.nova_options import broker_of, inherited
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import SchemeNotEnabled
@@ -102,6 +104,24 @@ def test_what_stands_in_its_glance_section_is_understood(
 ) -> None:
     found = inherited(parsed(lines))[section]
     assert_that(found, ContainsDict({name: Equals(value) for name, value in expected.items()}))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("api_servers = http://a:9292, b:9292", "http://a:9292/images/x"),
+        ("endpoint_override = https://c/image/v2", "https://c/image/images/x"),
+        ("", "x"),
+    ],
+)
+def test_the_url_of_an_image_of_a_caller_without_a_catalogue_is_of_the_first_configured_server(
+    parsed: Parsed, lines: str, expected: str
+) -> None:
+    url = API.on(parsed(lines)).generate_image_url
+    assert_that(url("x", SimpleNamespace(service_catalog=[])), Equals(expected))  # type: ignore[arg-type]
+    catalogue = [{"type": "image", "endpoints": [{"publicURL": "http://public"}]}]
+    own = SimpleNamespace(service_catalog=catalogue)
+    assert_that(url("x", own), Equals("http://public/v2/images/x"))  # type: ignore[arg-type]
 
 
 def test_the_services_own_login_is_that_of_service_user(parsed: Parsed) -> None:

@@ -54,7 +54,11 @@ def tried(environment: Environment, suite: str, work: Path, seconds: float) -> C
     folder, run = work / f"{service.name}-{suite}", partial(run_suite, seconds=seconds)
     after = run(environment, service.suites[suite], Path(f"{folder}-after"), swapped=True)
     before = dict.fromkeys(after, Outcome("ok"))
-    failing = [t for t, each in after.items() if each.failed and service.reason(t) is None]
+    failing = [
+        test
+        for test, each in after.items()
+        if each.failed and service.reason(test, each.last_line) is None
+    ]
     if failing:
         before |= run(
             environment, service.suites[suite], Path(f"{folder}-before"), swapped=False,

@@ -28,9 +28,12 @@ class Reason:
     #: A regular expression that the whole id of each of them matches.
     tests: str
     why: str
+    #: A regular expression that the last line of their traceback matches; anything, if it is empty.
+    says: str = ""
 
-    def holds(self, test: str) -> bool:
-        return re.fullmatch(self.tests, test) is not None
+    def holds(self, test: str, last_line: str) -> bool:
+        fails_so = not self.says or re.search(self.says, last_line) is not None
+        return fails_so and re.fullmatch(self.tests, test) is not None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Service:
     #: Backends that the swap registers: name of the scheme to `module:class`.
     backends: Mapping[str, str] = field(default_factory=dict)
 
-    def reason(self, test: str) -> Reason | None:
-        """Why `test` is known to fail after the swap; None if it is not."""
-        return next((each for each in self.reasons if each.holds(test)), None)
+    def reason(self, test: str, last_line: str) -> Reason | None:
+        """Why `test` is known to fail after the swap with this line; None if it is not."""
+        return next((each for each in self.reasons if each.holds(test, last_line)), None)
+
+    def always_fails(self, test: str) -> bool:
+        """Whether a reason is known for `test` that does not depend on how it fails."""
+        return any(each.holds(test, "") for each in self.reasons if not each.says)

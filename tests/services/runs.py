@@ -28,7 +28,7 @@ class Outcome:
         return self.kind in ("fail", "crash")
 
     @property
-    def first_line(self) -> str:
+    def last_line(self) -> str:
         """The last line of its traceback that says something, shortened."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip(" \t-^~")]
         found = next((x for x in reversed(lines) if not x.startswith(("}}}", "Binary"))), "")

@@ -32,15 +32,18 @@ class Comparison:
 
     def unknown(self) -> dict[str, Outcome]:
         """Those of them for which no reason is known."""
-        return {t: o for t, o in self.changed().items() if self.service.reason(t) is None}
+        return {t: o for t, o in self.changed().items() if self._reason(t, o) is None}
 
     def mended(self) -> list[str]:
         """The tests that have a reason to fail, and do not."""
         return [
             test
             for test, outcome in sorted(self.after.items())
-            if outcome.kind == "ok" and self.service.reason(test) is not None
+            if outcome.kind == "ok" and self.service.always_fails(test)
         ]
+
+    def _reason(self, test: str, outcome: Outcome) -> Reason | None:
+        return self.service.reason(test, outcome.last_line)
 
     def row(self) -> tuple[str, int, int, int]:
         """Its name, the number of tests, and how many passed before and after."""
@@ -53,17 +56,17 @@ class Comparison:
         passed = f"{before} pass before, {after} after" if self.whole else f"{after} pass"
         yield f"{self.service.name}, {name}: {tests} tests, {passed}"
         shown: dict[Reason | None, list[str]] = {}
-        for test in self.changed():
-            shown.setdefault(self.service.reason(test), []).append(test)
+        for test, outcome in self.changed().items():
+            shown.setdefault(self._reason(test, outcome), []).append(test)
         for reason, names in shown.items():
             yield f"  {'UNKNOWN' if reason is None else reason.why}"
             for test in names:
                 yield f"    {test}"
                 if reason is None:
-                    yield f"      {self.changed()[test].first_line}"
+                    yield f"      {self.changed()[test].last_line}"
         failing = [test for test, outcome in sorted(self.before.items()) if outcome.failed]
         if failing:
             yield f"  fails before, too ({len(failing)}):"
-            yield from (f"    {test}: {self.before[test].first_line[:100]}" for test in failing)
+            yield from (f"    {test}: {self.before[test].last_line[:100]}" for test in failing)
         for test in self.mended():
             yield f"  passes, though a reason to fail is known: {test}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals
+from testtools.matchers import Contains, Equals, Not
 
 from tests.services.__main__ import tried
 from tests.services.environment import Environment, unpack_folders
@@ -24,6 +24,8 @@ class Case(unittest.TestCase):
     def test_same(self): self.assertTrue(sample_service.answer)
     def test_broken(self): self.fail("never worked")
     def test_changed(self): self.assertEqual(42, sample_service.answer)
+    def test_said(self): self.assertEqual("own", sample_service.inside, "a key too many")
+    def test_said_otherwise(self): self.assertEqual("own", sample_service.inside, "a wrong value")
     def test_inside(self): self.assertEqual("own", sample_service.inside)
     def test_ends_the_process(self):
         if sample_service.answer != 42: os._exit(3)
@@ -56,6 +58,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     reasons = (
         Reason(rf"{CASE}test_inside", "looks inside"),
         Reason(rf"{CASE}test_same", "was mended long ago"),
+        Reason(rf"{CASE}test_(said.*|skipped)", "has one key more", says=": a key too many$"),
     )
     return Service("sample", ("sample",), {"all": suite}, reasons)
 
@@ -73,17 +76,21 @@ def result(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Compar
 
 
 def test_what_only_fails_after_the_swap_is_told_apart(result: Comparison) -> None:
-    assert_that(result.row(), Equals(("all", 6, 5, 2)))
+    assert_that(result.row(), Equals(("all", 8, 7, 2)))
     names = [name.removeprefix(CASE) for name in result.changed()]
-    assert_that(names, Equals(["test_changed", "test_ends_the_process", "test_inside"]))
+    assert_that(names, Equals([
+        "test_changed", "test_ends_the_process", "test_inside", "test_said", "test_said_otherwise",
+    ]))  # fmt: skip
 
 
 def test_a_failure_without_a_reason_is_unknown_and_one_with_a_reason_is_not(
     result: Comparison,
 ) -> None:
     unknown = {name.removeprefix(CASE): each.kind for name, each in result.unknown().items()}
-    assert_that(unknown, Equals({"test_changed": "fail", "test_ends_the_process": "crash"}))
-    assert_that(result.unknown()[f"{CASE}test_changed"].first_line, Contains("42 != 43"))
+    assert_that(unknown, Equals({
+        "test_changed": "fail", "test_ends_the_process": "crash", "test_said_otherwise": "fail",
+    }))  # fmt: skip
+    assert_that(result.unknown()[f"{CASE}test_changed"].last_line, Contains("42 != 43"))
 
 
 def test_a_process_that_ends_in_a_test_costs_no_other_test(result: Comparison) -> None:
@@ -94,6 +101,8 @@ def test_a_process_that_ends_in_a_test_costs_no_other_test(result: Comparison) -
 def test_each_test_is_printed_with_its_reason(result: Comparison) -> None:
     text = "\n".join(result.lines())
     assert_that(text, Contains(f"  looks inside\n    {CASE}test_inside"))
+    assert_that(text, Contains(f"  has one key more\n    {CASE}test_said\n  fails before"))
+    assert_that(text, Not(Contains(f"{CASE}test_skipped")))
     assert_that(text, Contains(f"fails before, too (1):\n    {CASE}test_broken"))
     assert_that(text, Contains(f"passes, though a reason to fail is known: {CASE}test_same"))
 
@@ -104,12 +113,12 @@ def test_a_sample_runs_before_the_swap_what_fails_after_it_without_a_reason(
     result = tried(Sample(service, tmp_path / "none"), "all", tmp_path, 600)
     assert_that(
         [name.removeprefix(CASE) for name in result.unknown()],
-        Equals(["test_changed", "test_ends_the_process"]),
+        Equals(["test_changed", "test_ends_the_process", "test_said_otherwise"]),
     )
     assert_that(result.before[f"{CASE}test_broken"].failed, Equals(True))
-    assert_that(next(result.lines()), Equals("sample, all: 6 tests, 2 pass"))
+    assert_that(next(result.lines()), Equals("sample, all: 8 tests, 2 pass"))
     begun = (tmp_path / "sample-all-before" / "out").read_text().count('"begun"')
-    assert_that(begun, Equals(3))
+    assert_that(begun, Equals(4))
 
 
 def test_tests_that_cannot_be_loaded_are_no_success(service: Service, tmp_path: Path) -> None:

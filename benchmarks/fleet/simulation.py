@@ -26,6 +26,7 @@ from imagebroker.swarm.plan import (
     gives_up,
     opening,
     partners,
+    waits_in_vain,
 )
 
 #: Seconds until a host's second process speaks, until a proof has been judged, and between two
@@ -33,8 +34,8 @@ from imagebroker.swarm.plan import (
 _STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
 #: Seconds in which a claim is passed on to all, and after which it is repeated.
 _SPREADS, _REPEATS = 0.2, 2.0
-#: Seconds after which others are called for a chunk of which nothing comes, and how many.
-_QUIET, _CALLED = 1.5, 2
+#: Hosts that are called for a chunk of which nothing comes.
+_CALLED = 2
 #: Bytes that the origin sends to one host before it sends to another.
 _SENT = 64 * 1024
 #: Parts that a host asks others for at once.
@@ -101,6 +102,8 @@ class _Host:
     #: Of chunks that are fetched: with whom it is connected for them, and since when nothing came.
     links: dict[int, list[_Host]] = field(default_factory=dict)
     quiet: dict[int, float] = field(default_factory=dict)
+    #: When anything came from others.
+    came: float = 0.0
     reading: int | None = None
     #: Bytes that were read of the next part of each chunk.
     read: dict[int, float] = field(default_factory=dict)
@@ -339,7 +342,7 @@ class Simulation:
     def _call_others(self, host: _Host) -> None:
         """For chunks of which nothing comes."""
         for index, since in host.quiet.items():
-            if self._now - since > _QUIET:
+            if waits_in_vain(self._now - since, self._now - host.came):
                 host.quiet[index] = self._now
                 has = [each for each in host.near if index in each.whole]
                 has = [each for each in has if each.rack is host.rack] or has
@@ -413,6 +416,7 @@ class Simulation:
             host.has[index] |= 1 << part
             if index in host.quiet:
                 host.quiet[index] = self._now
+            host.came = self._now
             if host.has[index] == self._all and host.reading != index:
                 self._complete(host, index)
         if host.ended is None:

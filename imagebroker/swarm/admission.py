@@ -14,6 +14,8 @@ from imagebroker.swarm.wire import BrokenPeer, Message
 
 #: Seconds within which a host has to prove that it may read the image.
 _PROOF = 20.0
+#: Times that a host is asked that cannot answer.
+_ASKED = 3
 #: Chunks in which places are looked for that cannot be guessed.
 _LOOKED_INTO = 4
 #: Chunks of which this host reads a little, in vain, to ask others for it.
@@ -75,6 +77,11 @@ class Admission:
         if asked is None:
             return
         given, own = message.get("digest"), self._local.fingerprint
+        if given == "":  # its backend does not send the bytes now: that is no lie
+            peer.unanswered += 1
+            if peer.unanswered >= _ASKED:
+                peer.close()
+            return
         if not proof.holds(given, asked.nonce, peer.fingerprint, own, asked.parts):
             self._peers.ban(peer, "did not prove that its backend lets it read the image")
             return

@@ -23,6 +23,8 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks.
 _MOMENT = 0.2
+#: Requests for bytes of proofs at once. Each waits behind what the backend sends to all hosts.
+_PROOFS = 4
 #: Times that one chunk is tried again, and seconds between.
 _RETRIES, _PAUSE = 3, 0.5
 
@@ -63,9 +65,9 @@ class BackendReader:
         self._runs: deque[_Run] = deque()
         self._places: deque[wire.Message] = deque()
         self._closed = False
-        #: Bytes for proofs are read beside the share where the backend takes two requests at once.
-        self._beside = own.parallel_reads > 1
-        works = [self._work, self._answer] if self._beside else [self._work]
+        #: Bytes for proofs are read beside the share where the backend takes several requests.
+        self._beside = min(own.parallel_reads - 1, _PROOFS)
+        works = [self._work, *[self._answer] * self._beside]
         self._threads = [Thread(target=work, name="imagebroker-swarm-share") for work in works]
 
     def begin(self, first: int, stop: int) -> None:

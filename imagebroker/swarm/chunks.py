@@ -10,7 +10,7 @@ from time import monotonic
 
 from imagebroker.swarm import tree
 from imagebroker.swarm.certificates import NAME
-from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout
+from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout, waits_in_vain
 from imagebroker.swarm.proof import Places
 
 _BLOCK = 1024 * 1024
@@ -162,10 +162,13 @@ class Chunks:
         self._came = self._gave[chunk.by or ""] = chunk.heard
         return True
 
-    def is_due(self, index: int, seconds: float) -> bool:
-        """Whether nothing has come for so long, and nobody was called; notes that they are now."""
+    def is_due(self, index: int) -> bool:
+        """Whether nothing has come for a while, and nobody was called; notes that they are now.
+        While other chunks come, it waits behind them, and for longer."""
         chunk, now = self._found.get(index), self._clock()
-        if chunk is None or now - max(chunk.heard, chunk.called) < seconds:
+        if chunk is None or not waits_in_vain(
+            now - max(chunk.heard, chunk.called), now - self._came
+        ):
             return False
         chunk.called = now
         return True

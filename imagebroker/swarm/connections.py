@@ -7,6 +7,7 @@ import random
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from ssl import SSLObject
+from time import monotonic
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import NAME, fingerprint, is_of_fleet
@@ -18,10 +19,11 @@ from imagebroker.swarm.plan import MAX_DIALED
 from imagebroker.swarm.rendezvous import REMEMBERED
 from imagebroker.swarm.wire import BrokenPeer, Message
 
-#: Seconds between two calls of members that did not answer.
-_AGAIN = 3.0
-#: The same for a host that has just come, and seconds for which it has.
-_SOON, _YOUNG = 0.3, 3.0
+#: Seconds between two looks for members: at first, and at most. They double once one is known, or
+#: after so many seconds.
+_SOON, _SELDOM, _YOUNG = 0.3, min(3.0, REMEMBERED / 4), 3.0
+#: Seconds until an address is dialed again: they double with each connection that came to nothing.
+_BACK_OFF, _LONGEST = 0.3, 12.0
 #: Seconds within which a connection and a greeting must be there.
 HANDSHAKE_TIMEOUT = 5.0
 
@@ -38,6 +40,8 @@ class Connections:
     ) -> None:
         self._local, self._peers, self._connected, self._heard = local, peers, met, heard
         self._dialing: set[Address] = set()
+        #: When addresses to which a connection ended are dialed again, and the seconds waited.
+        self._back_off: dict[Address, tuple[float, float]] = {}
         self._discovery = Discovery(local)
         self._self_addresses: set[Address] = {(local.start.address, local.port)}
         #: Whoever was known at the beginning has been called.
@@ -47,23 +51,35 @@ class Connections:
 
     async def find(self) -> None:
         """Call the members that are known, again and again."""
+        pause = _SOON
         while True:
-            wanted = await self._discovery.found()
-            wanted -= self._self_addresses | self._peers.addresses | self._dialing
+            wanted = {each for each in await self._discovery.found() if self._is_wanted(each)}
             chosen = random.sample(sorted(wanted), len(wanted))
             while chosen and (most := self._free_slots):
                 now, chosen = chosen[:most], chosen[most:]
                 await asyncio.gather(*(self._dial(*each) for each in now))
             self.settled.set()
-            young = self._local.age < _YOUNG
-            await asyncio.sleep(_SOON if young else min(_AGAIN, REMEMBERED / 4))
+            await asyncio.sleep(pause)
+            if len(self._peers) or self._local.age > _YOUNG:
+                pause = min(2 * pause, _SELDOM)
 
     def add_known(self, addresses: list[Address]) -> None:
         """Call who is not known yet: whoever comes is known to all at once."""
-        known = self._peers.addresses | self._self_addresses
-        unknown = [each for each in addresses if each not in known | self._dialing]
+        unknown = [each for each in addresses if self._is_wanted(each)]
         for each in unknown[: self._free_slots]:
             self._local.begin(self._dial(*each))
+
+    def _is_wanted(self, address: Address) -> bool:
+        """It is not connected, and it is time to dial it."""
+        if address in self._self_addresses | self._peers.addresses | self._dialing:
+            return False
+        return self._back_off.get(address, (0.0, 0.0))[0] <= monotonic()
+
+    def _ended(self, address: Address) -> None:
+        """A connection to it was refused, or has ended."""
+        self._dialing.discard(address)
+        pause = min(2 * self._back_off.get(address, (0.0, _BACK_OFF / 2))[1], _LONGEST)
+        self._back_off[address] = monotonic() + pause, pause
 
     @property
     def _free_slots(self) -> int:
@@ -83,13 +99,13 @@ class Connections:
         try:
             reader, writer = await asyncio.wait_for(
                 asyncio.open_connection(
-                    ip, port, ssl=self._local.identity.client(), server_hostname=NAME,
+                    ip, port, ssl=self._local.tls, server_hostname=NAME,
                     local_addr=(self._local.start.address, 0), limit=wire.LIMIT,
                 ),
                 HANDSHAKE_TIMEOUT,
             )  # fmt: skip
         except (OSError, TimeoutError):
-            self._dialing.discard((ip, port))
+            self._ended((ip, port))
             return
         greeted = asyncio.Event()
         self._local.begin(self._serve(reader, writer, (ip, port), greeted))
@@ -132,7 +148,7 @@ class Connections:
         finally:
             greeted.set()
             if dialed is not None:
-                self._dialing.discard(dialed)
+                self._ended(dialed)
             writer.transport.abort()
             if peer is not None:
                 self._peers.remove(peer)

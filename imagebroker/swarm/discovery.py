@@ -78,7 +78,7 @@ class Discovery:
         for where in local.start.rendezvous:
             with suppress(Unreachable):
                 found = await asyncio.to_thread(
-                    register, where, local.identity, local.start.topic, local.address
+                    register, where, local.tls, local.start.topic, local.address
                 )
                 return {_address(each) for each in found}
         return set()
@@ -93,7 +93,7 @@ class Discovery:
         for where in local.start.rendezvous:
             with suppress(Unreachable):
                 await asyncio.to_thread(
-                    register, where, local.identity, local.start.topic, local.address, leaving=True
+                    register, where, local.tls, local.start.topic, local.address, leaving=True
                 )
                 return
 

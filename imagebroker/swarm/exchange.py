@@ -13,8 +13,6 @@ from imagebroker.swarm.picker import ChunkPicker
 from imagebroker.swarm.plan import LATE, gateway, partners
 from imagebroker.swarm.wire import Message
 
-#: Seconds after which hosts that have a chunk are called again for it.
-_QUIET = 1.5
 #: Chunks that a host may say it has, and not send.
 _MOST_STALLED = 2
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
@@ -186,7 +184,7 @@ class Exchange:
             done = local.torrents.progress(index)
             if local.chunks.heard(index, done):
                 local.progressed()
-            elif local.chunks.is_due(index, _QUIET):
+            elif local.chunks.is_due(index):
                 self._call_others(index)
             if done >= local.start.layout.length(index):
                 self._take(index)

@@ -40,6 +40,8 @@ class LocalHost:
         self.identity = start.identity
         #: Of its certificate.
         self.fingerprint = self.identity.fingerprint
+        #: For the connections that it opens, to peers and to the rendezvous.
+        self.tls = self.identity.client()
         self.id = f"{self.fingerprint[:16]}-{secrets.token_hex(8)}"
         self.clock = Clock(_COUNTED)
         self.chunks = Chunks(start.layout, start.first, Path(start.spool), self.clock)

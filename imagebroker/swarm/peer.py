@@ -16,7 +16,9 @@ VERSION = 3
 #: Bytes that may wait to be sent to one host: it takes nothing any more.
 _MOST_WAITING = 4 * 1024 * 1024
 #: Seconds in which what is to be sent is gathered.
-_TOGETHER = 0.02
+_TOGETHER = 0.05
+#: Characters of a short id.
+SHORT_ID = 8
 #: Challenges that a host answers to one other: each may cost a request to the backend.
 _MOST_CHALLENGES = 4
 _LARGEST_PLACE, _MOST_PLACES = 64 * 1024, 8
@@ -82,6 +84,8 @@ class Peer:
     challenge: Challenge | None = None
     #: When it was first asked for a proof.
     since: float = field(default_factory=monotonic)
+    #: Challenges that it could not answer.
+    unanswered: int = 0
     #: Challenges of its that were answered.
     answered: int = 0
     #: Chunks for which its libtorrent listens, and those of them that it has.
@@ -98,6 +102,11 @@ class Peer:
     @property
     def id(self) -> str:
         return self.hello.id
+
+    @property
+    def short_id(self) -> str:
+        """The end of its id, which is drawn at random."""
+        return self.id[-SHORT_ID:]
 
     @property
     def at(self) -> tuple[str, int]:
@@ -143,7 +152,7 @@ class Peer:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.stalled = before.stalled
+            self.stalled, self.unanswered = before.stalled, before.unanswered
 
     def close(self) -> None:
         self.writer.transport.abort()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from time import monotonic
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.claims import Claims
 from imagebroker.swarm.local_host import LocalHost
-from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.peer import SHORT_ID, Peer
 from imagebroker.swarm.peers import Peers
-from imagebroker.swarm.plan import Assignment, StaggeredReads, gives_up
+from imagebroker.swarm.plan import MAX_PEERS, Assignment, StaggeredReads, gives_up
 from imagebroker.swarm.wire import Message
 
 #: Seconds after which a claim is repeated.
@@ -94,7 +95,8 @@ class ChunkPicker:
         whole = done >= self._local.start.layout.length(index)
         if not self.claims.heard(index, by, done, whole=whole):
             return
-        others = [each for each in self._peers if each is not peer and each.id != by]
+        told = _told(message)
+        others = [p for p in self._peers if p is not peer and p.id != by and p.short_id not in told]
         for each in random.sample(others, min(len(others), _PASSED_TO)):
             each.send(message)
         self._give_up()
@@ -154,17 +156,29 @@ class ChunkPicker:
 
     def finished(self, index: int) -> None:
         """This host has read a chunk: nobody else needs to, although many do not see it yet."""
-        done = self._local.start.layout.length(index)
-        for each in self._peers:
-            each.send({"t": "claim", "i": index, "by": self._local.id, "done": done})
+        self._send_claim(self._peers, index, self._local.start.layout.length(index))
 
     def _claim_all(self) -> None:
         self._claimed_at = monotonic()
-        for each in self._peers:
-            self.claim(each)
+        self._claim(self._peers)
 
     def claim(self, peer: Peer) -> None:
         """Say what this host reads."""
+        self._claim([peer])
+
+    def _claim(self, peers: Iterable[Peer]) -> None:
         if self._reading is not None and (at := self._at()) is not None:
-            done = self._local.chunks.grown(at)
-            peer.send({"t": "claim", "i": at, "by": self._local.id, "done": done})
+            self._send_claim(peers, at, self._local.chunks.grown(at))
+
+    def _send_claim(self, peers: Iterable[Peer], index: int, done: int) -> None:
+        """With the peers that hear of it from this host: nobody passes it on to them."""
+        told = "".join(each.short_id for each in self._peers)
+        message = {"t": "claim", "i": index, "by": self._local.id, "done": done, "told": told}
+        for each in peers:
+            each.send(message)
+
+
+def _told(message: Message) -> set[str]:
+    """Short ids of those that have heard a claim from the reader. :raises BrokenPeer: too many."""
+    ids = wire.text(message, "told", MAX_PEERS * SHORT_ID) if "told" in message else ""
+    return {ids[at : at + SHORT_ID] for at in range(0, len(ids), SHORT_ID)}

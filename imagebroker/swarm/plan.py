@@ -29,8 +29,10 @@ MAX_DIALED = 16
 SILENT, SLOW = 3.0, 6.0
 #: The same for one that waits until a host has sent other chunks.
 LATE = 20.0
+#: Seconds after which others are called for a chunk, where nothing comes of any.
+_QUIET = 1.5
 #: The steps in which partners stand apart: 1, and its powers.
-_STRIDE = 4
+_STRIDE = 8
 #: Seconds in which a chunk that was read goes from peer to peer, to any host.
 WHOLE = 30.0
 #: Chunks that a host fetches from others at once.
@@ -98,7 +100,7 @@ def gateway(rack: Collection[str], topic: str, index: int) -> str:
 @functools.lru_cache(1 << 12)
 def partners(own: str, members: tuple[str, ...], topic: str, index: int) -> Collection[str]:
     """The members to which `own` connects for a chunk. All stand in a ring, in another order for
-    each chunk, and each connects to the next one, the fourth, the sixteenth: every connection costs
+    each chunk, and each connects to the next one, the eighth, the 64th: every connection costs
     a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
     ring = sorted({own, *members}, key=lambda member: weight(member, topic, index))
     place, found, step = ring.index(own), [], 1
@@ -173,6 +175,12 @@ class StaggeredReads:
         # Not the first one: that may be due for others, too.
         index = min(due)[1]
         return range(index, index + 1)
+
+
+def waits_in_vain(quiet: float, idle: float) -> bool:
+    """Whether other hosts are called for a chunk of which nothing came for `quiet` seconds; nothing
+    of any chunk came for `idle` seconds. Every call costs a TLS handshake."""
+    return quiet > _QUIET and (idle > _QUIET or quiet > SLOW)
 
 
 def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, str]]) -> bool:

@@ -142,14 +142,14 @@ class Server(ThreadingHTTPServer):
         pass  # a client that went away
 
 
-def announce(where: str, identity: Identity, topics: Sequence[str], address: str) -> None:
+def announce(where: str, tls: ssl.SSLContext, topics: Sequence[str], address: str) -> None:
     """Tell the rendezvous that this host has these images, and wants nothing.
 
     :raises Unreachable: it does not answer.
     """
     for at in range(0, len(topics), _MOST_AT_ONCE):
         chosen = list(topics[at : at + _MOST_AT_ONCE])
-        _ask(where, identity, _MANY, {"address": address, "topics": chosen})
+        _ask(where, tls, _MANY, {"address": address, "topics": chosen})
 
 
 class Unreachable(Exception):
@@ -157,23 +157,23 @@ class Unreachable(Exception):
 
 
 def register(
-    where: str, identity: Identity, topic: str, address: str, *, leaving: bool = False
+    where: str, tls: ssl.SSLContext, topic: str, address: str, *, leaving: bool = False
 ) -> list[str]:
     """Tell the rendezvous at HOST:PORT that this host is a member; the addresses of others.
 
     :raises Unreachable: it does not answer.
     """
-    content = _ask(where, identity, topic, {"address": address, "leaving": leaving})
+    content = _ask(where, tls, topic, {"address": address, "leaving": leaving})
     found = content.get("members", [])
     if not isinstance(found, list):
         raise Unreachable(f"{where} answered with no list")
     return [each for each in found if isinstance(each, str) and _ADDRESS.fullmatch(each)]
 
 
-def _ask(where: str, identity: Identity, what: str, asked: dict[str, Any]) -> dict[str, Any]:
+def _ask(where: str, tls: ssl.SSLContext, what: str, asked: dict[str, Any]) -> dict[str, Any]:
     """:raises Unreachable: no answer that could be used."""
     host, _, port = where.rpartition(":")
-    connection = _Connection(host.strip("[]"), int(port), identity)
+    connection = _Connection(host.strip("[]"), int(port), tls)
     try:
         fields = {"Content-Type": "application/json"}
         connection.request("POST", f"/v1/{what}", json.dumps(asked), fields)
@@ -191,10 +191,10 @@ def _ask(where: str, identity: Identity, what: str, asked: dict[str, Any]) -> di
 class _Connection(HTTPSConnection):
     """To a server whose certificate bears the fleet's name, whatever its address is."""
 
-    def __init__(self, host: str, port: int, identity: Identity) -> None:
-        self._own = identity.client()
-        super().__init__(host, port, timeout=_TIMEOUT, context=self._own)
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        super().__init__(host, port, timeout=_TIMEOUT, context=tls)
 
     def connect(self) -> None:
         plain = create_connection((self.host, self.port), self.timeout)
-        self.sock = self._own.wrap_socket(plain, server_hostname=NAME)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=NAME)

@@ -286,7 +286,7 @@ class Seeder:
         own = f"[{start.address}]" if ":" in start.address else start.address
         for where in start.rendezvous:
             with suppress(Unreachable):
-                announce(where, self._identity, topics, f"{own}:{self._port}")
+                announce(where, self._identity.client(), topics, f"{own}:{self._port}")
                 break
         if start.directory:
             for topic in topics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class Start:
     #: Where libtorrent listens; 0: beside the port at which the host is called.
     libtorrent: int = 0
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         return Layout(self.size)
 

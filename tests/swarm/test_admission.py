@@ -65,3 +65,23 @@ def test_it_asks_for_no_filler_and_does_not_look_for_ever() -> None:
     found, reads = asked(bytes(4 << 20))
     assert_that(found, Equals([]))
     assert_that(reads, Equals(8))
+
+
+def test_who_cannot_answer_now_is_asked_again_and_not_called_a_liar() -> None:
+    from imagebroker.swarm.admission import Admission
+
+    banned: list[Any] = []
+    closed: list[bool] = []
+    other = SimpleNamespace(
+        fingerprint="", unanswered=0, proven=False, close=lambda: closed.append(True)
+    )
+    peers = SimpleNamespace(ban=lambda peer, why: banned.append(why))
+    local = SimpleNamespace(fingerprint="")
+    admission = Admission(cast(Any, local), cast(Any, peers), lambda peer: None)
+    for _ in range(3):
+        assert_that(closed, Equals([]))
+        other.challenge = SimpleNamespace(nonce="00" * 32, parts=[b"x"])
+        admission.verify(cast(Any, other), {"t": "answer", "digest": ""})
+    assert_that(closed, Equals([True]))
+    assert_that(banned, Equals([]))
+    assert_that(other.proven, Equals(False))

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any, cast
 
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
 from imagebroker.swarm.claims import Claims
-from imagebroker.swarm.plan import READERS, WHOLE, Assignment, StaggeredReads, gives_up
+from imagebroker.swarm.plan import (
+    READERS,
+    WHOLE,
+    Assignment,
+    Layout,
+    StaggeredReads,
+    gives_up,
+)
+from tests.swarm.fleet import needs_libtorrent
 
 
 class Clock:
@@ -17,6 +27,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Connected(list[Any]):
+    """Peers that may go."""
+
+    on_removed: Any = None
 
 
 def test_a_claim_is_passed_on_once_and_again_when_it_is_repeated_later() -> None:
@@ -35,6 +51,24 @@ def test_who_has_less_of_a_chunk_is_not_heard() -> None:
     assert_that(claims.standing(), Equals({3: (10, "a")}))
     assert_that(claims.heard(3, "c", 50), Equals(True))
     assert_that(claims.standing(), Equals({3: (50, "c")}))
+
+
+@needs_libtorrent
+def test_a_claim_is_passed_on_to_those_that_have_not_heard_it_from_the_reader() -> None:
+    from imagebroker.swarm.picker import ChunkPicker
+
+    peers = [SimpleNamespace(id=f"host-{n:08x}", short_id=f"{n:08x}", sent=[]) for n in range(4)]
+    for each in peers:
+        each.send = each.sent.append
+        each.proven, each.stalled = True, 0
+    local = SimpleNamespace(
+        start=SimpleNamespace(topic="image", opening=0, layout=Layout(64 << 20)), id="own",
+        clock=Clock(), chunks=SimpleNamespace(has=lambda index: False, grown=lambda index: 0),
+    )  # fmt: skip
+    picker = ChunkPicker(cast(Any, local), cast(Any, Connected(peers)))
+    claim = {"t": "claim", "i": 9, "by": peers[0].id, "done": 5, "told": peers[1].short_id}
+    picker.heard(cast(Any, peers[0]), claim)
+    assert_that([each.sent for each in peers], Equals([[], [], [claim], [claim]]))
 
 
 def test_a_claim_of_a_host_that_is_silent_or_gone_is_void() -> None:

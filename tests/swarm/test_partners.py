@@ -28,7 +28,7 @@ def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
         while len(reached) < count:
             reached |= {far for near in reached for far in links[near]}
             steps += 1
-            assert_that(steps, LessThan(7))
+            assert_that(steps, LessThan(9))
         assert_that(max(map(len, links.values())), LessThan(7))
 
 
@@ -72,6 +72,19 @@ def test_where_nothing_comes_any_more_all_of_it_is_read(tmp_path: Path) -> None:
     assert_that(chunks.unread(), Equals([1, 2]))
     clock.now = SLOW + 2
     assert_that(chunks.unread(), Equals([0, 1, 2]))
+
+
+def test_others_are_called_for_a_chunk_while_nothing_else_comes(tmp_path: Path) -> None:
+    clock, chunks = waiting(tmp_path)
+    clock.now = 2.0
+    assert_that([chunks.is_due(0), chunks.is_due(0)], Equals([True, False]))
+    chunks.heard(1, 1)
+    clock.now = 4.0
+    chunks.heard(1, 2)
+    assert_that(chunks.is_due(2), Equals(False))
+    clock.now = SLOW + 1
+    chunks.heard(1, 3)
+    assert_that(chunks.is_due(2), Equals(True))
 
 
 def test_a_host_is_not_blamed_as_soon_as_its_chunk_is_read_elsewhere(tmp_path: Path) -> None:

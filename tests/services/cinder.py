@@ -60,5 +60,6 @@ SERVICE = Service(
             "calls a private conversion of Cinder's own service, which nothing else in Cinder calls",
         ),
     ),
+    beside=("etc",),
     backends={"cindertests": "cinder_swap:Backend"},
 )  # fmt: skip

@@ -49,11 +49,10 @@ class Environment:
                 _run([uv, "venv", "-q", "--seed", "--python", sys.executable, self.folder])
                 _run([uv, "pip", "install", "-q", "-p", self.python, *self.service.packages])
             self._add_sources()
-            folders = {Path(name).parts[0] for name in self.service.sources}
-            for name in sorted({*self.service.beside, *folders}):
-                for site in self.folder.glob("lib/python*/site-packages"):
-                    (site / name).symlink_to(self.folder / name)
             stamp.write_text(wanted)
+        folders = {Path(name).parts[0] for name in self.service.sources}
+        for name in {*self.service.beside, *folders}:
+            _link(self._site / name, self.folder / name)
         return f"{self.service.name} {self._version()}"
 
     def _add_sources(self) -> None:
@@ -66,6 +65,11 @@ class Environment:
                   "--dest", work, f"{name}=={self._version()}"])  # fmt: skip
             (archive,) = Path(work).glob("*.tar.gz")
             unpack_folders(archive, self.service.sources, self.folder)
+
+    @property
+    def _site(self) -> Path:
+        (found,) = self.folder.glob("lib/python*/site-packages")
+        return found
 
     def _version(self) -> str:
         code = (
@@ -83,6 +87,8 @@ class Environment:
         if not site.exists():
             working_tree(site)
             self._register(site)
+        for name in self.service.here:
+            _link(work / name, self._site / name)
         return {
             "PATH": f"{self.folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(work),
@@ -106,6 +112,12 @@ class Environment:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
         points = "".join(f"{k} = {v}\n" for k, v in self.service.backends.items())
         (info / "entry_points.txt").write_text(f"[imagebroker.backends]\n{points}")
+
+
+def _link(path: Path, target: Path) -> None:
+    """Let `path` be a link to `target`, if nothing is there."""
+    if not path.exists():
+        path.symlink_to(target)
 
 
 def unpack_folders(archive: Path, folders: Collection[str], target: Path) -> None:

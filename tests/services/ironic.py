@@ -62,4 +62,5 @@ SERVICE = Service(
             "mocks os.path.isfile inside Ironic's own service; there is no such file",
         ),
     ),
+    here=("ironic",),
 )  # fmt: skip

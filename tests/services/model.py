@@ -47,6 +47,8 @@ class Service:
     reasons: tuple[Reason, ...] = ()
     #: Folders of the environment that its tests look for beside its packages.
     beside: tuple[str, ...] = ()
+    #: Packages of it that its tests look for in the folder that they run in.
+    here: tuple[str, ...] = ()
     #: Folders of its source distribution that its tests look for there, too.
     sources: tuple[str, ...] = ()
     #: Backends that the swap registers: name of the scheme to `module:class`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,12 @@ def test_folders_of_a_source_distribution_are_put_beside_the_packages(tmp_path: 
     assert_that(found, Equals([Path("target/doc/samples/a/one.json")]))
     with pytest.raises(KeyError, match="no-such"):
         unpack_folders(archive, ["no-such"], tmp_path / "target")
+
+
+def test_packages_that_tests_look_for_are_where_they_run(service: Service, tmp_path: Path) -> None:
+    template = tmp_path / "lib" / "python3" / "site-packages" / "sample" / "template"
+    template.parent.mkdir(parents=True)
+    template.write_text("text")
+    (work := tmp_path / "work").mkdir()
+    Environment(replace(service, here=("sample",)), tmp_path).variables(work, {})
+    assert_that((work / "sample" / "template").read_text(), Equals("text"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import imagebroker
-from tests.faults.places import SCHEMES, Place, Places, open_files, quiet, stranger, threads
+from tests.faults.places import IMAGE, SCHEMES, Place, Places, open_files, quiet, stranger, threads
 from tests.faults.ssh_stream import Recorder, packets
 from tests.faults.tally import HANG, LEAK, OTHER, PARTIAL, WRONG, Violation
 from tests.servers.process import HOST
@@ -24,6 +25,8 @@ OLD = b"what was there before, and must be there afterwards"
 #: Where a file object stands.
 AT = 7
 DESTS = ("path", "object", "reader")
+#: For a connection that carried so many bytes to the client: where to cut it, and where to stall.
+Choose = Callable[[int], tuple[list[int], list[int]]]
 #: Seconds that a peer may be silent, where it stalls on purpose.
 _STALL = 0.3
 _PATIENCE = 5.0
@@ -56,10 +59,18 @@ class Point:
 class Cuts:
     """The campaign."""
 
-    def __init__(self, folder: Path, schemes: tuple[str, ...] = SCHEMES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schemes: tuple[str, ...] = SCHEMES,
+        data: bytes = IMAGE,
+        choose: Choose | None = None,
+    ) -> None:
+        """`choose`: where connections that carry bytes are cut; default, at every byte of a head."""
         self.schemes = schemes
+        self._choose = choose or every_byte
         self._folder, self._dest = folder, folder / "dest"
-        self._places = Places(folder, self.schemes)
+        self._places = Places(folder, self.schemes, data)
         self._brokers: dict[bool, imagebroker.Broker] = {}
 
     def __enter__(self) -> Self:
@@ -120,7 +131,7 @@ class Cuts:
             if place.scheme == "scp":
                 cuts, stalls, uploads = self._of_packets(place)
             else:
-                cuts, stalls = _of_bytes(place, received)
+                cuts, stalls = self._choose(received)
                 uploads = [0, 1, sent // 2, sent - 1]
             for dest in DESTS:
                 for end in ("FIN", "RST"):
@@ -304,7 +315,7 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _of_bytes(place: Place, total: int) -> tuple[list[int], list[int]]:
+def every_byte(total: int) -> tuple[list[int], list[int]]:
     """Every byte of the head, of the first and the last KiB of the body, every 256th between."""
     # Before the image come the head, and with https what the handshake takes.
     head = max(0, total - 64 * _KIB) + _KIB if total > 64 * _KIB else total
@@ -313,6 +324,16 @@ def _of_bytes(place: Place, total: int) -> tuple[list[int], list[int]]:
     stalls = sorted({0, 1, 9, head // 4, head // 2, max(0, head - _KIB - 1), head, total // 2,
                      total - 1})  # fmt: skip
     return cuts, [at for at in stalls if at < total]
+
+
+def some_blocks(total: int) -> tuple[list[int], list[int]]:
+    """Around the ends of blocks in which a large body is received, and anywhere between."""
+    chosen = random.Random(total)
+    blocks = chosen.sample(range(0, total, 256 * _KIB), min(24, total // (256 * _KIB) + 1))
+    around = {at + step for at in blocks for step in (-1, 0, 1)}
+    anywhere = {chosen.randrange(total) for _ in range(24)}
+    cuts = sorted(at for at in around | anywhere if 0 <= at < total)
+    return cuts, cuts[::16]
 
 
 def _around(ends: list[int]) -> list[int]:

@@ -140,7 +140,8 @@ class Bench:
 
     def swift(self) -> Swift:
         if self._swift is None:
-            self._swift = self._stack.enter_context(Swift(directory=self._made("swift")))
+            made = Swift(directory=self._made("swift"), workers="auto")
+            self._swift = self._stack.enter_context(made)
         return self._swift
 
     def config(self, schemes: str, **sections: str) -> Path:

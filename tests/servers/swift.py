@@ -109,11 +109,15 @@ class Swift:
         most_segments: int = 1000,
         token_seconds: int = 86400,
         directory: Path | None = None,
+        workers: str = "0",
     ) -> None:
         """:param most_segments: that a manifest can name.
+        :param workers: processes of each server; 0: one that does all, auto: Swift's own default,
+            one for each processor.
         :param directory: in which it keeps everything, by default that for temporary files.
         """
         self._most_segments, self._token_seconds = most_segments, token_seconds
+        self._workers = workers
         self._processes: list[ServerProcess] = []
         self._folder = Path(tempfile.mkdtemp(prefix="imagebroker-swift-", dir=directory))
 
@@ -253,7 +257,7 @@ class Swift:
     def _common(self, port: int) -> str:
         return (
             f"[DEFAULT]\nswift_dir = {self._folder}\nbind_ip = {HOST}\nbind_port = {port}\n"
-            f"workers = 0\nuser = {getpass.getuser()}\nlog_address = {self._folder}/none\n"
+            f"workers = {self._workers}\nuser = {getpass.getuser()}\nlog_address = {self._folder}/none\n"
         )
 
     def _write(self, name: str, text: str) -> None:

@@ -25,7 +25,7 @@ from tests.faults.write_path import WritePath
 def cuts_of_large_bodies(folder: Path) -> Cuts:
     """Bodies of this size are received in large blocks; of less than 64 MiB, by one connection."""
     image = random.Random(6).randbytes(40 * 1024 * 1024 + 321)
-    return Cuts(folder, ("http", "https", "glance"), image, some_blocks)
+    return Cuts(folder, ("http", "https", "glance"), image, some_blocks, patience=30.0)
 
 
 CAMPAIGNS: dict[str, Callable[[Path], Any]] = {

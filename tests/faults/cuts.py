@@ -29,7 +29,6 @@ DESTS = ("path", "object", "reader")
 Choose = Callable[[int], tuple[list[int], list[int]]]
 #: Seconds that a peer may be silent, where it stalls on purpose.
 _STALL = 0.3
-_PATIENCE = 5.0
 _KIB = 1024
 
 
@@ -65,10 +64,13 @@ class Cuts:
         schemes: tuple[str, ...] = SCHEMES,
         data: bytes = IMAGE,
         choose: Choose | None = None,
+        patience: float = 5.0,
     ) -> None:
-        """`choose`: where connections that carry bytes are cut; default, at every byte of a head."""
+        """`choose`: where connections that carry bytes are cut; default, at every byte of a head.
+        `patience`: seconds after which a stall that has not ended is a hang; a cut has twice that.
+        """
         self.schemes = schemes
-        self._choose = choose or every_byte
+        self._choose, self._patience = choose or every_byte, patience
         self._folder, self._dest = folder, folder / "dest"
         self._places = Places(folder, self.schemes, data)
         self._brokers: dict[bool, imagebroker.Broker] = {}
@@ -199,7 +201,7 @@ class Cuts:
     def _of_error(self, error: Exception, seconds: float, point: Point) -> Iterator[Violation]:
         if stranger(error):
             yield Violation(OTHER, f"{type(error).__name__}: {error}")
-        if seconds > (_PATIENCE if point.end == "stall" else 2 * _PATIENCE):
+        if seconds > self._patience * (1 if point.end == "stall" else 2):
             yield Violation(HANG, f"{seconds:.1f} s until {error}")
 
     def _leaks(self) -> Iterator[Violation]:

@@ -136,8 +136,8 @@ class Exchange:
         """Whether it is this host's turn: within a rack, each connects to a few; between racks,
         the one that its rack has for this chunk."""
         local, rack = self._local, self._local.start.rack
-        near = tuple(n.id for n in self._peers if not rack or n.hello.rack in ("", rack))
-        if peer.id in near:
+        near = self._peers.near
+        if not rack or peer.hello.rack in ("", rack):
             return peer.id in partners(local.id, near, local.start.topic, index)
         if local.chunks.has(index):
             return False

@@ -15,6 +15,8 @@ class Peers:
     def __init__(self, local: LocalHost) -> None:
         self._local = local
         self._by_id: dict[str, Peer] = {}
+        #: Ids of those to which chunks go directly; None: they have changed.
+        self._near: tuple[str, ...] | None = None
         #: Hears who has gone.
         self.on_removed: Callable[[Peer], None] = lambda peer: None
         #: Certificates of hosts that have lied, or could not prove anything.
@@ -45,12 +47,20 @@ class Peers:
     def addresses(self) -> set[tuple[str, int]]:
         return {each.at for each in self}
 
+    @property
+    def near(self) -> tuple[str, ...]:
+        """Ids of those in this host's rack, or of all where it has none."""
+        if self._near is None:
+            rack = self._local.start.rack
+            self._near = tuple(p.id for p in self if not rack or p.hello.rack in ("", rack))
+        return self._near
+
     def get(self, host: str) -> Peer | None:
         return self._by_id.get(host)
 
     def add(self, peer: Peer) -> None:
         before = self._by_id.get(peer.id)
-        self._by_id[peer.id] = peer
+        self._by_id[peer.id], self._near = peer, None
         if before is not None:  # two hosts called each other at once
             peer.continues(before)
             before.close()
@@ -58,10 +68,14 @@ class Peers:
     def remove(self, peer: Peer) -> None:
         """Its connection has ended."""
         if self._by_id.get(peer.id) is peer:
-            del self._by_id[peer.id]
+            self._drop(peer)
             self._local.torrents.unlink(peer.ip, peer.hello.libtorrent)
             self.allow()
             self.on_removed(peer)
+
+    def _drop(self, peer: Peer) -> None:
+        self._by_id.pop(peer.id, None)
+        self._near = None
 
     def is_banned(self, fingerprint: str) -> bool:
         return fingerprint in self._banned
@@ -76,7 +90,7 @@ class Peers:
             local.torrents.remove(index)
             local.chunks.forget(index)
         peer.close()
-        self._by_id.pop(peer.id, None)
+        self._drop(peer)
         self.allow()
         self.on_removed(peer)
 

@@ -34,7 +34,9 @@ _ALGORITHMS = {
 _UNSUPPORTED: dict[str, tuple[set[int], str]] = {
     "hmac": ({32, 40, 64, 96, 128}, r"hmac[-_ ]?(?:sha|md|blake)[-_/0-9a-z]*"),
     "sha3-384": ({96}, r"sha3[-_ ]?384"),
+    "sha3-224": ({56}, r"sha3[-_ ]?224"),
     "sha512/256": ({64}, r"sha-?512[-_/t]+256"),
+    "sha224": ({56}, r"sha(?:-?512[-_/t]+|2[-_])?[-_ ]?224"),
     "blake2s": ({64}, r"blake2s(?:p)?"),
     "blake3": ({64}, r"blake3|b3"),
     "whirlpool": ({128}, r"whirlpool"),
@@ -52,10 +54,14 @@ WEAK = {name: each.digits for name, each in _ALGORITHMS.items() if not each.stro
 DIGITS = STRONG | WEAK
 #: The algorithm by the number of hex digits, where nothing else names it.
 BY_DIGITS = {each.digits: name for name, each in _ALGORITHMS.items() if each.usual}
+#: What names several algorithms, which differ in their number of hex digits: `SHA3SUMS`.
+FAMILIES = {"sha3": {56: "sha3-224", 64: "sha3_256", 96: "sha3-384", 128: "sha3_512"}}
 #: All that lists name, supported or not, by how it is spelled; the first match counts.
-SPELLINGS = {name: spelling for name, (_, spelling) in _UNSUPPORTED.items()} | {
-    name: each.spelling for name, each in _ALGORITHMS.items()
-}
+SPELLINGS = (
+    {name: spelling for name, (_, spelling) in _UNSUPPORTED.items()}
+    | {name: each.spelling for name, each in _ALGORITHMS.items()}
+    | {name: name for name in FAMILIES}
+)
 #: Hex digits of digests that cannot be verified; those of shortened blake2b are among them.
 UNSUPPORTED = {name: digits for name, (digits, _) in _UNSUPPORTED.items()} | {
     "blake2b": {32, 40, 64, 96}

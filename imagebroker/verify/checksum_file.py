@@ -25,7 +25,7 @@ _SHOWN = 4
 #: The names that `sha256sum < FILE` and `openssl dgst < FILE` write.
 _STANDARD_INPUT = (b"-", b"stdin", b"(stdin)")
 #: Where the description of another file begins: a blank line, a section, an item of a list.
-_NEXT_FILE = re.compile(rb"\n[ \t]*\n|\n(?=[ \t]*(?:\[[^\]\n]+\][ \t]*\n|- |#+ ))")
+_NEXT_FILE = re.compile(rb"\n[ \t]*\n|\n(?=[ \t]*(?:\[[^\]\n]+\][ \t]*\n|-[ \r\n]|#+ ))")
 _TAG = re.compile(rb"<[^<>]*>")
 _ONLY_COMMENT = re.compile(rb"#+[ \t]+[^ \t\n]+[ \t][^\n]*")
 _COMMENT = re.compile(rb"[ \t]+#[ \t].*", re.DOTALL)

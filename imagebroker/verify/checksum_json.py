@@ -17,6 +17,8 @@ from imagebroker.model.algorithms import BY_DIGITS, DIGITS
 
 #: Members with one digest, whose algorithm it names itself or another member does.
 _PLAIN = ("digest", "hash", "checksum", "value")
+#: Objects with several of them.
+_GROUPS = ("annotations", "checksums", "hashes", "digests", "metadata")
 _ALGORITHM = ("algorithm", "algo", "type", "hash_type", "checksum_type", "checksumtype")
 #: Levels between the object with the name and the one with its digest.
 _HIGHEST = 3
@@ -73,7 +75,7 @@ def _digests(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, each in value.items():
         name = _plain(key)
         if isinstance(each, dict):
-            if name in ("annotations", "checksums", "hashes", "digests", "metadata"):
+            if name in _PLAIN or name in _GROUPS:
                 yield from _digests(each)
         elif isinstance(each, str):
             algorithm = _known(name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from imagebroker.exceptions import VerificationError
-from imagebroker.model.algorithms import BY_DIGITS, DIGITS, SPELLINGS, UNSUPPORTED
+from imagebroker.model.algorithms import BY_DIGITS, DIGITS, FAMILIES, SPELLINGS, UNSUPPORTED
 
 #: What names an algorithm in lines, headings and file names.
 _WORD = re.compile(
@@ -27,10 +27,8 @@ _LABELLED = re.compile(rb"[ \t]*([A-Za-z0-9/_-]{3,16})[ \t:=]+(" + _HEX + rb")[ 
 #: Gentoo's Manifest: `DIST NAME SIZE BLAKE2B DIGEST SHA512 DIGEST`.
 _MANIFEST = re.compile(rb"[A-Z]{3,8} (\S+) \d{1,20}((?: [A-Z0-9_]{3,16} " + _HEX + rb")+)[ \t]*")
 _MANIFEST_DIGEST = re.compile(rb"([A-Z0-9_]{3,16}) (" + _HEX + rb")")
-#: certutil of Windows 7 writes blanks between the bytes, OpenSSL (`dgst -c`) colons.
-_PAIRS = re.compile(
-    rb"[ \t]*[0-9a-fA-F]{2}(?:(?: [0-9a-fA-F]{2}){15,63}|(?::[0-9a-fA-F]{2}){15,63})[ \t]*"
-)
+#: certutil of Windows 7 writes blanks between the bytes.
+_PAIRS = re.compile(rb"[ \t]*[0-9a-fA-F]{2}(?: [0-9a-fA-F]{2}){15,63}[ \t]*")
 _DIGEST = re.compile(rb"(?<![0-9A-Za-z])" + _HEX + rb"(?![0-9A-Za-z])")
 #: `Path : C:\images\disk.img` of `Get-FileHash | Format-List`, below its digest.
 _PATH_BELOW = re.compile(rb"[ \t]*(?:path|file|filename|name)[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
@@ -124,7 +122,9 @@ class _Lines:
             yield from self._entry(digest, _unescaped(name) if escape else name, word)
         elif (match := _LABELLED.fullmatch(line)) is not None and _said(match[1]):
             yield from self._entry(match[2], match[3], match[1])
-        elif (match := _COREUTILS.fullmatch(line)) is not None:
+        elif (match := _COREUTILS.fullmatch(line)) is not None and not _COREUTILS.fullmatch(
+            match[4]
+        ):
             escape, digest, between, name = match.groups()
             is_marked = between == b" " and name[:1] in (b"U", b"?")
             for entry in self._entry(digest, _unescaped(name) if escape else name):
@@ -135,7 +135,7 @@ class _Lines:
     def _other(self, line: bytes, above: bytes | None) -> Iterator[Entry]:
         """A digest, alone or among other words, or a heading."""
         if _PAIRS.fullmatch(line):
-            line = line.translate(None, b" :")
+            line = line.translate(None, b" ")
         digests = _DIGEST.findall(line) if len(line) <= _LONGEST else []
         if len(digests) == 1:
             rest = line.replace(digests[0], b" ")
@@ -173,6 +173,8 @@ class _Lines:
         for each in filter(None, (said, self._heading, self._by_name)):
             if DIGITS.get(each) == digits:
                 return each
+            if digits in FAMILIES.get(each, ()):
+                return FAMILIES[each][digits]
             if digits in UNSUPPORTED.get(each, ()):
                 return f"blake2b of {4 * digits} bits" if each == "blake2b" else each
             if each == said:

@@ -13,6 +13,14 @@ _BASE64 = re.compile(
     rb"(?<![A-Za-z0-9])((?i:sha-?)(?:(256)|(?P<long>512)))[-:=]:?"
     rb"([A-Za-z0-9+/]{43}(?(long)[A-Za-z0-9+/]{43}))={0,2}:?(?![A-Za-z0-9+/=])"
 )
+#: A digest in base64 alone: `cksum --base64`, OpenBSD's `cksum -b`, `openssl base64`.
+_BASE64_WORD = re.compile(rb"(?<![^\s\"'=(])([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)(?![^\s\"',)])")
+#: Pairs of digits, as .NET's `BitConverter` and `openssl dgst -c` write them.
+_PAIRED = re.compile(
+    rb"(?<![0-9A-Za-z:-])[0-9a-fA-F]{2}(?:(?:-[0-9a-fA-F]{2}){15,63}|(?::[0-9a-fA-F]{2}){15,63})"
+    rb"(?![0-9A-Za-z:-])"
+)
+_SIGNATURE = re.compile(rb"(?<=-----BEGIN PGP SIGNATURE-----)[^-]*(?=-----END|\Z)")
 _PREFIXED = re.compile(rb"(?<![0-9A-Za-z])0[xX](?=[0-9a-fA-F]{32})")
 #: Groups of digits, as `gpg --print-md` writes them.
 _GROUPS = re.compile(
@@ -36,11 +44,21 @@ def plain_text(text: bytes) -> bytes:
         text = b"\n".join(_of_metalink(text))
     if b"\n" not in text:
         text = text.replace(b"\r", b"\n")  # as Macs once wrote lines
-    if b"\n" not in text:
-        text = text.replace(b"\0", b"\n")  # sha256sum --zero
+    if text.endswith(b"\0"):
+        text = b"\n".join(map(_line_of, text[:-1].split(b"\0")))  # sha256sum --zero
+    text = _SIGNATURE.sub(b"\n", text)
     text = _BASE64.sub(lambda match: match[1] + b":" + _hex_of(match[4]), text)
+    text = _BASE64_WORD.sub(lambda match: _hex_of(match[1]), text)
+    text = _PAIRED.sub(lambda match: match[0].translate(None, b"-:"), text)
     text = _PREFIXED.sub(b"", text)
     return b"\n".join(_ungrouped(text)) if _GROUPED.search(text) else text
+
+
+def _line_of(record: bytes) -> bytes:
+    """What coreutils writes without `--zero`: a line feed in a name is escaped."""
+    if b"\n" not in record:
+        return record
+    return b"\\" + record.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
 
 
 def _hex_of(text: bytes) -> bytes:

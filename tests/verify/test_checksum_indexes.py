@@ -70,6 +70,11 @@ INDEXES: dict[str, tuple[Any, str]] = {
                     {"name": NAME, "digest": f"sha256:{SHA256}"}]},
         f"sha256:{SHA256}",
     ),
+    "an in-toto statement": (
+        {"subject": [{"name": "other", "digest": {"sha256": WRONG}},
+                     {"name": NAME, "digest": {"sha256": SHA256}}]},
+        f"sha256:{SHA256}",
+    ),
     "by name": ({"other": f"sha256:{WRONG}", NAME: f"sha256:{SHA256}"}, f"sha256:{SHA256}"),
     "by name, in objects": (
         {"other": {"sha256sum": WRONG}, NAME: {"sha256sum": SHA256, "sha512sum": SHA512}},
@@ -129,6 +134,8 @@ SECTIONS = {
     f"size=4\n\n[other]\nfile=other.xz\nchecksum[sha512]={digest('sha512', OTHER)}\n",
     "YAML": f"images:\n- location: https://host/pub/other\n  digest: sha512:{digest('sha512')[::-1]}\n"
     f"- location: https://host/pub/{NAME}\n  digest: sha512:{SHA512}\n",
+    "YAML with dashes alone, as Alpine's": f"---\n-\n  file: other\n  sha512: {'0' * 128}\n-\n"
+    f"  file: {NAME}\n  sha512: {SHA512}\n",
     "paragraphs": f"Name: {NAME}\nSHA512: {SHA512}\n\nName: other\nSHA512: {'0' * 128}\n",
 }
 

@@ -93,6 +93,66 @@ def test_lines_that_end_in_nul_are_read(tmp_path: Path) -> None:
     assert_that(found(text), Equals(("sha256", SHA256)))
 
 
+def test_a_line_feed_in_a_name_before_a_nul_ends_no_line(tmp_path: Path) -> None:
+    (tmp_path / "o\nther.img").write_bytes(b"")
+    (tmp_path / "disk.img").write_bytes(DATA)
+    text = printed("sha256sum", "--zero", "o\nther.img", "disk.img", directory=tmp_path)
+    assert_that(found(text), Equals(("sha256", SHA256)))
+    assert_that(found(text, name="o%0Ather.img")[1], Equals(hashlib.sha256().hexdigest()))
+
+
+@pytest.mark.parametrize("form", ["SHA{1} ({0}) = {2}", "{2}  {0}", "{2}", "SHA2-{1}({0})= {2}"])
+@pytest.mark.parametrize("bits", [256, 512])
+def test_a_digest_may_be_in_base64(form: str, bits: int) -> None:
+    digest = hashlib.new(f"sha{bits}", DATA)
+    text = form.format("disk.img", bits, base64.b64encode(digest.digest()).decode()) + "\n"
+    assert_that(found(text, f"SHA{bits}"), Equals((f"sha{bits}", digest.hexdigest())))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("flags", [[], ["-c"], ["-r"]])
+def test_what_openssl_writes_is_read(algorithm: str, flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(DATA)
+    text = printed("openssl", "dgst", *flags, f"-{algorithm}", "disk.img", directory=tmp_path)
+    assert_that(found(text)[1], Equals(hashlib.new(algorithm, DATA).hexdigest()))
+
+
+@pytest.mark.parametrize("line", ["{}", "{}  disk.img", "SHA256: {}", "disk.img {}"])
+@pytest.mark.parametrize("between", ["-", ":"])
+def test_pairs_of_digits_are_a_digest(line: str, between: str) -> None:
+    pairs = bytes.fromhex(SHA256).hex(between).upper()
+    assert_that(found(line.format(pairs) + "\n", "disk.sha256"), Equals(("sha256", SHA256)))
+
+
+def test_the_last_line_of_a_signature_is_no_digest() -> None:
+    armor = "-----{} PGP SIGNATURE-----\n"
+    end = base64.b64encode(bytes(32)).decode()
+    signature = f"{armor.format('BEGIN')}\niQ{'A' * 62}\n{end}\n=abcd\n{armor.format('END')}"
+    assert_that(found(f"{SHA256}\n{signature}"), Equals(("sha256", SHA256)))
+    with pytest.raises(NotListed):
+        found(signature)
+
+
+@pytest.mark.parametrize("digests", [(SHA1, SHA256), (SHA256, SHA512), ("0" * 32, SHA256)])
+def test_a_line_may_have_several_digests_before_the_name(digests: tuple[str, str]) -> None:
+    text = f"{'  '.join(digests)}  disk.img\n"
+    assert_that(found(text, "sums.txt")[1], Equals(digests[1]))
+
+
+@pytest.mark.parametrize(("bits", "name"), [(256, "SHA3SUMS"), (512, "disk.img.sha3")])
+def test_of_a_family_the_number_of_digits_says_which(bits: int, name: str) -> None:
+    digest = hashlib.new(f"sha3_{bits}", DATA).hexdigest()
+    assert_that(found(f"{digest}  disk.img\n", name), Equals((f"sha3_{bits}", digest)))
+
+
+@pytest.mark.parametrize("algorithm", ["sha224", "sha3_224"])
+def test_a_digest_of_224_bits_is_refused_by_its_name(algorithm: str) -> None:
+    word = algorithm.upper().replace("_", "-")
+    with pytest.raises(VerificationError) as caught:
+        found(f"{word} (disk.img) = {hashlib.new(algorithm, DATA).hexdigest()}\n")
+    assert_that(str(caught.value), Contains(word.lower()))
+
+
 @pytest.mark.parametrize(
     "line",
     [

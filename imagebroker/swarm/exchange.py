@@ -170,7 +170,7 @@ class Exchange:
         """Look at what libtorrent has finished, and at whom it does not trust."""
         torrents = self._local.torrents
         for index in torrents.finished():
-            self._take(index)
+            self._take(index, is_flushed=True)
         for ip in torrents.banned():
             for each in [n for n in self._peers if n.ip == ip]:
                 self._peers.ban(each, "sent wrong bytes")
@@ -185,10 +185,10 @@ class Exchange:
             if local.chunks.heard(index, done):
                 local.progressed()
             elif local.chunks.is_due(index):
-                self._call_others(index)
-            if done >= local.start.layout.length(index):
-                self._take(index)
-
+                if done < local.start.layout.length(index):
+                    self._call_others(index)
+                else:  # libtorrent does not say that it is on the disk
+                    self._take(index, is_flushed=False)
         self._report_stalled()
 
     def _call_others(self, index: int) -> None:
@@ -223,24 +223,24 @@ class Exchange:
             if (other := next(others, None)) is not None:
                 self._local.chunks.reannounced(index, other)
 
-    def _take(self, index: int) -> None:
+    def _take(self, index: int, *, is_flushed: bool) -> None:
         if index not in self._busy:
             self._busy.add(index)
-            self._local.begin(self._looked_at(index))
+            self._local.begin(self._looked_at(index, is_flushed=is_flushed))
 
-    async def _looked_at(self, index: int) -> None:
+    async def _looked_at(self, index: int, *, is_flushed: bool) -> None:
         try:
-            await self._arrived(index)
+            await self._arrived(index, is_flushed=is_flushed)
         finally:
             self._busy.discard(index)
 
-    async def _arrived(self, index: int) -> None:
-        """libtorrent has all of a chunk: look at it, and pass it on."""
+    async def _arrived(self, index: int, *, is_flushed: bool) -> None:
+        """libtorrent has all of a chunk, and has verified it: look at it, and pass it on."""
         local, chunks = self._local, self._local.chunks
         announcer = chunks.announcer(index)
         if announcer is None or chunks.has(index):
             return
-        if not await asyncio.to_thread(chunks.is_intact, index):
+        if not (is_flushed or await asyncio.to_thread(chunks.is_intact, index)):
             local.torrents.remove(index)  # not on the disk as it was in memory: begin again
             chunks.forget(index)
             return

@@ -37,7 +37,7 @@ from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
 from imagebroker.redaction import printable, redact, redact_causes, shown_error
-from imagebroker.system.exhaustion import said
+from imagebroker.system.exhaustion import as_ours
 from imagebroker.system.forks import (
     Process,
 )
@@ -399,9 +399,6 @@ class Boundary:
             what, level, remedy, option = found
             return Finding(redact(what), level, redact(remedy), printable(str(option), 64))
 
-    def _check_mine(self) -> None:
-        self._process.check(f"this {self.title} backend")
-
     def close(self) -> None:
         if not self._process.is_current:
             return
@@ -417,7 +414,7 @@ class Boundary:
 
         :raises Cancelled: this process was forked from the one that owns the backend.
         """
-        self._check_mine()
+        self._process.check(f"this {self.title} backend")
         self.host.conceal(getattr(context, "auth_token", None))
         if ref is not None and ref.query:
             # Names of parameters are no secrets, and messages need them.
@@ -460,27 +457,32 @@ class Boundary:
         """Translate foreign exceptions; KeyboardInterrupt and MemoryError are passed on."""
         with self.host.secrets.hidden():
             try:
-                with said(memory=False), self._turned_into_ours(verb):
-                    yield
-            except ImageBrokerError as error:
-                redact_causes(error)
-                self.locate(error)
-                raise
+                yield
+            except Exception as error:
+                ours = error if isinstance(error, MemoryError) else self._translation(verb, error)
+                if isinstance(ours, ImageBrokerError):
+                    redact_causes(ours)
+                    self.locate(ours)
+                if ours is error:
+                    raise
+                raise ours from ours.__cause__
 
-    @contextmanager
-    def _turned_into_ours(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (ImageBrokerError, MemoryError):
-            raise
-        except (ConnectionError, TimeoutError, EOFError) as error:
-            raise TransferError(
+    def _translation(self, verb: str, error: Exception) -> ImageBrokerError:
+        """The error to raise instead, with its cause; `error` itself if it is one of ours."""
+        if isinstance(error, ImageBrokerError):
+            ours = error
+        elif isinstance(error, (ConnectionError, TimeoutError, EOFError)):
+            ours = TransferError(
                 f"the {self.title} backend lost its connection in {verb}: {shown_error(error)}"
-            ) from error
-        except Exception as error:
-            if (ours := unwrapped(error)) is not None:  # a library wrapped it
-                raise ours from error
-            raise self._bug(f"{verb} failed with {shown_error(error)}") from error
+            )
+        else:  # a library may have wrapped one of ours
+            ours = unwrapped(error) or self._bug(f"{verb} failed with {shown_error(error)}")
+        if ours is not error:
+            ours.__cause__ = error
+        exhausted = as_ours(ours) or ours
+        if exhausted is not ours:
+            exhausted.__cause__ = ours
+        return exhausted
 
     def _call(
         self,

@@ -83,16 +83,12 @@ def as_ours(error: BaseException) -> ImageBrokerError | None:
 
 
 @contextmanager
-def said(*, memory: bool = True) -> Iterator[None]:
-    """Turn exceptions of the block that mean an exhausted resource into errors of ours.
-
-    `memory`: whether to turn a `MemoryError`, too. Inside a transfer it is passed on: nothing is
-    retried after one.
-    """
+def said() -> Iterator[None]:
+    """Turn exceptions of the block that mean an exhausted resource into errors of ours."""
     try:
         yield
     except (ImageBrokerError, OSError, RuntimeError, MemoryError) as error:
-        ours = as_ours(error) if memory or not isinstance(error, MemoryError) else None
+        ours = as_ours(error)
         if ours is None or ours is error:
             raise
         raise ours from error

@@ -93,6 +93,16 @@ def release(fd: int) -> None:
     os.close(fd)
 
 
+def close(fd: int) -> None:
+    """Close a descriptor, if it is one, whose delayed errors say nothing that anybody still
+    needs."""
+    if fd >= 0:
+        try:
+            release(fd)
+        except OSError:
+            pass  # it is released anyway (close(2))
+
+
 def withhold_socket(sock: socket.socket) -> None:
     """Make a socket unusable in children, even if it is wrapped in TLS later."""
     sockets = _state.sockets

@@ -131,23 +131,19 @@ class Watch:
         self._progress(
             Progress(phase, self.done, self.total, rate, self.location, self.retries, reason)
         )
-        self._check_mine()
+        self._process.check("the transfer")
 
     def check(self) -> None:
         """:raises Cancelled, TransferTimeout: the caller or the deadline ends the transfer."""
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("the transfer was cancelled by its caller")
-        self._check_mine()
+        self._process.check("the transfer")
         if self.left <= 0:
             raise TransferTimeout(
                 f"the transfer did not end within its deadline of {self.rules.deadline:.10g} s",
                 hint="raise deadline if the image is large or the network slow",
                 retryable=False,
             )
-
-    def _check_mine(self) -> None:
-        """:raises Cancelled: the caller's code has forked, and this is the child."""
-        self._process.check("the transfer")
 
     def begin(self) -> None:
         """A new attempt: its rate is measured afresh."""

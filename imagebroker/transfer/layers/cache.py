@@ -32,11 +32,10 @@ from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.system.files import is_named, try_lock
-from imagebroker.system.forks import release, withhold
+from imagebroker.system.forks import close, release, withhold
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers import labels
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
 from imagebroker.verify.checksum import DEFAULT, Checksum
 

@@ -20,9 +20,8 @@ from typing import Any, Protocol
 
 from imagebroker.exceptions import ConfigError
 from imagebroker.system.files import is_named, is_same, try_lock, unlock
-from imagebroker.system.forks import Process, tell_in_child, withhold
+from imagebroker.system.forks import Process, close, tell_in_child, withhold
 from imagebroker.system.owned_directory import OwnedByAnother, open_owned
-from imagebroker.transfer.store.directory import close
 
 LOG = logging.getLogger(__name__)
 

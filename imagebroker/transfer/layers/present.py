@@ -25,11 +25,11 @@ from imagebroker.exceptions import Cancelled, ImageBrokerError, ImageChanged, Tr
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.system.file_state import FileState
+from imagebroker.system.forks import close
 from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.fetch import Fetch
 from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.transfer.transfer import Transfer
 from imagebroker.verify.checks import Required

@@ -30,6 +30,7 @@ from imagebroker.exceptions import (
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
+from imagebroker.system.forks import close
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, HandedOver, Waiting
 from imagebroker.transfer.fetch.events import (
@@ -43,7 +44,6 @@ from imagebroker.transfer.fetch.events import (
 from imagebroker.transfer.layers.entitlement import Entitlement, are_same, names
 from imagebroker.transfer.layers.flights import Announcement, Flight, Flights
 from imagebroker.transfer.limits import Watch
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.part_file import PartFile
 from imagebroker.verify.checks import Required
 from imagebroker.verify.checksum import DEFAULT, Checksum, required_checksums

@@ -19,11 +19,10 @@ from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import DestinationError
 from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.redaction import redact
-from imagebroker.system.forks import Process, withhold
+from imagebroker.system.forks import Process, close, withhold
 from imagebroker.transfer.ranges import Range, gaps
 from imagebroker.transfer.store.device_journal import DeviceJournal
 from imagebroker.transfer.store.direct import DirectWriter
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.fallocate import PUNCH_HOLE, ZERO_RANGE, fallocate
 from imagebroker.transfer.store.file_systems import UNSUPPORTED
 from imagebroker.transfer.store.journal import Journal

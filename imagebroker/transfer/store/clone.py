@@ -16,8 +16,8 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.system.file_state import FileState
+from imagebroker.system.forks import close
 from imagebroker.transfer.ranges import Range
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.kernel_copy import copy_range, data_ranges, reflink
 from imagebroker.transfer.store.part_file import PartFile
 

@@ -11,9 +11,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from imagebroker.system.forks import close
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.store import journal as journals
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.journal import Journal
 
 #: Where the first MiB begins in the file: the journal is one page.

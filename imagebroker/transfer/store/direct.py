@@ -187,9 +187,10 @@ class DirectWriter:
 
     def flush(self) -> None:
         """Let the file have all that was taken. :raises OSError: it cannot be written."""
-        with self._changed:
-            self._hand_over()
-            self._writer.wait()
+        if self._blocks:  # else nothing was ever gathered
+            with self._changed:
+                self._hand_over()
+                self._writer.wait()
 
     def holds(self, start: int, stop: int) -> bool:
         """Whether bytes between these have not reached the file."""
@@ -200,6 +201,8 @@ class DirectWriter:
         return min([position, *(block.start for block in self._pending())])
 
     def _pending(self) -> list[_Block]:
+        if not self._blocks:
+            return []
         with self._changed:
             gathered = [] if self._gathered is None else [self._gathered]
             return self._writer.pending() + gathered

@@ -6,7 +6,7 @@ import os
 import stat
 
 from imagebroker.exceptions import DestinationError, PolicyViolation
-from imagebroker.system.forks import release
+from imagebroker.system.forks import close
 
 _MAX_LINKS = 40
 
@@ -54,15 +54,6 @@ def _start(path: bytes) -> int:
 def _segments(path: bytes) -> list[bytes]:
     """The names on the way, the first one last."""
     return [s for s in path.split(b"/") if s not in (b"", b".")][::-1]
-
-
-def close(fd: int) -> None:
-    """Close a descriptor whose delayed errors say nothing that anybody still needs."""
-    if fd >= 0:
-        try:
-            release(fd)
-        except OSError:
-            pass  # it is released anyway (close(2))
 
 
 def _trusted_link(directory: int, link: int, name: bytes, links: int) -> bytes:

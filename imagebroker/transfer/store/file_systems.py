@@ -7,7 +7,7 @@ import errno
 import os
 
 from imagebroker.system.files import lock
-from imagebroker.transfer.store.directory import close
+from imagebroker.system.forks import close
 
 EXT4, XFS, FUSE = 0xEF53, 0x58465342, 0x65735546
 #: What says that a file system knows no such thing; nothing was done.

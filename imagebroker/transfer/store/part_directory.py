@@ -8,15 +8,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import time
 from typing import NamedTuple
 
 from imagebroker.exceptions import DestinationError
 from imagebroker.system.files import is_named, try_lock
-from imagebroker.system.forks import withhold
+from imagebroker.system.forks import close, withhold
 from imagebroker.transfer.store import journal
-from imagebroker.transfer.store.directory import close
 from imagebroker.transfer.store.file_systems import close_and_store
 from imagebroker.transfer.store.journal import Journal
 
@@ -101,7 +100,7 @@ def take(
     sweep(directory)
     if found is not None:
         return found
-    return make(directory, *(part_name(name, each) for each in _keys(key)))
+    return make(directory, (part_name(name, each) for each in _keys(key)))
 
 
 def _left_for(directory: int, name: bytes) -> Iterator[tuple[bytes, Journal]]:
@@ -133,7 +132,7 @@ def _keys(key: str) -> Iterator[str]:
         yield f"{key}-{secrets.token_hex(4)}"
 
 
-def make(directory: int, *names: bytes) -> Part:
+def make(directory: int, names: Iterable[bytes]) -> Part:
     """A new part file (0600), with the first of these names that is free.
 
     :raises OSError, DestinationError: none can be made.

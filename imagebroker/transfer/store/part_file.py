@@ -7,7 +7,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import (
@@ -19,11 +20,11 @@ from imagebroker.exceptions import (
 )
 from imagebroker.redaction import redact
 from imagebroker.system.files import is_named
-from imagebroker.system.forks import Process, withhold
+from imagebroker.system.forks import Process, close, withhold
 from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store import part_directory as parts
 from imagebroker.transfer.store.direct import DirectIO, DirectWriter
-from imagebroker.transfer.store.directory import close, open_directory
+from imagebroker.transfer.store.directory import open_directory
 from imagebroker.transfer.store.fallocate import allocate, punch
 from imagebroker.transfer.store.file_systems import (
     can_be_as_large,
@@ -39,7 +40,7 @@ from imagebroker.transfer.store.permissions import Permissions
 from imagebroker.transfer.store.replaceable import OPENED, check_replaceable
 from imagebroker.transfer.store.sparse import filled
 
-_T = TypeVar("_T")
+_NO_PART = "cannot create a file beside"
 _NAME_MAX = 255
 #: After these a part file is worth keeping: nothing is wrong with its bytes. A refusal may be that
 #: of a signature that has run out, and "not found" that of a server that was not given the file.
@@ -120,7 +121,8 @@ class PartFile:
         self.kept: Journal | None = None
         try:
             self._look()
-            self._parts = withhold(self._made(lambda: parts.place(self._directory)))
+            with self._raising(_NO_PART):
+                self._parts = withhold(parts.place(self._directory))
             self._take(key, fits, direct)
         except BaseException as error:
             self.discard(error)
@@ -154,12 +156,11 @@ class PartFile:
             raise self._exists(", and nothing shows that it is this image")
 
     def _there(self) -> os.stat_result | None:
-        try:
-            return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
+        with self._raising("cannot write"):
+            try:
+                return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
 
     def _exists(self, and_what: str = "") -> DestinationError:
         return DestinationError(
@@ -169,7 +170,8 @@ class PartFile:
         )
 
     def _take(self, key: str, fits: Callable[[Journal], bool], direct: DirectIO | None) -> None:
-        part = self._made(lambda: parts.take(self._parts, self._name, key, fits))
+        with self._raising(_NO_PART):
+            part = parts.take(self._parts, self._name, key, fits)
         self._fd, self._part, self.kept = part.fd, part.name, part.kept
         self._try_out(part)
         if direct is not None:
@@ -182,14 +184,6 @@ class PartFile:
     def is_direct(self) -> bool:
         """Whether bytes may go past the page cache."""
         return self._direct is not None
-
-    def _made(self, step: Callable[[], _T]) -> _T:
-        try:
-            return step()
-        except OSError as error:
-            raise DestinationError.wrap(
-                error, f"cannot create a file beside {self.shown!r}"
-            ) from error
 
     def _try_out(self, part: parts.Part) -> None:
         """Learn what the file system can do, so that it fails now and not after the last byte."""
@@ -221,7 +215,8 @@ class PartFile:
         close_and_store(self._fd)
         self._fd = -1
         parts.remove(self._parts, name)
-        part = self._made(lambda: parts.make(self._parts, name))
+        with self._raising(_NO_PART):
+            part = parts.make(self._parts, [name])
         self._fd, self._part = part.fd, part.name
 
     def note(self, journal: Journal) -> None:
@@ -270,7 +265,8 @@ class PartFile:
         :raises DestinationError: fewer than `size` bytes are free (ENOSPC), or no file can have so
             many there (EFBIG).
         """
-        free = self._do("cannot look at the free space for", lambda: os.fstatvfs(self._fd))
+        with self._raising("cannot look at the free space for"):
+            free = os.fstatvfs(self._fd)
         available = free.f_bavail * free.f_frsize
         if free.f_blocks and size > available:  # without any block: it does not say
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -306,12 +302,8 @@ class PartFile:
         """
         if not self._preallocate or size <= 0:
             return
-        try:
+        with self._raising(f"cannot set aside {size} bytes for"):
             allocate(self._fd, size)
-        except OSError as error:
-            raise DestinationError.wrap(
-                error, f"cannot set aside {size} bytes for {self.shown!r}"
-            ) from error
 
     def write(self, offset: int, chunk: Buffer) -> None:
         """Store `chunk` at `offset`; zeros become holes. :raises DestinationError: as named."""
@@ -322,11 +314,12 @@ class PartFile:
         direct = self._direct if self._frontier in (None, offset) else None
         if direct is not None:
             self._frontier = offset + len(chunk)
-        for start, stop in runs:
-            if direct is None:
-                self._write(offset + start, view[start:stop])
-            else:
-                self._write_direct(direct, offset + start, view[start:stop])
+        with self._raising("cannot write"):
+            for start, stop in runs:
+                if direct is None:
+                    self._write(offset + start, view[start:stop])
+                else:
+                    direct.write(offset + start, view[start:stop])
         self._begin_write_back()
 
     def append(self, chunk: Buffer) -> None:
@@ -352,15 +345,9 @@ class PartFile:
 
     def _write(self, offset: int, view: memoryview) -> None:
         self._count_unsynced(offset, len(view))
-        try:
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
-        except OSError as error:
-            raise DestinationError.wrap(error, f"cannot write {self.shown!r}") from error
-
-    def _write_direct(self, direct: DirectWriter, offset: int, view: memoryview) -> None:
-        self._do("cannot write", lambda: direct.write(offset, view))
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
 
     def in_file(self, position: int) -> int:
         """How far, up to `position`, the file has what was given to `write`; others may read it."""
@@ -368,9 +355,9 @@ class PartFile:
 
     def flush(self) -> None:
         """Let the file have all that was given to `write`."""
-        direct = self._direct
-        if direct is not None:
-            self._do("cannot write", direct.flush)
+        if self._direct is not None:
+            with self._raising("cannot write"):
+                self._direct.flush()
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
         """What is stored from `start` to `stop`, in order, a MiB at once."""
@@ -378,10 +365,8 @@ class PartFile:
             self.flush()
         while start < stop:
             size = min(_READ_BACK, stop - start)
-            try:
+            with self._raising("cannot read back"):
                 chunk = os.pread(self._fd, size, start)
-            except OSError as error:
-                raise DestinationError.wrap(error, f"cannot read back {self.shown!r}") from error
             # A hole at the end is not there yet: `commit` sets the size.
             yield chunk or bytes(size)
             start += len(chunk) or size
@@ -390,7 +375,8 @@ class PartFile:
         """Give the file its size: a hole at its end is not there before."""
         self.flush()
         if not self.sequential:
-            self._do("cannot set the size of", lambda: os.ftruncate(self._fd, self.size))
+            with self._raising("cannot set the size of"):
+                os.ftruncate(self._fd, self.size)
 
     def rewind(self) -> None:
         """Forget what was written: the transfer begins again."""
@@ -400,7 +386,8 @@ class PartFile:
         if self.sequential:
             self._make_anew()
         else:
-            self._do("cannot truncate", lambda: os.ftruncate(self._fd, 0))
+            with self._raising("cannot truncate"):
+                os.ftruncate(self._fd, 0)
         self.size, self._holes, self._frontier = 0, not self.sequential, None
         self.forget()
 
@@ -420,16 +407,20 @@ class PartFile:
         self._check_mine()
         self.set_size()
         permissions = self._permissions or Permissions.usual(self._directory)
-        self._do("cannot set the mode of", lambda: permissions.apply(self._fd))
+        with self._raising("cannot set the mode of"):
+            permissions.apply(self._fd)
         if self._fsync:
-            self._do("cannot sync", lambda: os.fsync(self._fd))
-        self._do("cannot store", self._settle)
-        self._do("cannot replace" if self._overwrite else "cannot create", self._rename)
+            with self._raising("cannot sync"):
+                os.fsync(self._fd)
+        with self._raising("cannot store"):
+            self._settle()
+        with self._raising("cannot replace" if self._overwrite else "cannot create"):
+            self._rename()
         self.forget()
         self._part = None
         if self._fsync:
-            self._do("the image is complete, but cannot sync the directory of",
-                     lambda: sync_directory(self._directory))  # fmt: skip
+            with self._raising("the image is complete, but cannot sync the directory of"):
+                sync_directory(self._directory)
 
     def _settle(self) -> None:
         """Let a file system that stores a file when it is closed do so, and say how that went."""
@@ -451,9 +442,11 @@ class PartFile:
         except FileExistsError:
             raise self._exists() from None
 
-    def _do(self, what: str, step: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _raising(self, what: str) -> Iterator[None]:
+        """Turns an OSError into a DestinationError that says `what` went wrong."""
         try:
-            return step()
+            yield
         except OSError as error:
             raise DestinationError.wrap(error, f"{what} {self.shown!r}") from error
 

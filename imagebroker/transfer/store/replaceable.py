@@ -7,7 +7,7 @@ import os
 import stat
 
 from imagebroker.exceptions import DestinationError
-from imagebroker.transfer.store.directory import close
+from imagebroker.system.forks import close
 
 #: More are followed by no kernel.
 _MAX_LINKS = 40

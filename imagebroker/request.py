@@ -21,7 +21,7 @@ from imagebroker.snapshot import Call, Snapshot, decided_about_content
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
 from imagebroker.transfer.layers.entitlement import Entitlement, Resource, caller_of
-from imagebroker.transfer.layers.single_flight import SingleFlight
+from imagebroker.transfer.layers.single_flight import ALONE, Flying, SingleFlight
 from imagebroker.transfer.limits import Cancel, Progress, Rules, Watch
 from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.transfer import Transfer
@@ -68,7 +68,9 @@ class Request:
     ) -> None:
         """:raises InvalidImageRef, SchemeNotEnabled, PolicyViolation: an argument is refused."""
         self._call, self._routes, self._context = call, call.routes, context
-        self._prefer = _checked_stores(prefer) or call.core.prefer
+        if prefer != ():
+            _check_stores(prefer)
+        self._prefer = prefer or call.core.prefer
         settings = call.settings
         self.ref, self.backend = call.routes.find(id_or_uri)
         self._demands = _demands(
@@ -116,27 +118,21 @@ class Request:
         """
         demands = self.demands()  # before any byte of the image is asked for
         demands = demands._replace(wanted=bool(demands.checksums))
-        own = self._own_candidate()
-        candidates, record = self._locations(demands)
-        return Transfer(
-            [*candidates, own], demands._replace(record=record), self.watch,
-            self._call.settings.tuning, decompress,
-        )  # fmt: skip
+        candidates = [self._own_candidate()]
+        if self._call.core.direct_url_schemes and self.ref.id is not None:
+            locations, record = self._locations(demands)
+            candidates, demands = [*locations, *candidates], demands._replace(record=record)
+        return Transfer(candidates, demands, self.watch, self._call.settings.tuning, decompress)
 
     def _own_candidate(self) -> Candidate:
         context, ref, backend = self._context, self.ref, self.backend
         return Candidate(
-            ref.text,
-            partial(_open, backend, context, ref),
-            insecure=_insecure(backend),
-            open_at=partial(_open_at, backend, context, ref),
+            ref.text, partial(_open, backend, context, ref), insecure=_insecure(backend)
         )
 
     def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:
         """Those that may be read directly, and the record, where there are any."""
         schemes = self._call.core.direct_url_schemes
-        if not schemes or self.ref.id is None:
-            return [], None
         record = self.backend.get(
             self._context, self.ref, include_locations=True, show_deleted=False
         )
@@ -168,11 +164,12 @@ class Request:
         except ImageBrokerError:
             return False  # it will not be read at all
 
-    def flight(self, demands: Demands) -> SingleFlight:
-        """The part of this call in a transfer that others may need too."""
-        return SingleFlight(
-            self._call.snapshot.flights, self.entitlement, self.ref.text, demands, self.watch
-        )
+    def flight(self, demands: Demands) -> AbstractContextManager[Flying]:
+        """The part of this call in a transfer that others may need too, if downloads are shared."""
+        flights = self._call.snapshot.flights
+        if flights is None:
+            return nullcontext(ALONE)
+        return SingleFlight(flights, self.entitlement, self.ref.text, demands, self.watch)
 
     def cache(self, cache: Cache) -> CacheLayer:
         """What this call has of the cache."""
@@ -257,15 +254,14 @@ class Request:
             return b""  # the download will say it in its own words
         return name.encode("utf-8", "surrogateescape")
 
-    def _open_location(self, url: str, left: float, waiting: Waiting) -> OpenedSource:
+    def _open_location(self, url: str, start: int, left: float, waiting: Waiting) -> OpenedSource:
         ref, backend = self._routes.find(url)
-        return _open(backend, self._context, ref, left, waiting)
+        return _open(backend, self._context, ref, 0, left, waiting)
 
 
-def _checked_stores(prefer: Sequence[str]) -> Sequence[str]:
+def _check_stores(prefer: Sequence[str]) -> None:
     if isinstance(prefer, str) or not all(isinstance(each, str) for each in prefer):
         raise InvalidImageRef("prefer is a list of the names of stores", hint='write ["fast"]')
-    return prefer
 
 
 def _demands(
@@ -367,16 +363,10 @@ def _is_usable(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value) and value >= 0
 
 
-def _open_at(
+def _open(
     backend: Boundary, context: Context, ref: ImageRef, start: int, left: float, waiting: Waiting
 ) -> OpenedSource:
     return backend.open(context, ref, timeout=left, waiting=waiting, start=start)
-
-
-def _open(
-    backend: Boundary, context: Context, ref: ImageRef, left: float, waiting: Waiting
-) -> OpenedSource:
-    return backend.open(context, ref, timeout=left, waiting=waiting)
 
 
 def _insecure(backend: Boundary) -> bool:

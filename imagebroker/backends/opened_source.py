@@ -115,13 +115,11 @@ class OpenedSource:
         self._process.check(f"the source of {redact(self.image.ref)}")
         self._flows = [flow for flow in self._flows if flow.is_alive()]
         ahead = READ_AHEAD if stop is None else SHARED_READ_AHEAD
-        flow = Flow(self._chunks(start, stop), ahead, changed, self._thread_context())
+        ids = request_ids.of_call()  # of a reader, there is no call when it is read from
+        context = ThreadContext(self._context, self._secrets, self._ids if ids is None else ids)
+        flow = Flow(self._chunks(start, stop), ahead, changed, context)
         self._flows.append(flow)
         return flow
-
-    def _thread_context(self) -> ThreadContext:
-        ids = request_ids.of_call()  # of a reader, there is no call when it is read from
-        return ThreadContext(self._context, self._secrets, self._ids if ids is None else ids)
 
     def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
         """What `read` yields, checked: exactly the requested number of bytes, or an error."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -83,9 +83,17 @@ class Required:
             with self.named():
                 self.formats.check_declared(self.declared)
 
-    def named(self) -> AbstractContextManager[None]:
-        """Adds the ref, and `--no-check-format`, to errors of the format checks."""
-        return named(self.ref, self.formats)
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Adds the ref to the text of a FormatError, and to its hint how to turn the check off."""
+        try:
+            yield
+        except FormatError as error:
+            said = vars(error).copy()
+            if self.formats is not None and self.formats.optional:
+                hints = error.hint, "to accept it anyway, pass --no-check-format"
+                said["hint"] = "; ".join(filter(None, hints))
+            raise FormatError(f"{self.ref}: {error}", **said) from error
 
 
 def format_policy(
@@ -239,16 +247,3 @@ class Checks:
         self._checksums.close()
         if self._signature is not None:
             self._signature.close()
-
-
-@contextmanager
-def named(subject: str, policy: FormatPolicy | None) -> Iterator[None]:
-    """Add the subject to the text of a FormatError, and to its hint how to turn the check off."""
-    try:
-        yield
-    except FormatError as error:
-        said = vars(error).copy()
-        if policy is not None and policy.optional:
-            hints = error.hint, "to accept it anyway, pass --no-check-format"
-            said["hint"] = "; ".join(filter(None, hints))
-        raise FormatError(f"{subject}: {error}", **said) from error

@@ -18,8 +18,9 @@ from imagebroker.exceptions import (
 FINAL = (DestinationError, Cancelled, FormatError, SignatureError)
 #: Called while something is waited for; may raise.
 Waiting = Callable[[], Any]
-#: Opens a candidate, within so many seconds; calls its second argument while it waits.
-Opener = Callable[[float, Waiting], OpenedSource]
+#: Opens a candidate that will probably be read from this byte on, within so many seconds; calls its
+#: last argument while it waits.
+Opener = Callable[[int, float, Waiting], OpenedSource]
 
 
 class Candidate(NamedTuple):
@@ -38,18 +39,10 @@ class Candidate(NamedTuple):
     insecure: bool = False
     #: Its file is this service's own, and never changes: it may be read where it is.
     private: bool = False
-    #: As `open`, where the first byte that will be read is another than byte 0.
-    open_at: Callable[[int, float, Waiting], OpenedSource] | None = None
     #: Where its bytes have failed a check: what of them is right, for another round.
     again: Candidate | None = None
     #: The service's store that it is in, where that is known.
     store: str | None = None
-
-    def opened(self, start: int, left: float, waiting: Waiting) -> OpenedSource:
-        """Open it, to be read from `start` on, if that is so."""
-        if start and self.open_at is not None:
-            return self.open_at(start, left, waiting)
-        return self.open(left, waiting)
 
 
 class HandedOver(TransferError):

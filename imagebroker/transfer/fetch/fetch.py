@@ -176,10 +176,9 @@ class Fetch:
                 self._recover(error)
 
     def _opened(self) -> OpenedSource:
-        self._watch.check()
-        self._watch.report("connect")
+        self._connecting()
         while True:
-            source = self._candidates[0].opened(
+            source = self._candidates[0].open(
                 self._first_missing(), self._watch.left, self._connecting
             )
             version = source.image.version
@@ -522,7 +521,7 @@ class Fetch:
         :raises: `error`, if there is nothing more to try.
         """
         self._count_progress()
-        step = self._identity.after_change(self._circumstances)
+        step = self._identity.versions.after_change(self._circumstances)
         if step is Step.GIVE_UP:
             self.give_up(error)
             return

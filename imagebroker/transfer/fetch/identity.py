@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imagebroker.exceptions import ImageChanged, TooLarge
 from imagebroker.model.image import Image
-from imagebroker.transfer.fetch.versions import Circumstances, Joining, Step, Versions
+from imagebroker.transfer.fetch.versions import Circumstances, Joining, Versions
 
 
 class Identity:
@@ -81,9 +81,6 @@ class Identity:
                 f"{self.image.ref} has {size} bytes, and at most {self._max_size} are allowed",
                 hint="to allow it, raise max_size",
             )
-
-    def after_change(self, now: Circumstances) -> Step:
-        return self.versions.after_change(now)
 
 
 def _agree(image: Image, first: Image) -> bool:

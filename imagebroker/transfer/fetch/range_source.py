@@ -193,7 +193,7 @@ class Opening(Thread):
 
     def run(self) -> None:
         try:
-            self._source = self.candidate.open(self._left, self._check)
+            self._source = self.candidate.open(0, self._left, self._check)
         except Exception as error:
             self._error = error
         with self._changed:

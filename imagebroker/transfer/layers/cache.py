@@ -84,7 +84,7 @@ class Entry:
     def candidate(self, ref: str, image: Image) -> Candidate:
         """The entry as a source of the bytes of `image`."""
 
-        def opened(left: float, waiting: Waiting) -> OpenedSource:
+        def opened(start: int, left: float, waiting: Waiting) -> OpenedSource:
             return OpenedSource(_EntrySource(self, image), lambda verb: nullcontext())
 
         return Candidate(ref, opened, private=True)

@@ -64,12 +64,10 @@ class Resource(NamedTuple):
 
     @classmethod
     def of(cls, backend: Boundary, ref: ImageRef) -> Resource:
-        where = [*_service(backend, ref), ref.text.partition("?")[0]]
-        query = ref.query or ""
+        service, bare = _service(backend, ref), ref.text.partition("?")[0]
+        query = _without_signature(ref.query) if ref.query else ""
         return cls(
-            _digest(*_service(backend, ref), ref.text),
-            _digest(*where),
-            _digest(*where, _without_signature(query)),
+            _digest(*service, ref.text), _digest(*service, bare), _digest(*service, bare, query)
         )
 
 

@@ -198,7 +198,8 @@ class Flight:
         self._flights, self.name = flights, name
         self._process = Process()
         self._fd = withhold(flights.open(name))
-        self._announced: Announcement | None = None
+        #: What its leader has announced last.
+        self.announced: Announcement | None = None
         self._held = False
         self._head = b""
         self._last: Announcement | None = None
@@ -246,16 +247,12 @@ class Flight:
 
     def announce(self, announcement: Announcement) -> None:
         announcement.write(self._fd)
-        self._announced = announcement
+        self.announced = announcement
 
     def update(self, **changes: Any) -> None:
         """Nothing, if nothing was announced. :raises OSError: no room."""
-        if self._announced is not None and self._process.is_current:
-            self.announce(replace(self._announced, **changes))
-
-    @property
-    def announced(self) -> Announcement | None:
-        return self._announced
+        if self.announced is not None and self._process.is_current:
+            self.announce(replace(self.announced, **changes))
 
     def close(self) -> None:
         """Release it; the leader removes it first."""

@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from time import monotonic, sleep
 from typing import Any, Protocol
 
@@ -104,7 +104,7 @@ class SingleFlight:
 
     def __init__(
         self,
-        flights: Flights | None,
+        flights: Flights,
         entitlement: Entitlement,
         ref: str,
         demands: Demands,
@@ -132,8 +132,6 @@ class SingleFlight:
         :raises ConfigError: the directory of the announcements is open to other users.
         :raises Cancelled, TransferTimeout: of the caller and the deadline.
         """
-        if self._flights is None:
-            return list(own)
         try:
             self._following = self.next_leader(0, self._wait)
         except OSError as error:
@@ -196,8 +194,6 @@ class SingleFlight:
                 flight.close()
 
     def _flight(self, number: int) -> Flight:
-        if self._flights is None:
-            raise OSError("downloads are not shared")
         return Flight(self._flights, f"{self.entitlement.resource.key}.{number}")
 
     def _may_follow(self) -> bool:
@@ -239,7 +235,7 @@ class SingleFlight:
         computed = {c.algorithm for c in self._checksums(self.image)} or {DEFAULT}
         return self._covered or bool(computed & set(found.algorithms))
 
-    def _open(self, left: float, waiting: Waiting) -> OpenedSource:
+    def _open(self, start: int, left: float, waiting: Waiting) -> OpenedSource:
         following = self._following
         if following is None or self._led is not None:
             raise HandedOver("the other transfer has ended")
@@ -299,9 +295,8 @@ class SingleFlight:
         if image.size is None or not marks:
             self._give_up()
             return
-        self._attempt(
-            lambda: flight.announce(self._announcement(image, required, part, marks, stored))
-        )
+        with self._sharing():
+            flight.announce(self._announcement(image, required, part, marks, stored))
 
     def _announcement(
         self, image: Image, required: Required, part: PartFile, marks: tuple[str, ...], stored: int
@@ -328,19 +323,22 @@ class SingleFlight:
             self._announce(flight, position)
         elif position == flight.announced.size or monotonic() - self._told > _ANNOUNCE_EVERY:
             self._told = monotonic()
-            self._attempt(lambda: flight.update(stored=position))
+            with self._sharing():
+                flight.update(stored=position)
 
     def _begins_again(self) -> None:
         """What others have read is void."""
         flight, self._beginning = self._led, self._beginning + 1
         if flight is not None:
-            self._attempt(lambda: flight.update(beginning=self._beginning, stored=0))
+            with self._sharing():
+                flight.update(beginning=self._beginning, stored=0)
 
     def withdraw(self) -> None:
         """The bytes are no longer of the version that was announced: others go on without them."""
         flight = self._led
         if flight is not None and flight.announced is not None:
-            self._attempt(lambda: flight.update(state="failed"))
+            with self._sharing():
+                flight.update(state="failed")
         self._give_up()
 
     def verified(self, evidence: Mapping[str, Any]) -> None:
@@ -348,11 +346,14 @@ class SingleFlight:
         flight = self._led
         if flight is not None and flight.announced is not None:
             digests = {name: evidence[name] for name in flight.announced.algorithms}
-            self._attempt(lambda: flight.update(state="verified", digests=digests))
+            with self._sharing():
+                flight.update(state="verified", digests=digests)
 
-    def _attempt(self, step: Callable[[], None]) -> None:
+    @contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Ends the sharing where an announcement cannot be written."""
         try:
-            step()
+            yield
         except OSError as error:
             LOG.info("%s is not shared: %s", redact(self._ref), error)
             self._give_up()
@@ -366,9 +367,9 @@ class SingleFlight:
     def close(self) -> None:
         self.follow(None)
         announced = self._led.announced if self._led is not None else None
-        if announced is not None and announced.state != "running":
-            self._give_up()
-        self.withdraw()
+        if announced is not None and announced.state == "running":
+            self.withdraw()
+        self._give_up()
 
     def __enter__(self) -> SingleFlight:
         return self

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagebroker.backends.opened_source import OpenedSource
@@ -63,8 +62,7 @@ class SwarmLayer:
         own = transfer.candidates
         self._own = own[-1]
         swarm = Candidate(
-            self._own.ref, partial(self._open, 0), secondhand=True, is_swarm=True,
-            open_at=self._open,
+            self._own.ref, self._open, secondhand=True, is_swarm=True,
             again=Candidate(self._own.ref, self._repair, secondhand=True, is_swarm=True),
         )  # fmt: skip
         followed = [each for each in own[:-1] if each.secondhand]
@@ -80,7 +78,7 @@ class SwarmLayer:
         if image is None or size is None or size < self._fleet.from_size or limited:
             raise HandedOver("the image is not one for a swarm")
         # At its end, because what a backend begins to send of the image is not what will be read.
-        opened = self._own.opened(size - 1, left, waiting)
+        opened = self._own.open(size - 1, left, waiting)
         try:
             self._digest = _digest(opened.image, self._demands)
             suits = opened.seekable and opened.local_path is None and opened.image.size == size
@@ -91,7 +89,7 @@ class SwarmLayer:
             opened.close()
             raise
 
-    def _repair(self, left: float, waiting: Waiting) -> OpenedSource:
+    def _repair(self, first: int, left: float, waiting: Waiting) -> OpenedSource:
         """What came in a swarm, after the digest has shown that some of it is wrong.
 
         :raises HandedOver: nothing did, or not all.
@@ -99,7 +97,7 @@ class SwarmLayer:
         running, own = self._running, self._own
         if running is None or own is None or not running.source.complete or self._digest is None:
             raise HandedOver("there was no swarm")
-        opened = own.opened(running.child.start.size - 1, left, waiting)
+        opened = own.open(running.child.start.size - 1, left, waiting)
         repaired = running.source.repaired(opened, self._digest)
         return OpenedSource(repaired, lambda verb: nullcontext())
 

@@ -145,8 +145,8 @@ class IntoObject(Destination):
     def guarded(self, candidate: Candidate) -> Candidate:
         """Refuses to open a file as its own destination: the bytes would never end."""
 
-        def opened(left: float, waiting: Waiting) -> OpenedSource:
-            source = candidate.open(left, waiting)
+        def opened(start: int, left: float, waiting: Waiting) -> OpenedSource:
+            source = candidate.open(start, left, waiting)
             if self._target.is_file(source.local_path):
                 source.close()
                 raise DestinationError(

@@ -81,10 +81,11 @@ class PartWriter:
                         yield Stored(self._part.in_file(self._fed.position))
                         continue
                     yield event
-                    file = self._part.file
                     if not isinstance(event, LocalFile):
                         self._take(event)
-                    elif file is not None and (yield from self._clone(event, file)):
+                        continue
+                    file = self._part.file
+                    if file is not None and (yield from self._clone(event, file)):
                         return
             self._fed.finish(self._waiting)
             self._part.flush()

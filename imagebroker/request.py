@@ -94,7 +94,9 @@ class Request:
             caller_of(context, backend),
         )
         #: Where `checksum` leads, if it is a URL that was not read yet.
-        self._file = call.routes.aside(str(checksum)) if is_url(checksum) else None
+        self._file = None
+        if checksum is not None and is_url(checksum):
+            self._file = call.routes.aside(str(checksum))
 
     @property
     def checks_format(self) -> bool:
@@ -122,13 +124,14 @@ class Request:
         if self._call.core.direct_url_schemes and self.ref.id is not None:
             locations, record = self._locations(demands)
             candidates, demands = [*locations, *candidates], demands._replace(record=record)
-        return Transfer(candidates, demands, self.watch, self._call.settings.tuning, decompress)
+        formats, tuning = None, self._call.settings.tuning
+        if decompress is not None:  # the decompressed content is checked, not what arrives
+            formats, demands = demands.formats, demands._replace(formats=None, unpacks=True)
+        return Transfer(candidates, demands, self.watch, tuning, decompress, formats)
 
     def _own_candidate(self) -> Candidate:
         context, ref, backend = self._context, self.ref, self.backend
-        return Candidate(
-            ref.text, partial(_open, backend, context, ref), insecure=_insecure(backend)
-        )
+        return Candidate(ref.text, partial(_open, backend, context, ref), insecure=backend.insecure)
 
     def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:
         """Those that may be read directly, and the record, where there are any."""
@@ -160,7 +163,7 @@ class Request:
 
     def _is_insecure(self, url: str) -> bool:
         try:
-            return _insecure(self._routes.aside(url)[1])
+            return self._routes.aside(url)[1].insecure
         except ImageBrokerError:
             return False  # it will not be read at all
 
@@ -281,8 +284,9 @@ def _demands(
         demanded.append(parse_checksum(checksum, allow_weak=weak))
     if ref.pin is not None:
         demanded.append(Checksum(*ref.pin, "the ref's pin"))
-    trusted, policy, signature = checked_certificates(trusted_certs), snapshot.signatures, None
-    if policy.demands(trusted):
+    policy, signature = snapshot.signatures, None
+    if trusted_certs is not None or policy.verify_signatures:
+        trusted = checked_certificates(trusted_certs)
         signature = partial(required_signature, context, trusted, policy, settings.conf)
     return Demands(
         tuple(demanded),
@@ -367,8 +371,3 @@ def _open(
     backend: Boundary, context: Context, ref: ImageRef, start: int, left: float, waiting: Waiting
 ) -> OpenedSource:
     return backend.open(context, ref, timeout=left, waiting=waiting, start=start)
-
-
-def _insecure(backend: Boundary) -> bool:
-    """Whether the deployer lets any server pass for the real one."""
-    return bool(backend.host.options.get("insecure"))

@@ -78,6 +78,8 @@ class Boundary:
         self.locate = locate
         self._grace = grace
         self.title = host.title
+        #: Whether the deployer lets any server pass for the real one.
+        self.insecure = bool(host.options.get("insecure"))
         limits = host.limits
         #: Seconds for a call that returns no image data.
         self.answer_timeout = 4 * (limits.connect_timeout + limits.stall_timeout)
@@ -415,7 +417,8 @@ class Boundary:
         :raises Cancelled: this process was forked from the one that owns the backend.
         """
         self._process.check(f"this {self.title} backend")
-        self.host.conceal(getattr(context, "auth_token", None))
+        if (token := getattr(context, "auth_token", None)) is not None:
+            self.host.conceal(token)
         if ref is not None and ref.query:
             # Names of parameters are no secrets, and messages need them.
             parts = (each.partition("=") for each in ref.query.split("&"))

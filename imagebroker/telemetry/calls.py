@@ -6,7 +6,7 @@ or contexts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
@@ -20,11 +20,13 @@ T = TypeVar("T")
 class Call:
     """One call of a verb, until its `end`."""
 
-    def __init__(self, verb: str, backend: str, ref: object = "") -> None:
+    def __init__(
+        self, verb: str, backend: str, ref: object = "", ends: Iterable[Ended] = ()
+    ) -> None:
         self.verb, self.backend, self.ref = verb, backend, ref
         self._began = monotonic()
         #: Functions to call at the end.
-        self.ends: list[Ended] = [log.ended]
+        self.ends = list(ends)
         #: Bytes of image data that were transferred.
         self.bytes = 0
         #: Failed attempts.
@@ -54,11 +56,12 @@ class Telemetry:
 
     def __init__(self, *, metrics: bool, tracing: bool, others: Sequence[Ended] = ()) -> None:
         """`others`: further functions to call when a call has ended."""
-        self._metrics, self._tracing, self._others = metrics, tracing, others
+        self._metrics, self._tracing = metrics, tracing
+        self._ends = (log.ended, *others)
 
     def begin(self, verb: str, backend: str, ref: object = "") -> Call:
         """Begin a call of `verb` at a backend (`NAME:INSTANCE`); any thread can end it."""
-        call = self._begun(verb, backend, ref)
+        call = Call(verb, backend, ref, self._ends)
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
         if self._tracing and (spans := recorders.spans()) is not None:
@@ -68,7 +71,7 @@ class Telemetry:
     @contextmanager
     def call(self, verb: str, backend: str, ref: object = "") -> Iterator[Call]:
         """The same for a block; its exceptions are recorded, and its span is the current one."""
-        call = self._begun(verb, backend, ref)
+        call = Call(verb, backend, ref, self._ends)
         current: AbstractContextManager[Any] = nullcontext()
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
@@ -83,11 +86,6 @@ class Telemetry:
                 call.end(error)
                 raise
             call.end()
-
-    def _begun(self, verb: str, backend: str, ref: object) -> Call:
-        call = Call(verb, backend, ref)
-        call.ends += self._others
-        return call
 
     def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
         """What `start()` yields; the call ends with the iterator, or when the caller closes it."""

@@ -38,7 +38,8 @@ class Account:
         self.resumed_from: int | None = None
         #: Bytes that each candidate sent, by its ref; of those that are not void.
         self.served: dict[str, int] = {}
-        self._stores: dict[str, str | None] = {}
+        #: The service's store that each of them is in; None if that is not known.
+        self.stores: dict[str, str | None] = {}
         #: Versions that were met.
         self.versions: set[str] = set()
         #: Whether the bytes are, or may be, of several versions.
@@ -59,7 +60,7 @@ class Account:
             case Received():
                 ref = event.candidate.ref
                 self.served[ref] = self.served.get(ref, 0) + event.size
-                self._stores[ref] = event.candidate.store
+                self.stores[ref] = event.candidate.store
                 self.located = self.located or event.candidate.is_location
                 self.swarmed = self.swarmed or event.candidate.is_swarm
                 self.shared = self.shared or event.candidate.secondhand
@@ -89,12 +90,7 @@ class Account:
     @property
     def source(self) -> str:
         """The ref of the candidate that sent most of the bytes."""
-        return max(self.served, key=lambda ref: self.served[ref], default=self._reading)
-
-    @property
-    def store(self) -> str | None:
-        """The service's store in which that candidate is; None if that is not known."""
-        return self._stores.get(self.source)
+        return max(self.served, key=self.served.__getitem__, default=self._reading)
 
     @property
     def via(self) -> str:

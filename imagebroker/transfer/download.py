@@ -12,7 +12,6 @@ from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
 from imagebroker.redaction import shown_fields
 from imagebroker.transfer.account import Account, facts
-from imagebroker.transfer.fetch import events
 from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.events import Content, Restart
 from imagebroker.transfer.fetch.fetch import Fetch
@@ -121,11 +120,11 @@ def _transferred(
     """
     account, second_chance = Account(), SecondChance()
     candidates = [destination.guarded(each) for each in transfer.candidates]
-    known = transfer.arriving.of_record(transfer.watch.check)  # else no candidate is opened
+    known = transfer.demands.of_record(transfer.watch.check)  # else no candidate is opened
     while True:
         with closing(
             Fetch(
-                candidates, transfer.arriving, transfer.watch, transfer.tuning, required=known,
+                candidates, transfer.demands, transfer.watch, transfer.tuning, required=known,
                 joining=second_chance.joining, any_order=destination.any_order,
                 start=destination.first_missing(transfer.demands),
             )
@@ -134,8 +133,11 @@ def _transferred(
                 return _up_to_date(found, destination, transfer), account
             announce = flight.announcer(fetch.required, destination.part)
             try:
-                stored = destination.receive(fetch, lambda fetch: in_order(fetch, transfer))
-                events.run(stored, account.note, announce)
+                received = destination.receive(fetch, lambda fetch: in_order(fetch, transfer))
+                with closing(received) as events:
+                    for event in events:
+                        account.note(event)
+                        announce(event)
                 if account.secondhand:
                     flight.confirm(account.evidence)
                 break
@@ -156,11 +158,12 @@ def _transferred(
     present.note(image, account.evidence)
     destination.commit()
     transfer.watch.report("done", always=True)
+    source = account.source
     evidence = account.evidence | insecurity(candidates, account.served)
     return Download(
-        destination.path, destination.size, image, account.source, evidence, account.attempts,
+        destination.path, destination.size, image, source, evidence, account.attempts,
         account.resumed_from, transfer.watch.seconds, account.served, account.via,
-        account.store,
+        account.stores.get(source),
     ), account  # fmt: skip
 
 
@@ -170,9 +173,8 @@ def in_order(fetch: Fetch, transfer: Transfer) -> Content:
     if transfer.decompress is not None:
         from imagebroker.transfer.layers.decompression import Decompressed  # few calls do
 
-        formats = transfer.demands.formats
         content = Decompressed(
-            content, transfer.decompress, fetch.required, formats, transfer.watch
+            content, transfer.decompress, fetch.required, transfer.unpacked_formats, transfer.watch
         )
     return content
 
@@ -182,7 +184,7 @@ def opened(
     joining: Joining = Joining(),  # noqa: B008 - it is frozen
 ) -> VerifiedStream:
     """The same layers without a destination, for a reader."""
-    demands, watch = transfer.arriving, transfer.watch
+    demands, watch = transfer.demands, transfer.watch
     known = demands.of_record(watch.check)
     fetch = Fetch(
         transfer.candidates, demands, watch, transfer.tuning, required=known, joining=joining

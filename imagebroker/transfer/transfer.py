@@ -9,6 +9,7 @@ from imagebroker.config.tuning import Tuning
 from imagebroker.transfer.demands import Demands
 from imagebroker.transfer.fetch.candidates import Candidate
 from imagebroker.transfer.limits import Watch
+from imagebroker.verify.disk_format import FormatPolicy
 
 
 class Transfer(NamedTuple):
@@ -16,16 +17,11 @@ class Transfer(NamedTuple):
 
     #: The last one is the backend itself.
     candidates: Sequence[Candidate]
+    #: What must hold for the bytes that arrive.
     demands: Demands
     watch: Watch
     tuning: Tuning
     #: What is unpacked on the way: a kind, or `auto`.
     decompress: str | None = None
-
-    @property
-    def arriving(self) -> Demands:
-        """What must hold for the bytes that arrive: the content of compressed ones is judged
-        behind the decoder."""
-        if self.decompress is None:
-            return self.demands
-        return self.demands._replace(formats=None, unpacks=True)
+    #: What the decompressed content may be; None: it is not checked.
+    unpacked_formats: FormatPolicy | None = None

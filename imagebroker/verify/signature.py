@@ -68,10 +68,6 @@ class SignaturePolicy:
             4 * (limits.connect_timeout + limits.stall_timeout),
         )
 
-    def demands(self, trusted_certs: Sequence[str] | None) -> bool:
-        """Whether a call with these `trusted_certs` accepts signed images only."""
-        return self.verify_signatures or trusted_certs is not None
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -127,7 +123,7 @@ def required_signature(
     image: Image,
     waiting: Callable[[], Any] = lambda: None,
 ) -> Signature:
-    """The signature that the bytes of `image` must have, where `policy.demands` one.
+    """The signature that the bytes of `image` must have, where the caller or `policy` asks for one.
 
     Everything that does not need the bytes is checked here. `trusted_certs` require a signature by
     one of these certificates, or by one that they issued; an empty list means those of the policy.

@@ -160,11 +160,6 @@ class TestSignature:
 
 
 class TestProperties:
-    def test_one_is_required_where_the_caller_or_the_deployer_asks_for_it(self) -> None:
-        assert_that(POLICY.demands(None), Is(False))
-        assert_that(POLICY.demands(()), Is(True))
-        assert_that(SignaturePolicy(verify_signatures=True).demands(None), Is(True))
-
     @pytest.mark.parametrize("missing", PROPERTIES)
     @pytest.mark.parametrize("value", [None, ""])
     def test_a_missing_property_is_named(self, required: Any, missing: str, value: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
 from imagebroker.backends.backend import Buffer
@@ -131,11 +130,3 @@ class Content(Protocol):
         """Bytes that are handed out; None if that is not known."""
 
     def events(self) -> Events: ...
-
-
-def run(events: Events, *listeners: Callable[[Event], None]) -> None:
-    """To the end, each event told to the listeners."""
-    with closing(events):
-        for event in events:
-            for listener in listeners:
-                listener(event)

@@ -496,9 +496,9 @@ class Fetch:
         if isinstance(error, RangeIgnored):
             self._ranges = False  # it would be ignored again
             # That it refuses ranges does not prove that it cannot: see what it sends now.
-            self._let_go()
-        elif source is not None and (not self._may_resume(source) or self._retries.should_reopen):
             self.close()
+        elif source is not None and (not self._may_resume(source) or self._retries.should_reopen):
+            self._leave()
         ref, said = redact(self._candidates[0].ref), str(error)
         shown = said if ref in said else f"{ref}: {said}"
         LOG.warning("attempt %d failed, trying again: %s", self._attempts - 1, shown)
@@ -531,7 +531,7 @@ class Fetch:
         if step is Step.JOIN and source is not None:
             source.ignore_version()
         elif step is not Step.ASK:
-            self.close()
+            self._leave()
         if step is not Step.JOIN:
             self._may_widen = False  # each request may meet another server
         if step is Step.BEGIN:
@@ -562,7 +562,7 @@ class Fetch:
         LOG.warning(
             "the location %s failed, trying the next: %s", redact(self._candidates[0].ref), error
         )
-        self.close()
+        self._leave()
         self._candidates.pop(0)
         self._watch.location = self._candidates[0].ref
         self._identity.forget()
@@ -575,7 +575,7 @@ class Fetch:
     def _hand_over(self) -> None:
         """Go on at the next candidate with what is missing, if something proves that it is the
         same image."""
-        self.close()
+        self._leave()
         before = self._candidates.pop(0)
         self._watch.location = self._candidates[0].ref
         if self._candidates[0].ref != before.ref:
@@ -583,11 +583,12 @@ class Fetch:
             if not self._proven:
                 self._begin_again()
 
-    def close(self) -> None:
+    def _leave(self) -> None:
+        """Close the source; by now it has shown whether it can be read from the middle."""
         self._look_at_ranges()
-        self._let_go()
+        self.close()
 
-    def _let_go(self) -> None:
+    def close(self) -> None:
         source, self._source = self._source, None
         if source is not None:
             source.close()

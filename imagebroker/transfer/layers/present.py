@@ -212,7 +212,7 @@ class PresentAtPath:
             return None
         if self._unpacked is None and image.size not in (None, size):
             return None
-        required = transfer.arriving.for_image(
+        required = transfer.demands.for_image(
             transfer.demands.record or image, transfer.watch.check
         )
         if self._unpacked is not None or not required.proves_all:
@@ -271,7 +271,7 @@ class PresentAtPath:
         # What is required is required of the compressed data, which is not here any more.
         if any(note.digests.get(c.algorithm) != c.digest for c in required.checksums):
             raise ImageChanged(f"{required.ref}: another digest is required")
-        formats = transfer.demands.formats
+        formats = transfer.unpacked_formats
         if self._unpacked.is_disk:
             if formats is not None:
                 formats.check_declared(note.converted_from)

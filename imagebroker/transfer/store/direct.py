@@ -198,11 +198,11 @@ class DirectWriter:
 
     def in_file(self, position: int) -> int:
         """How far, up to `position`, nothing is missing in the file that was taken."""
+        if not self._blocks:  # nothing was ever gathered
+            return position
         return min([position, *(block.start for block in self._pending())])
 
     def _pending(self) -> list[_Block]:
-        if not self._blocks:
-            return []
         with self._changed:
             gathered = [] if self._gathered is None else [self._gathered]
             return self._writer.pending() + gathered
@@ -217,7 +217,6 @@ class DirectWriter:
 
     def close(self) -> None:
         """Let go; what was not flushed is lost."""
-        self.drop()
         self._writer.close()
         self._end_direct()
 

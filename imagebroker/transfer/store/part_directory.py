@@ -285,13 +285,12 @@ def sweep(directory: int) -> int:
     One with a journal is kept for a day, for a process that resumes it.
     """
     try:
-        names = {os.fsencode(entry) for entry in os.listdir(directory)}
+        entries = os.listdir(directory)
     except OSError:
         return 0  # it cannot be listed: writing may still work
-    ours = {name for name in names if is_ours(name)}
+    ours = set(filter(is_ours, map(os.fsencode, entries)))
     found = {name for name in ours if name.endswith(SUFFIX.encode())}
-    journals = {journal_name(part) for part in found}
-    for name in ours - found - journals:
+    for name in ours - found - set(map(journal_name, found)):
         remove(directory, name)
     return sum(_sweep_one(directory, name) for name in found)
 

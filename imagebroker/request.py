@@ -120,7 +120,8 @@ class Request:
         """
         demands = self.demands()  # before any byte of the image is asked for
         demands = demands._replace(wanted=bool(demands.checksums))
-        candidates = [self._own_candidate()]
+        opener = partial(self.backend.open, self._context, self.ref)
+        candidates = [Candidate(self.ref.text, opener, insecure=self.backend.insecure)]
         if self._call.core.direct_url_schemes and self.ref.id is not None:
             locations, record = self._locations(demands)
             candidates, demands = [*locations, *candidates], demands._replace(record=record)
@@ -128,10 +129,6 @@ class Request:
         if decompress is not None:  # the decompressed content is checked, not what arrives
             formats, demands = demands.formats, demands._replace(formats=None, unpacks=True)
         return Transfer(candidates, demands, self.watch, tuning, decompress, formats)
-
-    def _own_candidate(self) -> Candidate:
-        context, ref, backend = self._context, self.ref, self.backend
-        return Candidate(ref.text, partial(_open, backend, context, ref), insecure=backend.insecure)
 
     def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:
         """Those that may be read directly, and the record, where there are any."""
@@ -212,7 +209,7 @@ class Request:
 
         def read(ref: ImageRef) -> bytes:
             pins = () if ref.pin is None else (Checksum(*ref.pin, "the ref's pin"),)
-            candidate = Candidate(ref.text, partial(_open, backend, self._context, ref))
+            candidate = Candidate(ref.text, partial(backend.open, self._context, ref))
             aside = self.watch.aside(max_size=LARGEST, seconds=TIMEOUT)
             tuning = self._call.settings.tuning
             return read_small(Transfer([candidate], Demands(pins), aside, tuning), str(ref))
@@ -259,7 +256,7 @@ class Request:
 
     def _open_location(self, url: str, start: int, left: float, waiting: Waiting) -> OpenedSource:
         ref, backend = self._routes.find(url)
-        return _open(backend, self._context, ref, 0, left, waiting)
+        return backend.open(self._context, ref, 0, left, waiting)
 
 
 def _check_stores(prefer: Sequence[str]) -> None:
@@ -365,9 +362,3 @@ def _is_usable(value: Any) -> bool:
     if isinstance(value, int):
         return 0 <= value < 2**63
     return isinstance(value, float) and math.isfinite(value) and value >= 0
-
-
-def _open(
-    backend: Boundary, context: Context, ref: ImageRef, start: int, left: float, waiting: Waiting
-) -> OpenedSource:
-    return backend.open(context, ref, timeout=left, waiting=waiting, start=start)

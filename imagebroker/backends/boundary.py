@@ -110,10 +110,9 @@ class Boundary:
         self,
         context: Context,
         ref: ImageRef,
-        *,
+        start: int = 0,
         timeout: float | None = None,
         waiting: Callable[[], Any] | None = None,
-        start: int = 0,
     ) -> OpenedSource:
         """Open an image that will probably be read from `start` on.
 

@@ -12,10 +12,6 @@ from imagebroker.system.forks import Condition, Thread
 T = TypeVar("T")
 
 
-def _ignore(item: object) -> None:
-    pass
-
-
 class Worker(Generic[T]):
     """Calls `work` with each item, in a thread that starts when it is worth its while.
 
@@ -31,7 +27,7 @@ class Worker(Generic[T]):
         size: Callable[[T], int] = lambda item: 1,
         backlog: float = float("inf"),
         inline: int = 0,
-        done: Callable[[T], object] = _ignore,
+        done: Callable[[T], object] | None = None,
     ) -> None:
         """`add` waits while more than `backlog`, in units of `size`, is not done yet.
 
@@ -55,7 +51,8 @@ class Worker(Generic[T]):
         size = self._size(item)
         if self._thread is None and not self._is_started(size):
             self._try(item)
-            self._done(item)
+            if self._done is not None:
+                self._done(item)
             self.check()
             return
         with self.changed:
@@ -105,7 +102,8 @@ class Worker(Generic[T]):
     def _finish(self, items: deque[T]) -> None:
         for item in items:
             self._held -= self._size(item)
-            self._done(item)
+            if self._done is not None:
+                self._done(item)
         items.clear()
         self.changed.notify_all()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imagebroker.exceptions import ImageBrokerError, VerificationError
 from imagebroker.model.image import Image
 from imagebroker.redaction import shown_fields
-from imagebroker.transfer.account import Account, facts
+from imagebroker.transfer.account import Account
 from imagebroker.transfer.fetch.candidates import insecurity
 from imagebroker.transfer.fetch.events import Content, Restart
 from imagebroker.transfer.fetch.fetch import Fetch
@@ -59,11 +59,6 @@ class Download:
 
     def __repr__(self) -> str:
         return shown_fields(self)
-
-
-def facts_of(done: Download) -> dict[str, Any]:
-    """Its line in the log."""
-    return facts(done.via, done.source, done.attempts, done.resumed_from, done.evidence, done.store)
 
 
 def download(
@@ -119,7 +114,7 @@ def _transferred(
     itself is asked.
     """
     account, second_chance = Account(), SecondChance()
-    candidates = [destination.guarded(each) for each in transfer.candidates]
+    candidates = list(map(destination.guarded, transfer.candidates))
     known = transfer.demands.of_record(transfer.watch.check)  # else no candidate is opened
     while True:
         with closing(

@@ -17,6 +17,7 @@ from imagebroker.exceptions import (
 from imagebroker.request import Request
 from imagebroker.snapshot import Call
 from imagebroker.transfer import download as transfer
+from imagebroker.transfer.account import facts
 from imagebroker.transfer.download import Download
 from imagebroker.transfer.layers.present import Presence, PresentAtPath, Unpacking
 from imagebroker.transfer.store.destinations import AtPath, AtPathInOrder, Destination, IntoObject
@@ -71,7 +72,9 @@ def download(
             done = _to_device(call, request, dest, options, conversion)
         else:
             done = _to_file(call, request, dest, options, conversion)
-        log.facts |= transfer.facts_of(done)
+        log.facts |= facts(
+            done.via, done.source, done.attempts, done.resumed_from, done.evidence, done.store
+        )
         return done
 
 

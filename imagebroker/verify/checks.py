@@ -139,7 +139,7 @@ class ContentCheck:
     def __init__(self, required: Required, size: int | None) -> None:
         """:raises FormatError: the declared format is never acceptable."""
         self._required = required
-        self._page = PageCheck() if required.may_be_page else None
+        self._page = PageCheck(wanted=required.wanted) if required.may_be_page else None
         self._format: FormatCheck | None = None
         if required.formats is not None:
             with required.named():
@@ -150,13 +150,8 @@ class ContentCheck:
         with self._required.named():
             if self._page is not None:
                 self._page.feed(chunk)
-                self._check_page(self._page)
             if self._format is not None:
                 self._format.feed(chunk)
-
-    def _check_page(self, page: PageCheck) -> None:
-        if not self._required.wanted:
-            page.check()
 
     @property
     def unsettled(self) -> bool:
@@ -174,7 +169,6 @@ class ContentCheck:
         with self._required.named():
             if self._page is not None:
                 self._page.end()
-                self._check_page(self._page)
             return {} if self._format is None else self._format.evidence()
 
 
@@ -230,18 +224,15 @@ class Checks:
         # Before the checksums: after a bad signature, no other location must be tried.
         if self._signature is not None:
             evidence |= self._signature.evidence()
-        evidence |= self._checked_digests()
-        if self._signature is not None:
-            evidence["checked_against"] += (f"signature {self._required.signature}",)
-        return evidence
-
-    def _checked_digests(self) -> dict[str, Any]:
         try:
-            return self._checksums.evidence(self._required.ref)
+            evidence |= self._checksums.evidence(self._required.ref)
         except ChecksumMismatch as error:
             if (found := self._content.page) is not None:
                 error.hint = f"the server sent {found}: {hint_about(found)}"
             raise
+        if self._signature is not None:
+            evidence["checked_against"] += (f"signature {self._required.signature}",)
+        return evidence
 
     def close(self) -> None:
         self._checksums.close()

@@ -220,7 +220,7 @@ class Checksums:
                     computed=got,
                 )
         computed |= {name: hasher.hexdigest() for name, hasher in self._extra.items()}
-        return {**computed, "checked_against": tuple(str(c) for c in self._required)}
+        return {**computed, "checked_against": tuple(map(str, self._required))}
 
     def close(self) -> None:
         self._worker.close()

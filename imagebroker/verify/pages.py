@@ -12,7 +12,9 @@ __all__ = ["ENOUGH", "PageCheck", "check_no_page", "hint_about"]
 class PageCheck:
     """The check of one attempt: feed it the bytes, in order; it needs only the first ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool) -> None:
+        """`wanted`: text is not refused."""
+        self._wanted = wanted
         self._begin = bytearray()
         #: Whether the result is final.
         self.decided = False
@@ -20,23 +22,20 @@ class PageCheck:
         self.found: str | None = None
 
     def feed(self, chunk: Buffer) -> None:
-        if self.decided:
-            return
-        self._begin += memoryview(chunk)[: ENOUGH - len(self._begin)]
+        """:raises FormatError: the bytes so far are not an image."""
+        if not self.decided:
+            self._begin += memoryview(chunk)[: ENOUGH - len(self._begin)]
         self._judge(whole=False)
 
     def end(self) -> None:
-        """Call it after the last byte."""
-        if not self.decided:
-            self._judge(whole=True)
+        """Call it after the last byte. :raises FormatError: as `feed`."""
+        self._judge(whole=True)
 
     def _judge(self, *, whole: bool) -> None:
-        self.found = kind_of(bytes(self._begin), whole=whole)
-        self.decided = whole or self.found is not None or len(self._begin) == ENOUGH
-
-    def check(self) -> None:
-        """:raises FormatError: the bytes so far are not an image."""
-        if self.found is not None:
+        if not self.decided:
+            self.found = kind_of(bytes(self._begin), whole=whole)
+            self.decided = whole or self.found is not None or len(self._begin) == ENOUGH
+        if self.found is not None and not self._wanted:
             raise _no_image(self.found)
 
 

@@ -505,7 +505,6 @@ class Fetch:
         if not isinstance(error, RangeIgnored):
             self._watch.pause(self._retries.pause(error), error)
 
-    @property
     def _circumstances(self) -> Circumstances:
         own = self._identity.own_version
         return Circumstances(
@@ -521,7 +520,7 @@ class Fetch:
         :raises: `error`, if there is nothing more to try.
         """
         self._count_progress()
-        step = self._identity.versions.after_change(self._circumstances)
+        step = self._identity.versions.after_change(self._circumstances())
         if step is Step.GIVE_UP:
             self.give_up(error)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from imagebroker.exceptions import ImageChanged, TooLarge
 from imagebroker.model.image import Image
 from imagebroker.transfer.fetch.versions import Circumstances, Joining, Versions
@@ -39,8 +41,9 @@ class Identity:
     def own_version(self) -> str | None:
         return self._first.version if self._first is not None else None
 
-    def admit(self, image: Image, now: Circumstances) -> bool:
+    def admit(self, image: Image, now: Callable[[], Circumstances]) -> bool:
         """Look at the image of a source that was opened; True if nothing that came before fits.
+        `now` is asked where its version is another one.
 
         :raises ImageChanged: its bytes cannot be joined with those that came before.
         :raises TooLarge: it has more bytes than are allowed.
@@ -53,7 +56,7 @@ class Identity:
         elif self._any_version:
             self._first = self.image = image
         elif image.version != first.version:
-            if not self.versions.may_join(now):
+            if not self.versions.may_join(now()):
                 raise changed(image)
             self._first = image
         self._any_version = False

@@ -156,7 +156,7 @@ class PresentAtPath:
         """:raises Cancelled, TransferTimeout: of the caller and the deadline."""
         found = self._of_record(fetch, transfer)
         if found is None:
-            self.refuse_other()
+            self._part.refuse_other()
         return found
 
     def refuse_other(self) -> None:

@@ -295,24 +295,16 @@ class SingleFlight:
         if image.size is None or not marks:
             self._give_up()
             return
+        algorithms = tuple(c.algorithm for c in required.checksums) or (DEFAULT,)
         with self._sharing():
-            flight.announce(self._announcement(image, required, part, marks, stored))
-
-    def _announcement(
-        self, image: Image, required: Required, part: PartFile, marks: tuple[str, ...], stored: int
-    ) -> Announcement:
-        """:raises OSError: stat fails on the part file."""
-        found = os.fstat(part.fileno())
-        return Announcement(
-            marks,
-            image.size or 0,
-            os.readlink(f"/proc/self/fd/{part.fileno()}"),
-            found.st_dev,
-            found.st_ino,
-            tuple(c.algorithm for c in required.checksums) or (DEFAULT,),
-            beginning=self._beginning,
-            stored=stored,
-        )
+            fd = part.fileno()
+            path, found = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
+            flight.announce(
+                Announcement(
+                    marks, image.size, path, found.st_dev, found.st_ino, algorithms,
+                    beginning=self._beginning, stored=stored,
+                )
+            )  # fmt: skip
 
     def _stored(self, position: int) -> None:
         """The first `position` bytes are there."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.backends.opened_source import OpenedSource
@@ -65,13 +66,16 @@ class Destination(ABC):
         """What was received is the image."""
 
 
-class InAnyOrder(Destination):
+S = TypeVar("S", bound=Storage)
+
+
+class InAnyOrder(Destination, Generic[S]):
     """Storage that takes bytes in any order."""
 
     any_order = True
 
     def __init__(
-        self, storage: Storage, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
+        self, storage: S, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
     ) -> None:
         self._storage, self.path, self.part = storage, path, storage.file
         self._entitlement, self._watch, self._tuning = entitlement, watch, tuning
@@ -96,17 +100,11 @@ class InAnyOrder(Destination):
         return True
 
 
-class AtPath(InAnyOrder):
+class AtPath(InAnyOrder[PartFile]):
     """A part file."""
 
-    def __init__(
-        self, part: PartFile, path: Path, entitlement: Entitlement, watch: Watch, tuning: Tuning
-    ) -> None:
-        super().__init__(part, path, entitlement, watch, tuning)
-        self._file = part
-
     def commit(self) -> None:
-        self._file.commit()
+        self._storage.commit()
 
 
 class AtPathInOrder(Destination):

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from imagebroker.backends.backend import Buffer
-from imagebroker.config.tuning import Tuning
 from imagebroker.transfer.fetch.events import Checked, Events
 from imagebroker.transfer.fetch.fetch import Fetch
-from imagebroker.transfer.layers.entitlement import Entitlement
 from imagebroker.transfer.limits import Watch
 from imagebroker.transfer.store.block_device import BlockDevice
 from imagebroker.transfer.store.destinations import Destination, InAnyOrder, InOrder, written
 
 
-class OnDevice(InAnyOrder):
+class OnDevice(InAnyOrder[BlockDevice]):
     """A block device, which is read back before the image on it can be taken for one."""
 
-    def __init__(
-        self, device: BlockDevice, path: Path, entitlement: Entitlement, watch: Watch,
-        tuning: Tuning,
-    ) -> None:  # fmt: skip
-        super().__init__(device, path, entitlement, watch, tuning)
-        self._device = device
-        self._evidence: dict[str, Any] = {}
+    #: What was verified; empty before.
+    _evidence: Mapping[str, Any] = MappingProxyType({})
 
     def receive(self, fetch: Fetch, in_order: InOrder) -> Events:
         with closing(super().receive(fetch, in_order)) as events:
@@ -37,7 +32,7 @@ class OnDevice(InAnyOrder):
                 yield event
 
     def commit(self) -> None:
-        self._device.commit(self._evidence, partial(_waiting, self._watch))
+        self._storage.commit(self._evidence, partial(_waiting, self._watch))
 
 
 class OnDeviceInOrder(Destination):

@@ -31,7 +31,7 @@ _FERNET = r"\bgAAAA[A-Za-z0-9_=-]{8,}"
 #: Shorter secrets are not hidden: they occur by chance, and hiding them would reveal them.
 _SHORTEST = 8
 #: Maximum number of secrets of one backend instance.
-_MOST = 256
+_MAX_SECRETS = 256
 
 
 class Secrets:
@@ -45,7 +45,7 @@ class Secrets:
         for text in texts:
             if isinstance(text, str) and len(text) >= _SHORTEST and text not in self._texts:
                 self._texts[text] = None
-        while len(self._texts) > _MOST:
+        while len(self._texts) > _MAX_SECRETS:
             self._texts.popitem(last=False)
 
     def hide(self, text: str) -> str:

@@ -32,7 +32,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.finding import FAILURE, LEVELS, Finding
 from imagebroker.model.image import Image, ImageQuery
-from imagebroker.model.peer import MOST
+from imagebroker.model.peer import MAX_INT
 from imagebroker.model.reference import ImageRef
 from imagebroker.model.service import Member, Store
 from imagebroker.model.upload_data import ImageData
@@ -50,7 +50,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Maximum number of findings of one `check`.
-_MOST_FINDINGS = 100
+_MAX_FINDINGS = 100
 
 
 class Boundary:
@@ -375,7 +375,7 @@ class Boundary:
                 "check", context, lambda: self._plugin.check(context), ends - monotonic()
             )
             with closing(steps):
-                for _ in range(_MOST_FINDINGS):
+                for _ in range(_MAX_FINDINGS):
                     finding = self._next_finding(steps, ends)
                     if finding is None:
                         return
@@ -432,7 +432,7 @@ class Boundary:
 
     def _check_image(self, image: Image) -> None:
         size = image.size
-        if size is not None and (not isinstance(size, int) or not 0 <= size <= MOST):
+        if size is not None and (not isinstance(size, int) or not 0 <= size <= MAX_INT):
             shown = "too large" if isinstance(size, int) else f"{size!r:.80}"
             shown = "negative" if isinstance(size, int) and size < 0 else shown
             raise self._bug(f"the size of {image.ref} is {shown}, not a number of bytes")

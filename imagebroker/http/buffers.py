@@ -9,7 +9,7 @@ from __future__ import annotations
 from threading import Lock
 
 #: Blocks that are kept; those beyond are for the garbage collector.
-_MOST = 16
+_MAX_BLOCKS = 16
 
 
 class Buffers:
@@ -29,7 +29,7 @@ class Buffers:
             block = next(filter(_is_free, self._blocks), None)
             if block is None:
                 block = bytearray(self.size)
-                if len(self._blocks) < _MOST:
+                if len(self._blocks) < _MAX_BLOCKS:
                     self._blocks.append(block)
             return memoryview(block)  # before anybody else looks
 

@@ -23,7 +23,7 @@ _STATUS_LINE = re.compile(
 #: The characters of a name.
 _TOKEN = frozenset("!#$%&'*+.^_`|~-" + ascii_letters + digits)
 #: Digits of a length.
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 #: A trailer after a chunked body. Nobody needs one, so none is repaired.
 _TRAILER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 #: What says where the body ends.
@@ -159,7 +159,7 @@ def _is_name(text: str) -> bool:
 
 
 def _is_length(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
 def _looks_like_framing(name: str) -> bool:

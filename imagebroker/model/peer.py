@@ -20,15 +20,15 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The largest number that is accepted, of bytes or anything else.
-MOST = 2**63 - 1
+MAX_INT = 2**63 - 1
 #: The longest Retry-After that is respected (seconds).
 _LONGEST_RETRY_AFTER = 86400.0
 #: Lists and objects in one document: each takes 20 times as much memory as on the wire.
-_MOST_CONTAINERS = 100_000
+_MAX_CONTAINERS = 100_000
 #: Nesting of lists and objects.
 _DEEPEST = 64
 #: Invalid records in one list, before the whole list is refused.
-_MOST_INVALID = 1000
+_MAX_INVALID = 1000
 
 
 def malformed(who: str, what: str, hint: str = "check the server's log and version") -> NoReturn:
@@ -47,7 +47,7 @@ def number(value: Any, name: str, who: str) -> int | None:
         malformed(who, f"{name} is {type(value).__name__}")
     if value < 0:
         malformed(who, f"{name} is negative")
-    if value > MOST:
+    if value > MAX_INT:
         malformed(who, f"{name} is too large: a number of {value.bit_length()} bits")
     return int(value)
 
@@ -120,7 +120,7 @@ def document(body: bytes, kind: type[T], who: str) -> T:
     import json
 
     try:
-        if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
+        if body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS:
             raise ValueError("it has too many lists and objects")
         parsed = json.loads(
             body.decode("utf-8"),
@@ -223,7 +223,7 @@ class Reader:
             except MalformedAnswer as error:
                 self._invalid += 1
                 self._last = error
-                if self._invalid > _MOST_INVALID:
+                if self._invalid > _MAX_INVALID:
                     raise
                 shown = printable(self._name(record), 100) or "a record without an id"
                 LOG.warning("skipping %s in the list: %s", shown, error)

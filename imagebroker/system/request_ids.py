@@ -17,7 +17,7 @@ from imagebroker.redaction import redact
 #: Headers with the id, the most telling first: OpenStack's, S3's, Swift's, and what others use.
 HEADERS = ("x-openstack-request-id", "x-amz-request-id", "x-trans-id", "x-request-id")
 #: Ids of one call that are kept: the latest.
-MOST = 8
+MAX_IDS = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@-]{0,127}")
 
 
@@ -31,7 +31,7 @@ class RequestIds:
     def add(self, request_id: str) -> None:
         ids = {**self._ids, request_id: None}
         # Another list, not a change of this one: a thread may be reading it.
-        self._ids = dict.fromkeys(list(ids)[-MOST:])
+        self._ids = dict.fromkeys(list(ids)[-MAX_IDS:])
         if self._around is not None:
             self._around.add(request_id)
 

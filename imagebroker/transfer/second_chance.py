@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imagebroker.exceptions import ChecksumMismatch, CompressionError, VerificationError
 from imagebroker.transfer.account import Account
-from imagebroker.transfer.fetch.versions import MOST, Joining
+from imagebroker.transfer.fetch.versions import MAX_CHANGES, Joining
 
 
 class SecondChance:
@@ -31,6 +31,6 @@ class SecondChance:
         if self.joining.allowed or not isinstance(error, ChecksumMismatch):
             return False
         avoid = self.joining.avoid | account.versions
-        again = bool(self._met - avoid) and len(avoid) < MOST
+        again = bool(self._met - avoid) and len(avoid) < MAX_CHANGES
         self.joining = self.joining._replace(avoid=frozenset(avoid))
         return again

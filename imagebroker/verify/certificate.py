@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Maximum number of trusted certificates, as in Nova.
-MOST = 50
+MAX_CERTIFICATES = 50
 #: An id ends up in the path of a request to the key manager.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 #: Seconds between two calls of `waiting`.

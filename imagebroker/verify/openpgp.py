@@ -139,13 +139,13 @@ def _signatures(data: bytes) -> list[Any]:
 
     try:
         packets = [packet for packet in PacketPile.from_bytes(data) if packet.tag == Tag.Signature]
-        return [pysequoia.Sig.from_bytes(bytes(packet)) for packet in packets[:_MOST]]
+        return [pysequoia.Sig.from_bytes(bytes(packet)) for packet in packets[:_MAX_SIGNATURES]]
     except Exception:  # the library has no other way to say so
         return []
 
 
 #: Maximum number of signatures to try in one file.
-_MOST = 16
+_MAX_SIGNATURES = 16
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from imagebroker.exceptions import ConfigError, InvalidImageRef, SignatureError
 from imagebroker.model.image import Image
 from imagebroker.redaction import redact
 from imagebroker.verify.certificate import (
-    MOST,
+    MAX_CERTIFICATES,
     KeyManager,
     check_trusted,
     is_certificate_id,
@@ -108,9 +108,9 @@ def checked_certificates(trusted_certs: Sequence[str] | None) -> tuple[str, ...]
                 f"trusted_certs: {redact(name, 80)!r} is not a certificate id",
                 hint="pass ids from the key manager, usually UUIDs",
             )
-    if len(names) > MOST:
+    if len(names) > MAX_CERTIFICATES:
         raise InvalidImageRef(
-            f"trusted_certs has {len(names)} certificates; at most {MOST} are allowed"
+            f"trusted_certs has {len(names)} certificates; at most {MAX_CERTIFICATES} are allowed"
         )
     return names
 

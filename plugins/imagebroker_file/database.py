@@ -25,7 +25,7 @@ _SQLITE_TIMEOUT = 0.02
 #: The first and the longest pause (seconds) before the next attempt while others write.
 _SHORTEST, _LONGEST = 0.001, 0.05
 #: Device and inode of a database.
-Identity = tuple[int, int]
+FileId = tuple[int, int]
 
 
 class Database:
@@ -46,10 +46,10 @@ class Database:
         self._check = check
         self._timeout = timeout
         self._durable = durable
-        self._idle: list[tuple[Identity, sqlite3.Connection]] = []
-        self._used: dict[int, tuple[Identity, sqlite3.Connection]] = {}
+        self._idle: list[tuple[FileId, sqlite3.Connection]] = []
+        self._used: dict[int, tuple[FileId, sqlite3.Connection]] = {}
         #: Files with a transaction of the parent process in the thread that forked.
-        self._lost: set[Identity] = set()
+        self._lost: set[FileId] = set()
         self._closed = False
         GATE.admit(self)
 
@@ -141,14 +141,14 @@ class Database:
         self._give_back(db)
 
     def _take(self) -> sqlite3.Connection:
-        identity = self._identity()
+        file_id = self._file_id()
         if self._closed:
             raise BackendError(
                 "the image store is closed",
                 hint="use the broker before closing it",
                 retryable=False,
             )
-        if identity in self._lost:
+        if file_id in self._lost:
             raise BackendError(
                 f"the image store {self.path} cannot be used in this process, which was forked "
                 "during a transaction of the same thread",
@@ -157,22 +157,22 @@ class Database:
             )
         while (idle := self._pop()) is not None:
             known, db = idle
-            if known == identity:
+            if known == file_id:
                 self._used[id(db)] = idle
                 return db
             db.close()
-        return self._opened(identity)
+        return self._opened(file_id)
 
-    def _pop(self) -> tuple[Identity, sqlite3.Connection] | None:
+    def _pop(self) -> tuple[FileId, sqlite3.Connection] | None:
         try:
             return self._idle.pop()
         except IndexError:
             return None  # another thread took it
 
-    def _opened(self, identity: Identity) -> sqlite3.Connection:
+    def _opened(self, file_id: FileId) -> sqlite3.Connection:
         self._check()
         db = self._connect(self.path)
-        self._used[id(db)] = identity, db
+        self._used[id(db)] = file_id, db
         try:
             migrate(db)
         except BaseException as error:
@@ -182,7 +182,7 @@ class Database:
             raise
         return db
 
-    def _identity(self) -> Identity:
+    def _file_id(self) -> FileId:
         with translated(f"the image store {self.path}"):
             try:
                 status = os.stat(self.path)
@@ -234,7 +234,7 @@ class Database:
         SQLite assumes that a second connection to the same file shares the locks of the first one,
         which the child does not have: so such a file cannot be used in the child.
         """
-        for identity, db in [*self._used.values(), *self._idle]:
+        for file_id, db in [*self._used.values(), *self._idle]:
             forks.never_finalize(db)
-            self._lost.add(identity)
+            self._lost.add(file_id)
         self._used, self._idle = {}, []

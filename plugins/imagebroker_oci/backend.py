@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 #: Indexes that lead to indexes.
-_MOST_STEPS = 3
+_MAX_STEPS = 3
 #: Bytes of the config of a container image.
-_MOST_CONFIG = 1024 * 1024
+_MAX_CONFIG = 1024 * 1024
 _IMAGE_CONFIGS = (
     "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
 )  # fmt: skip
@@ -199,7 +199,7 @@ class OciBackend(ImageBackend):
         steps = 0
         while found.is_index:
             steps += 1
-            if steps > _MOST_STEPS:
+            if steps > _MAX_STEPS:
                 peer.malformed(str(name), "its indexes lead to further indexes")
             found = self._registry.document(name, known=chosen(name, found, choice))
         return steps, found, disk_of(name, found, choice)
@@ -214,7 +214,7 @@ class OciBackend(ImageBackend):
         if config is None or config.media_type not in _IMAGE_CONFIGS:
             return None
         who = f"the config of {name}"
-        found = peer.document(self._registry.blob(name, config, _MOST_CONFIG), dict, who)
+        found = peer.document(self._registry.blob(name, config, _MAX_CONFIG), dict, who)
         return peer.text(found.get("architecture"), "architecture", who)
 
     def _needs_place(self, what: str) -> Name:

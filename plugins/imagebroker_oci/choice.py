@@ -40,7 +40,7 @@ _UNPACK = "io.deis.oras.content.unpack"
 #: What signs or describes an image and is none.
 _ABOUT = ("vnd.docker.reference.type", "attestation-manifest")
 #: What is there, in the text of an error.
-_MOST_SHOWN = 12
+_MAX_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ def _wanted(choice: Choice) -> str:
 def _shown(parts: Sequence[Descriptor], text: Callable[[Descriptor], str]) -> str:
     if not parts:
         return "nothing"
-    more = len(parts) - _MOST_SHOWN
-    shown: Iterable[str] = (printable(text(each), 100) for each in parts[:_MOST_SHOWN])
+    more = len(parts) - _MAX_SHOWN
+    shown: Iterable[str] = (printable(text(each), 100) for each in parts[:_MAX_SHOWN])
     return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
 

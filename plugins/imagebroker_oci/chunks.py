@@ -26,7 +26,7 @@ from imagebroker_oci.read_ahead import in_order
 from imagebroker_oci.unpacking import unpacked
 
 #: Bytes of the config that says how large the disk is.
-_MOST_CONFIG = 1024 * 1024
+_MAX_CONFIG = 1024 * 1024
 _TART_SIZE = "org.cirruslabs.tart.uncompressed-size"
 _TART_DIGEST = "org.cirruslabs.tart.uncompressed-content-digest"
 _OFFSET = "kubeswift.io/chunk-offset"
@@ -206,7 +206,7 @@ def _place(item: tuple[int, Descriptor]) -> int:
 def _total(registry: Registry, name: Name, manifest: Document, who: str) -> int:
     if manifest.config is None:
         peer.malformed(who, "it has no config that says how large the disk is")
-    config = peer.document(registry.blob(name, manifest.config, _MOST_CONFIG), dict, who)
+    config = peer.document(registry.blob(name, manifest.config, _MAX_CONFIG), dict, who)
     total = peer.number(config.get("totalSize"), "totalSize", who)
     if total is None:
         peer.malformed(who, "its config has no totalSize")
@@ -222,5 +222,5 @@ def _number(who: str, layer: Descriptor, annotation: str) -> int:
 
 
 def _check_size(who: str, size: int) -> None:
-    if size > peer.MOST:
+    if size > peer.MAX_INT:
         peer.malformed(who, "its chunks have more bytes than a disk can have")

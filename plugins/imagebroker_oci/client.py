@@ -25,9 +25,9 @@ from imagebroker_oci.manifests import MANIFEST_TYPES, Descriptor, Document
 from imagebroker_oci.names import REPOSITORY, TAG, Name
 
 #: Bytes of a manifest, as the specification has it.
-_MOST_MANIFEST = 4 * 1024 * 1024
+_MAX_MANIFEST = 4 * 1024 * 1024
 #: Tags of one repository.
-_MOST_TAGS = 10_000
+_MAX_TAGS = 10_000
 _API = rf"/v2/(?P<repository>{REPOSITORY})/(?:blobs|manifests|tags)/.+"
 
 
@@ -150,7 +150,7 @@ class Registry(Asker):
         )  # fmt: skip
         if answer.head.status != 200:
             raise self._missing(name, reference, answer)
-        body = answer.read(min(_MOST_MANIFEST, self.host.limits.max_answer))
+        body = answer.read(min(_MAX_MANIFEST, self.host.limits.max_answer))
         digest = _checked_digest(name, reference, answer.head, body, known)
         media_type = (answer.head.get("content-type") or "").partition(";")[0].strip().lower()
         return Document.parse(f"the manifest of {name}", digest, media_type, body)
@@ -200,7 +200,7 @@ class Registry(Asker):
         """The tags of a repository; none that is not spelled as one."""
         found: dict[str, None] = {}  # in their order
         url: str | None = self.url(name, "tags/list?n=1000")
-        while url is not None and len(found) < _MOST_TAGS:
+        while url is not None and len(found) < _MAX_TAGS:
             answer = self.send("GET", name, url)
             if answer.head.status != 200:
                 raise error_of(name.place, answer, self.identity.secrets.hint)
@@ -212,7 +212,7 @@ class Registry(Asker):
             new = [each for each in tags if each not in found and re.fullmatch(TAG, each)]
             found |= dict.fromkeys(new)
             url = self._same_site(here, following) if following and new else None
-        return list(found)[:_MOST_TAGS]
+        return list(found)[:_MAX_TAGS]
 
     def _same_site(self, old: str, new: str) -> str | None:
         """Where a list goes on: at the same registry only."""

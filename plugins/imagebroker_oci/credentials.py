@@ -19,7 +19,7 @@ from imagebroker_oci.names import Name
 LOG = logging.getLogger(__name__)
 
 #: Bytes of a file with credentials.
-_MOST = 1024 * 1024
+_MAX_FILE = 1024 * 1024
 #: Under what docker keeps the login of its own registry.
 _HUB_KEYS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
@@ -86,8 +86,8 @@ class PullSecrets:
     def _read(self, path: str) -> Mapping[str, Any]:
         try:
             with open(path, "rb") as file:
-                text = file.read(_MOST + 1)
-            found = json.loads(text) if len(text) <= _MOST else None
+                text = file.read(_MAX_FILE + 1)
+            found = json.loads(text) if len(text) <= _MAX_FILE else None
         except OSError as error:
             raise self._unusable(path, f"cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ from imagebroker.plugin import (
 )
 
 #: Bytes of an error's body that are looked at.
-_MOST = 64 * 1024
+_MAX_MESSAGE = 64 * 1024
 _NOT_FOUND = "check the repository and the tag"
 
 #: Codes of the distribution specification that say more than the status.
@@ -65,7 +65,7 @@ def error_of(subject: object, answer: http.Answer, hint: str = "") -> ImageBroke
 def _told(answer: http.Answer) -> tuple[str, str]:
     """Code and text of the first error in the body; empty if it has none."""
     try:
-        body = answer.read(_MOST, seconds=10, whole=False)
+        body = answer.read(_MAX_MESSAGE, seconds=10, whole=False)
         first = json.loads(body)["errors"][0]
         return printable(str(first.get("code") or ""), 60), printable(
             str(first.get("message") or ""), 200

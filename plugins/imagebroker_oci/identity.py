@@ -29,7 +29,7 @@ _PARAMETER = r'\s*([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))\s*(?:,|\
 _VISIBLE = r"[\x21-\x7e]+"
 
 #: Registries and repositories that an instance remembers something about.
-MOST_KEPT = 1000
+MAX_KEPT = 1000
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -119,7 +119,7 @@ def keep(kept: dict[Key, Value], key: Key, value: Value) -> None:
     """Remember it; the oldest is forgotten if there are too many: it is found out again."""
     kept.pop(key, None)
     kept[key] = value
-    while len(kept) > MOST_KEPT:
+    while len(kept) > MAX_KEPT:
         kept.pop(next(iter(kept)), None)
 
 

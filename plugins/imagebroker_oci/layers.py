@@ -29,7 +29,7 @@ from imagebroker_oci.unpacking import unpacked
 _FOLDER = "disk/"
 #: What may stand before it: entries of the archive, bytes of a header that is read at once, and
 #: bytes of all layers that are looked through.
-_MOST_ENTRIES, _MOST_HEADER, _MOST_SKIPPED = 10_000, 1024 * 1024, 256 * 1024 * 1024
+_MAX_ENTRIES, _MAX_HEADER, _MAX_SKIPPED = 10_000, 1024 * 1024, 256 * 1024 * 1024
 #: Bytes of a read from the archive.
 _CHUNK = 1024 * 1024
 
@@ -113,10 +113,10 @@ class _Budget:
     def count(self, name: Name, entries: int, skipped: int) -> None:
         self.entries += entries
         self.skipped += skipped
-        if self.entries > _MOST_ENTRIES or self.skipped > _MOST_SKIPPED:
+        if self.entries > _MAX_ENTRIES or self.skipped > _MAX_SKIPPED:
             raise TooLarge(
-                f"{name} has no disk in its first {_MOST_ENTRIES} files or "
-                f"{_MOST_SKIPPED // 1024**2} MiB",
+                f"{name} has no disk in its first {_MAX_ENTRIES} files or "
+                f"{_MAX_SKIPPED // 1024**2} MiB",
                 hint="choose an image that was made as a containerDisk",
             )
 
@@ -225,7 +225,7 @@ class _Archive:
         return piece
 
     def read(self, count: int = -1) -> bytes:
-        if not 0 <= count <= _MOST_HEADER:
+        if not 0 <= count <= _MAX_HEADER:
             raise tarfile.HeaderError(f"a header of {count} bytes")
         pieces = []
         while count and len(piece := self.some(count)):

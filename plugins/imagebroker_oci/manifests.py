@@ -21,7 +21,7 @@ TITLE = "org.opencontainers.image.title"
 _DISK_NAME = "io.kubevirt.disk.name"
 
 #: Parts of one document.
-_MOST_LAYERS, _MOST_MANIFESTS = 10_000, 1_000
+_MAX_LAYERS, _MAX_MANIFESTS = 10_000, 1_000
 #: Characters of a media type (RFC 6838), and of a file name that means anything.
 _LONGEST_TYPE, _LONGEST_TITLE = 255, 1024
 _DIGITS = {"sha256": 64, "sha512": 128}
@@ -110,8 +110,8 @@ class Document:
             peer.text(found.get("artifactType"), "artifactType", who) or "",
             _texts(who, found.get("annotations"), "annotations"),
             None if config is None else Descriptor.parse(who, config),
-            _descriptors(who, found.get("layers"), "layers", _MOST_LAYERS),
-            _descriptors(who, found.get("manifests"), "manifests", _MOST_MANIFESTS),
+            _descriptors(who, found.get("layers"), "layers", _MAX_LAYERS),
+            _descriptors(who, found.get("manifests"), "manifests", _MAX_MANIFESTS),
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from imagebroker_oci.names import Name
 RECORD = "org.imagebroker.record"
 _CREATED = "org.opencontainers.image.created"
 #: Bytes of a record: a manifest has 4 MiB at most.
-_MOST = 256 * 1024
+_MAX_RECORD = 256 * 1024
 
 
 def image_of(ref: str, name: Name, manifest: Document, disk: Disk) -> Image:
@@ -51,9 +51,9 @@ def annotations_of(image: Image, *, content: bool = False) -> dict[str, str]:
     if content and image.checksums.get("sha256"):
         values["sha256"] = image.checksums["sha256"]
     text = records.text_of(values)
-    if len(text.encode("utf-8", "surrogatepass")) > _MOST:
+    if len(text.encode("utf-8", "surrogatepass")) > _MAX_RECORD:
         raise InvalidImageRef(
-            f"the record has more than {_MOST} bytes", hint="use fewer or shorter properties"
+            f"the record has more than {_MAX_RECORD} bytes", hint="use fewer or shorter properties"
         )
     found = {RECORD: text}
     if image.created_at is not None:

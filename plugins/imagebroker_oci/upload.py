@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 #: Bytes of one request, whatever the registry asks for.
-_MOST_PART = 1024 * _MIB
+_MAX_PART = 1024 * _MIB
 
 
 def checked_tag(name: str | None) -> str:
@@ -136,7 +136,7 @@ class Upload:
         answer = self._send("POST", url)
         least = answer.head.get("oci-chunk-min-length") or ""
         asked = int(least) if least.isascii() and least.isdigit() and len(least) < 12 else 0
-        size = min(max(self._part_size, asked), _MOST_PART)
+        size = min(max(self._part_size, asked), _MAX_PART)
         return self._location(answer, url, 202), size
 
     def _end(self, location: str, digest: str, content: bytes = b"") -> None:

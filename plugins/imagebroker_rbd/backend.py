@@ -30,7 +30,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_rbd.client import Cluster
 from imagebroker_rbd.errors import protected, translated
-from imagebroker_rbd.identity import Identity, user_snapshots
+from imagebroker_rbd.image_state import ImageState, user_snapshots
 from imagebroker_rbd.leftovers import abandoned
 from imagebroker_rbd.names import UPLOAD, Place, can_be_named, new_name, place_of
 from imagebroker_rbd.operations import OpenImage
@@ -83,8 +83,8 @@ class RbdBackend(ImageBackend):
         place = self._place(ref)
         opened = self._opened(place)
         try:
-            identity = Identity(opened, place, place.uri(self.host))
-            image = self._image(opened, identity, place)[0]
+            state = ImageState(opened, place, place.uri(self.host))
+            image = self._image(opened, state, place)[0]
         except BaseException:
             opened.close()
             raise
@@ -92,7 +92,7 @@ class RbdBackend(ImageBackend):
         # A caller with small chunks has little memory, or wants to see each byte early.
         chunk = min(options.chunk_size * MIB, 4 * self.host.limits.chunk_size)
         return RbdSource(
-            opened, identity, image, place, chunk=chunk, operations=options.parallel_operations
+            opened, state, image, place, chunk=chunk, operations=options.parallel_operations
         )
 
     def get(
@@ -224,22 +224,22 @@ class RbdBackend(ImageBackend):
 
     def _record(self, place: Place) -> tuple[Image, Record]:
         with self._opened(place) as opened, self._watched():
-            return self._image(opened, Identity(opened, place, place.uri(self.host)), place)
+            return self._image(opened, ImageState(opened, place, place.uri(self.host)), place)
 
-    def _image(self, opened: OpenImage, identity: Identity, place: Place) -> tuple[Image, Record]:
+    def _image(self, opened: OpenImage, state: ImageState, place: Place) -> tuple[Image, Record]:
         doing = f"cannot read {place.uri(self.host)}"
         try:
-            text = opened.call(doing, "metadata_get", key_of(identity.snapshot_id))
+            text = opened.call(doing, "metadata_get", key_of(state.snapshot_id))
         except KeyError:
             text = None
         record = record_of(text)
-        if identity.snapshot_id is None:
+        if state.snapshot_id is None:
             created = opened.call(doing, "create_timestamp")
         else:
-            created = opened.call(doing, "get_snap_timestamp", identity.snapshot_id)
+            created = opened.call(doing, "get_snap_timestamp", state.snapshot_id)
         image = image_of(
             place.uri(self.host), place.image, record, size=opened.call(doing, "size"),
-            version=identity.version(self._cluster.fsid), created=created.replace(tzinfo=UTC),
+            version=state.version(self._cluster.fsid), created=created.replace(tzinfo=UTC),
         )  # fmt: skip
         return image, record
 
@@ -260,7 +260,7 @@ class RbdBackend(ImageBackend):
         with self._opened(place) as opened:
             snapshots = [each["name"] for each in user_snapshots(opened, doing)]
             if not snapshots:
-                yield self._image(opened, Identity(opened, place, place.uri(self.host)), place)[0]
+                yield self._image(opened, ImageState(opened, place, place.uri(self.host)), place)[0]
         for name in snapshots:
             if can_be_named(place.at(name)):
                 yield self._record(place.at(name))[0]

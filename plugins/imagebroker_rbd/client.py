@@ -168,7 +168,7 @@ class Cluster:
         for name in filter(None, names):
             try:
                 with open(name, errors="replace") as file:
-                    if f"[{user}]" in file.read(_MOST_OF_KEYRING):
+                    if f"[{user}]" in file.read(_MAX_KEYRING):
                         return None
             except PermissionError:
                 unreadable.append(name)
@@ -262,6 +262,6 @@ class Cluster:
 
 #: What the library raises where it finds no key, and for other reasons.
 _NO_KEY = (ConfigError, NotAuthorized)
-_MOST_OF_KEYRING = 1024 * 1024
+_MAX_KEYRING = 1024 * 1024
 #: The cluster has blocklisted or forgotten this client.
 _DROPPED = frozenset({errno.ESHUTDOWN, -errno.ESHUTDOWN, errno.ENOTCONN, -errno.ENOTCONN})

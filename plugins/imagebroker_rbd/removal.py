@@ -6,7 +6,7 @@ from typing import Any
 
 from imagebroker_rbd.client import Cluster
 from imagebroker_rbd.errors import has_clones, translated
-from imagebroker_rbd.identity import user_snapshots
+from imagebroker_rbd.image_state import user_snapshots
 from imagebroker_rbd.names import Place
 from imagebroker_rbd.operations import OpenImage
 from imagebroker_rbd.records import key_of

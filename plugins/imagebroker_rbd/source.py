@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from imagebroker.plugin import Buffer, Image, ImageSource, TransferError
-from imagebroker_rbd.identity import Identity
+from imagebroker_rbd.image_state import ImageState
 from imagebroker_rbd.names import Place
 from imagebroker_rbd.operations import OpenImage, Operation
 
@@ -36,7 +36,7 @@ class RbdSource(ImageSource):
     def __init__(
         self,
         opened: OpenImage,
-        identity: Identity,
+        state: ImageState,
         image: Image,
         place: Place,
         *,
@@ -48,7 +48,7 @@ class RbdSource(ImageSource):
         They are all of one reader: what comes in order need not be read back to be hashed.
         """
         self.image, self.place = image, place
-        self._opened, self._identity = opened, identity
+        self._opened, self._state = opened, state
         self._chunk, self._operations = chunk, operations
         self._doing = f"cannot read {image.ref}"
 
@@ -70,7 +70,7 @@ class RbdSource(ImageSource):
 
     def confirm(self) -> None:
         """:raises ImageChanged: it was removed after it was opened."""
-        self._identity.confirm()
+        self._state.confirm()
 
     def close(self) -> None:
         self._opened.close()
@@ -98,7 +98,7 @@ class RbdSource(ImageSource):
                 found.append((offset, offset + size))
 
         self._opened.diff(self._doing, begin, end - begin, note)
-        self._identity.confirm()  # the holes
+        self._state.confirm()  # the holes
         merged: list[tuple[int, int]] = []
         for offset, stop in sorted(found):
             offset, stop = max(offset, begin), min(stop, end)
@@ -128,7 +128,7 @@ class RbdSource(ImageSource):
     def _confirm(self, ahead: deque[_Piece]) -> None:
         """Ask once for all that has been read by now."""
         done = [piece for piece in ahead if piece.operation is not None and piece.operation.done]
-        self._identity.confirm()
+        self._state.confirm()
         for piece in done:
             piece.confirmed = True
 

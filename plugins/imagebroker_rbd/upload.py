@@ -20,7 +20,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_rbd.client import Cluster
 from imagebroker_rbd.errors import translated
-from imagebroker_rbd.identity import user_snapshots
+from imagebroker_rbd.image_state import user_snapshots
 from imagebroker_rbd.names import UPLOAD, Place
 from imagebroker_rbd.operations import OpenImage, Operation
 from imagebroker_rbd.records import key_of, text_of

@@ -36,16 +36,16 @@ from imagebroker.plugin import (
 )
 from imagebroker_s3 import rights
 from imagebroker_s3.client import Server
-from imagebroker_s3.metadata import MOST_METADATA, etag, image_of, is_locked, lasting, version_id
+from imagebroker_s3.metadata import MAX_METADATA, etag, image_of, is_locked, lasting, version_id
 from imagebroker_s3.options import MIB, OPTIONS
 from imagebroker_s3.source import S3Source, settled
-from imagebroker_s3.upload import MOST_COPIED, S3Object
+from imagebroker_s3.upload import MAX_COPIED, S3Object
 
 if TYPE_CHECKING:
     from oslo_config import cfg
 
 #: The most parts that an object of S3 may have.
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 
 
 class S3Backend(ImageBackend):
@@ -110,7 +110,7 @@ class S3Backend(ImageBackend):
         key = place.key(image.name)
         ref = self.host.uri(place.bucket, key)
         new = replace(image, ref=ref, created_at=datetime.now(UTC))
-        layout = objects.Layout(options.part_size * MIB, options.parallel_parts, _MOST_PARTS)
+        layout = objects.Layout(options.part_size * MIB, options.parallel_parts, _MAX_PARTS)
         there = S3Object(self._server, self.host, ref, place.bucket, key)
         objects.Upload(self.host, there, layout, new, data).run()
         return self._record(ref, {"Bucket": place.bucket, "Key": key})
@@ -132,13 +132,13 @@ class S3Backend(ImageBackend):
                 f"{ref} is locked in the bucket (Object Lock), and a new version would not be",
                 hint="end its retention or legal hold first, or create another image",
             )
-        if (record.size or 0) > MOST_COPIED:
+        if (record.size or 0) > MAX_COPIED:
             raise UnsupportedOperation(
                 f"{ref} has {record.size} bytes, and S3 changes the metadata of at most "
-                f"{MOST_COPIED}",
+                f"{MAX_COPIED}",
                 hint="create the image again with the new fields",
             )
-        new = objects.metadata_of(objects.changed(record, changes, purge_props), MOST_METADATA)
+        new = objects.metadata_of(objects.changed(record, changes, purge_props), MAX_METADATA)
         kept = lasting(found) | rights.of(self._server, ref, where)
         kept["Metadata"] |= new
         place = {"Bucket": where["Bucket"], "Key": where["Key"]}

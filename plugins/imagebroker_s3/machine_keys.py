@@ -26,7 +26,7 @@ _SESSION = "/latest/api/token"
 _ROLES = "/latest/meta-data/iam/security-credentials/"
 #: Seconds that a token is good for: one is used for the two requests that follow it.
 _SESSION_SECONDS = 60
-_MOST = 64 * 1024
+_MAX_ANSWER = 64 * 1024
 #: Options that are for the server with the images.
 _NOT_FOR_IT = ("endpoint", "proxy", "username", "password", "cert_file", "key_file")
 
@@ -78,7 +78,7 @@ class MachineKeys:
         place = self._client.start(self._url + path)
         body = b"" if method == "PUT" else None
         answer = pools.send(method, place, [*self._client.fields(place), *fields.items()], body)
-        found = answer.read(_MOST, seconds=self._host.limits.stall_timeout)
+        found = answer.read(_MAX_ANSWER, seconds=self._host.limits.stall_timeout)
         status = answer.head.status
         if status == 404 and path == _ROLES:
             raise self._no_role()

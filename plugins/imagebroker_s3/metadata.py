@@ -9,7 +9,7 @@ from typing import Any
 from imagebroker.plugin import Image, objects
 
 #: Bytes of metadata that AWS takes (2 KiB with the names).
-MOST_METADATA = 1900
+MAX_METADATA = 1900
 
 
 def image_of(ref: str, key: str, answer: Mapping[str, Any]) -> Image:

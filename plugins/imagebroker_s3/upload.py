@@ -8,18 +8,18 @@ from typing import Any
 
 from imagebroker.plugin import BackendHost, ImageNotFound, UnsupportedOperation, objects
 from imagebroker_s3.client import Server
-from imagebroker_s3.metadata import MOST_METADATA
+from imagebroker_s3.metadata import MAX_METADATA
 
 #: Objects of at most so many bytes can be given other metadata in one request.
-MOST_COPIED = 5 * 1024**3
+MAX_COPIED = 5 * 1024**3
 
 
 class S3Object(objects.Destination):
     """One key of one bucket."""
 
     record_comes_last = False
-    most_noted = MOST_COPIED
-    most_metadata = MOST_METADATA
+    most_noted = MAX_COPIED
+    most_metadata = MAX_METADATA
 
     def __init__(self, server: Server, host: BackendHost, ref: str, bucket: str, key: str) -> None:
         self._server, self._ref = server, ref

@@ -33,7 +33,7 @@ _PLAIN = re.compile(rb"(?:/[A-Za-z0-9_.+-]+)+")
 #: Mode, size and name of a file.
 _FILE = re.compile(rb"C[0-7]{4} ([0-9]{1,19}) [^\n]*", re.DOTALL)
 #: Maximum length of a record.
-_MOST = 2 * 1024 * 1024
+_MAX_LINE = 2 * 1024 * 1024
 _GO_ON = _FINE = b"\0"
 _COMPLAINTS = (b"\1", b"\2")
 _LARGEST = 2**63 - 1
@@ -189,7 +189,7 @@ class _Conversation:
 
     def _line(self) -> bytes:
         line = bytearray()
-        while len(line) < _MOST:
+        while len(line) < _MAX_LINE:
             piece, end, _ = bytes(self._some()).partition(b"\n")
             if not piece and not end:
                 raise self._early("before the record of a file" if not line else "within a line")
@@ -197,7 +197,7 @@ class _Conversation:
             line += piece
             if end:
                 return bytes(line)
-        raise self._nonsense(f"sent a line of more than {_MOST} bytes: {_shown(line)}")
+        raise self._nonsense(f"sent a line of more than {_MAX_LINE} bytes: {_shown(line)}")
 
     def _complaint(self, text: bytes) -> ImageBrokerError:
         said = printable(text.decode("utf-8", "replace"), 256)

@@ -34,7 +34,7 @@ from imagebroker.plugin import (
 )
 from imagebroker_swift.client import PAGE, Account, Server
 from imagebroker_swift.options import MIB, LazyOptions
-from imagebroker_swift.record import MOST_METADATA, headers_for, image_of, lasting_headers
+from imagebroker_swift.record import MAX_METADATA, headers_for, image_of, lasting_headers
 from imagebroker_swift.source import SwiftSource, settled
 
 #: Of a login that comes from the environment.
@@ -154,7 +154,7 @@ class SwiftBackend(ImageBackend):
                 f"{ref} is a link to {printable(target, 200)}, and has no record of its own",
                 hint="update what it leads to",
             )
-        new = objects.metadata_of(objects.changed(record, changes, purge_props), MOST_METADATA)
+        new = objects.metadata_of(objects.changed(record, changes, purge_props), MAX_METADATA)
         fields = {**lasting_headers(head), **headers_for(new)}
         account.ask(ref, "POST", account.url(container, key), fields)
         stored, _ = self._record(account, container, key)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from imagebroker.plugin import Image, http, objects
 
 #: Bytes of metadata that an object takes (Swift: 4096 with the names).
-MOST_METADATA = 3600
+MAX_METADATA = 3600
 _META = "x-object-meta-"
 _OURS = "x-object-meta-imagebroker-"
 #: What a POST removes unless it says it again.

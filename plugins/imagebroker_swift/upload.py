@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from imagebroker.plugin import ImageNotFound, http, objects
 from imagebroker_swift import segments
 from imagebroker_swift.client import Account, Reply
-from imagebroker_swift.record import MOST_METADATA, headers_for, metadata_in
+from imagebroker_swift.record import MAX_METADATA, headers_for, metadata_in
 from imagebroker_swift.segments import Segment
 
 #: Segments that a manifest can name, if the server does not say otherwise.
-_MOST_SEGMENTS = 1000
+_MAX_SEGMENTS = 1000
 _ABSENT = {"If-None-Match": "*"}
 
 
@@ -20,7 +20,7 @@ class SwiftObject(objects.Destination):
     """One key of one container; its segments are in another container."""
 
     record_comes_last = True
-    most_metadata = MOST_METADATA
+    most_metadata = MAX_METADATA
 
     def __init__(
         self, account: Account, ref: str, container: str, key: str, segments_container: str
@@ -125,4 +125,4 @@ class SwiftObject(objects.Destination):
 def _most_segments(offers: Mapping[str, object]) -> int:
     slo = offers.get("slo")
     most = slo.get("max_manifest_segments") if isinstance(slo, dict) else None
-    return most if isinstance(most, int) and most > 1 else _MOST_SEGMENTS
+    return most if isinstance(most, int) and most > 1 else _MAX_SEGMENTS

@@ -23,7 +23,7 @@ from imagebroker.system.owned_directory import open_owned
 from imagebroker.system.person import own_folder
 
 LOG = logging.getLogger(__name__)
-_MOST = 64 * 1024
+_MAX_SIZE = 64 * 1024
 
 
 class Begun(NamedTuple):
@@ -44,7 +44,7 @@ class Memory:
         if self._fd is None:
             return None
         try:
-            found = json.loads(os.pread(self._fd, _MOST, 0) or b"null")
+            found = json.loads(os.pread(self._fd, _MAX_SIZE, 0) or b"null")
             return Begun(str(found["id"]), int(found["part_size"]), dict(found["metadata"]))
         except (ValueError, TypeError, KeyError, OSError):
             return None

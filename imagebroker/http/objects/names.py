@@ -13,7 +13,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.image import Image
 
-_MOST_BYTES = 900
+_MAX_BYTES = 900
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Place:
         try:
             size = len(key.encode())
         except UnicodeEncodeError:
-            size = _MOST_BYTES + 1
-        if size > _MOST_BYTES or not found.isprintable():
+            size = _MAX_BYTES + 1
+        if size > _MAX_BYTES or not found.isprintable():
             raise InvalidImageRef(
                 f"{found[:50]!r} cannot be the key of an object",
-                hint=f"set name to at most {_MOST_BYTES - len(self.prefix.encode())} bytes of "
+                hint=f"set name to at most {_MAX_BYTES - len(self.prefix.encode())} bytes of "
                 "printable text",
             )
         return key

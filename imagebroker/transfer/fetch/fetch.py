@@ -36,7 +36,7 @@ from imagebroker.transfer.fetch.events import (
     Resumability,
     VersionMet,
 )
-from imagebroker.transfer.fetch.identity import Identity
+from imagebroker.transfer.fetch.known_image import KnownImage
 from imagebroker.transfer.fetch.retry import Retries
 from imagebroker.transfer.fetch.versions import Circumstances, Joining, Step
 from imagebroker.transfer.limits import Watch
@@ -90,7 +90,7 @@ class Fetch:
         self._watch, self._tuning = watch, tuning
         self._any_order, self._start = any_order, start
         record = demands.record
-        self._identity = Identity(
+        self._known = KnownImage(
             joining, record.size if record is not None else None, watch.rules.max_size
         )
         self._retries = Retries(watch.rules)
@@ -128,7 +128,7 @@ class Fetch:
     @property
     def image(self) -> Image:
         """As the candidate that was opened last describes it."""
-        image = self._identity.image
+        image = self._known.image
         if image is None:
             raise AssertionError("no source was opened")
         return image
@@ -143,7 +143,7 @@ class Fetch:
         """What proves the same bytes at the backend itself; a location's says nothing elsewhere,
         and nothing does of bytes that several servers sent."""
         own = self._candidates[0].ref == self._own_ref  # or what another transfer has of it
-        return self.image.version if own and not self._identity.versions.joined else None
+        return self.image.version if own and not self._known.versions.joined else None
 
     @property
     def is_local(self) -> bool:
@@ -184,7 +184,7 @@ class Fetch:
             version = source.image.version
             if version is not None:
                 self._met.append(version)
-            if self._identity.versions.opened(version):
+            if self._known.versions.opened(version):
                 break
             source.close()
         self._tolerant = source.ignores_version
@@ -201,7 +201,7 @@ class Fetch:
         """Where the next request will probably begin."""
         if not self._ranges or self._resumes is False:
             return 0
-        image = self._identity.image
+        image = self._known.image
         if image is None:
             return self._start
         proven = self._covered or image.version is not None
@@ -212,12 +212,12 @@ class Fetch:
         self._watch.report("connect")
 
     def _admit(self, source: OpenedSource) -> None:
-        """:raises ImageChanged, TooLarge: as `Identity.admit`."""
-        unlike = self._identity.admit(source.image, self._circumstances)
+        """:raises ImageChanged, TooLarge: as `KnownImage.admit`."""
+        unlike = self._known.admit(source.image, self._circumstances)
         self._watch.total = self.image.size
         if unlike:
             self._begin_again()
-        if self._identity.versions.joined and source.ignores_version:
+        if self._known.versions.joined and source.ignores_version:
             source.ignore_version()
 
     def _check_claims(self, demands: Demands) -> None:
@@ -236,7 +236,7 @@ class Fetch:
     ) -> Generator[Event, None, None]:
         """The bytes that are `missing`, all by default: where `may_resume` is true, the rest is
         not asked for. `mixed`: the rest may be of another version."""
-        self._identity.versions.joined = self._identity.versions.joined or mixed
+        self._known.versions.joined = self._known.versions.joined or mixed
         if missing is not None:
             self._missing = list(missing)
             self._watch.taken_up = self._count_done()
@@ -263,7 +263,7 @@ class Fetch:
         """What has changed since this was last told."""
         while self._met:
             yield VersionMet(self._met.pop(0))
-        if self._identity.versions.joined and not self._mixed_told:
+        if self._known.versions.joined and not self._mixed_told:
             self._mixed_told = True
             yield Mixed()
         now = Resumability(self.version, self._shown_resumes())
@@ -272,7 +272,7 @@ class Fetch:
             yield now
 
     def _shown_resumes(self) -> bool | None:
-        if len(self._identity.versions.met) > 1 and not self._proven and self._resumes:
+        if len(self._known.versions.met) > 1 and not self._proven and self._resumes:
             return None  # the server with the same version has to answer then
         return self._resumes
 
@@ -381,7 +381,7 @@ class Fetch:
             yield Received(candidate, arrived)
             for chunk in batch:
                 offset, position = position, position + len(chunk)
-                self._identity.check_size(position)
+                self._known.check_size(position)
                 self._missing[0] = position, stop
                 self._watch.done = position
                 yield Chunk(offset, chunk, candidate)
@@ -408,7 +408,7 @@ class Fetch:
         openings = [Opening(each, self._watch, self._changed) for each in self._others()]
         scheduler = RangeScheduler(
             main, self._missing, self._watch, self._changed, self._tuning, openings,
-            self._identity.check_size_of,
+            self._known.check_size_of,
         )  # fmt: skip
         if flow is not None:
             scheduler.adopt(flow, self._rate)
@@ -433,7 +433,7 @@ class Fetch:
             self._candidates.remove(rest.candidate)
             self._candidates.insert(0, rest.candidate)
             self._source = rest.opened
-            self._identity.is_now(rest.opened.image)
+            self._known.is_now(rest.opened.image)
             self._watch.location = rest.candidate.ref
 
     def _others(self) -> list[Candidate]:
@@ -506,7 +506,7 @@ class Fetch:
             self._watch.pause(self._retries.pause(error), error)
 
     def _circumstances(self) -> Circumstances:
-        own = self._identity.own_version
+        own = self._known.own_version
         return Circumstances(
             proven=self._proven,
             tolerant=self._tolerant,
@@ -520,7 +520,7 @@ class Fetch:
         :raises: `error`, if there is nothing more to try.
         """
         self._count_progress()
-        step = self._identity.versions.after_change(self._circumstances())
+        step = self._known.versions.after_change(self._circumstances())
         if step is Step.GIVE_UP:
             self.give_up(error)
             return
@@ -534,7 +534,7 @@ class Fetch:
         if step is not Step.JOIN:
             self._may_widen = False  # each request may meet another server
         if step is Step.BEGIN:
-            self._identity.accept_any_version()
+            self._known.accept_any_version()
             self._changed_at = 0
             self._begin_again()
         self._watch.pause(self._retries.short_pause(error), error)
@@ -544,11 +544,11 @@ class Fetch:
         if not (self._tolerant and isinstance(error, (ImageNotFound, NotAuthorized))):
             return False
         self._count_progress()
-        return self._candidates[0].ref in self._served and self._identity.versions.may_ask_again()
+        return self._candidates[0].ref in self._served and self._known.versions.may_ask_again()
 
     def _count_progress(self) -> None:
         if self._watch.done >= self._changed_at + _PROGRESS:
-            self._identity.versions.progressed()
+            self._known.versions.progressed()
         self._changed_at = self._watch.done
 
     def give_up(self, error: ImageBrokerError) -> None:
@@ -564,11 +564,11 @@ class Fetch:
         self._leave()
         self._candidates.pop(0)
         self._watch.location = self._candidates[0].ref
-        self._identity.forget()
+        self._known.forget()
         self._ranges, self._wanted, self._resumes = True, 1, None
         self._retries.for_next(self._watch.done)
         merely_broke = isinstance(error, (TransferError, BackendError))
-        if self._identity.image is not None and not (self._proven and merely_broke):
+        if self._known.image is not None and not (self._proven and merely_broke):
             self._begin_again()
 
     def _hand_over(self) -> None:
@@ -578,7 +578,7 @@ class Fetch:
         before = self._candidates.pop(0)
         self._watch.location = self._candidates[0].ref
         if self._candidates[0].ref != before.ref:
-            self._identity.forget()
+            self._known.forget()
             if not self._proven:
                 self._begin_again()
 

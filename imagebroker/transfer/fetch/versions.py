@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 #: Times in a row that another version is met without a byte between, and times that a transfer
 #: begins again because of one.
-MOST = 3
+MAX_CHANGES = 3
 
 
 class Step(enum.Enum):
@@ -65,7 +65,7 @@ class Versions:
         """Note the version of a source; False if it should be opened again to find another."""
         if version is not None:
             self.met.add(version)
-        if version in self.joining.avoid and self._avoided < MOST:
+        if version in self.joining.avoid and self._avoided < MAX_CHANGES:
             self._avoided += 1
             return False
         return True
@@ -77,7 +77,7 @@ class Versions:
     def may_ask_again(self) -> bool:
         """Whether a server that refuses may have a neighbour that does not."""
         self._in_a_row += 1
-        return self._in_a_row < MOST
+        return self._in_a_row < MAX_CHANGES
 
     def may_join(self, now: Circumstances) -> bool:
         """Note that bytes of another version follow; False if they must not."""
@@ -89,7 +89,7 @@ class Versions:
     def after_change(self, now: Circumstances) -> Step:
         """The image seems to have changed: what next?"""
         self._in_a_row += 1
-        enough = self._in_a_row > MOST
+        enough = self._in_a_row > MAX_CHANGES
         if now.proven and self.joining.allowed:
             if enough or not self.may_join(now):
                 return Step.GIVE_UP
@@ -98,7 +98,7 @@ class Versions:
             return Step.GIVE_UP
         if now.resumable and not enough:
             return Step.ASK
-        if self._begun_again == MOST:
+        if self._begun_again == MAX_CHANGES:
             return Step.GIVE_UP
         self._begun_again += 1
         self._in_a_row = 0

@@ -14,7 +14,7 @@ from imagebroker.redaction import redact
 
 _ATTRIBUTE = "user.imagebroker.labels"
 #: Of each kind; the newest stay.
-_MOST = 8
+_MAX_LABELS = 8
 _LONGEST = 200
 #: Bytes that every file system has for an attribute.
 _ROOM = 3500
@@ -46,7 +46,7 @@ def add(directory: int, name: str, image: Image | None) -> None:
 
 def _with(known: tuple[str, ...], new: str | None) -> tuple[str, ...]:
     shown = redact(new or "", _LONGEST)
-    return known if not shown or shown in known else (*known[1 - _MOST :], shown)
+    return known if not shown or shown in known else (*known[1 - _MAX_LABELS :], shown)
 
 
 def _path(directory: int, name: str) -> str:

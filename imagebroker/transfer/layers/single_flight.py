@@ -51,7 +51,7 @@ from imagebroker.verify.checksum import DEFAULT, Checksum, required_checksums
 LOG = logging.getLogger(__name__)
 
 #: Flights of one ref that are considered: all but the last have another version, or have stalled.
-_MOST = 4
+_MAX_FLIGHTS = 4
 #: Seconds between two checks of another transfer.
 _POLL_INTERVAL = 0.02
 #: Seconds between two announcements of how far a transfer is.
@@ -150,7 +150,7 @@ class SingleFlight:
 
     def next_leader(self, first: int, waiting: Callable[[], None]) -> _Following | None:
         """The transfer to follow; None if this call leads or is not shared."""
-        for number in range(first, _MOST):
+        for number in range(first, _MAX_FLIGHTS):
             found = self._look_at(number, waiting)
             if found is not None:
                 LOG.info("%s: following another transfer of it", redact(self._ref))

@@ -12,7 +12,7 @@ from imagebroker.verify.formats.spans import SECTOR, Reads
 _VERSION = 0x00010001
 _WITHOUT_PARENT = {1: "dynamic", 2: "static"}
 #: The same limit as in qemu.
-_MOST_BLOCKS = 0x3FFFFFFF
+_MAX_BLOCKS = 0x3FFFFFFF
 
 
 def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
@@ -25,7 +25,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     size, block, _, blocks = struct.unpack_from("<QIII", first, 0x170)
     size = -(-size // SECTOR) * SECTOR
     policy.check_virtual_size(size)
-    if blocks > _MOST_BLOCKS or blocks * block < size:
+    if blocks > _MAX_BLOCKS or blocks * block < size:
         raise _refused(f"has a table of {blocks} blocks for a disk of {size} bytes")
     yield from nothing_else("vdi")
     end = yield from nothing_behind("vdi")

@@ -22,7 +22,7 @@ _CHECKSUM_AT = 64
 #: The largest geometry, which even larger disks have, too.
 _NO_GEOMETRY = (65535, 16, 255)
 #: The same limit for the block table as in qemu.
-_MOST_BLOCKS = (2**31 - 1) // 4
+_MAX_BLOCKS = (2**31 - 1) // 4
 
 
 def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
@@ -100,7 +100,7 @@ def _check_blocks(header: bytes, size: int) -> int:
     table_at, _, blocks, block = struct.unpack_from(">QIII", header, 16)
     if block < SECTOR or block & (block - 1):
         raise _refused(f"has blocks of {block} bytes")
-    if blocks > _MOST_BLOCKS or blocks * block < size:
+    if blocks > _MAX_BLOCKS or blocks * block < size:
         raise _refused(f"has a table of {blocks} blocks for a disk of {size} bytes")
     return int(table_at + 4 * blocks)
 

@@ -18,7 +18,7 @@ _REGIONS_AT = 192 * _KIB
 _TABLE = 64 * _KIB
 #: Headers and region tables are before it; no region must overlap them.
 _FIRST_REGION_AT = 1024 * _KIB
-_MOST_ENTRIES = 2047
+_MAX_ENTRIES = 2047
 
 
 def _guid(text: str) -> bytes:
@@ -41,7 +41,7 @@ def virtual_size(first: bytes, policy: FormatPolicy) -> Reads[int]:
     region = yield from _metadata_region()
     table = yield from exactly(region.start, _TABLE)
     (entries,) = struct.unpack_from("<H", table, 10)
-    if not table.startswith(b"metadata") or entries > _MOST_ENTRIES:
+    if not table.startswith(b"metadata") or entries > _MAX_ENTRIES:
         raise _refused("has a damaged metadata table")
     items = _unique(_entries(table, 32, entries))
     if _PARENT in items:
@@ -112,7 +112,7 @@ def _metadata_region() -> Reads[range]:
     """Where in the file the metadata is."""
     table = yield from exactly(_REGIONS_AT, _TABLE)
     (entries,) = struct.unpack_from("<I", table, 8)
-    if not table.startswith(b"regi") or entries > _MOST_ENTRIES:
+    if not table.startswith(b"regi") or entries > _MAX_ENTRIES:
         raise _refused("has a damaged region table")
     regions = _unique(_entries(table, 16, entries))
     if _METADATA not in regions:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from imagebroker_oci import OciBackend
 from imagebroker_oci.credentials import PullSecrets
-from imagebroker_oci.identity import MOST_KEPT, keep
+from imagebroker_oci.identity import MAX_KEPT, keep
 from imagebroker_oci.names import Name
 from imagebroker_oci.options import OPTIONS
 from testtools import ExpectedException
@@ -257,7 +257,7 @@ def test_check_finds_the_repository_and_what_is_wrong_with_the_login(
 
 def test_a_service_that_reads_many_repositories_remembers_a_bounded_number() -> None:
     kept: dict[str, int] = {}
-    for number in range(MOST_KEPT + 50):
+    for number in range(MAX_KEPT + 50):
         keep(kept, f"repository-{number}", number)
-    assert_that(kept, HasLength(MOST_KEPT))
-    assert_that(kept[f"repository-{MOST_KEPT + 49}"], Equals(MOST_KEPT + 49))
+    assert_that(kept, HasLength(MAX_KEPT))
+    assert_that(kept[f"repository-{MAX_KEPT + 49}"], Equals(MAX_KEPT + 49))

@@ -74,11 +74,11 @@ def test_what_another_program_stored_is_an_image_too(container: Container) -> No
 
 def test_a_record_that_s3_stored_is_read_through_swift(container: Container) -> None:
     pytest.importorskip("boto3")
-    from imagebroker_s3.metadata import MOST_METADATA
+    from imagebroker_s3.metadata import MAX_METADATA
 
     from imagebroker.plugin import Image, objects
 
-    metadata = objects.metadata_of(Image("", name="disk", tags=("gold",)), MOST_METADATA)
+    metadata = objects.metadata_of(Image("", name="disk", tags=("gold",)), MAX_METADATA)
     container.server.client().put_object(
         Bucket=container.name, Key="images/disk", Body=DISK, Metadata=metadata
     )

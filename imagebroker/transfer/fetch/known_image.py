@@ -1,4 +1,4 @@
-"""Whether bytes of two sources may be joined: the same image, by its version or under a digest."""
+"""The image that is being fetched, as its sources describe it: may their bytes be joined?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from imagebroker.model.image import Image
 from imagebroker.transfer.fetch.versions import Circumstances, Joining, Versions
 
 
-class Identity:
+class KnownImage:
     """What is known of the image that is being fetched, and of the versions that were met.
 
     A version that differs may be that of another server behind the same name (`versions.py`).

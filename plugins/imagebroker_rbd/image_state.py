@@ -1,4 +1,4 @@
-"""Which bytes an open image has, and whether it still has them."""
+"""The state of an open image: its bytes, and whether it still has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagebroker_rbd.operations import OpenImage
 _HEAD = 6
 
 
-class Identity:
+class ImageState:
     """What an open image is: a snapshot, which never changes, or the image as it is now.
 
     Where the objects of an image are gone, Ceph reads zeros. So whoever reads asks after each read

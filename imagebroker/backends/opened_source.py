@@ -167,7 +167,11 @@ class OpenedSource:
 
 
 class Flow(Thread):
-    """One running `read`: a thread reads ahead, and `take` returns what has arrived."""
+    """One running `read`: a thread reads ahead, and `take` returns what has arrived.
+
+    It pulls from the plugin's iterator, which a `Worker` could not stop and close in its own thread;
+    several can share one condition, so that a consumer waits for all of them.
+    """
 
     def __init__(
         self,

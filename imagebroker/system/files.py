@@ -1,4 +1,4 @@
-"""Locks on open files (flock), and whether a name or descriptor is that of another open file."""
+"""Open files: locks (flock), whether a name or descriptor is of another one, writing all bytes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def unlock(fd: int) -> None:
 def is_same(fd: int, other: int) -> bool:
     """Whether two descriptors are of one file. :raises OSError: fstat fails."""
     return os.path.samestat(os.fstat(fd), os.fstat(other))
+
+
+def write_all(fd: int, view: memoryview, offset: int) -> None:
+    """Write all bytes of `view` at `offset`. :raises OSError: as `os.pwrite`."""
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def is_named(directory: int | None, name: str | bytes | os.PathLike[str], fd: int) -> bool:

@@ -50,7 +50,11 @@ class _Round:
 
 
 class Handover:
-    """Call `serve` in the thread that reads, and iterate over `taken` in the one that consumes."""
+    """Call `serve` in the thread that reads, and iterate over `taken` in the one that consumes.
+
+    Unlike `Worker` and `Flow` it starts no thread: both threads are there already, and the data can
+    be read again from its beginning.
+    """
 
     def __init__(self, ahead: int = 0) -> None:
         """`ahead`: bytes to read ahead. 0 for a source that may block: otherwise the caller could

@@ -17,6 +17,8 @@ class Worker(Generic[T]):
 
     What `work` raises is raised by the next `add` or `wait`. After that items are not worked on any
     more, until `drop`. Where no thread can be started, `add` does the work.
+
+    Items are pushed to it; a `Flow` pulls them from an iterator, and a `Handover` has no thread.
     """
 
     def __init__(

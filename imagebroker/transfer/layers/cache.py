@@ -31,7 +31,7 @@ from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import DestinationError, ImageChanged, TransferError
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
-from imagebroker.system.files import is_named, try_lock
+from imagebroker.system.files import is_named, try_lock, write_all
 from imagebroker.system.forks import close, release, withhold
 from imagebroker.system.owned_directory import open_owned
 from imagebroker.transfer.fetch.candidates import Candidate, Waiting
@@ -268,10 +268,8 @@ class Cache:
         def copy(target: int) -> Mapping[str, Any]:
             position = 0
             for chunk in chunks:
-                view = memoryview(chunk)
-                while view:
-                    written = os.pwrite(target, view, position)
-                    view, position = view[written:], position + written
+                write_all(target, memoryview(chunk), position)
+                position += len(chunk)
             if position != size:
                 raise ImageChanged(f"{position} bytes came instead of {size}")
             return digests()

@@ -313,7 +313,10 @@ class SingleFlight:
             return
         if flight.announced is None:
             self._announce(flight, position)
-        elif position == flight.announced.size or monotonic() - self._told > _ANNOUNCE_EVERY:
+        elif (
+            position == flight.announced.size != flight.announced.stored
+            or monotonic() - self._told > _ANNOUNCE_EVERY
+        ):
             self._told = monotonic()
             with self._sharing():
                 flight.update(stored=position)

@@ -13,12 +13,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from imagebroker.backends.backend import Buffer
 from imagebroker.exceptions import DestinationError
 from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.redaction import redact
+from imagebroker.system.files import write_all
 from imagebroker.system.forks import Process, close, withhold
 from imagebroker.transfer.ranges import Range, gaps
 from imagebroker.transfer.store.device_journal import DeviceJournal
@@ -83,7 +85,8 @@ class BlockDevice:
         try:
             self._fd = withhold(self._opened(os.O_RDWR | os.O_EXCL))
             self._check()
-            self._length = self._do("cannot look at", lambda: os.lseek(self._fd, 0, os.SEEK_END))
+            with self._raising("cannot look at"):
+                self._length = os.lseek(self._fd, 0, os.SEEK_END)
             self._direct = DirectWriter(self._fd, withhold(self._opened(os.O_WRONLY | os.O_DIRECT)))
             self._take_up(fits)
         except BaseException:
@@ -172,8 +175,10 @@ class BlockDevice:
         """From here on the device holds no image that could be taken for one."""
         self._begun = True
         blank = memoryview(bytes(min(HEAD, self._length)))
-        self._do("cannot write", lambda: self._write_all(0, blank))
-        self._do("cannot sync", lambda: os.fsync(self._fd))
+        with self._raising("cannot write"):
+            write_all(self._fd, blank, 0)
+        with self._raising("cannot sync"):
+            os.fsync(self._fd)
 
     def _leave_zeros(self, ranges: Sequence[Range]) -> bool:
         """Have the device itself hold zeros in these ranges; False if it cannot."""
@@ -194,7 +199,8 @@ class BlockDevice:
         for begin, end in ((start, first), (last, stop)):
             if begin < end:
                 zeros = memoryview(bytes(end - begin))
-                self._do("cannot write", lambda: self._write_all(begin, zeros))  # noqa: B023
+                with self._raising("cannot write"):
+                    write_all(self._fd, zeros, begin)
         return True
 
     def write(self, offset: int, chunk: Buffer) -> None:
@@ -221,21 +227,17 @@ class BlockDevice:
         for start, stop in runs:
             self._written.append((offset + start, offset + stop))
             piece = view[start:stop]
-            if self._frontier in (None, offset):
-                self._do("cannot write", lambda: direct.write(offset + start, piece))  # noqa: B023
-            else:
-                self._do("cannot write", lambda: self._write_all(offset + start, piece))  # noqa: B023
+            with self._raising("cannot write"):
+                if self._frontier in (None, offset):
+                    direct.write(offset + start, piece)
+                else:
+                    write_all(self._fd, piece, offset + start)
         if self._frontier in (None, offset):
             self._frontier = offset + len(view)
 
     def append(self, chunk: Buffer) -> None:
         """Store `chunk` after the last one. :raises DestinationError: as named."""
         self.write(self.size, chunk)
-
-    def _write_all(self, offset: int, view: memoryview) -> None:
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
 
     def in_file(self, position: int) -> int:
         """How far, up to `position`, all bytes have left this process, but for the first MiB."""
@@ -244,7 +246,8 @@ class BlockDevice:
     def flush(self) -> None:
         """Let the device have all but the first MiB."""
         if self._direct is not None:
-            self._do("cannot write", self._direct.flush)
+            with self._raising("cannot write"):
+                self._direct.flush()
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
         """What is stored from `start` to `stop`, in order, a MiB at a time."""
@@ -259,7 +262,8 @@ class BlockDevice:
             start += len(chunk)
 
     def _read(self, start: int, size: int) -> bytes:
-        chunk: bytes = self._do("cannot read back", lambda: os.pread(self._fd, size, start))
+        with self._raising("cannot read back"):
+            chunk = os.pread(self._fd, size, start)
         if not chunk:
             raise DestinationError(f"{self.shown!r} ends at {start}", errno=errno.EIO)
         return chunk
@@ -312,7 +316,8 @@ class BlockDevice:
             self.forget()
             raise self._other_bytes()
         head = memoryview(self._head)[: min(HEAD, self.size)]
-        self._do("cannot write", lambda: self._write_all(0, head))
+        with self._raising("cannot write"):
+            write_all(self._fd, head, 0)
         self._settle()
         if self._read(0, len(head) or 1)[: len(head)] != head:
             self._begin()
@@ -330,10 +335,10 @@ class BlockDevice:
     def _settle(self) -> None:
         """Everything is on the device, and what is read now comes from there."""
         self.flush()
-        self._do("cannot sync", lambda: os.fsync(self._fd))
-        self._do(
-            "cannot read back", lambda: os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        )
+        with self._raising("cannot sync"):
+            os.fsync(self._fd)
+        with self._raising("cannot read back"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _stored_bytes(self) -> Iterator[Buffer]:
         """All of it; what the device was told to hold zeros in is not read."""
@@ -345,9 +350,11 @@ class BlockDevice:
                 yield memoryview(_ZEROS)[: min(_STEP, stop - at)]
             position = stop
 
-    def _do(self, what: str, step: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _raising(self, what: str) -> Iterator[None]:
+        """Turns an OSError into a DestinationError that says `what` went wrong."""
         try:
-            return step()
+            yield
         except OSError as error:
             hint = _POOL_IS_FULL if error.errno == errno.ENOSPC else None
             raise DestinationError.wrap(error, f"{what} {self.shown!r}", hint=hint) from error

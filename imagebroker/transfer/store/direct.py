@@ -14,6 +14,7 @@ from collections import deque
 from time import monotonic
 from typing import NamedTuple
 
+from imagebroker.system.files import write_all
 from imagebroker.system.forks import release, tell_in_child, withhold
 from imagebroker.system.worker import Worker
 from imagebroker.transfer.store.file_systems import EXT4, XFS, kind_of
@@ -122,7 +123,7 @@ class DirectWriter:
         """:raises OSError: these bytes, or earlier ones, cannot be written."""
         if not self._is_worth_it(len(view)):
             self.flush()
-            self._through_cache(offset, view)
+            write_all(self._fd, view, offset)
             return
         while view:
             with self._changed:
@@ -169,7 +170,7 @@ class DirectWriter:
         head = -start % aligned
         whole = (len(view) - head) // aligned * aligned
         if whole >= _WORTH_IT and self._direct >= 0:
-            self._through_cache(start, view[:head])
+            write_all(self._fd, view[:head], start)
             start, view = start + head, view[head:]
             try:
                 written = os.pwrite(self._direct, view[:whole], start)
@@ -178,12 +179,7 @@ class DirectWriter:
                 if error.errno not in _CANNOT:
                     raise
                 self._end_direct()
-        self._through_cache(start, view)
-
-    def _through_cache(self, start: int, view: memoryview) -> None:
-        while view:
-            written = os.pwrite(self._fd, view, start)
-            start, view = start + written, view[written:]
+        write_all(self._fd, view, start)
 
     def flush(self) -> None:
         """Let the file have all that was taken. :raises OSError: it cannot be written."""

@@ -19,7 +19,7 @@ from imagebroker.exceptions import (
     TransferError,
 )
 from imagebroker.redaction import redact
-from imagebroker.system.files import is_named
+from imagebroker.system.files import is_named, write_all
 from imagebroker.system.forks import Process, close, withhold
 from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store import part_directory as parts
@@ -317,7 +317,8 @@ class PartFile:
         with self._raising("cannot write"):
             for start, stop in runs:
                 if direct is None:
-                    self._write(offset + start, view[start:stop])
+                    self._count_unsynced(offset + start, stop - start)
+                    write_all(self._fd, view[start:stop], offset + start)
                 else:
                     direct.write(offset + start, view[start:stop])
         self._begin_write_back()
@@ -342,12 +343,6 @@ class PartFile:
             size = self._unsynced_to - self._unsynced_from
             _start_write_back(self._fd, self._unsynced_from, size)
             self._unsynced, self._unsynced_from, self._unsynced_to = 0, _FAR, 0
-
-    def _write(self, offset: int, view: memoryview) -> None:
-        self._count_unsynced(offset, len(view))
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
 
     def in_file(self, position: int) -> int:
         """How far, up to `position`, the file has what was given to `write`; others may read it."""

@@ -47,7 +47,7 @@ SLOW_IMPORT = 5.0
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What is known about an installed or enabled scheme; `imagebroker backends` shows it."""
+    """An installed or enabled scheme, as `imagebroker backends` shows it."""
 
     scheme: str
     distribution: str | None
@@ -361,7 +361,7 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _unprovided(scheme: str, found: Iterable[str]) -> str:
-    """What to do about a scheme that no installed distribution provides."""
+    """The hint for a scheme that no installed distribution provides."""
     if near := _near(scheme, found):
         return f"did you mean {near}?"
     return (

@@ -104,7 +104,7 @@ class Request:
         return self._demands.formats is not None
 
     def part_key(self, decompress: str | None) -> str:
-        """What tells the part file of this image from those of others at the same destination."""
+        """A key that tells this image's part file from those of others at the same destination."""
         wanted = self.ref.text if decompress is None else f"{self.ref.text} {decompress}"
         return hashlib.sha256(wanted.encode()).hexdigest()[:16]
 
@@ -172,7 +172,7 @@ class Request:
         return SingleFlight(flights, self.entitlement, self.ref.text, demands, self.watch)
 
     def cache(self, cache: Cache) -> CacheLayer:
-        """What this call has of the cache."""
+        """The cache, for this call."""
         from imagebroker.transfer.layers.cached import CacheLayer  # where one is configured
 
         return CacheLayer(cache, self.entitlement, self.ref.text)
@@ -193,7 +193,7 @@ class Request:
             root.stored(self.backend, self._context, self.ref, evidence[TREE_ROOT])
 
     def demands(self) -> Demands:
-        """What the caller and the deployer ask, and the checksum file if one was named.
+        """The demands of the caller and the deployer, with the checksum file if one was named.
 
         :raises VerificationError: it does not list the image, or is not signed as it has to be.
         """
@@ -245,7 +245,7 @@ class Request:
         )
 
     def _name_in_record(self) -> bytes:
-        """What the backend calls the image; empty where only opening it would tell."""
+        """The image's name in the backend; empty where only opening it would tell."""
         if "get" not in self.backend.declared.capabilities:
             return b""
         try:
@@ -299,8 +299,8 @@ def _demands(
 def _content_policy(
     snapshot: Snapshot, allowed: Sequence[str] | None, check: bool
 ) -> FormatPolicy | None:
-    """What the content may be; None where nobody is to look. What the deployer has written down
-    about it is not weakened by a call.
+    """The formats to accept; None if the content is not checked. A call cannot weaken what the
+    deployer has configured.
 
     :raises PolicyViolation: it would be.
     :raises InvalidImageRef: a format is none that could be verified, or `check` contradicts them.

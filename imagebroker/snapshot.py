@@ -1,4 +1,4 @@
-"""What a configuration makes of a broker, and one call that works with it."""
+"""The state of a broker under one configuration, and one call that works with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a configuration makes of a broker. `Broker.reload` replaces it as a whole."""
+    """The state of a broker under one configuration. `Broker.reload` replaces it as a whole."""
 
     settings: Settings
     registry: Registry

@@ -364,7 +364,7 @@ class Boundary:
         self._call("delete", context, lambda: self._plugin.delete(context, ref))
 
     def check(self, context: Context, *, timeout: float | None = None) -> Iterator[Finding]:
-        """What the backend's own check finds, as it is found. An error is the last finding.
+        """The findings of the backend's own check, as they come. An error is the last finding.
 
         :param timeout: seconds for the whole check, by default as for a call.
         """

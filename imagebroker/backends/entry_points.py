@@ -73,7 +73,7 @@ def entry_points(group: str, name: str | None = None) -> list[metadata.EntryPoin
 
 
 def _known() -> Installed:
-    """What the newest broker found: reading all distributions again takes as long as a request."""
+    """As the newest broker found it: reading all distributions again takes as long as a request."""
     latest = _latest
     if latest is not None and latest[0] == tuple(sys.path):
         return latest[1]
@@ -225,7 +225,7 @@ def _name(distribution: metadata.Distribution) -> str | None:
 
 
 def _files(distribution: metadata.Distribution) -> list[str] | None:
-    """What is in its directory; None if it has none, or it cannot be read."""
+    """The names in its directory; None if it has none, or it cannot be read."""
     path = _path(distribution)
     try:
         return None if path is None else os.listdir(path)
@@ -236,7 +236,7 @@ def _files(distribution: metadata.Distribution) -> list[str] | None:
 def _problem(
     distribution: metadata.Distribution, name: str | None, files: list[str] | None
 ) -> str | None:
-    """What is wrong with its directory, as far as can be told without parsing files."""
+    """The damage of its directory, as far as it shows without parsing files."""
     path = _path(distribution)
     if name is None:
         return "has no usable name"

@@ -32,7 +32,7 @@ class ListLimits:
 
 
 class Budget:
-    """What one list may still use of its limits."""
+    """The rest of the limits of one list."""
 
     def __init__(self, title: str, limits: ListLimits, patience: float) -> None:
         """`title`: the backend; `patience`: seconds that it may take for one record."""

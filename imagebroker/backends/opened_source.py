@@ -122,7 +122,7 @@ class OpenedSource:
         return flow
 
     def _chunks(self, start: int, stop: int | None) -> Generator[Buffer, None, None]:
-        """What `read` yields, checked: exactly the requested number of bytes, or an error."""
+        """The chunks of `read`, checked: exactly the requested number of bytes, or an error."""
         end = self.image.size if stop is None else stop
         position = start
         with self._translated("read"):
@@ -169,8 +169,8 @@ class OpenedSource:
 class Flow(Thread):
     """One running `read`: a thread reads ahead, and `take` returns what has arrived.
 
-    It pulls from the plugin's iterator, which a `Worker` could not stop and close in its own thread;
-    several can share one condition, so that a consumer waits for all of them.
+    It pulls from the plugin's iterator, and closes it; a `Worker` is handed its items. Several can
+    share one condition, so that a consumer waits for all of them.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class Flow(Thread):
         return bool(self._ready) or self._ended
 
     def take(self, timeout: float) -> list[Buffer] | None:
-        """What has arrived; an empty list if nothing did within `timeout` seconds; None at the end.
+        """The chunks that have arrived, maybe none within `timeout` seconds; None at the end.
 
         :raises: what the source raised, after the data before it.
         """

@@ -29,7 +29,7 @@ _POLL_INTERVAL = 0.1
 
 
 class ThreadContext:
-    """What a thread inherits from its caller's thread, for the logs and spans of a plugin."""
+    """The context that a thread inherits from its caller's, for the logs and spans of a plugin."""
 
     def __init__(
         self,

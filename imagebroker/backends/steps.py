@@ -74,7 +74,7 @@ class Steps(Generic[T]):
 
 
 class _Work(Generic[T]):
-    """What the thread and its caller share. The thread knows nothing of `Steps`."""
+    """State shared by the thread and its caller. The thread knows nothing of `Steps`."""
 
     def __init__(
         self,

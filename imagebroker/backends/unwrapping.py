@@ -33,7 +33,7 @@ def unwrapped(error: BaseException) -> ImageBrokerError | None:
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
-    """What an exception says it was made of."""
+    """The exceptions that an exception names as its causes."""
     if error.__cause__ is not None:
         yield error.__cause__
     kept = getattr(error, "kwargs", None)

@@ -56,7 +56,7 @@ class BackendNew(BrokerCommand):
 
 
 def _first_commands(folder: Path, name: str, *, http: bool) -> Iterator[str]:
-    """What to type now: for this Python, which need not be the first on PATH."""
+    """The commands to type next: for this Python, which need not be the first on PATH."""
     python = shlex.quote(sys.executable)
     where = shlex.quote(f"{folder.absolute()}[test]")
     config = shlex.quote(str(folder / f"{name}.conf"))

@@ -19,7 +19,7 @@ _FORMS = (
 
 
 class ChecksumArgument(NamedTuple):
-    """What the broker gets, and where a digest was found, for the summary."""
+    """The checksum for the broker, and for the summary where it was found."""
 
     checksum: str
     origin: str | None = None

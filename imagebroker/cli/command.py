@@ -1,4 +1,4 @@
-"""What all commands have in common: cheap start-up, the broker, output formats, exit status."""
+"""The base of all commands: cheap start-up, the broker, output formats, exit status."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class ListCommand(BrokerCommand, Lister):
         return status
 
     def nothing(self, parsed_args: argparse.Namespace) -> str:
-        """What to say of an empty table; empty if something else says it."""
+        """The note for an empty table; empty if something else says it."""
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What the command writes to standard error: errors, notes and log records, one line each."""
+"""Standard error of the command: errors, notes and log records, one line each."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def unprintable(error: OSError) -> DestinationError:
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """What happened, and what to do."""
+    """An error and its hint."""
     if isinstance(error, ImageBrokerError):
         return "; ".join([str(error), *getattr(error, "__notes__", ())]), error.hint
     if isinstance(error, KeyboardInterrupt):

@@ -375,7 +375,7 @@ def _format(values: Mapping[str, Any]) -> str:
 
 
 def _verification(values: Mapping[str, Any]) -> str:
-    """What the bytes were verified against."""
+    """The checks that the bytes have passed."""
     if values["checked_against"]:
         return f"verified: {', '.join(values['checked_against'])}"
     return "not verified: no checksum is known for this image (pass one with --checksum)"

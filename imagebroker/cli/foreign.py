@@ -77,7 +77,7 @@ COMMANDS = {
 
 
 def instead_of(flag: str, command: str) -> str:
-    """What to use here for a flag of another program; empty if it is none that people type."""
+    """The option here for a flag of another program; empty if it is none that people type."""
     flags = FLAGS if command in ("download", "copy", "cache load") else FLAGS_ELSEWHERE
     if flag in ("--visibility", "--is-public") and command in ("create", "update", "copy"):
         return _VISIBILITY

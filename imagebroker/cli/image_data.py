@@ -51,7 +51,7 @@ def format_of(path: str) -> str | None:
 
 @contextmanager
 def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[Any]:
-    """What to upload, None for nothing; reports progress if the user wants it.
+    """The data to upload, None for nothing; reports progress if the user wants it.
 
     :raises UsageError: the file cannot be read.
     """

@@ -87,7 +87,7 @@ class MetricsFile:
             raise DestinationError.wrap(error, f"cannot write {self.path}") from error
 
     def _last_success(self) -> float | None:
-        """What the file says, which is about to be replaced."""
+        """The content of the file, which is about to be replaced."""
         with suppress(OSError, ValueError):
             if found := re.search(rf"(?m)^{_SUCCESS}\{{.*\}} (\S+)$", self.path.read_text()):
                 return float(found[1])

@@ -77,7 +77,7 @@ def _may_be_name(text: str) -> bool:
 
 
 def _of_local_file(name: str) -> str | None:
-    """What to write for a file that is named as a shell would name it."""
+    """The ref of a file that is named as in a shell."""
     if "\0" in name or not os.path.isfile(name):
         return None
     return f"write file://{quote(os.path.abspath(name))}"

@@ -55,7 +55,7 @@ class Bar(Display):
             pass  # the terminal is gone: the transfer goes on
 
     def _without_bar(self, progress: Progress) -> str:
-        """What is shown instead of the bar, if that says more."""
+        """The text instead of the bar, if that says more."""
         if progress.reason:
             done = f"{size_text(progress.done)} so far, " if progress.done else ""
             return f"{self._title}: {done}trying again ({progress.retries}): {progress.reason}"

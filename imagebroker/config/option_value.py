@@ -64,7 +64,7 @@ def typed(group: str, option: cfg.Opt, value: Any) -> Any:
 
 
 def _remedy(kind: Any) -> str:
-    """What to write for an option of this type."""
+    """The hint for an option of this type."""
     kind = getattr(kind, "item_type", kind)
     if getattr(kind, "choices", None):
         return f"write one of {', '.join(map(str, kind.choices))}"
@@ -78,7 +78,7 @@ def _remedy(kind: Any) -> str:
 
 
 def explained(error: Exception) -> tuple[str, str]:
-    """What is wrong with a value, and what to do, from the `error` that oslo.config raised."""
+    """The problem with a value, and the remedy, from the `error` that oslo.config raised."""
     if isinstance(error, RecursionError):
         return "the value refers to itself through a $", f"{_DOLLAR}, or break the cycle of options"
     if isinstance(error, (cfg.NoSuchOptError, cfg.NoSuchGroupError, cfg.TemplateSubstitutionError)):
@@ -90,7 +90,7 @@ def explained(error: Exception) -> tuple[str, str]:
 
 
 def _in_english(text: str) -> str:
-    """What Python and oslo.config say of a value, as a person would."""
+    """A message of Python or oslo.config about a value, in plain English."""
     for pattern, said in _ENGLISH:
         text = re.sub(pattern, said, text)
     return text

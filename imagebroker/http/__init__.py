@@ -1,1 +1,1 @@
-"""What plugins that speak HTTP share."""
+"""Shared code of plugins that speak HTTP."""

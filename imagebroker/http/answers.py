@@ -1,4 +1,4 @@
-"""What the head of an answer means: errors, ranges, validators, dates."""
+"""The meaning of the head of an answer: errors, ranges, validators, dates."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def check_status(head: Head, url: object) -> None:
 
 
 def coding(ref: ImageRef, answer: Answer) -> str:
-    """What the server says of the bytes that makes them something else than the image."""
+    """The coding that the server names, if it makes the bytes something other than the image."""
     names = (ref.path or "", answer.place.url.path)
     return foreign_coding(answer.head.all("content-encoding"), names)
 

@@ -66,7 +66,7 @@ class Client:
         return place.moved(Url.parse(self.host.redirect(place.url.text, locations[0])))
 
     def followed(self, place: Place, send: Callable[[Place], Answer]) -> Answer:
-        """What `send` brings from `place`, or from where that redirects to.
+        """The answer to `send` from `place`, or from where it redirects to.
 
         :raises PolicyViolation: a redirect may not be followed.
         :raises TransferError: there are more than `limits.redirects` of them.

@@ -72,7 +72,7 @@ class Request(dict[str, str]):
 
     @property
     def answer(self) -> http.client.HTTPResponse:
-        """What was made of the answer."""
+        """The answer, as `http.client` has parsed it."""
         if self.connection is None or self.connection.answer is None:
             raise RuntimeError("nothing was asked")
         return self.connection.answer
@@ -88,7 +88,7 @@ class Request(dict[str, str]):
 
 
 class _Connection:
-    """What the connections for both schemes share; mixed into urllib3's."""
+    """Shared code of the connections for both schemes; a mixin for urllib3's."""
 
     def __init__(self, *args: Any, dial: Dial, **options: Any) -> None:
         super().__init__(*args, **options)

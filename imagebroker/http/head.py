@@ -76,7 +76,7 @@ class Head(NamedTuple):
 
     @property
     def codings(self) -> list[str]:
-        """What the lines of Transfer-Encoding say, each as it is, in lower case."""
+        """The codings in Transfer-Encoding, one for each line, in lower case."""
         return [value.strip(" \t").lower() for value in self.all("transfer-encoding")]
 
     def canonical(self) -> Iterator[bytes]:

@@ -87,7 +87,7 @@ def check_complete(options: Options, where: str) -> None:
 
 
 def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
-    """What gets tokens as the options say, of keystoneauth; None without `auth_type`.
+    """The auth plugin of keystoneauth that the options name; None without `auth_type`.
 
     :param endpoint: for auth types whose own option `endpoint` is the core's here.
     :raises ConfigError: they do not fit together.
@@ -183,7 +183,7 @@ def identity_session(
 
 
 def _remedy(status: int, said: str) -> str:
-    """What to do about an answer of Keystone that is an error."""
+    """The hint for an error of Keystone."""
     if status >= 500:
         return "check Keystone's log"
     if status == 400 and "domain" in said:

@@ -14,7 +14,7 @@ _OURS = frozenset({"accept-encoding", "connection", "expect", "host"})
 
 
 class LibraryClient:
-    """What a library may ask of a client's connections."""
+    """The client's connections, as a library may use them."""
 
     def __init__(self, client: Client, origins: Collection[str], limit: int | None, what: str):
         """

@@ -36,7 +36,7 @@ _LOGIN = (*_USERS, "OS_PASSWORD", "OS_TOKEN", "OS_APPLICATION_CREDENTIAL_SECRET"
 
 
 def personal_cloud(service: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What the environment says of the cloud; nothing if it has none.
+    """The cloud in the environment; empty if there is none.
 
     The options of keystoneauth by their names, `region_name`, `interface`, `cacert`, `cert`, `key`,
     `verify` (False), and `endpoint`, the URL of `service` that is used in place of the catalogue's.
@@ -129,14 +129,14 @@ def _from_clouds(name: str, service: str, environ: Mapping[str, str]) -> dict[st
 
 
 def _type_of(auth: Mapping[str, Any]) -> str:
-    """What logs in with these, where nothing names it."""
+    """The auth type for these options, if none is named."""
     if auth.get("application_credential_secret"):
         return "v3applicationcredential"
     return "token" if auth.get("token") else "password"
 
 
 def _profile(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What several clouds share. The profiles that openstacksdk brings with it are not known."""
+    """A profile, which several clouds can share. Those built into openstacksdk are not known."""
     return _read("clouds-public", environ, name, key="public-clouds")
 
 

@@ -69,7 +69,7 @@ def requests_session(
 
 
 def answer_of(response: requests.Response) -> Answer:
-    """What a streamed response was made of: its `blocks` are not copied on their way.
+    """The answer behind a streamed response: its `blocks` are not copied on their way.
 
     It is the caller's to close; the response is not used any more.
     """
@@ -92,7 +92,7 @@ class _Rules:
 
 
 class _Raw(HTTPResponse):
-    """What requests reads from, and where that comes from."""
+    """The file that requests reads from, and the answer that it belongs to."""
 
     answer: Answer | None = None
 

@@ -51,7 +51,7 @@ class Tls:
             self.context(identified=True)  # what cannot be used shows now, not in a download
 
     def shown(self, name: str) -> str:
-        """What the section calls an option."""
+        """The name of an option in the section."""
         return self._names.get(name, name)
 
     def context(self, *, identified: bool) -> ssl.SSLContext:

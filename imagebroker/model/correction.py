@@ -1,4 +1,4 @@
-"""What to write instead of an identifier that is refused. For hints; nothing is ever repaired."""
+"""Hints for identifiers that are refused: the likely correct spelling. Nothing is ever repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 4
 
 
 def correction(text: str) -> str:
-    """What to do about the most likely mistake in `text`, which has no pin."""
+    """The hint for the most likely mistake in `text`, which has no pin."""
     for rule in _RULES:
         if hint := rule(text):
             return hint
@@ -118,7 +118,7 @@ _RULES: tuple[Callable[[str], str | None], ...] = (
 
 
 def host_correction(authority: str) -> str:
-    """What to do about `authority`, which is no `[user@]host[:port]`."""
+    """The hint for `authority`, which is not `[user@]host[:port]`."""
     host = authority.rpartition("@")[2]
     if "@" in authority and ":" in authority.rpartition("@")[0]:
         return "write it as [user@]host[:port], without a password"

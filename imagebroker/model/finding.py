@@ -1,4 +1,4 @@
-"""What a backend's `check` finds out about its configuration and its servers."""
+"""One finding of a backend's `check` about its configuration or its servers."""
 
 from __future__ import annotations
 

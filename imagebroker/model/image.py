@@ -50,7 +50,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Image:
-    """What is known about an image. Unknown is None, never 0 or an empty string."""
+    """An image, as far as it is known. Unknown is None, never 0 or an empty string."""
 
     #: A string that the same broker accepts as a ref.
     ref: str

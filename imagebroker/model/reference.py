@@ -315,7 +315,7 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
 
 
 def _without(ref: ImageRef, part: str) -> str:
-    """What to do about a part that the refs of this backend do not have."""
+    """The hint for a part that the refs of this backend do not have."""
     if part == "user":
         return "remove it: username and password stand in the backend's section, with endpoint"
     if part == "host" and ref.scheme == "file":

@@ -139,7 +139,7 @@ def _has(found: Mapping[str, Any], name: str, text: str) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """What a filter on a property compares: text as it is, else its JSON (5, true)."""
+    """The text that a filter on a property compares: JSON (5, true) for values of other types."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""What a service has besides images: stores, and members."""
+"""Stores and members: the other records of a service."""
 
 from __future__ import annotations
 

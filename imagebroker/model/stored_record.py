@@ -23,7 +23,7 @@ _DIGESTS = frozenset({"sha256", "sha512", "md5"})
 
 
 def values_of(image: Image) -> dict[str, Any]:
-    """What is kept of a record, as JSON's types; without what is not set.
+    """The fields of a record that are kept, as JSON types; without those that are not set.
 
     Digests and times are among it. A backend may leave some out, or add keys of its own.
     """

@@ -170,7 +170,7 @@ class ImageData:
 
     @property
     def extra_digest(self) -> str | None:
-        """What `hashed_by` makes of all that was sent; None if there was none of it."""
+        """The result of `hashed_by` over all that was sent; None without `hashed_by`."""
         return None if self._extra is None else self._extra.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:

@@ -87,7 +87,7 @@ def requests_session(
 
 
 def answer_of(response: requests.Response) -> Answer:
-    """What a response of such a session was made of: its `blocks` are not copied on their way."""
+    """The answer behind a response of such a session: its `blocks` are not copied on their way."""
     from imagebroker.http.requests_session import answer_of as find
 
     return find(response)

@@ -1,4 +1,4 @@
-"""What OpenStack's backends share: tokens and catalogues of Keystone, by keystoneauth."""
+"""Shared code of OpenStack's backends: tokens and catalogues of Keystone, by keystoneauth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What backends for object stores over HTTP share: records in metadata, names, uploads in parts.
+"""Shared code of backends for object stores: records in metadata, names, uploads in parts.
 
 The backends for S3 and Swift are made with it; see them for an example.
 """

@@ -1,1 +1,1 @@
-"""What a backend may connect to and open: addresses, redirects, proxies, paths."""
+"""The policy for connections and files: addresses, redirects, proxies, paths."""

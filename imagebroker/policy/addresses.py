@@ -1,4 +1,4 @@
-"""What a backend may connect to and open: addresses, ports, redirects and paths, in one place.
+"""The policy for connections and files: addresses, ports, redirects and paths, in one place.
 
 Names are resolved here, each address is checked, and the connection is made to an address that was
 checked, so that a second DNS answer cannot change it.
@@ -82,7 +82,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Policy:
-    """What one backend instance may connect to."""
+    """The addresses and ports that one backend instance may connect to."""
 
     #: Networks in addition to global addresses.
     allowed_networks: tuple[Network, ...] = ()

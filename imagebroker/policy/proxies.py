@@ -61,7 +61,7 @@ class Proxy:
 
     @property
     def credentials_hint(self) -> str:
-        """What to do if the proxy refuses a request."""
+        """The hint if the proxy refuses a request."""
         if self.username:
             return f"check the user name and password in {self.named_by}"
         return (

@@ -44,7 +44,7 @@ _DEPTH = 16
 
 
 def limit_of(error: BaseException) -> tuple[str, str] | None:
-    """What was exhausted, and the remedy, if `error` was raised because of that; else None."""
+    """The exhausted resource, and the remedy, if `error` was raised because of it; else None."""
     each: BaseException | None = error
     for _ in range(_DEPTH):
         if each is None:

@@ -58,7 +58,7 @@ class FileState:
 
 
 def _entry(fd: int, found: os.stat_result) -> tuple[object, ...]:
-    """What else changes the ctime of a file: its names, owner and mode."""
+    """The rest of a file's state that its ctime covers: names, owner and mode."""
     name = os.readlink(f"/proc/self/fd/{fd}")
     return found.st_nlink, found.st_mode, found.st_uid, found.st_gid, name
 

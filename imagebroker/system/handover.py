@@ -68,7 +68,7 @@ class Handover:
         self._failed: BaseException | None = None
 
     def taken(self, begin: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
-        """What `begin()` yields (or raises) in the other thread."""
+        """The chunks that `begin()` yields in the other thread. :raises: what it raises there."""
         this = _Round(begin)
         while (chunk := self._take(this)) is not None:
             yield chunk

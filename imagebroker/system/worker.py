@@ -77,7 +77,7 @@ class Worker(Generic[T]):
             raise self.failed
 
     def pending(self) -> list[T]:
-        """What is not done yet."""
+        """The items that are not done yet."""
         with self.changed:
             return [*self._current, *self._waiting]
 

@@ -88,7 +88,7 @@ class Telemetry:
             call.end()
 
     def iterated(self, verb: str, backend: str, start: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """What `start()` yields; the call ends with the iterator, or when the caller closes it."""
+        """The items of `start()`; the call ends with the iterator, or when the caller closes it."""
         call = self.begin(verb, backend)
         try:
             with collected(call.request_ids):

@@ -1,4 +1,4 @@
-"""What a transfer has done so far, added up from the events in its stream."""
+"""The account of a transfer: its events so far, added up."""
 
 from __future__ import annotations
 

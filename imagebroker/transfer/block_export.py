@@ -51,8 +51,8 @@ class Export:
         connection.settimeout(_POLL_INTERVAL)
 
     def writes(self) -> Iterator[tuple[int, bytearray]]:
-        """What the client writes, and where: each piece begins after the one before. They end when
-        the client says that it has written everything.
+        """The pieces that the client writes, with their positions: each begins after the one
+        before. They end when the client says that it has written everything.
 
         :raises Misbehaved: as named.
         """

@@ -1,4 +1,4 @@
-"""What the caller and the deployer ask of the bytes, before the image is known."""
+"""The demands of the caller and the deployer on the bytes, before the image is known."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def detected(
 def inspected(
     source: OpenedSource, policy: FormatPolicy, seconds: float, declared: str | None
 ) -> Mapping[str, Any]:
-    """What the decisive bytes of an opened image show.
+    """The format of an opened image, by its decisive bytes.
 
     :raises FormatError: the content is not acceptable.
     """

@@ -22,7 +22,7 @@ class Cancel(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """What one transfer may take; from the configuration, overridden by the call."""
+    """The limits of one transfer; from the configuration, overridden by the call."""
 
     max_size: int
     deadline: float

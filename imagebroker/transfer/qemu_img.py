@@ -28,7 +28,7 @@ _HANGUP_TIMEOUT = 2.0
 
 
 class Disk:
-    """What is in one file."""
+    """The content of one file."""
 
     def __init__(
         self, program: Program, ref: str, fd: int, kind: str, seconds: float,

@@ -15,7 +15,7 @@ def length(ranges: Iterable[Range]) -> int:
 
 
 def gaps(stored: Iterable[Range], size: int) -> list[Range]:
-    """What is missing of `size` bytes, in order."""
+    """The missing ranges of `size` bytes, in order."""
     found, position = [], 0
     for start, stop in sorted(stored):
         if start > position:

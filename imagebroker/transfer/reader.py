@@ -1,4 +1,4 @@
-"""What `broker.open` returns: an image as a readable object."""
+"""The result of `broker.open`: an image as a readable object."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ImageReader(io.RawIOBase):
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What was computed over the bytes; empty before the end."""
+        """Digests and formats of the bytes, and the checks that passed; empty before the end."""
         return self._stream.evidence
 
     def readable(self) -> bool:

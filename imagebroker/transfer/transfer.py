@@ -1,4 +1,4 @@
-"""What one call wants, as a value: the input of a download."""
+"""The wishes of one call, as a value: the input of a download."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What each verb of the broker does, once it has its snapshot."""
+"""The verbs of the broker, each with the snapshot of its call."""

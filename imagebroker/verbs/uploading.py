@@ -191,6 +191,6 @@ def _needs_record(backend: Boundary, data: Any, formats: FormatPolicy | None) ->
 
 
 def changed(image: Image | None, changes: Mapping[str, Any]) -> Image:
-    """What the record will declare about the content."""
+    """The record as it will be, as far as it describes the content."""
     fields = {n: changes[n] for n in ("disk_format", "container_format") if n in changes}
     return replace(Image(ref="") if image is None else image, **fields)

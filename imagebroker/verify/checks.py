@@ -31,7 +31,7 @@ _WRAPPERS = frozenset({"ova", "docker", "compressed"})
 
 @dataclass(frozen=True)
 class Required:
-    """What the bytes of one image must satisfy. Each attempt begins with `start`."""
+    """All checks that the bytes of one image must pass. Each attempt begins with `start`."""
 
     ref: str
     checksums: tuple[Checksum, ...] = ()
@@ -161,7 +161,7 @@ class ContentCheck:
 
     @property
     def page(self) -> str | None:
-        """What the server probably sent instead of an image, if anything."""
+        """The kind of text that the server sent instead of an image, if it did."""
         return None if self._page is None else self._page.found
 
     def evidence(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Checks:
         return self._checksums.prefix()
 
     def evidence(self) -> dict[str, Any]:
-        """What was computed, and what it was checked against. Call it once.
+        """The evidence: digests, formats, and the checks that passed. Call it once.
 
         :raises VerificationError: a checksum, the signature or the format is wrong.
         """

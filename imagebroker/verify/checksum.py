@@ -204,7 +204,7 @@ class Checksums:
         return self._hexdigests()
 
     def evidence(self, ref: str) -> dict[str, Any]:
-        """What was computed, and what it was checked against.
+        """The computed digests, and the checksums that they were compared with.
 
         :raises ChecksumMismatch: a required digest differs.
         """

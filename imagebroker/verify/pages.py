@@ -50,7 +50,7 @@ def check_no_page(begin: bytes, *, whole: bool) -> None:
 
 
 def hint_about(found: str) -> str:
-    """What to do about it."""
+    """The hint for text in place of an image."""
     if found == PAGE:
         return "open the URL in a browser: it may be a login page, or link to the image"
     return "see what the server sent: curl -L URL"

@@ -237,7 +237,7 @@ class SignatureCheck:
             self._worker.add(chunk)
 
     def evidence(self) -> dict[str, Any]:
-        """What was verified. Call it once.
+        """The evidence. Call it once.
 
         :raises SignatureError: the signature does not match these bytes.
         """

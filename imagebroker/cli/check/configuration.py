@@ -1,4 +1,4 @@
-"""What the checks look at: the settings, what is written in the file, and the enabled backends."""
+"""The configuration to check: the settings, the lines of the file, and the enabled backends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Written = Mapping[str, Mapping[str, Any]]
 
 
 def written_in(path: Path | None) -> Written:
-    """What a config file contains, unknown sections included, which oslo.config does not report.
+    """The content of a config file, unknown sections included, which oslo.config does not report.
 
     :raises cfg.ConfigFileParseError, ValueError, OSError: it has not the form of one.
     """

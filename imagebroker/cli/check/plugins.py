@@ -1,4 +1,4 @@
-"""What the backends check themselves: they log in, and make a small request."""
+"""The backends' own checks: they log in, and make a small request."""
 
 from __future__ import annotations
 

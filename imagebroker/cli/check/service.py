@@ -14,7 +14,7 @@ from imagebroker.config.settings import Inherited
 
 
 def inheritance(path: Path, written: Written) -> Callable[[cfg.ConfigOpts], Inherited] | None:
-    """What its other options mean to a broker in that service; None for a file of our own."""
+    """The meaning of a service's other options for a broker in it; None for a file of our own."""
     service = service_of(path, written)
     return None if service is None else service.inherited
 

@@ -1,4 +1,4 @@
-"""What to write instead of an unknown name."""
+"""Suggestions for an unknown name."""
 
 from __future__ import annotations
 

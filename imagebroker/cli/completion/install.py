@@ -93,7 +93,7 @@ def _said_by(argv: Sequence[str]) -> list[Path]:
 
 
 def _run(argv: Sequence[str]) -> str:
-    """What a program prints; nothing if it is not there, or fails."""
+    """The output of a program; empty if it is missing, or fails."""
     try:
         done = subprocess.run(  # noqa: S603 - fixed programs
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

@@ -1,4 +1,4 @@
-"""What can be completed: commands, options, their values, and how refs begin.
+"""The words to complete: commands, options, their values, and beginnings of refs.
 
 Not cliff's own scripts, which know neither values nor schemes, and mix up the options of different
 commands.
@@ -78,7 +78,7 @@ def valued(options: Iterable[argparse.Action]) -> list[str]:
 
 
 def value_of(option: argparse.Action, command: Described | None = None) -> str | Sequence[str]:
-    """What completes the value of an option: a kind (`files`, `backends`) or the values.
+    """The completion of an option's value: a kind (`files`, `backends`) or the values.
 
     Empty if nothing does.
     """
@@ -96,7 +96,7 @@ def value_of(option: argparse.Action, command: Described | None = None) -> str |
 
 
 def argument_kind(positional: argparse.Action) -> str:
-    """What completes a positional argument: a kind of `Vocabulary.words`, `files`, or nothing."""
+    """The completion of a positional argument: a kind of `Vocabulary.words`, `files`, or none."""
     if positional.dest == "cmd":
         return "commands"
     return _POSITIONAL.get(str(positional.metavar), "")

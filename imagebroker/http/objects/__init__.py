@@ -1,1 +1,1 @@
-"""What backends for object stores (S3, Swift) share: records, names, and uploads in parts."""
+"""Shared code of backends for object stores (S3, Swift): records, names, and uploads in parts."""

@@ -35,7 +35,7 @@ class Begun(NamedTuple):
 
 
 class Memory:
-    """What is remembered of the upload of one object; of nothing without a directory."""
+    """The state of the upload of one object, for a later process; empty without a directory."""
 
     def __init__(self, fd: int | None = None, path: Path | None = None) -> None:
         self._fd, self._path = fd, path

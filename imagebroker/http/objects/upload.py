@@ -86,7 +86,7 @@ class Destination(abc.ABC):
     @property
     @abc.abstractmethod
     def address(self) -> tuple[str, ...]:
-        """What tells this object from any other that this host may upload."""
+        """A key that no other object has that this host may upload."""
 
     @abc.abstractmethod
     def find(self) -> Stored | None:

@@ -52,7 +52,7 @@ class HandedOver(TransferError):
 
 
 def insecurity(candidates: Sequence[Candidate], served: Mapping[str, int]) -> dict[str, bool]:
-    """What the evidence must say although no check found it: a server was not authenticated.
+    """An entry for the evidence that no check makes: a server was not authenticated.
 
     The backend itself counts, also where the bytes came from elsewhere: it had the record.
     """

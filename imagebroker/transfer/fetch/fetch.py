@@ -140,8 +140,8 @@ class Fetch:
 
     @property
     def version(self) -> str | None:
-        """What proves the same bytes at the backend itself; a location's says nothing elsewhere,
-        and nothing does of bytes that several servers sent."""
+        """The version that proves the same bytes at the backend itself. A location's says nothing
+        elsewhere, and none proves bytes that several servers sent."""
         own = self._candidates[0].ref == self._own_ref  # or what another transfer has of it
         return self.image.version if own and not self._known.versions.joined else None
 
@@ -260,7 +260,7 @@ class Fetch:
                     raise
 
     def _news(self) -> Iterator[Event]:
-        """What has changed since this was last told."""
+        """Events for what has changed since the last ones."""
         while self._met:
             yield VersionMet(self._met.pop(0))
         if self._known.versions.joined and not self._mixed_told:

@@ -10,7 +10,7 @@ from imagebroker.transfer.fetch.versions import Circumstances, Joining, Versions
 
 
 class KnownImage:
-    """What is known of the image that is being fetched, and of the versions that were met.
+    """The image that is being fetched, as far as it is known, and the versions that were met.
 
     A version that differs may be that of another server behind the same name (`versions.py`).
     """

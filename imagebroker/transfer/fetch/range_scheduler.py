@@ -37,7 +37,7 @@ _WORTH_TAKING = 0.2
 
 
 class Rest(NamedTuple):
-    """What is left when several ranges are no longer read at once."""
+    """The rest when several ranges are no longer read at once."""
 
     #: What was not handed out, in order.
     missing: list[Range]
@@ -94,7 +94,7 @@ class RangeScheduler:
 
     @property
     def _missing(self) -> list[Range]:
-        """What was not handed out yet, in order."""
+        """The ranges that were not handed out yet, in order."""
         rest = [(read.position, read.stop) for read in self._reads if read.rest]
         return sorted(rest + self._waiting)
 
@@ -154,7 +154,7 @@ class RangeScheduler:
         return monotonic() - began
 
     def _drain(self, read: RangeRead) -> Iterator[Chunk]:
-        """What has arrived in one read; a read that broke gives its rest back."""
+        """The chunks that have arrived in one read; a read that broke gives its rest back."""
         source = read.source
         if read not in source.reads:
             return  # it ended while others were handled

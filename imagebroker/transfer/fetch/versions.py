@@ -15,7 +15,7 @@ MAX_CHANGES = 3
 
 
 class Step(enum.Enum):
-    """What to do after the image seemed to change."""
+    """The next step after the image seemed to change."""
 
     #: Ask the same source again: the server that has its version may answer.
     ASK = enum.auto()
@@ -29,7 +29,7 @@ class Step(enum.Enum):
 
 
 class Joining(NamedTuple):
-    """What one try to transfer an image may put together."""
+    """The versions that one try to transfer an image may join."""
 
     #: Whether bytes of different versions, under a strong digest.
     allowed: bool = True

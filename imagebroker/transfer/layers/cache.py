@@ -91,7 +91,7 @@ class Entry:
 
     @property
     def checksum(self) -> Checksum:
-        """What must hold for what is copied from it."""
+        """The checksum that a copy of it must have."""
         return Checksum(self.cached.algorithm, self.cached.digest, "the cached image")
 
     def is_intact(self) -> bool:
@@ -161,7 +161,7 @@ class Cache:
     # -- looking ---------------------------------------------------------------------------------
 
     def entries(self) -> list[Cached]:
-        """What there is, the last used first.
+        """The entries, the last used first.
 
         :raises DestinationError: the directory cannot be read.
         """
@@ -457,7 +457,7 @@ class Cache:
 
 
 def _names(digests: Mapping[str, Any]) -> list[str]:
-    """What an entry with these digests may be called, the usual name first."""
+    """The possible names of an entry with these digests, the usual one first."""
     order = [DEFAULT, *(name for name in STRONG if name != DEFAULT)]
     return [f"{name}-{digests[name]}" for name in order if isinstance(digests.get(name), str)]
 

@@ -119,7 +119,7 @@ class CacheLayer:
         return None
 
     def load(self, reader: ImageReader) -> Cached:
-        """What a reader reads, into the cache.
+        """Store the bytes of a reader in the cache.
 
         :raises UnsupportedOperation: its size is not known. :raises DestinationError: no room.
         """

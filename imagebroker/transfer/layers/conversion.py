@@ -27,7 +27,7 @@ class Disk(Protocol):
     size: int
 
     def pieces(self) -> Iterator[tuple[int, Buffer]]:
-        """What is not zeros, in order, each piece with its position."""
+        """The pieces that are not zeros, in order, each with its position."""
 
     def close(self) -> None: ...
 

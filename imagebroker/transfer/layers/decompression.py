@@ -80,7 +80,7 @@ class Decompressed:
             yield Unpacked(held)
 
     def _content(self) -> Required:
-        """What must hold for the content alone."""
+        """The checks of the content alone."""
         image = self.image
         if self._unpacker.kind is not None and image.container_format == "compressed":
             image = replace(image, container_format="bare")  # as it is now

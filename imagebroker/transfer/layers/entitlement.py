@@ -54,7 +54,7 @@ _SIGNATURE = r"(?i)(?:.*[-_])?sig(?:nature)?"
 
 
 class Resource(NamedTuple):
-    """What a ref leads to at one backend instance. Digests: a query may hold a secret."""
+    """The resource of a ref at one backend instance. Digests: a query may hold a secret."""
 
     #: The same for all calls with this ref to this instance.
     key: str
@@ -104,7 +104,7 @@ def _digest(*texts: str) -> str:
 
 
 class Entitlement:
-    """What one call may have. Made without I/O; the backend is asked when it matters, once."""
+    """The bytes that one call may have. Made without I/O; the backend is asked at most once."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Entitlement:
         self._answer: Image | None = None
 
     def ask(self, version: str | None = None) -> Image | None:
-        """What the backend would send to this caller; None if it refuses, or fails.
+        """The image that the backend would send to this caller; None if it refuses, or fails.
 
         :param version: the one whose bytes are at the destination: the question can be whether it
             has changed.
@@ -184,7 +184,7 @@ class Entitlement:
 
     @property
     def noted(self) -> str:
-        """What `may_resume` gets as the resource, in a later call."""
+        """The resource, as a later call passes it to `may_resume`."""
         return f"{self.resource.path} {self.resource.unsigned} {self._caller}"
 
 
@@ -206,7 +206,7 @@ def caller_of(context: Context, backend: Boundary) -> str:
 
 
 def names(image: Image) -> tuple[str, ...]:
-    """What the backend itself says of which bytes these are: a strong version, a strong digest.
+    """The names of the bytes that the backend itself gives: a strong version, a strong digest.
 
     An id that is given to another image later is told apart by the time of its making.
     """

@@ -144,7 +144,7 @@ class FlightsInMemory:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What others must know to follow a transfer."""
+    """The announcement of a transfer: everything that others need to follow it."""
 
     #: What proves which bytes these are: see `marks_of`.
     marks: tuple[str, ...]

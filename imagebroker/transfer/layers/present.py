@@ -42,7 +42,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class Note:
-    """What a download stored at a path."""
+    """A note of what a download has stored at a path."""
 
     #: Of what: the ref without the signature in its query, as a digest.
     resource: str
@@ -80,7 +80,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Unpacking:
-    """What is done with an image before it is stored."""
+    """The processing of an image before it is stored."""
 
     #: As a note says it.
     how: str
@@ -99,7 +99,7 @@ class Found(NamedTuple):
 
 
 class Presence(Protocol):
-    """What is at the destination of one call."""
+    """The destination of one call, as it is before."""
 
     def find(self, transfer: Transfer) -> Found | None:
         """The image, if what is known before the backend is asked tells that it may be there."""
@@ -190,7 +190,7 @@ class PresentAtPath:
             close(fd)
 
     def _by_digest(self, fd: int, transfer: Transfer) -> Found | None:
-        """What the caller, or a note at the file, says of its bytes."""
+        """The image, if a digest of the caller's or of the note at the file proves its bytes."""
         note, size = Note.read(fd), os.fstat(fd).st_size
         strong = (c for c in transfer.demands.checksums if c.algorithm in STRONG)
         wanted = {each.algorithm: each.digest for each in strong}
@@ -262,7 +262,7 @@ class PresentAtPath:
         return self._is_own(note) and image.version is not None and note.version == image.version
 
     def _proven(self, required: Required, note: Note | None, transfer: Transfer) -> Required | None:
-        """What must hold for the bytes of the file that the note proves; None if it does not."""
+        """The checks for the bytes of a file that the note proves; None if it does not."""
         if note is None:
             return None
         stored = Checksum(note.algorithm, note.stored, "the earlier download")

@@ -224,7 +224,7 @@ class SingleFlight:
 
     @property
     def image(self) -> Image:
-        """What the backend answered to this caller."""
+        """The image, as the backend described it to this caller."""
         if self._image is None:
             raise TransferError("nothing is followed", retryable=False)
         return self._image
@@ -322,7 +322,7 @@ class SingleFlight:
                 flight.update(stored=position)
 
     def _begins_again(self) -> None:
-        """What others have read is void."""
+        """Tell others that the bytes they have read are void."""
         flight, self._beginning = self._led, self._beginning + 1
         if flight is not None:
             with self._sharing():
@@ -447,7 +447,7 @@ class _FollowedSource(ImageSource):
             raise TransferError(f"{self.image.ref}: closed while another transfer was followed")
 
     def _next(self, position: int, end: int) -> bytes:
-        """What has landed since; nothing if that is nothing.
+        """The bytes that have landed since; empty if there are none.
 
         :raises TransferError: there is no transfer to follow any more.
         """

@@ -90,7 +90,7 @@ class SwarmLayer:
             raise
 
     def _repair(self, first: int, left: float, waiting: Waiting) -> OpenedSource:
-        """What came in a swarm, after the digest has shown that some of it is wrong.
+        """The bytes from the swarm, repaired, after the digest has shown that some are wrong.
 
         :raises HandedOver: nothing did, or not all.
         """
@@ -151,7 +151,7 @@ def _left(why: str) -> Exception:
 
 
 def _digest(image: Image, demands: Demands) -> tuple[str, str] | None:
-    """What decides about all of the bytes; None where nothing does."""
+    """The digest that proves all bytes; None if there is none."""
     try:
         found = required_checksums(
             demands.record or image, demands.checksums, require=False,

@@ -56,7 +56,7 @@ class Verified:
             yield from held
 
     def _continuous(self, events: Iterator[Event]) -> Iterator[Event]:
-        """What was not handed out yet."""
+        """The bytes that were not handed out yet."""
         repeat: Any = None
         for event in events:
             if isinstance(event, Restart) and self._delivered:

@@ -250,7 +250,7 @@ class BlockDevice:
                 self._direct.flush()
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
-        """What is stored from `start` to `stop`, in order, a MiB at a time."""
+        """The bytes from `start` to `stop`, in order, a MiB at a time."""
         if self._direct is not None and self._direct.holds(start, stop):
             self.flush()
         if start < HEAD:
@@ -269,7 +269,7 @@ class BlockDevice:
         return chunk
 
     def note(self, journal: Journal) -> None:
-        """What a later process may go on with. Nothing is written unless parts are kept."""
+        """Record what a later process can resume. Nothing is written unless parts are kept."""
         if self._journal is None or not self._keep or not journal.proves:
             return
         self._process.check(f"the download to {self.shown!r}")

@@ -63,7 +63,7 @@ class Destination(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """What was received is the image."""
+        """Make the received bytes the image at the destination."""
 
 
 S = TypeVar("S", bound=Storage)

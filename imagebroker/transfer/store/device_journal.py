@@ -1,4 +1,4 @@
-"""What a later process must know to go on with a device: the journal, and the first MiB.
+"""The record from which a later process resumes on a device: the journal, and the first MiB.
 
 Both lie in the state directory, because the device has no room for them, under a name that is made
 from the path of the device. Nothing counts before it was read again and has the digest that stands
@@ -33,7 +33,7 @@ class DeviceJournal:
         self._head = b""
 
     def read(self) -> tuple[Journal, bytes] | None:
-        """What an earlier process noted; None if there is nothing of use."""
+        """The journal of an earlier process; None if it is of no use."""
         try:
             fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
                          dir_fd=self._directory)  # fmt: skip

@@ -138,7 +138,7 @@ class FileObject:
             self.size += written
 
     def _written(self, view: memoryview) -> Any:
-        """What `write` says to have taken; 0 where the object is not ready."""
+        """The number of bytes that `write` has taken; 0 if the object is not ready."""
         try:
             written = self._target.write(view)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What the file system of an open file is, and what it can do."""
+"""The file system of an open file, and its abilities."""
 
 from __future__ import annotations
 

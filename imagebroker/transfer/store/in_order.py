@@ -17,7 +17,7 @@ _POLL_INTERVAL = 0.1
 
 
 class Fed(Protocol):
-    """What takes the bytes in order."""
+    """A receiver of the bytes in order."""
 
     def feed(self, chunk: Buffer) -> None: ...
 

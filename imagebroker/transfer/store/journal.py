@@ -1,4 +1,4 @@
-"""What a later process must know to go on with a part file: how much of which image it holds.
+"""The journal from which a later process resumes a part file: how much of which image it holds.
 
 One line of JSON in a file beside the part file, padded to the length of a page and written with one
 `pwrite`, so that `kill -9` leaves the old line or the new one. It is not synced: nothing counts

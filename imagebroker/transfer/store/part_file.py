@@ -57,7 +57,7 @@ _READ_BACK = 1024 * 1024
 
 
 class PartFile:
-    """What is at the path stays as it is until `commit`, which replaces it in one step.
+    """The path stays as it is until `commit`, which replaces it in one step.
 
     The part file is created 0600 where `part_directory.place` says, locked, and removed by
     `discard`. All names are resolved once: the directories are held by descriptor.
@@ -220,7 +220,7 @@ class PartFile:
         self._fd, self._part = part.fd, part.name
 
     def note(self, journal: Journal) -> None:
-        """What a later process may go on with. Nothing is written unless parts are kept."""
+        """Record what a later process can resume. Nothing is written unless parts are kept."""
         if not self._keep or self._part is None or not journal.proves:
             return
         self._check_mine()
@@ -355,7 +355,7 @@ class PartFile:
                 self._direct.flush()
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
-        """What is stored from `start` to `stop`, in order, a MiB at once."""
+        """The bytes from `start` to `stop`, in order, a MiB at a time."""
         if self._direct is not None and self._direct.holds(start, stop):
             self.flush()
         while start < stop:

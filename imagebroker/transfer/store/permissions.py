@@ -19,7 +19,7 @@ _USER, _GROUP, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
 
 class Permissions(NamedTuple):
-    """What `apply` gives to a file that was created 0600."""
+    """The owner, mode and attributes for a file that was created 0600."""
 
     mode: int
     #: The ACL of the file that is replaced.
@@ -80,7 +80,7 @@ def _remove_acl(fd: int) -> None:
 
 
 def _mode(acl: bytes) -> int:
-    """What an ACL is as a mode: the mask, where there is one, stands for the group."""
+    """An ACL as a mode: the mask, where there is one, stands for the group."""
     whole = len(acl) - (len(acl) - _HEAD.size) % _ENTRY.size
     found = {tag: bits & 7 for tag, bits, _ in _ENTRY.iter_unpack(acl[_HEAD.size : whole])}
     group = found.get(_MASK, found.get(_GROUP, 0))

@@ -1,4 +1,4 @@
-"""What is at a destination, and whether a new file can take its place."""
+"""Whether a new file can take the place of what is at a destination."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def check_replaceable(directory: int, name: bytes, shown: str) -> os.stat_result | None:
-    """What is there now, None if nothing.
+    """The status of the file there now, None if there is none.
 
     A link to a regular file, or to nothing, is replaced itself. Whoever names one that leads to a
     device or pipe means that one.
@@ -57,7 +57,7 @@ def check_replaceable(directory: int, name: bytes, shown: str) -> os.stat_result
 
 
 def _behind(directory: int, name: bytes) -> str:
-    """What a link leads to through all others; empty for a regular file, or nothing.
+    """The target of a link, through all others; empty for a regular file, or nothing.
 
     The last one is not simply followed: a link of /proc (/proc/self/fd/1, where /dev/stdout leads)
     stands for what a process has opened, and that may be a regular file.

@@ -1,4 +1,4 @@
-"""What a download stores its bytes in: a part file, or a block device."""
+"""The storage of a download: a part file, or a block device."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Storage(Protocol):
         """Let all bytes leave this process."""
 
     def read_back(self, start: int, stop: int) -> Iterator[bytes]:
-        """What is stored from `start` to `stop`, in order, a MiB at a time."""
+        """The bytes from `start` to `stop`, in order, a MiB at a time."""
 
     def note(self, journal: Journal) -> None:
-        """What a later process may go on with."""
+        """Record what a later process can resume."""
 
     def forget(self) -> None:
         """Nobody can go on with what is stored."""

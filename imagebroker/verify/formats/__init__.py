@@ -1,1 +1,1 @@
-"""What the disk formats look like, one module each; `content.inspect` reads them all."""
+"""The disk formats, one module each; `content.inspect` reads them all."""

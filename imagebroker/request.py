@@ -334,7 +334,7 @@ def _requires_checksum(settings: Settings, backend: Boundary, by_call: bool | No
     if configured and not by_call and settings.is_set(section.group, "require_checksum"):
         raise PolicyViolation(
             f"[{section.group}] require_checksum is set, and a call cannot turn it off",
-            hint="give the digest with --checksum, or take require_checksum out of the config file",
+            hint="pass the digest with --checksum, or remove require_checksum from the config file",
         )
     return bool(by_call)
 

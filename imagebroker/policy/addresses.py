@@ -285,8 +285,8 @@ def redirected(old: str, new: str, policy: Policy) -> str:
     if (before.scheme, after.scheme) in _LESS_SAFE:
         raise PolicyViolation(
             f"{before} redirects from https to http: {after}",
-            hint="anybody on the network path could change it; pass the http URL itself, with a "
-            "checksum, if there is no other",
+            hint="ask for an https URL, or pass the http URL itself with a checksum: others on the "
+            "network could change the data",
         )
     if after.user is not None or after.host is None:
         raise PolicyViolation(

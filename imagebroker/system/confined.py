@@ -190,7 +190,7 @@ class Program:
             f"{self._name} cannot be run {'confined ' if self._sandboxed else ''}here: {why}",
             hint="allow this user to make namespaces, or set convert_unconfined in [imagebroker]"
             if self._sandboxed
-            else f"install {self._package} anew",
+            else f"reinstall {self._package}",
         )
 
     def start(

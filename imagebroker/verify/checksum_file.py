@@ -75,8 +75,7 @@ def find_checksum(
     if not chosen:
         if any(e.name == b"^" + name for e in all_entries for name in called):
             raise VerificationError(
-                f"{origin} has a digest of the bits that are written in {shown!r} as 0 and 1 "
-                "(shasum -0), not of its bytes",
+                f"{origin} lists {shown!r} with a digest of bits (shasum -0), not of its bytes",
                 hint="pass the digest of its bytes: --checksum sha256:HEX",
             )
         listed = _listed(all_entries)

@@ -136,7 +136,7 @@ def _check_stored(image_id: str, claims: Image, data: ImageData, size: int) -> N
         raise UploadFailed(f"the data of image {image_id} ended early, after {size} bytes")
     if claims.size is not None and claims.size != size:
         raise UploadFailed(
-            f"the data of image {image_id} has {size} bytes, not {claims.size} as given",
+            f"the data of image {image_id} has {size} bytes, not the announced {claims.size}",
             hint="correct the size, or omit it",
         )
     if size == 0 and claims.size != 0:
@@ -145,7 +145,7 @@ def _check_stored(image_id: str, claims: Image, data: ImageData, size: int) -> N
         if data.checksums[algorithm] != str(digest).lower():
             raise VerificationError(
                 f"the data of image {image_id} has the {algorithm} {data.checksums[algorithm]}, "
-                f"not {digest} as given",
+                f"not the announced {digest}",
                 hint="check the file and the checksum: the data is damaged, or of another image",
             )
 

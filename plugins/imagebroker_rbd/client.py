@@ -51,8 +51,8 @@ class Cluster:
         except ImportError as error:
             raise BackendLoadError(
                 f"the rbd backend needs the modules rados and rbd: {error}",
-                hint="apt-get install python3-rbd; a virtual environment sees it if it is made "
-                "with --system-site-packages and the distribution's python3",
+                hint="apt-get install python3-rbd; in a virtual environment, create it with "
+                "/usr/bin/python3 -m venv --system-site-packages",
                 scheme="rbd",
             ) from error
         self._rados, self.rbd = rados, rbd.RBD()

@@ -14,14 +14,14 @@ TESTED = ("3.5.1", "4.0.0", "5.0.0", "5.0.1", "5.1.0")
 
 
 def own_reader(tested: Collection[str]) -> bool:
-    """Whether packets are opened by our reader. paramiko's own takes more processor time, and
-    works with every release."""
+    """Whether our reader decrypts packets. paramiko's own takes more CPU time, and works with every
+    release."""
     release = paramiko.__version__
     if release in tested:
         return True
     LOG.info(
-        "paramiko %s is none of the releases that were tested (%s): it opens packets itself, which "
-        "takes more processor time",
+        "paramiko %s is not a tested release (%s): it decrypts packets itself, which takes more "
+        "CPU time",
         release,
         ", ".join(tested) or "none",
     )

@@ -38,7 +38,7 @@ OPTIONS = (
             "set ca_file to a PEM file",
             "name it: --ca-file FILE, or ca_file",
             "set max_size in [imagebroker]",
-            "take require_checksum out of the config file",
+            "remove require_checksum from the config file",
             "correct the image's disk_format",
             "a checksum of the image",
             "the deadline is over",

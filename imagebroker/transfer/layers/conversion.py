@@ -109,8 +109,8 @@ class Converted:
         most = self._watch.rules.max_compression_ratio
         if self._data > FREE + most * self._arrived.size:
             raise TooLarge(
-                f"{self.image.ref} has {self._arrived.size} bytes, and the disk in it more than "
-                f"{most} times as many",
+                f"the disk in {self.image.ref} has more than {most} times the size of the image, "
+                f"{self._arrived.size} bytes",
                 hint="raise max_compression_ratio if the image really is that sparse",
             )
 

@@ -95,13 +95,13 @@ class Decompressed:
         rules = self._watch.rules
         if self._done > rules.max_size:
             raise TooLarge(
-                f"{self.image.ref} unpacks to more than {rules.max_size} bytes",
+                f"{self.image.ref} decompresses to more than {rules.max_size} bytes",
                 hint="to allow it, raise max_size",
             )
         if self._done > FREE + rules.max_compression_ratio * self._unpacker.taken:
             raise TooLarge(
-                f"{self.image.ref} unpacks to {self._done} bytes from {self._unpacker.taken}, more "
-                f"than {rules.max_compression_ratio} times as many",
+                f"{self.image.ref}: {self._unpacker.taken} bytes decompress to {self._done}, more "
+                f"than {rules.max_compression_ratio} times the size",
                 hint="raise max_compression_ratio if the image really is that sparse",
             )
 

@@ -477,7 +477,7 @@ class _FollowedSource(ImageSource):
             chunk = os.pread(following.fd, size, position)
         except OSError as error:
             raise TransferError(
-                f"{self.image.ref}: the file of the transfer that was followed cannot be read: "
+                f"{self.image.ref}: cannot read the part file of the other transfer: "
                 f"{error.strerror}",
                 retryable=False,
             ) from error

@@ -228,8 +228,8 @@ class Converting(Destination):
         with closing(DiskInImage(program, ref, fd, arrived.kind, seconds, check)) as disk:
             if disk.size > arrived.evidence["virtual_size"]:
                 raise FormatError(
-                    f"{ref} has a disk of {disk.size} bytes for qemu-img, and one of "
-                    f"{arrived.evidence['virtual_size']} in its header",
+                    f"qemu-img finds a disk of {disk.size} bytes in {ref}, but its header says "
+                    f"{arrived.evidence['virtual_size']}",
                     hint="do not use it",
                     found=arrived.kind,
                 )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from imagebroker.exceptions import ChecksumMismatch, CompressionError, VerificationError
 from imagebroker.transfer.account import Account
 from imagebroker.transfer.fetch.versions import MAX_CHANGES, Joining
 
 
+@dataclass
 class SecondChance:
     """Bytes that came from elsewhere, or of several versions, say nothing about the image."""
 
-    def __init__(self) -> None:
-        #: What the next round may put together.
-        self.joining = Joining()
-        self._met: set[str] = set()
+    #: The versions that the next round may join.
+    joining: Joining = Joining()  # noqa: RUF009 - it is frozen
+    #: The versions that were met in all rounds.
+    met: set[str] = field(default_factory=set)
 
     def allows(self, error: VerificationError, account: Account) -> bool:
         """Look at a round that failed; whether another may help."""
@@ -24,13 +27,13 @@ class SecondChance:
         return mixed or from_elsewhere or account.secondhand
 
     def _was_mixed(self, error: VerificationError, account: Account) -> bool:
-        self._met |= account.versions
+        self.met |= account.versions
         if account.mixed:
             self.joining = self.joining._replace(allowed=False)
             return True
         if self.joining.allowed or not isinstance(error, ChecksumMismatch):
             return False
         avoid = self.joining.avoid | account.versions
-        again = bool(self._met - avoid) and len(avoid) < MAX_CHANGES
+        again = bool(self.met - avoid) and len(avoid) < MAX_CHANGES
         self.joining = self.joining._replace(avoid=frozenset(avoid))
         return again

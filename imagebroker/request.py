@@ -125,9 +125,9 @@ class Request:
         if self._call.core.direct_url_schemes and self.ref.id is not None:
             locations, record = self._locations(demands)
             candidates, demands = [*locations, *candidates], demands._replace(record=record)
-        formats, tuning = None, self._call.settings.tuning
+        formats, tuning = demands.formats, self._call.settings.tuning
         if decompress is not None:  # the decompressed content is checked, not what arrives
-            formats, demands = demands.formats, demands._replace(formats=None, unpacks=True)
+            demands = demands._replace(formats=None, unpacks=True)
         return Transfer(candidates, demands, self.watch, tuning, decompress, formats)
 
     def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:

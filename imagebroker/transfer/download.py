@@ -169,7 +169,7 @@ def in_order(fetch: Fetch, transfer: Transfer) -> Content:
         from imagebroker.transfer.layers.decompression import Decompressed  # few calls do
 
         content = Decompressed(
-            content, transfer.decompress, fetch.required, transfer.unpacked_formats, transfer.watch
+            content, transfer.decompress, fetch.required, transfer.formats, transfer.watch
         )
     return content
 

@@ -23,5 +23,5 @@ class Transfer(NamedTuple):
     tuning: Tuning
     #: What is unpacked on the way: a kind, or `auto`.
     decompress: str | None = None
-    #: What the decompressed content may be; None: it is not checked.
-    unpacked_formats: FormatPolicy | None = None
+    #: The formats that the image may have once it is decompressed; None: it is not checked.
+    formats: FormatPolicy | None = None

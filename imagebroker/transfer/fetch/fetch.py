@@ -107,7 +107,6 @@ class Fetch:
         self._tolerant = False
         self._ranges = self._may_widen = True
         self._resumes: bool | None = None
-        self._told: Resumability | None = None
         self._mixed_told = False
         self._met: list[str] = []
         self._changed = Condition()
@@ -121,6 +120,8 @@ class Fetch:
             self.required = required or demands.for_image(self.image, watch.check)
             self._required = self.required
             self._check_claims(demands)
+            #: As it was told last: a change is an event.
+            self.resumability = Resumability(self.version, None)
         except BaseException:
             self.close()
             raise
@@ -267,8 +268,8 @@ class Fetch:
             self._mixed_told = True
             yield Mixed()
         now = Resumability(self.version, self._shown_resumes())
-        if now != self._told:
-            self._told = now
+        if now != self.resumability:
+            self.resumability = now
             yield now
 
     def _shown_resumes(self) -> bool | None:

@@ -271,7 +271,7 @@ class PresentAtPath:
         # What is required is required of the compressed data, which is not here any more.
         if any(note.digests.get(c.algorithm) != c.digest for c in required.checksums):
             raise ImageChanged(f"{required.ref}: another digest is required")
-        formats = transfer.unpacked_formats
+        formats = transfer.formats
         if self._unpacked.is_disk:
             if formats is not None:
                 formats.check_declared(note.converted_from)

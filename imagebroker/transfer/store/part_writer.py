@@ -52,7 +52,7 @@ class PartWriter:
         self._fetch, self._required = fetch, fetch.required
         self._part, self._watch = part, watch
         self._entitlement, self._tuning = entitlement, tuning
-        self._resumability = Resumability(fetch.version, None)
+        self._resumability = fetch.resumability
         # Whether any of the stored bytes came from a location instead of the backend itself.
         self._located = self._has_room = False
         self._noted = monotonic()

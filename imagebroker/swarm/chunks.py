@@ -100,11 +100,13 @@ class Chunks:
         ]
 
     def unread(self) -> list[int]:
-        """Those that nobody has, or that nobody sends, in order."""
+        """Those that nobody has, or that nobody sends, in order. Of one that is here, the digest of
+        the image decides, whatever others say."""
         return [
             index
             for index in range(self._first, self._layout.count)
-            if (chunk := self._found.get(index)) is None or chunk.doubted or self._is_stuck(chunk)
+            if (chunk := self._found.get(index)) is None
+            or (not chunk.whole and (chunk.doubted or self._is_stuck(chunk)))
         ]
 
     def _is_stuck(self, chunk: _Chunk) -> bool:

@@ -25,7 +25,8 @@ class Exchange:
 
     def __init__(self, local: LocalHost, peers: Peers, picker: ChunkPicker) -> None:
         self._local, self._peers, self._picker = local, peers, picker
-        self._audited: set[str] = set()
+        #: The first comparison with the backend of what a host announced: others wait for it.
+        self._audits: dict[str, asyncio.Future[bool]] = {}
         #: Chunks that have arrived and are being looked at.
         self._busy: set[int] = set()
 
@@ -244,10 +245,15 @@ class Exchange:
             local.torrents.remove(index)  # not on the disk as it was in memory: begin again
             chunks.forget(index)
             return
-        if not await self._passes_audit(index, announcer):
+        is_right = await self._passes_audit(index, announcer)
+        if chunks.announcer(index) != announcer:
+            return  # it was read here meanwhile, or is not believed any more
+        if not is_right:
+            local.torrents.remove(index)
+            chunks.forget(index)
             return
         if not chunks.arrived(index):
-            return  # it was read here meanwhile, or is not believed any more
+            return
         local.progressed()
         local.trace(f"chunk {index} came from others")
         told = self._peers.get(announcer)
@@ -258,10 +264,20 @@ class Exchange:
 
     async def _passes_audit(self, index: int, announcer: str) -> bool:
         """Compare a little of it with the backend, now and then: who lies is found out early."""
-        local = self._local
-        if announcer in self._audited and random.randrange(_AUDITED):  # noqa: S311 - no secret
+        first = self._audits.get(announcer)
+        if first is None:
+            first = asyncio.ensure_future(self._is_right(index, announcer))
+            self._audits[announcer] = first
+            return await first
+        if not await first:
+            return False
+        if random.randrange(_AUDITED):  # noqa: S311 - no secret
             return True
-        self._audited.add(announcer)
+        return await self._is_right(index, announcer)
+
+    async def _is_right(self, index: int, announcer: str) -> bool:
+        """Compare two places of it with the backend."""
+        local = self._local
         places = proof.candidates(*local.start.layout.span(index))[: proof.PLACES]
         expected = await local.parent.bytes_at(places)
         found = await asyncio.to_thread(local.chunks.in_folder, index, places)
@@ -269,6 +285,4 @@ class Exchange:
             return True
         if (liar := self._peers.get(announcer)) is not None:
             self._peers.ban(liar, f"has other bytes in chunk {index} than the backend")
-        local.torrents.remove(index)
-        local.chunks.forget(index)
         return False

@@ -74,6 +74,14 @@ def test_where_nothing_comes_any_more_all_of_it_is_read(tmp_path: Path) -> None:
     assert_that(chunks.unread(), Equals([0, 1, 2]))
 
 
+def test_what_is_here_is_not_read_again_because_others_say_that_it_is_wrong(tmp_path: Path) -> None:
+    _, chunks = waiting(tmp_path)
+    chunks.arrived(0)
+    for index in (0, 1):
+        chunks.doubt(index)
+    assert_that(chunks.unread(), Equals([1]))
+
+
 def test_others_are_called_for_a_chunk_while_nothing_else_comes(tmp_path: Path) -> None:
     clock, chunks = waiting(tmp_path)
     clock.now = 2.0

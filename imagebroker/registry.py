@@ -60,6 +60,9 @@ class BackendInfo:
     remedy: str | None = None
 
 
+_SCHEME = r"[a-z][a-z0-9+.-]{0,31}"
+
+
 class Registry:
     """The backends of one broker."""
 
@@ -109,6 +112,16 @@ class Registry:
 
     def _scheme_problem(self, scheme: str) -> ConfigError | None:
         points = self._found.get(scheme, ())
+        if not re.fullmatch(_SCHEME, scheme):
+            meant = [word for word in re.findall(r"[a-z0-9+.-]+", scheme) if word in self._found]
+            example = ", ".join(dict.fromkeys(meant)) or "file, https"
+            return ConfigError(
+                f"enabled_schemes has {scheme!r}, which is not a scheme",
+                hint="write only schemes, with commas between them, and comments in lines of "
+                f"their own: enabled_schemes = {example}",
+                option="enabled_schemes",
+                scheme=scheme,
+            )
         if not points:
             return ConfigError(
                 f"enabled_schemes has {scheme!r}, which no installed distribution provides",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,19 @@ def size(text: str) -> int:
         return Size()(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> str:
+    """A path; a leading `~`, which shells leave as it is in `--output=~/disk.img`, is expanded."""
+    first = text.partition("/")[0]
+    return os.path.expanduser(text) if first[:1] == "~" and not os.path.lexists(first) else text
+
+
+def file(text: str) -> str:
+    """A path, which is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is not the name of a file")
+    return path(text)
 
 
 def length(text: str) -> int:
@@ -141,7 +155,7 @@ class _Attached(argparse.Action):
 def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     """The options of a transfer, for download and copy."""
     parser.add_argument(
-        "--checksum", metavar="DIGEST|URL|FILE|-",
+        "--checksum", type=path, metavar="DIGEST|URL|FILE|-",
         help="digest that the image must have: sha256:HEX, or HEX alone; or the URL or path of a "
         "SHA256SUMS file that lists it, or - to read it from standard input; checked in addition "
         "to the checksum in the image's record",
@@ -231,7 +245,7 @@ def transfer_arguments(
 def add_ca_file(parser: argparse.ArgumentParser) -> None:
     """`--ca-file`, for the commands that talk to servers; `BrokerCommand` reads it."""
     parser.add_argument(
-        "--ca-file", metavar="FILE",
+        "--ca-file", type=file, metavar="FILE",
         help="PEM file with the certificates of the authorities to trust, instead of the system's",
     )  # fmt: skip
 

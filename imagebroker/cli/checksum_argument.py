@@ -8,7 +8,7 @@ import sys
 from typing import NamedTuple
 
 from imagebroker.exceptions import InvalidImageRef, UsageError
-from imagebroker.model.algorithms import BY_DIGITS
+from imagebroker.model.algorithms import BY_DIGITS, DIGITS
 from imagebroker.redaction import redact
 
 _STDIN = "-"
@@ -40,8 +40,18 @@ def checksum_of(text: str, ref: str, called: str | None = None) -> ChecksumArgum
         return ChecksumArgument(f"{_algorithm(spelled[1])}:{spelled[2]}")
     if text == _STDIN:
         return _listed(_standard_input(), "standard input", None, ref, called)
-    if "://" not in text and (os.path.isfile(text) or _looks_like_file(text)):
+    if "://" in text:
+        return ChecksumArgument(text)
+    if not os.path.isfile(text) and (digest := _digest_in(text)):
+        raise UsageError(
+            f"{redact(text, 200)!r} is more than a checksum", hint=f"write --checksum {digest}"
+        )
+    if os.path.isfile(text) or _looks_like_file(text):
         return _listed(_content(text), redact(text, 200), text, ref, called)
+    if text and ":" not in text and re.search(r"[^0-9A-Fa-f\s]", text):
+        raise InvalidImageRef(
+            f"{redact(text, 200)!r} is neither a checksum nor a file", hint=_FORMS.format(n=64)
+        )
     return ChecksumArgument(text)
 
 
@@ -49,6 +59,21 @@ def _algorithm(name: str) -> str:
     """`SHA-256` and `sha256sum` as `sha256`."""
     bare = name.lower().removesuffix("sum")
     return re.sub(r"^sha-?(?:2-)?(\d)", r"sha\1", bare).replace("-", "_")
+
+
+def _digest_in(text: str) -> str | None:
+    """The one digest in a copied line, such as sha256sum prints, or in base64 (`sha256-...`)."""
+    from imagebroker.exceptions import VerificationError
+    from imagebroker.verify.checksum_lines import entries
+    from imagebroker.verify.checksum_text import plain_text
+
+    try:
+        found = entries(plain_text(os.fsencode(text)), b"", "--checksum")
+    except VerificationError:
+        return None
+    if len(found) != 1 or found[0].algorithm not in DIGITS:
+        return None
+    return f"{found[0].algorithm}:{found[0].digest}"
 
 
 def _looks_like_file(text: str) -> bool:

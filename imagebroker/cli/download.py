@@ -91,13 +91,18 @@ class Download(ShowCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="REF", help="the image")
         parser.add_argument(
-            "dest", metavar="DEST", nargs="?",
+            "dest", metavar="DEST", nargs="?", type=arguments.path,
             help="file to store it in, a directory, or - for standard output (default: the current "
             "directory); in a directory, the file is named after the last part of REF, and another "
             "file of that name is never overwritten",
         )  # fmt: skip
         parser.add_argument(
-            "-o", "--output", metavar="DEST", dest="output", help="the same as the argument DEST"
+            "-o",
+            "--output",
+            metavar="DEST",
+            dest="output",
+            type=arguments.path,
+            help="the same as the argument DEST",
         )
         for habit in ("--continue", "--force"):  # both are what is done without them
             parser.add_argument(habit, action="store_true", help=argparse.SUPPRESS)
@@ -257,7 +262,11 @@ class Download(ShowCommand):
     def _standard_output(self) -> BinaryIO:
         """:raises DestinationError: it is closed, or a terminal."""
         if self.console.no_output:
-            raise DestinationError("standard output is closed", errno=errno.EBADF)
+            raise DestinationError(
+                "standard output is closed",
+                hint="redirect it: imagebroker download REF - > FILE",
+                errno=errno.EBADF,
+            )
         if sys.stdout.isatty():
             raise DestinationError(
                 "standard output is a terminal: the image would be printed to it",

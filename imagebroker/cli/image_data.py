@@ -23,7 +23,10 @@ UNCHECKED_HELP = "store the data even if a download would refuse it"
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--file", metavar="FILE", help="file with the image's data; - for standard input"
+        "--file",
+        type=arguments.file,
+        metavar="FILE",
+        help="file with the image's data; - for standard input",
     )
     parser.add_argument(
         "--size", type=arguments.length, metavar="SIZE",
@@ -58,6 +61,12 @@ def opened_data(parsed: argparse.Namespace, command: ShowCommand) -> Iterator[An
     if parsed.file is None:
         yield None
         return
+    if "://" in parsed.file and not os.path.exists(parsed.file):
+        raise UsageError(
+            "--file takes a file on this host, not a URL",
+            hint=f"imagebroker copy {redact(parsed.file, 200)} --backend {parsed.backend or 'NAME'}"
+            if "backend" in parsed else "download the image first, and name that file",
+        )  # fmt: skip
     title = "standard input" if parsed.file == STDIN else redact(parsed.file, 40)
     with display(parsed.progress, command.console, title) as shown:
         if parsed.file == STDIN:

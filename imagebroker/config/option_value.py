@@ -82,7 +82,8 @@ def explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, RecursionError):
         return "the value refers to itself through a $", f"{_DOLLAR}, or break the cycle of options"
     if isinstance(error, (cfg.NoSuchOptError, cfg.NoSuchGroupError, cfg.TemplateSubstitutionError)):
-        return "the $ in the value is not followed by the name of an option", _DOLLAR
+        hint = f"{_DOLLAR}; of an environment variable, write the value: none is read here"
+        return "the $ in the value is not followed by the name of an option", hint
     if isinstance(error, (ValueError, cfg.Error)):
         # Without LocationInfo(...).
         return _in_english(str(error).rpartition(" is not valid: ")[2]), _CORRECT

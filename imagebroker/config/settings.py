@@ -384,7 +384,14 @@ def _parse(files: list[str]) -> cfg.ConfigOpts:
 
 def _unreadable(file: str, error: Exception) -> ConfigError:
     what, where, hint = str(error), file, "write it as [section], then lines option = value"
-    if isinstance(error, OSError):
+    if isinstance(error, cfg.ConfigFilesPermissionDeniedError):
+        what, hint = "Permission denied", "name a file that this user can read"
+    elif isinstance(error, UnicodeDecodeError) or "\\ufeff" in what:
+        what = "it is not UTF-8 text" if isinstance(error, UnicodeError) else (
+            "it begins with a byte order mark"
+        )  # fmt: skip
+        hint = "save it as plain UTF-8, without a byte order mark"
+    elif isinstance(error, OSError):
         what, hint = error.strerror or what, "name a file that this user can read"
     elif match := re.search(r"(?s): at .*:(\d+), (.*)", what):  # oslo.config's text
         what, where = f"line {match[1]}: {match[2]}", f"{file}:{match[1]}"

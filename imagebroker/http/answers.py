@@ -162,6 +162,12 @@ def check_coding(ref: ImageRef, answer: Answer) -> None:
         raise Malformed(f"{answer.place.url}: sent encoded as {printable(found, 60)!r}")
 
 
+def _credentials(head: Head) -> str:
+    """The options for what the server asks for."""
+    asked = {value.partition(" ")[0].lower() for value in head.all("www-authenticate")}
+    return "token" if "bearer" in asked and "basic" not in asked else "username, password"
+
+
 def _error(head: Head, message: str) -> ImageBrokerError:
     status = head.status
     if status == 404:
@@ -173,7 +179,7 @@ def _error(head: Head, message: str) -> ImageBrokerError:
     if status == 401:
         return NotAuthorized(
             f"{message}: the server requires credentials",
-            hint="set username, password and endpoint in the backend's section",
+            hint=f"set {_credentials(head)} and endpoint in the backend's section",
         )
     if status == 407:
         return NotAuthorized(
@@ -189,10 +195,21 @@ def _error(head: Head, message: str) -> ImageBrokerError:
             hint="log in to this network first: open any http page in a browser",
             status=status,
         )
-    if status == 429 or status >= 500:
+    if status == 429:
+        return BackendError(
+            message,
+            hint="the server limits requests; try again later",
+            retry_after=retry_after(head),
+        )
+    if status >= 500:
         return BackendError(
             message, hint="the server is in trouble; try again later", retry_after=retry_after(head)
         )
+    if status == 400 and message.startswith("http://"):
+        return BackendError(
+            message, hint="write https:// instead of http://, if that port is for TLS",
+            retryable=False,
+        )  # fmt: skip
     if status >= 400:
         return BackendError(message, hint="the server refuses the request", retryable=False)
     return TransferError(

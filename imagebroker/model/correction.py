@@ -117,18 +117,24 @@ _RULES: tuple[Callable[[str], str | None], ...] = (
 )  # fmt: skip
 
 
-def host_correction(authority: str) -> str:
+def host_correction(authority: str, scheme: str) -> str:
     """The hint for `authority`, which is not `[user@]host[:port]`."""
-    host = authority.rpartition("@")[2]
-    if "@" in authority and ":" in authority.rpartition("@")[0]:
-        return "write it as [user@]host[:port], without a password"
+    user, at, host = authority.rpartition("@")
+    form = "[user@]host[:port]" if scheme == "scp" else "host[:port]"
+    if at and ":" in user:
+        rest = "" if scheme == "scp" else (
+            " or user: username and password stand in the backend's section, with endpoint"
+        )  # fmt: skip
+        return f"write it as {form}, without a password{rest}"
     if not host.isascii():
         return f"write the host in ASCII{_in_ascii(host)}"
     if "%" in host and host.startswith("["):
         return "write the address without its zone, and without %"
     if re.fullmatch(r"[A-Za-z0-9._-]+:", host):
         return "remove the colon after the host, or add the port"
-    return "write it as [user@]host[:port]"
+    if re.search(r":0+\Z", host):
+        return "write the port of the server, or none"
+    return f"write it as {form}"
 
 
 #: Characters that are another name in IDNA 2003 than in IDNA 2008.

@@ -199,7 +199,10 @@ def _checked(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
             hint=f"use one of {', '.join(VISIBILITIES)}",
         )
     if key == "id" and not _UUID.fullmatch(str(value)):
-        raise InvalidImageRef(f"image_info: id {value!r} is not a UUID")
+        raise InvalidImageRef(
+            f"image_info: id {value!r} is not a UUID",
+            hint="write one such as 3f2504e0-4f89-11d3-9a0c-0305e82c3301, or none to get a new one",
+        )
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) and name for name in value):
             raise InvalidImageRef(f"image_info: names in {key} must be text, and not empty")

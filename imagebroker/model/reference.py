@@ -208,7 +208,7 @@ def _with_host(ref: ImageRef, authority: str) -> ImageRef:
     if parts is None:
         from imagebroker.model.correction import host_correction
 
-        hint = host_correction(authority)
+        hint = host_correction(authority, ref.scheme or "")
         raise InvalidImageRef(f"{redact(ref.text, 200)!r} has an invalid host", hint=hint)
     return replace(
         ref, user=parts["user"], host=_host(ref.text, parts["host"]),
@@ -219,6 +219,9 @@ def _with_host(ref: ImageRef, authority: str) -> ImageRef:
 def _with_name(ref: ImageRef, authority: str) -> ImageRef:
     name = unquote_to_bytes(authority).decode(errors="surrogateescape")
     return replace(ref, user=None, host=None, port=None, authority=name)
+
+
+_HOST_HINT = "write letters, digits and hyphens, with single dots between them"
 
 
 def _host(text: str, host: str) -> str:
@@ -235,7 +238,7 @@ def _host(text: str, host: str) -> str:
     if not re.fullmatch(_HOST_NAME, host):
         raise InvalidImageRef(
             f"{redact(text, 200)!r} has an invalid host name",
-            hint="write letters, digits and hyphens, with single dots between them",
+            hint=_HOST_HINT,
         )
     return host.lower()
 
@@ -292,7 +295,10 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
     if not form.path and not form.host and not form.authority:
         raise InvalidImageRef(f"{ref} is not an id", hint=f"write {ref.scheme}:UUID")
     if ref.authority is not None and not form.authority:
-        raise InvalidImageRef(f"{ref} has an invalid host name")
+        raise InvalidImageRef(
+            f"{ref} has an invalid host name",
+            hint=_HOST_HINT if form.host else _without(ref, "host"),
+        )
     for part in ("authority", "host", "path"):
         if getattr(form, part) and getattr(ref, part) is None:
             raise InvalidImageRef(

@@ -14,6 +14,7 @@ from imagebroker.verify.checksum import Checksum
 from imagebroker.verify.checksum_json import digests_in
 from imagebroker.verify.checksum_lines import Entry, entries
 from imagebroker.verify.checksum_text import plain_text
+from imagebroker.verify.formats.text import ENOUGH, PAGE, kind_of
 
 #: Maximum size of a checksum file.
 LARGEST = 1024 * 1024
@@ -78,13 +79,23 @@ def find_checksum(
                 f"{origin} lists {shown!r} with a digest of bits (shasum -0), not of its bytes",
                 hint="pass the digest of its bytes: --checksum sha256:HEX",
             )
-        listed = _listed(all_entries)
+        if not all_entries and (reason := _is_no_list(text)):
+            raise NotListed(f"{origin} {reason}", hint="check where the publisher has its list")
         raise NotListed(
-            f"{origin} has no digest for {shown!r}{listed}",
+            f"{origin} has no digest for {shown!r}{_listed(all_entries)}",
             hint="check that this is the right checksum file, and that it lists the image under "
             "that name",
         )
     return _strongest(chosen, shown, origin + as_named, allow_weak=allow_weak)
+
+
+def _is_no_list(text: bytes) -> str | None:
+    """What a text is in which nothing looks like a digest; None: text of another kind."""
+    if not text.strip():
+        return "is empty"
+    if kind_of(text[:ENOUGH], whole=len(text) <= ENOUGH) == PAGE:
+        return "is a web page without a digest, not a checksum file"
+    return "is not text, and so no checksum file" if b"\0" in text[:ENOUGH] else None
 
 
 def _strongest(chosen: list[Entry], shown: str, origin: str, *, allow_weak: bool) -> Checksum:

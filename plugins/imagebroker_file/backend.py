@@ -67,8 +67,8 @@ class FileBackend(ImageBackend):
         if self._known_store is None:
             raise ConfigError(
                 f"no directory for the image store of the user id {os.geteuid()}: neither HOME nor "
-                "XDG_DATA_HOME is set",
-                hint="set HOME or XDG_DATA_HOME",
+                "XDG_DATA_HOME is set to an absolute path",
+                hint="set HOME or XDG_DATA_HOME to a directory that this user can write to",
             )
         return self._known_store
 

@@ -277,3 +277,19 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         imagebroker.Broker.from_config(tmp_path / "missing.conf")
     assert_that(str(caught.value), Contains("missing.conf"))
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [("good file", "good, file"), ('["good"]', "good"), ("good # mine", "good"),
+     ("file; good", "file, good"), ("?", "file, https")],
+)  # fmt: skip
+def test_what_is_no_list_of_schemes_is_refused_with_the_right_line(
+    written: str, right: str, good: None, make_broker: MakeBroker
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_broker(enabled(written))
+    assert_that(str(caught.value), Contains("which is not a scheme"))
+    line = (caught.value.hint or "").rpartition(": ")[2]
+    assert_that(line, Equals(f"enabled_schemes = {right}"))
+    make_broker(f"[imagebroker]\n{line}\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,32 @@ def test_an_image_in_place_of_a_list_is_refused(
     (imagebroker.work / "image").write_bytes(bytes(2 << 20))
     done = imagebroker("download", ref, "x", "--checksum", "image")
     assert_that((done.status, done.stderr.count("too large")), Equals((2, 1)))
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [f"{DIGEST}  disk.raw", f"SHA256 (disk.raw) = {DIGEST}", f"sha512 {LONG}",
+     "sha256-" + base64.b64encode(hashlib.sha256(DATA).digest()).decode()],
+)  # fmt: skip
+def test_the_hint_at_a_copied_line_is_what_to_write(
+    copied: str, ref: str, imagebroker: Inside
+) -> None:
+    done = imagebroker("download", ref, "x", "--checksum", copied, "-f", "json")
+    written = re.search(r"(--checksum \S+:[0-9a-f]+)", done.stderr)
+    assert written is not None, done.stderr
+    assert_that((done.status, "more than a checksum" in done.stderr), Equals((2, True)))
+    done = imagebroker("download", ref, "x", *written[1].split())
+    assert_that(done.status, Equals(0), done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"\n\n", "is empty"), (b"<!DOCTYPE html><p>Sign in</p>\n", "a web page"),
+     (bytes(range(256)), "is not text"), (b"nothing\n", "has no digest for 'disk.raw'")],
+)  # fmt: skip
+def test_what_is_no_list_is_told_from_a_list_without_the_image(
+    content: bytes, reason: str, ref: str, imagebroker: Inside
+) -> None:
+    (imagebroker.work / "SUMS").write_bytes(content)
+    done = imagebroker("download", ref, "x", "--checksum", "SUMS")
+    assert_that((done.status, reason in done.stderr), Equals((6, True)), done.stderr)

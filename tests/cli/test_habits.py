@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from pathlib import Path
 
@@ -261,3 +262,33 @@ class TestUsageErrors:
     def test_as_json(self, argv: tuple[str, ...], imagebroker: Inside) -> None:
         done = imagebroker(*argv)
         assert_that(done.stderr, MatchesRegex(r'\{"id": "usage-error", "class": "UsageError",'))
+
+
+@pytest.mark.parametrize("argv", [("--output=~/x", "REF"), ("REF", "~/x")], ids=" ".join)
+def test_a_home_directory_that_the_shell_has_not_expanded_is_meant(
+    argv: tuple[str, ...], ref: str, imagebroker: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(imagebroker.work))
+    done = imagebroker("download", *(ref if word == "REF" else word for word in argv))
+    assert_that(done.status, Equals(0), done.stderr)
+    assert_that((imagebroker.work / "x").read_bytes(), Equals(DATA))
+    digest = hashlib.sha256(DATA).hexdigest()
+    (imagebroker.work / "SHA256SUMS").write_text(f"{digest}  disk.raw\n")
+    assert_that(imagebroker("download", ref, "y", "--checksum=~/SHA256SUMS").status, Equals(0))
+    assert_that(imagebroker("create", "--file=~/x").status, Equals(0))
+
+
+def test_a_directory_of_that_name_is_meant_where_there_is_one(
+    ref: str, imagebroker: Inside
+) -> None:
+    (imagebroker.work / "~").mkdir()
+    assert_that(imagebroker("download", ref, "~/x").status, Equals(0))
+    assert_that((imagebroker.work / "~" / "x").read_bytes(), Equals(DATA))
+
+
+def test_a_url_to_create_an_image_from_is_to_be_copied(ref: str, imagebroker: Inside) -> None:
+    done = imagebroker("create", "--file", ref)
+    command = re.search(r"hint: imagebroker (.*) NAME\n", done.stderr)
+    assert command is not None, done.stderr
+    assert_that(done.status, Equals(2))
+    assert_that(imagebroker(*command[1].split(), "file").status, Equals(0))

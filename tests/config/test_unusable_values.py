@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, Is, Not
+from testtools.matchers import Contains, Equals, Is, MatchesListwise, Not
 
 import imagebroker
 from imagebroker.cli.main import main
@@ -139,3 +139,33 @@ def test_a_flag_that_can_be_no_limit_is_wrong_usage(
 ) -> None:
     assert_that(main(["download", "file:///x", "x", f"{flag}={value}"]), Equals(2))
     assert_that("Traceback" in capsys.readouterr().err, Is(False))
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (b"\xef\xbb\xbf[imagebroker]\n", "byte order mark", "save it as plain UTF-8"),
+        ("[imagebroker]\n".encode("utf-16"), "not UTF-8", "save it as plain UTF-8"),
+        ("# Schl\u00fcssel\n".encode("latin-1"), "not UTF-8", "save it as plain UTF-8"),
+        (b"[imagebroker]\nretries\n", "No ':' or '='", "lines option = value"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_says_why(
+    content: bytes, what: str, remedy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "imagebroker.conf"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        imagebroker.Broker.from_config(path)
+    assert_that((str(caught.value), caught.value.hint), MatchesListwise(
+        [Contains(what), Contains(remedy)]
+    ))  # fmt: skip
+
+
+def test_a_value_that_is_meant_to_come_from_the_environment_says_that_it_does_not(
+    make_broker: MakeBroker,
+) -> None:
+    for written in ("$HOME/images", "${HOME}"):
+        with pytest.raises(ConfigError) as caught:
+            make_broker(f"[imagebroker]\nenabled_schemes = file\ncache_dir = {written}\n")
+        assert_that(caught.value.hint, Contains("of an environment variable, write the value"))

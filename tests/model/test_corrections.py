@@ -10,7 +10,7 @@ from testtools.matchers import Contains, Equals
 
 from imagebroker.exceptions import InvalidImageRef
 from imagebroker.model.correction import FORMS
-from imagebroker.model.reference import parse
+from imagebroker.model.reference import RefForm, check_form, parse
 
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 
@@ -78,7 +78,10 @@ def test_the_hint_names_the_character_and_how_it_is_written(
         ("http://bücher.example/x", "xn--bcher-kva.example"),
         ("http://faß.example/x", "its DNS name"),
         ("http://[fe80::1%25eth0]/x", "without its zone"),
-        ("http://u:p@h/x", "without a password"),
+        ("http://u:p@h/x", "host[:port], without a password or user"),
+        ("scp://u:p@h/x", "[user@]host[:port], without a password"),
+        ("http://h:0/x", "write the port of the server, or none"),
+        ("https://h\\\\x/y", "write it as host[:port]"),
         ("http://h:/x", "colon after the host"),
         ("http://h..example/x", "single dots"),
         ("http://h:70000/x", "port"),
@@ -96,3 +99,10 @@ def test_where_nothing_is_likely_it_lists_the_forms(written: str) -> None:
 def test_no_secret_of_a_query_is_in_it() -> None:
     said = hint("http:/h/x?X-Amz-Signature=canary")
     assert_that("canary" in said, Equals(False))
+
+
+@pytest.mark.parametrize("written", ["file://~/x.img", "file://./x.img", "file://../x.img"])
+def test_a_file_ref_with_a_path_for_a_host_gets_the_form_of_one(written: str) -> None:
+    with pytest.raises(InvalidImageRef) as caught:
+        check_form(parse(written), RefForm(path=True))
+    assert_that(caught.value.hint, Contains("file:///absolute/path"))

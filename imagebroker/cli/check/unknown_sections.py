@@ -28,7 +28,7 @@ def check(configuration: Configuration) -> Iterator[Problem]:
         if name in names:
             yield from _other_backend(configuration, title, name)
             continue
-        near = similar(title.lower(), known)
+        near = similar(title.strip().lower(), known)
         if near or not _is_file_of_a_service(written):
             yield Problem(
                 WARNING, f"[{title}]", "unknown section: nothing reads it",

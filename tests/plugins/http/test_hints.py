@@ -53,3 +53,17 @@ def test_a_redirect_that_is_refused_says_why_and_what_to_do(
     assert_that(str(error), Contains(what))
     assert_that(error.hint, Contains(hint))
     assert_that("u:p" in str(error), Is(False))
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "hint"),
+    [
+        ("429 Too Many Requests", "Retry-After: 0", "the server limits requests"),
+        ("400 Bad Request", "X: y", "write https:// instead of http://"),
+        ("401 Unauthorized", "WWW-Authenticate: Bearer realm=x", "set token and endpoint"),
+        ("401 Unauthorized", "WWW-Authenticate: Basic realm=x", "set username, password and"),
+        ("401 Unauthorized", "X: y", "set username, password and endpoint"),
+    ],
+)
+def test_the_hint_fits_the_answer(status: str, field: str, hint: str) -> None:
+    assert_that(failure(answer(b"", field, status=status)).hint, Contains(hint))

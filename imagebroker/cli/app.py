@@ -215,6 +215,12 @@ class Application(App):
         return next((path for path in paths if os.path.exists(path)), None)
 
     @property
+    def file_to_write(self) -> str:
+        """Where a person without a config file writes an option; empty for all others."""
+        own = _own_config() if self.config_file is None else None
+        return "" if own is None else str(own)
+
+    @property
     def is_personal(self) -> bool:
         """Whether a person runs the command: with no config file, or with their own, which
         overlays the personal defaults. A file that is named is deny by default.

@@ -83,9 +83,11 @@ class BrokerCommand(Command):
         try:
             return super().run(parsed_args) or self.status
         except ImageBrokerError as error:
-            from imagebroker.cli.own_words import hint_for, text_for
+            from imagebroker.cli.own_words import hint_for, names_section, text_for
 
             error.hint = hint_for(error.hint, vars(parsed_args))
+            if not error.where and names_section(error.hint):
+                error.where = self.application.file_to_write
             if getattr(parsed_args, "ca_file", None):
                 error.args = (text_for(str(error)),)
             raise

@@ -27,6 +27,11 @@ def hint_for(hint: str, options: Collection[str]) -> str:
     return hint
 
 
+def names_section(hint: str) -> bool:
+    """Whether what it says is to be written into a section of the config file."""
+    return re.search(r"\[(?:imagebroker|backend:[^]]+)\]|'s section", hint) is not None
+
+
 def text_for(text: str) -> str:
     """What is said of the files that `--ca-file` names, which stand in no config file then."""
     about_it = re.compile(r"^\[backend:[^]]+\] (?:ca_?file |(?=.*the certificates))")

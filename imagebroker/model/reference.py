@@ -313,7 +313,10 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
                 hint=_without(ref, part),
             )
     if ref.instance is not None and not (form.instance or form.authority):
-        raise InvalidImageRef(f"{ref} names an instance, which {ref.scheme} URLs cannot do")
+        raise InvalidImageRef(
+            f"{ref} names an instance, which {ref.scheme} URLs cannot do",
+            hint=f"remove :{ref.instance} after {ref.scheme}",
+        )
     if form.authority:
         _check_names(ref)
     if form.path:
@@ -341,17 +344,25 @@ def _check_names(ref: ImageRef) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InvalidImageRef(f"{ref}: the {what} is not valid UTF-8") from None
+            raise InvalidImageRef(
+                f"{ref}: the {what} is not valid UTF-8", hint="write UTF-8 in percent-escapes"
+            ) from None
 
 
 def _check_path(ref: ImageRef, form: RefForm) -> None:
     path = ref.path_bytes
     if not form.opaque_path:
         if path.startswith(b"//") or path == b"/":
-            raise InvalidImageRef(f"{ref} does not have the absolute path of a file")
+            raise InvalidImageRef(
+                f"{ref} does not have the absolute path of a file",
+                hint=f"write {ref.scheme}://{'HOST' if form.host else ''}/absolute/path",
+            )
         for byte in b"\0" + form.forbidden:
             if byte in path:
-                raise InvalidImageRef(f"{ref}: the path contains the byte 0x{byte:02x}")
+                raise InvalidImageRef(
+                    f"{ref}: the path contains the byte 0x{byte:02x}",
+                    hint="rename the file: its name has a control character",
+                )
     segments = path.split(b"/")[1:]
     if b"." in segments or b".." in segments or (not form.opaque_path and b"" in segments):
         raise PolicyViolation(

@@ -51,6 +51,8 @@ class PullSecrets:
         """:raises ConfigError: the configured file cannot be used."""
         self._host = host
         self._configured: str | None = host.options.pull_secret_file or None
+        #: A registry, and docker's program that may have the login for it.
+        self._unasked: tuple[str, str] | None = None
         if self._configured:
             _warn_if_open(self._configured)
             self._read(self._configured)
@@ -74,6 +76,12 @@ class PullSecrets:
         if self._configured:
             return f"check the credentials in {self._configured}"
         if self._host.personal:
+            if self._unasked is not None:
+                registry, helper = self._unasked
+                return (
+                    f"the login is kept by docker-credential-{helper}, which is not asked; log in "
+                    f"with: skopeo login {registry}"
+                )
             return "log in with: docker login, podman login or skopeo login"
         return "set pull_secret_file to a file with the credentials for this registry"
 
@@ -114,10 +122,7 @@ class PullSecrets:
         helper = helpers.get(name.registry) if isinstance(helpers, dict) else None
         helper = helper or config.get("credsStore")
         if helper:
-            LOG.info(
-                "the login for %s may be in docker-credential-%s, which is not asked",
-                name.registry, printable(str(helper), 40),
-            )  # fmt: skip
+            self._unasked = name.registry, printable(str(helper), 40)
         return None
 
 
@@ -128,6 +133,8 @@ def _own_files() -> Iterator[str]:
         yield environ["REGISTRY_AUTH_FILE"]
     if environ.get("XDG_RUNTIME_DIR"):
         yield str(Path(environ["XDG_RUNTIME_DIR"], "containers", "auth.json"))
+    else:
+        yield f"/run/containers/{os.getuid()}/auth.json"
     home = own_home()
     if home is not None:
         yield str(Path(home, ".config", "containers", "auth.json"))

@@ -196,7 +196,10 @@ class S3Backend(ImageBackend):
         if ref.query is not None:
             name, _, value = ref.query.partition("=")
             if name != "versionId" or not value or "&" in value:
-                raise InvalidImageRef(f"{ref} has a query other than versionId")
+                raise InvalidImageRef(
+                    f"{ref} has a query other than versionId",
+                    hint="write a signed URL as https://; else, only versionId may follow the ?",
+                )
             where["VersionId"] = value
         return where
 

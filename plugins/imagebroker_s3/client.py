@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from imagebroker.plugin import (
@@ -26,6 +27,11 @@ _NOTHING = {
     "use_fips_endpoint": False, "use_dualstack_endpoint": False, "defaults_mode": "legacy",
     "sigv4a_signing_region_set": None,
 }  # fmt: skip
+#: Entries of a profile whose keys come from elsewhere.
+_HANDED_OUT = (
+    "sso_session", "sso_start_url", "credential_process", "role_arn", "web_identity_token_file",
+    "login_session",
+)  # fmt: skip
 #: Where keys of a person may come from: not from services that botocore would connect to.
 _PERSONAL = frozenset({"env", "shared-credentials-file", "config-file"})
 
@@ -52,6 +58,8 @@ class Server:
         self._session: Any = None
         #: botocore's; None where requests are anonymous.
         self._keys: Any = None
+        #: For a person without keys: what to do.
+        self._where_keys_are = ""
         #: The regions of buckets that are not in that of the options, as the server told them.
         self._regions: dict[str, str] = {}
 
@@ -84,11 +92,16 @@ class Server:
 
         :raises: what the server's error means for `subject`.
         """
-        with translated(subject):
-            answer: dict[str, Any] = getattr(self.client, operation)(
-                **{name: value for name, value in arguments.items() if value is not None}
-            )
-            return answer
+        try:
+            with translated(subject):
+                answer: dict[str, Any] = getattr(self.client, operation)(
+                    **{name: value for name, value in arguments.items() if value is not None}
+                )
+                return answer
+        except NotAuthorized as error:
+            if self._keys is None and self._as_a_person:
+                error.hint = self._where_keys_are
+            raise
 
     def head(self, subject: object, where: Mapping[str, str]) -> dict[str, Any]:
         """What the server says of an object.
@@ -206,6 +219,7 @@ class Server:
         if self._as_a_person:
             resolver.providers = [each for each in resolver.providers if each.METHOD in _PERSONAL]
             found = resolver.load_credentials()
+            self._where_keys_are = _where_keys_are(session)
         else:
             found = self._configured_keys()
         resolver.providers = [Known(found)] if found is not None else []
@@ -235,3 +249,15 @@ class Server:
         with self._lock:
             if self._session is not None:
                 self._session.close()
+
+
+def _where_keys_are(session: Any) -> str:
+    """What a person does whose keys are not read: those that a program or a service hands out."""
+    profile = session.get_config_variable("profile") or "default"
+    entries = session.full_config.get("profiles", {}).get(profile, {})
+    if found := next((name for name in _HANDED_OUT if name in entries), None):
+        return (
+            f"the keys of the AWS profile {profile} come from its {found}; set them with: "
+            f'eval "$(aws configure export-credentials --profile {quote(profile)} --format env)"'
+        )
+    return "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

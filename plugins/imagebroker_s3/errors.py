@@ -10,6 +10,7 @@ from typing import Any
 
 from imagebroker.plugin import (
     BackendError,
+    ConfigError,
     Conflict,
     ImageBrokerError,
     ImageNotFound,
@@ -80,13 +81,28 @@ def translated(subject: object) -> Iterator[None]:
         raise error_of(subject, error.response) from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
         raise NotAuthorized(
-            f"{subject}: there are no keys", hint="set access_key and secret_key"
+            f"{subject}: there are no keys, or only one of two",
+            hint="set access_key and secret_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ) from error
+    except boto.ProfileNotFound as error:
+        raise ConfigError(
+            str(error),
+            hint="set AWS_PROFILE to one of those that this lists: aws configure list-profiles",
+        ) from error
+    except (boto.ConfigParseError, boto.ConfigNotFound, boto.InvalidConfigError) as error:
+        raise ConfigError(str(error), hint="correct that file, or unset AWS_PROFILE") from error
     except boto.ParamValidationError as error:
         raise InvalidImageRef(f"{subject}: {error}", hint="check the bucket and the key") from error
     except ResponseParserError as error:
         raise MalformedAnswer(f"{subject}: the server's answer is not XML of S3") from error
-    except (boto.EndpointProviderError, ValueError) as error:
+    except ValueError as error:
+        if str(error).startswith("Invalid endpoint"):
+            raise ConfigError(
+                printable(str(error), 200),
+                hint="write endpoint_url, or AWS_ENDPOINT_URL, as https://host[:port]",
+            ) from error
+        raise InvalidImageRef(f"{subject}: {error}", hint="check the bucket's name") from error
+    except boto.EndpointProviderError as error:
         raise InvalidImageRef(f"{subject}: {error}", hint="check the bucket's name") from error
 
 

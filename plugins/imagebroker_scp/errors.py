@@ -40,7 +40,8 @@ def translated(subject: object) -> Iterator[None]:
     except StatusError as error:
         if error.code == NO_SUCH_FILE:
             raise ImageNotFound(
-                f"{subject}: no such file on the server", hint="check the path"
+                f"{subject}: no such file on the server",
+                hint="check the path: it begins at /, and ~ stands for itself",
             ) from error
         if error.code == PERMISSION_DENIED:
             raise NotAuthorized(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -144,3 +145,20 @@ def test_every_command_that_talks_to_a_server_has_it(home: Inside) -> None:
                  "cache load"):  # fmt: skip
         helped = home(*verb.split(), "--help").stdout.decode()
         assert_that(helped, Contains("--ca-file FILE"), verb)
+
+
+def test_without_a_config_file_an_error_names_the_one_to_write_an_option_into(
+    home: Inside,
+) -> None:
+    home.config_file = None
+    done = home("download", f"file://{home.folder}/disk.raw", "x", "--checksum", "md5:" + "0" * 32)
+    where = re.search(r"where: (\S+)", done.stderr)
+    option = re.search(r"set (\w+) in (\[\w+\])", done.stderr)
+    assert where is not None, done.stderr
+    assert option is not None, done.stderr
+    assert_that(home("cache", "list").stderr, Contains(where[0]))
+    Path(where[1]).parent.mkdir(parents=True)
+    Path(where[1]).write_text(f"{option[2]}\n{option[1]} = true\n")
+    done = home("download", f"file://{home.folder}/disk.raw", "x", "--checksum",
+                f"md5:{hashlib.md5(DATA).hexdigest()}")  # fmt: skip
+    assert_that(done.status, Equals(0), done.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,41 @@ def test_a_person_has_the_login_of_podman_first(basic_repository: Library, home:
     (home / ".config" / "containers" / "auth.json").write_text(server.pull_secret().read_text())
     made = backend(personal=True, ca_file=str(server.ca_file))
     assert_that(size_of(made, basic_repository.ref("1")), Equals(len(DISK)))
+
+
+@pytest.mark.parametrize("config", [
+    {"credsStore": "desktop"}, {"auths": {"ADDRESS": {}}, "credHelpers": {"ADDRESS": "desktop"}},
+])  # fmt: skip
+@pytest.mark.parametrize("runtime", [True, False])
+def test_a_login_that_a_program_of_docker_keeps_is_named_with_a_way_that_works(
+    config: dict[str, Any], runtime: bool, basic_repository: Library, home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    elif not os.access("/run", os.W_OK):
+        pytest.skip("only root can log in without XDG_RUNTIME_DIR")
+    server = basic_repository.server
+    basic_repository.push_disk("1", DISK)
+    (home / ".docker").mkdir()
+    helper = home / "docker-credential-desktop"  # it has no login, and keeps none
+    helper.write_text("#!/bin/sh\necho credentials not found in native keychain\nexit 1\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    text = json.dumps(config).replace("ADDRESS", server.address)
+    (home / ".docker" / "config.json").write_text(text)
+    ref, ca_file = basic_repository.ref("1"), str(server.ca_file)
+    with pytest.raises(NotAuthorized) as caught:
+        size_of(backend(personal=True, ca_file=ca_file), ref)
+    assert_that(caught.value.hint, Contains("docker-credential-desktop"))
+    command = caught.value.hint.rpartition(": ")[2].split()
+    assert_that(command, Equals(["skopeo", "login", server.address]))
+    login = ["--tls-verify=false", "--username", USER, "--password", PASSWORD]
+    try:
+        subprocess.run([*command, *login], check=True, capture_output=True)
+        assert_that(size_of(backend(personal=True, ca_file=ca_file), ref), Equals(len(DISK)))
+    finally:
+        subprocess.run(["skopeo", "logout", server.address], check=False, capture_output=True)
 
 
 def secrets(tmp_path: Path, config: object) -> PullSecrets:

@@ -10,9 +10,10 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 from imagebroker.exceptions import ConfigError, NotAuthorized, UnsupportedOperation
+from imagebroker.model.reference import in_form, parse
 from imagebroker.plugin import BackendHost, Options
 from imagebroker.policy.addresses import Policy, networks
-from tests.plugins.s3.conftest import Bucket
+from tests.plugins.s3.conftest import Bucket, OtherBucket
 from tests.servers.swift import ACCESS_KEY, SECRET_KEY
 
 pytest.importorskip("boto3")
@@ -80,6 +81,52 @@ def test_a_person_has_the_keys_of_the_environment_or_of_the_profile(
     environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     environment.setenv("AWS_ENDPOINT_URL_S3", bucket.server.url)
     assert_that(findings(backend(personal=True, create_in=bucket.name)), Equals(expected))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "credential_process = /bin/false",
+        "sso_session = office\nsso_account_id = 1\nsso_role_name = r",
+        "role_arn = arn:x",
+    ],
+)
+def test_a_person_whose_keys_a_program_hands_out_is_told_how_to_pass_them_on(
+    entry: str, of_aws: OtherBucket, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".aws").mkdir()
+    office = "[sso-session office]\nsso_start_url = https://x\nsso_region = us-east-1\n"
+    (tmp_path / ".aws" / "config").write_text(f"[profile 'a b']\n{entry}\n{office}")
+    environment.setenv("AWS_PROFILE", "a b")
+    of_aws.client.put_object(Bucket=of_aws.name, Key="disk", Body=b"data")
+    with pytest.raises(NotAuthorized) as caught:
+        made = backend(personal=True, endpoint_url=of_aws.server.url)
+        made.get(None, in_form(parse(of_aws.ref("disk")), S3Backend.ref_form))
+    assert_that(caught.value.hint, Contains(entry.partition(" ")[0]))
+    command = "aws configure export-credentials --profile 'a b' --format env"
+    assert_that(caught.value.hint, Contains(f'eval "$({command})"'))
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "remedy"),
+    [
+        ({"AWS_PROFILE": "nowhere"}, "", "aws configure list-profiles"),
+        ({}, "[default\n", "correct that file"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "", "as https://host[:port]"),
+        ({"AWS_ENDPOINT_URL": "s3.example"}, "", "as https://host[:port]"),
+    ],
+)
+def test_what_is_wrong_with_the_environment_of_a_person_is_no_bug_of_the_plugin(
+    variables: dict[str, str], file: str, remedy: str,
+    environment: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(file)
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        findings(backend(personal=True, create_in="images"))
+    assert_that(caught.value.hint, Contains(remedy))
 
 
 def test_check_says_what_is_wrong(bucket: Bucket) -> None:

@@ -75,8 +75,15 @@ _NEEDED = {"password": {"username": "user_id", "password": ""}, "token": {"token
 def check_complete(options: Options, where: str) -> None:
     """Without a user or a password, Keystone only says which JSON is malformed.
 
-    :raises ConfigError: something is missing.
+    :raises ConfigError: something is missing, or auth_url is not a URL.
     """
+    url = str(options.get("auth_url") or "")
+    if url and not url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{where}: auth_url {redact(url, 200)!r} is not a URL",
+            hint="write it, or OS_AUTH_URL, as https://HOST:5000/v3",
+            option="auth_url",
+        )
     name = str(options.get("auth_type") or "")
     for option, instead in _NEEDED.get(name.removeprefix("v2").removeprefix("v3"), {}).items():
         if not options.get(option) and not options.get(instead):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 from imagebroker.exceptions import ConfigError
 from imagebroker.system.person import own_folder
+from imagebroker.system.spelling import nearest
 
 #: Variables in addition to those of keystoneauth's auth options.
 _VARIABLES = {
@@ -108,9 +110,12 @@ def _from_clouds(name: str, service: str, environ: Mapping[str, str]) -> dict[st
         cloud = {**cloud, **entry, "auth": {**cloud.get("auth", {}), **entry.get("auth", {})}}
     auth = {key.replace("-", "_"): value for key, value in cloud["auth"].items()}
     if not auth:
+        near = nearest(name, map(str, _clouds("clouds", environ, "clouds")))
         raise ConfigError(
             f"no clouds.yaml has the cloud {name!r} (OS_CLOUD)",
-            hint="add it to ./clouds.yaml, ~/.config/openstack/clouds.yaml or"
+            hint=f"export OS_CLOUD={quote(near[0])}, if that is meant"
+            if near
+            else "add it to ./clouds.yaml, ~/.config/openstack/clouds.yaml or"
             " /etc/openstack/clouds.yaml, with its auth_url",
         )
     if profile is not None and "auth_url" not in auth:
@@ -157,6 +162,17 @@ _CHOSEN = {
 
 def _read(base: str, environ: Mapping[str, str], name: str, key: str = "clouds") -> dict[str, Any]:
     """The entry of a cloud in a file; empty if there is none."""
+    entry = _clouds(base, environ, key).get(name)
+    if not isinstance(entry, dict) or not isinstance(entry.get("auth") or {}, dict):
+        return {}
+    return {**entry, "auth": entry.get("auth") or {}}
+
+
+def _clouds(base: str, environ: Mapping[str, str], key: str) -> dict[Any, Any]:
+    """The entries of a file by name; empty if there is no such file.
+
+    :raises ConfigError: it cannot be read.
+    """
     path = _first(base, environ.get(_CHOSEN[base]), environ)
     if path is None:
         return {}
@@ -170,10 +186,7 @@ def _read(base: str, environ: Mapping[str, str], name: str, key: str = "clouds")
             hint="check its permissions and that it is valid YAML",
         ) from None
     clouds = content.get(key) if isinstance(content, dict) else None
-    entry = clouds.get(name) if isinstance(clouds, dict) else None
-    if not isinstance(entry, dict) or not isinstance(entry.get("auth") or {}, dict):
-        return {}
-    return {**entry, "auth": entry.get("auth") or {}}
+    return clouds if isinstance(clouds, dict) else {}
 
 
 def _as_written(yaml: Any) -> Any:

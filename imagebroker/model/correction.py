@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from urllib.parse import quote
 
+from imagebroker.model.reference import DEFAULT_PORTS
 from imagebroker.redaction import redact
 
 FORMS = (
@@ -103,8 +104,15 @@ def _characters(text: str) -> str | None:
         return None
     if any(not each.isprintable() for each in found):
         return "remove the control characters, or write them as %XX"
-    shown = (f"{'a blank' if each == ' ' else each} as {quote(each, safe='')}" for each in found)
-    return f"write {', '.join(list(shown)[:_SHOWN])}"
+    return f"write {_escapes(''.join(found))}"
+
+
+def _escapes(text: str) -> str:
+    """How the characters that must be percent-encoded are written, each once; empty for none."""
+    return ", ".join(
+        f"{'a blank' if each == ' ' else each} as {quote(each, safe='')}"
+        for each in _unescaped(text)[:_SHOWN]
+    )
 
 
 def _unescaped(text: str) -> list[str]:
@@ -126,6 +134,8 @@ def host_correction(authority: str, scheme: str) -> str:
             " or user: username and password stand in the backend's section, with endpoint"
         )  # fmt: skip
         return f"write it as {form}, without a password{rest}"
+    if scheme not in DEFAULT_PORTS and (found := _escapes(authority)):
+        return f"write {found}"
     if not host.isascii():
         return f"write the host in ASCII{_in_ascii(host)}"
     if "%" in host and host.startswith("["):

@@ -329,6 +329,8 @@ def _without(ref: ImageRef, part: str) -> str:
         return "remove it: username and password stand in the backend's section, with endpoint"
     if part == "host" and ref.scheme == "file":
         return "write three slashes before the path: file:///absolute/path"
+    if part == "query":
+        return "remove the query; a signed URL is written as https://"
     return f"remove the {part}"
 
 

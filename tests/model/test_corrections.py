@@ -80,6 +80,8 @@ def test_the_hint_names_the_character_and_how_it_is_written(
         ("http://[fe80::1%25eth0]/x", "without its zone"),
         ("http://u:p@h/x", "host[:port], without a password or user"),
         ("scp://u:p@h/x", "[user@]host[:port], without a password"),
+        ("swift://my images/disk", "write a blank as %20"),
+        ("s3://bücket/disk", "write ü as %C3%BC"),
         ("http://h:0/x", "write the port of the server, or none"),
         ("https://h\\\\x/y", "write it as host[:port]"),
         ("http://h:/x", "colon after the host"),

@@ -267,6 +267,23 @@ def test_a_cloud_that_is_not_there_is_a_matter_of_configuration(tmp_path: Path, 
     assert_that(bool(caught.value.hint), Is(True))
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("vexxhots", "vexxhost"), ("vexx-host", "vexxhost")])
+def test_a_cloud_that_was_misspelt_is_named(tmp_path: Path, typed: str, meant: str) -> None:
+    clouds(tmp_path, "clouds.yaml", f"clouds: {{{meant}: {{auth: {{auth_url: u}}}}, other: {{}}}}")
+    with pytest.raises(ConfigError) as caught:
+        personal({"OS_CLOUD": typed, "XDG_CONFIG_HOME": str(tmp_path)})
+    assert_that(caught.value.hint, Contains(f"export OS_CLOUD={meant},"))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:5000/v3", "keystone.example.org"])
+def test_an_auth_url_without_its_scheme_is_what_is_wrong(url: str) -> None:
+    variables = {"OS_AUTH_URL": url, "OS_USERNAME": "u", "OS_PASSWORD": "p"}
+    with pytest.raises(ConfigError) as caught:
+        GlanceBackend(make_host(**personal(variables)))
+    assert_that(str(caught.value), Contains(f"auth_url '{url}' is not a URL"))
+    assert_that(caught.value.hint, Contains("OS_AUTH_URL, as https://"))
+
+
 def test_a_person_reaches_their_cloud_and_a_service_does_not(
     openstack: OpenStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

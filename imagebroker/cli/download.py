@@ -311,6 +311,8 @@ def _with_better_hint(
             if path == parsed.dest
             else f"name the destination as DEST to overwrite it: {shlex.quote(path)}"
         )
+    elif error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(path) or "."):
+        error.hint = "choose another directory: this one was deleted, or takes no new files"
     elif error.errno == errno.ENOENT and os.path.dirname(path):
         parent = shlex.quote(os.path.dirname(path))
         error.hint = f"create the parent directory first: mkdir -p {parent}"

@@ -80,6 +80,18 @@ def test_a_destination_that_cannot_be_written_ends_with_9(shell: Shell) -> None:
     assert_that(done.stderr, Contains("hint: create the parent directory first"))
 
 
+@pytest.mark.parametrize("dest", ["dest", "/proc/dest"])
+def test_a_directory_that_takes_no_file_is_not_one_to_be_created(dest: str, shell: Shell) -> None:
+    shell.faulty()
+    command = [sys.executable, "-m", "imagebroker", "download", "faulty://host/good", dest]
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir deleted; cd deleted; rmdir ../deleted; exec {shlex.join(command)}"],
+        cwd=shell.work, env=shell.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert_that(done.returncode, Equals(9), done.stderr)
+    assert_that(done.stderr, Contains("hint: choose another directory"))
+
+
 @pytest.mark.promise("nothing-left")
 @pytest.mark.parametrize(
     ("signum", "status", "word"),

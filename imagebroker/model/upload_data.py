@@ -92,7 +92,10 @@ class ImageData:
         found = self._adopt(source)
         if size is not None and found is not None and size != found:
             self.close()
-            raise InvalidImageRef(f"the size is given as {size} bytes, but the data has {found}")
+            raise InvalidImageRef(
+                f"the size is given as {size} bytes, but the data has {found}",
+                hint="give no size, or the right one",
+            )
         self.size = found if size is None else size
         #: Whether the caller wants an empty image.
         self._may_be_empty = size == 0
@@ -113,7 +116,7 @@ class ImageData:
                 self._file, self._owned = open(source, "rb"), True  # noqa: SIM115 - close() does
             except OSError as error:
                 raise InvalidImageRef(
-                    f"cannot read {os.fspath(source)!r}: {error.strerror}"
+                    f"cannot read {os.fspath(source)!r}: {error.strerror}", hint="check the path"
                 ) from error
             return self._measure()
         if inputs.can_be_read(source):
@@ -210,7 +213,10 @@ class ImageData:
             raise self._fail(*_EMPTY)
         if self.size is not None and self.sent != self.size:
             more = "more" if self.sent > self.size else f"only {self.sent}"
-            raise self._fail(f"the data should have {self.size} bytes, but its source has {more}")
+            raise self._fail(
+                f"the data should have {self.size} bytes, but its source has {more}",
+                "check that the source is complete, and the size, if one was given",
+            )
         self._ended = True
 
     def _checked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -181,7 +181,9 @@ def _text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidImageRef(f"filter {name}: {value!r} is not valid text") from None
+        raise InvalidImageRef(
+            f"filter {name}: {value!r} is not valid text", hint="write it in UTF-8"
+        ) from None
     return value
 
 

@@ -226,7 +226,7 @@ def _text(what: str, value: Any) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidImageRef(
-            f"{what} {value!r} is not valid text", hint="remove the lone surrogate from it"
+            f"{what} {value!r} is not valid text", hint="write it in UTF-8"
         ) from None
     return value
 

@@ -17,7 +17,7 @@ from imagebroker.cli.commands import COMMANDS
 from imagebroker.cli.console import Console
 from imagebroker.cli.parsers import actions, described
 from imagebroker.system.spelling import nearest
-from tests.cli.conftest import Inside
+from tests.cli.conftest import Inside, Shell
 
 DATA = bytes(range(256)) * 40
 
@@ -292,3 +292,25 @@ def test_a_url_to_create_an_image_from_is_to_be_copied(ref: str, imagebroker: In
     assert command is not None, done.stderr
     assert_that(done.status, Equals(2))
     assert_that(imagebroker(*command[1].split(), "file").status, Equals(0))
+
+
+@pytest.mark.parametrize(
+    ("argv", "data", "hint"),
+    [
+        (("--file", "x", "--size", "5"), b"", "no size, or the right one"),
+        (
+            ("--file", "-", "--size", "10", "--name", "y"),
+            b"abc",
+            "check that the source is complete",
+        ),
+        (("--file", "x", "--id", "abc"), b"", "write one such as"),
+        (("--file", "x", "--name", "\udcff"), b"", "write it in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_an_upload_has_a_remedy(
+    argv: tuple[str, ...], data: bytes, hint: str, shell: Shell
+) -> None:
+    (shell.work / "x").write_bytes(DATA)
+    done = shell.run("create", *argv, data=data)
+    assert_that(done.status, Not(Equals(0)))
+    assert_that(done.stderr, Contains(hint))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagebroker.plugin import (
+    BackendError,
     BackendHost,
     ConfigError,
     MalformedAnswer,
@@ -21,6 +22,7 @@ from imagebroker.plugin import (
 from imagebroker_swift.errors import error_of
 from imagebroker_swift.options import V1
 
+_ADDRESS = "set auth_url to the address of the login, such as https://HOST/auth/v1.0"
 _TOKEN = re.compile(r"[!-~]{1,16384}")
 
 
@@ -115,12 +117,15 @@ class V1Login(Login):
                 hint="check username and password",
             )
         if not 200 <= head.status < 300:
-            raise error_of(f"the login at {place.url}", head, body)
+            error = error_of(f"the login at {place.url}", head, body)
+            if head.status < 400 or error.retryable:
+                raise error
+            raise BackendError(str(error), hint=_ADDRESS, retryable=False)
         token, url = head.get("x-auth-token"), head.get("x-storage-url")
         if not token or not _TOKEN.fullmatch(token) or not url:
             raise MalformedAnswer(
                 f"{place.url}: the answer has no token and account of Swift",
-                hint="set auth_url to the address of the login, such as https://HOST/auth/v1.0",
+                hint=_ADDRESS,
                 retryable=False,
             )
         self._host.conceal(token)

@@ -12,7 +12,12 @@ from oslo_context.context import RequestContext
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Not
 
-from imagebroker.exceptions import ConfigError, NotAuthorized, UnsupportedOperation
+from imagebroker.exceptions import (
+    BackendError,
+    ConfigError,
+    NotAuthorized,
+    UnsupportedOperation,
+)
 from imagebroker.plugin import BackendHost, Image, ImageQuery, Options
 from imagebroker.policy.addresses import Policy, networks
 from tests.plugins.swift.conftest import Container
@@ -49,6 +54,17 @@ def test_check_says_what_is_wrong(container: Container) -> None:
     url = f"{container.server.url}/healthcheck"
     with pytest.raises(Exception, match="no token and account"):
         findings(backend(**{**options, "auth_url": url}))
+
+
+@pytest.mark.parametrize("path", ["/auth/v9.9", "/nowhere/auth"])
+def test_a_login_at_the_wrong_address_is_told_where_it_belongs(
+    path: str, container: Container
+) -> None:
+    options = container.server.swift_options(create_in=container.name)
+    with pytest.raises(BackendError) as caught:
+        findings(backend(**{**options, "auth_url": f"{container.server.url}{path}"}))
+    assert_that(caught.value.hint, Contains("set auth_url to the address of the login"))
+    assert_that(caught.value.retryable, Equals(False))
 
 
 def test_a_token_that_has_expired_is_renewed_once(container: Container, tmp_path: Path) -> None:

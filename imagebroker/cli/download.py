@@ -173,6 +173,8 @@ class Download(ShowCommand):
                 raise
             except ChecksumMismatch as error:
                 error.args = (_named(str(error), parsed_args.checksum_origin),)
+                if parsed_args.decompress is not None:
+                    error.hint += "; with --decompress, it is the digest of the compressed file"
                 raise
         if parsed_args.dest == _STDOUT:
             flush_output()  # before success is reported

@@ -238,7 +238,8 @@ class Unpacker:
             return None
         raise CompressionError(
             f"{self._ref} is not {self._wanted} data",
-            hint="pass 'auto' to decompress only what is compressed",
+            hint="pass --decompress=auto (in Python, decompress='auto') to decompress only what is "
+            "compressed",
         )
 
     def _check_not_foreign(self, begin: bytes) -> None:

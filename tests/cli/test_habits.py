@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
+import lzma
 import re
 from pathlib import Path
 
@@ -314,3 +316,19 @@ def test_what_is_wrong_with_an_upload_has_a_remedy(
     done = shell.run("create", *argv, data=data)
     assert_that(done.status, Not(Equals(0)))
     assert_that(done.stderr, Contains(hint))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "xz"])
+def test_a_hint_about_decompression_is_for_the_command(
+    kind: str, ref: str, imagebroker: Inside
+) -> None:
+    done = imagebroker("download", ref, "x", f"--decompress={kind}")
+    option = re.search(r"hint: pass (--decompress=\S+)", done.stderr)
+    assert option is not None, done.stderr
+    assert_that(imagebroker("download", ref, "x", option[1]).status, Equals(0))
+    compress = {"gzip": gzip.compress, "xz": lzma.compress}[kind]
+    (imagebroker.folder / "disk.packed").write_bytes(compress(DATA))
+    packed, digest = f"file://{imagebroker.folder}/disk.packed", hashlib.sha256(DATA).hexdigest()
+    done = imagebroker("download", packed, "y", "--decompress", "--checksum", digest)
+    assert_that(done.status, Equals(6))
+    assert_that(done.stderr, Contains("it is the digest of the compressed file"))

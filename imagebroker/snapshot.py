@@ -19,8 +19,7 @@ from imagebroker.model.reference import ImageRef
 from imagebroker.registry import Registry
 from imagebroker.routing import Routes
 from imagebroker.system.forks import Process
-from imagebroker.telemetry.calls import Call as Recorded
-from imagebroker.telemetry.calls import Telemetry
+from imagebroker.telemetry.calls import RecordedCall, Telemetry
 from imagebroker.transfer.layers.flights import Flights, FlightsInMemory, FlightsOnDisk
 from imagebroker.transfer.limits import Watch
 from imagebroker.verify.checks import format_policy
@@ -137,7 +136,7 @@ class Call:
     @contextmanager
     def recorded(
         self, verb: str, backend: Boundary, ref: ImageRef, watch: Watch
-    ) -> Iterator[Recorded]:
+    ) -> Iterator[RecordedCall]:
         """A transfer in the log, the metrics and spans, with what was moved."""
         with self.record(verb, backend.title, ref) as call:
             try:
@@ -147,7 +146,7 @@ class Call:
 
     def record(
         self, verb: str, backend: str, ref: ImageRef | str = ""
-    ) -> AbstractContextManager[Recorded]:
+    ) -> AbstractContextManager[RecordedCall]:
         """A call of a backend in the log, the metrics and spans."""
         self._recorded = True
         return self.telemetry.call(verb, backend, ref)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from imagebroker.exceptions import ConfigError, DestinationError
 
 if TYPE_CHECKING:
-    from imagebroker.telemetry.calls import Call
+    from imagebroker.telemetry.calls import RecordedCall
 
 _SUCCESS = "imagebroker_run_success_timestamp_seconds"
 
@@ -48,7 +48,7 @@ class MetricsFile:
         self._bytes: dict[str, int] = {}
         self._retries = 0
 
-    def ended(self, call: Call, error: BaseException | None) -> None:
+    def ended(self, call: RecordedCall, error: BaseException | None) -> None:
         """Count a call of a verb that has ended."""
         self._bytes[call.backend] = self._bytes.get(call.backend, 0) + call.bytes
         self._retries += call.retries

@@ -17,7 +17,7 @@ from imagebroker.telemetry import log, recorders
 T = TypeVar("T")
 
 
-class Call:
+class RecordedCall:
     """One call of a verb, until its `end`."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Call:
 
 
 #: Called with a call that has ended, and the exception that ended it.
-Ended = Callable[[Call, BaseException | None], None]
+Ended = Callable[[RecordedCall, BaseException | None], None]
 
 
 class Telemetry:
@@ -59,9 +59,9 @@ class Telemetry:
         self._metrics, self._tracing = metrics, tracing
         self._ends = (log.ended, *others)
 
-    def begin(self, verb: str, backend: str, ref: object = "") -> Call:
+    def begin(self, verb: str, backend: str, ref: object = "") -> RecordedCall:
         """Begin a call of `verb` at a backend (`NAME:INSTANCE`); any thread can end it."""
-        call = Call(verb, backend, ref, self._ends)
+        call = RecordedCall(verb, backend, ref, self._ends)
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
         if self._tracing and (spans := recorders.spans()) is not None:
@@ -69,9 +69,9 @@ class Telemetry:
         return call
 
     @contextmanager
-    def call(self, verb: str, backend: str, ref: object = "") -> Iterator[Call]:
+    def call(self, verb: str, backend: str, ref: object = "") -> Iterator[RecordedCall]:
         """The same for a block; its exceptions are recorded, and its span is the current one."""
-        call = Call(verb, backend, ref, self._ends)
+        call = RecordedCall(verb, backend, ref, self._ends)
         current: AbstractContextManager[Any] = nullcontext()
         if self._metrics and (metrics := recorders.metrics()) is not None:
             call.ends.append(metrics.ended)
@@ -99,7 +99,7 @@ class Telemetry:
         return _recorded(found, call)
 
 
-def _recorded(found: Iterator[T], call: Call) -> Iterator[T]:
+def _recorded(found: Iterator[T], call: RecordedCall) -> Iterator[T]:
     try:
         yield from found
     except GeneratorExit:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imagebroker.redaction import redact, shown_error
 
 if TYPE_CHECKING:
-    from imagebroker.telemetry.calls import Call
+    from imagebroker.telemetry.calls import RecordedCall
 
 LOG = logging.getLogger("imagebroker.calls")
 
@@ -16,7 +16,7 @@ LOG = logging.getLogger("imagebroker.calls")
 _LOOKING = frozenset({"get", "get_all", "open"})
 
 
-def ended(call: Call, error: BaseException | None) -> None:
+def ended(call: RecordedCall, error: BaseException | None) -> None:
     """Say what was asked of whom, what it took, and how it ended."""
     level = logging.DEBUG if call.verb in _LOOKING and error is None else logging.INFO
     if not LOG.isEnabledFor(level):

@@ -16,7 +16,7 @@ from imagebroker._version import VERSION
 from imagebroker.redaction import shown_error
 
 if TYPE_CHECKING:
-    from imagebroker.telemetry.calls import Call
+    from imagebroker.telemetry.calls import RecordedCall
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class _Metrics:
             "imagebroker_retries", "Attempts that failed and were repeated", labels
         )
 
-    def ended(self, call: Call, error: BaseException | None) -> None:
+    def ended(self, call: RecordedCall, error: BaseException | None) -> None:
         """Count a call that has ended."""
         outcome = "ok" if error is None else type(error).__name__
         calls, seconds, moved, retries = self._of(call.verb, call.backend, outcome)
@@ -80,13 +80,13 @@ class _Spans:
 
     def begin(
         self, verb: str, backend: str
-    ) -> tuple[Any, Callable[[Call, BaseException | None], None]]:
+    ) -> tuple[Any, Callable[[RecordedCall, BaseException | None], None]]:
         span = self._tracer.start_span(
             f"imagebroker.{verb}",
             attributes={"imagebroker.verb": verb, "imagebroker.backend": backend},
         )
 
-        def end(call: Call, error: BaseException | None) -> None:
+        def end(call: RecordedCall, error: BaseException | None) -> None:
             span.set_attribute("imagebroker.bytes", call.bytes)
             span.set_attribute("imagebroker.retries", call.retries)
             if error is not None:

@@ -20,7 +20,7 @@ from imagebroker.transfer.fetch.versions import Joining
 from imagebroker.transfer.reader import ImageReader
 
 if TYPE_CHECKING:
-    from imagebroker.telemetry.calls import Call as Recorded
+    from imagebroker.telemetry.calls import RecordedCall
     from imagebroker.transfer.layers.cache import Cache, Cached
     from imagebroker.transfer.layers.cached import CacheLayer
     from imagebroker.transfer.layers.swarm import SwarmLayer
@@ -118,7 +118,7 @@ def load(call: Call, request: Request, cache: Cache) -> Cached:
 
 
 def _loaded(
-    request: Request, layer: CacheLayer, log: Recorded, swarm: SwarmLayer | None = None
+    request: Request, layer: CacheLayer, log: RecordedCall, swarm: SwarmLayer | None = None
 ) -> Cached:
     wanted = request.transfer() if swarm is None else swarm.around(request.transfer())
     # What is cached under a version must all be of that version.

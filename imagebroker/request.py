@@ -131,7 +131,7 @@ class Request:
         return Transfer(candidates, demands, self.watch, tuning, decompress, formats)
 
     def _locations(self, demands: Demands) -> tuple[list[Candidate], Image | None]:
-        """Those that may be read directly, and the record, where there are any."""
+        """The locations to read directly, and the record; none if nothing could prove them."""
         schemes = self._call.core.direct_url_schemes
         record = self.backend.get(
             self._context, self.ref, include_locations=True, show_deleted=False

@@ -33,7 +33,7 @@ def names_section(hint: str) -> bool:
 
 
 def text_for(text: str) -> str:
-    """What is said of the files that `--ca-file` names, which stand in no config file then."""
+    """An error about a file of `--ca-file`, which is in no config file, in words of the command."""
     about_it = re.compile(r"^\[backend:[^]]+\] (?:ca_?file |(?=.*the certificates))")
     return about_it.sub("--ca-file: ", text)
 

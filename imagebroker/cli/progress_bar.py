@@ -94,7 +94,7 @@ class OneLine(rich.Progress):
 
 
 def _columns(width: int) -> list[rich.ProgressColumn]:
-    """Those for which there is room, each as a whole: the most important ones first."""
+    """The columns for which there is room, each as a whole: the most important ones first."""
     left = width - _SIZES
     title = min(left - 1, _SHORTEST_TITLE)
     left -= title + 1

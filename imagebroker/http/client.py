@@ -105,7 +105,7 @@ class Credentials(abc.ABC):
 
     @abc.abstractmethod
     def headers(self) -> Mapping[str, str]:
-        """Those to send now."""
+        """The headers to send now."""
 
     @abc.abstractmethod
     def renew(self, refused: Mapping[str, str]) -> bool:

@@ -22,7 +22,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@-]{0,127}")
 
 
 class RequestIds:
-    """Those of one call."""
+    """The request ids of one call."""
 
     def __init__(self) -> None:
         self._around = _CALL.get()

@@ -151,7 +151,8 @@ def import_image(
 
 
 def _upload_formats(call: Call, check_format: bool) -> FormatPolicy | None:
-    """Whatever a call stores unchecked: who downloads it is protected by the check there."""
+    """The formats that may be stored. Each caller can turn this check off: it is repeated in each
+    download."""
     formats = call.snapshot.formats if check_format else None
     return None if formats is None else replace(formats, optional=True)
 

@@ -70,7 +70,7 @@ def _is_name(value: object, names: set[str]) -> bool:
 
 
 def _digests(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Those of an object, and of objects in it that name nothing: `annotations`, `checksums`."""
+    """The digests of an object, and of nameless objects in it: `annotations`, `checksums`."""
     said = next((v for k, v in value.items() if _plain(k) in _ALGORITHM), None)
     for key, each in value.items():
         name = _plain(key)

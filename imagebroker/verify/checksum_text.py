@@ -55,7 +55,7 @@ def plain_text(text: bytes) -> bytes:
 
 
 def _line_of(record: bytes) -> bytes:
-    """What coreutils writes without `--zero`: a line feed in a name is escaped."""
+    """A record as coreutils writes it without `--zero`: a line feed in a name is escaped."""
     if b"\n" not in record:
         return record
     return b"\\" + record.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")

@@ -102,7 +102,7 @@ class Destination(abc.ABC):
 
     @abc.abstractmethod
     def parts(self, upload_id: str) -> Mapping[int, Part] | None:
-        """Those that the server has, by number; None if it knows no such upload."""
+        """The parts that the server has, by number; None if it knows no such upload."""
 
     @abc.abstractmethod
     def put_part(self, upload_id: str, part: Part, body: bytes) -> Part:

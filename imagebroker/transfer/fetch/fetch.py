@@ -136,7 +136,7 @@ class Fetch:
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """Those that were not given up."""
+        """The candidates that were not given up."""
         return self._candidates
 
     @property

@@ -277,7 +277,7 @@ class RangeScheduler:
         return int(max(least, min(self._tuning.largest_range, usual, fair)))
 
     def _take_over(self, source: RangeSource, now: float) -> Range | None:
-        """What another read would need longer for, so that both end together."""
+        """A part of a slower read for `source`: both end together then. None if there is none."""
 
         for each in self._reads:
             quiet = max(self._tuning.quiet, 20 * each.source.latency)

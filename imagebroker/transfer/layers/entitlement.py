@@ -196,7 +196,7 @@ def _parts(noted: str) -> tuple[str, str, str]:
 
 
 def caller_of(context: Context, backend: Boundary) -> str:
-    """Who calls, for `Entitlement`. Without a context that is one person, who runs the command
+    """The caller, for `Entitlement`. Without a context that is one person, who runs the command
     without a config file; a service may call so on behalf of anybody."""
     if context is None:
         return "person" if backend.host.personal else ""

@@ -48,7 +48,7 @@ class Flights(Protocol):
 
 
 class FlightsOnDisk:
-    """Those of all processes of this user that have the same `state_dir`."""
+    """The flights of all processes of this user with the same `state_dir`."""
 
     def __init__(self, path: Path, *, configured: bool = True) -> None:
         self._path, self._configured = path, configured
@@ -105,7 +105,7 @@ class FlightsOnDisk:
 
 
 class FlightsInMemory:
-    """Those of the calls of one broker."""
+    """The flights of the calls of one broker."""
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}

@@ -111,7 +111,7 @@ class Presence(Protocol):
         """
 
     def refuse_other(self) -> None:
-        """What is there is not the image. :raises DestinationError: it must not be replaced."""
+        """Called if another file is there. :raises DestinationError: it must not be replaced."""
 
     def note(self, image: Image, evidence: Mapping[str, Any]) -> None:
         """The image is about to be put in place."""

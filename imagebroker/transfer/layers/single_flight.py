@@ -210,7 +210,7 @@ class SingleFlight:
         return True
 
     def _checksums(self, image: Image) -> tuple[Checksum, ...]:
-        """Those that the transfer of `image` will be held to."""
+        """The checksums that the bytes of `image` must have."""
         demands = self._demands
         return required_checksums(
             demands.record or image, demands.checksums, require=False,

@@ -244,7 +244,7 @@ class Converting(Destination):
 
 
 class ConvertedPresence:
-    """What is at the destination counts if it is the disk of the image, or the image, and plain."""
+    """Up to date is a destination with the disk of the image, or the image itself, if plain."""
 
     def __init__(self, image: Presence, disk: Presence) -> None:
         self._image, self._disk = image, disk

@@ -151,7 +151,7 @@ class PartFile:
             raise self._exists()
 
     def refuse_other(self) -> None:
-        """What is there is not the image. :raises DestinationError: it must not be replaced."""
+        """Called if another file is there. :raises DestinationError: it must not be replaced."""
         if self._overwrite is None and self._there() is not None:
             raise self._exists(", and nothing shows that it is this image")
 

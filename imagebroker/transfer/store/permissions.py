@@ -31,13 +31,13 @@ class Permissions(NamedTuple):
 
     @classmethod
     def like(cls, directory: int, name: bytes, found: os.stat_result) -> Permissions:
-        """Those of the file `found` at `name`."""
+        """The permissions of the file `found` at `name`."""
         acl = _acl(b"/proc/self/fd/%d/%s" % (directory, name), _ACCESS)
         return cls(stat.S_IMODE(found.st_mode) & 0o777, acl, inherits=False)
 
     @classmethod
     def usual(cls, directory: int) -> Permissions:
-        """Those of a new file that open(2) creates there with the mode 0666."""
+        """The permissions of a new file that open(2) creates there with the mode 0666."""
         default = _acl(directory, _DEFAULT)
         # Where there is a default ACL, the kernel does not look at the umask (acl(5)).
         return cls(0o666 & ~umask() if default is None else 0o666 & _mode(default))

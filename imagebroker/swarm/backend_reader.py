@@ -17,6 +17,7 @@ from imagebroker.redaction import redact
 from imagebroker.swarm import wire
 from imagebroker.swarm.spool import Spool
 from imagebroker.system.exhaustion import start as start_thread
+from imagebroker.system.exhaustion import started
 from imagebroker.system.forks import Thread
 
 LOG = logging.getLogger(__name__)
@@ -67,14 +68,16 @@ class BackendReader:
         self._closed = False
         #: Bytes for proofs are read beside the share where the backend takes several requests.
         self._beside = min(own.parallel_reads - 1, _PROOFS)
-        works = [self._work, *[self._answer] * self._beside]
-        self._threads = [Thread(target=work, name="imagebroker-swarm-share") for work in works]
+        #: Threads that read them: none waits, because all that wait are woken for every block.
+        self._answering = 0
+        self._threads: list[Thread] = []
 
     def begin(self, first: int, stop: int) -> None:
         """With these chunks, before anybody has said anything."""
         self._runs.append(_Run(0, first, stop))
-        for thread in self._threads:
-            start_thread(thread)
+        thread = Thread(target=self._work, name="imagebroker-swarm-share")
+        self._threads.append(thread)
+        start_thread(thread)
 
     # -- what the second process says ------------------------------------------------------------
 
@@ -92,6 +95,7 @@ class BackendReader:
                     self._runs.clear()
                 case "places":
                     self._places.append(message)
+                    self._look_up_beside()
                 case _:
                     return
             self._spool.changed.notify_all()
@@ -130,12 +134,19 @@ class BackendReader:
         """Somebody waits for bytes, and no other thread reads them."""
         return bool(self._places) and not self._beside
 
+    def _look_up_beside(self) -> None:
+        if self._answering < self._beside:
+            thread = started(self._answer, "imagebroker-swarm-proofs")
+            if thread is not None:
+                self._answering += 1
+                self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+
     def _answer(self) -> None:
+        """Until nobody waits for bytes."""
         while True:
             with self._spool.changed:
-                while not (self._places or self._closed):
-                    self._spool.changed.wait(_MOMENT)
-                if self._closed:
+                if self._closed or not self._places:
+                    self._answering -= 1
                     return
                 asked = self._places.popleft()
             self._look_up(asked)

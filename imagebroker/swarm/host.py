@@ -97,6 +97,8 @@ class Host:
                     self._exchange.read(index)
                 case "idle":
                     self._picker.ended(message["n"])
+                case "left":
+                    self._picker.stop()
                 case "wrong":
                     self._exchange.wrong(wire.whole(message, "i", self._start.layout.count))
                 case "confirmed":

@@ -19,8 +19,9 @@ class Peers:
         self._near: tuple[str, ...] | None = None
         #: Hears who has gone.
         self.on_removed: Callable[[Peer], None] = lambda peer: None
-        #: Certificates of hosts that have lied, or could not prove anything.
+        #: Certificates of hosts that have lied, or could not prove anything, and their ids.
         self._banned: set[str] = set()
+        self._banned_ids: set[str] = set()
 
     def __iter__(self) -> Iterator[Peer]:
         """Those that are here now, whatever is done with them meanwhile."""
@@ -80,12 +81,16 @@ class Peers:
     def is_banned(self, fingerprint: str) -> bool:
         return fingerprint in self._banned
 
+    def is_banned_id(self, host: str) -> bool:
+        return host in self._banned_ids
+
     def ban(self, peer: Peer, why: str) -> None:
         """It gets nothing any more, and nothing it said counts."""
         local = self._local
         if peer.fingerprint not in self._banned:
             local.left_out(peer.title, why)
         self._banned.add(peer.fingerprint)
+        self._banned_ids.add(peer.id)
         for index in local.chunks.announced_by(peer.id):
             local.torrents.remove(index)
             local.chunks.forget(index)

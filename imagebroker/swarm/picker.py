@@ -31,6 +31,7 @@ class ChunkPicker:
         self._reading: tuple[int, int] | None = (local.start.opening, layout.count)
         #: Of the run that was ordered last.
         self._number = 0
+        self._is_over = False
         self.taken: set[int] = set()
         self.claims = Claims(local.clock)
         self._assignment = Assignment([local.id], local.start.topic)
@@ -43,9 +44,13 @@ class ChunkPicker:
             return
         self._reading = None
 
+    def stop(self) -> None:
+        """It reads nothing any more: what it says to read, nobody else reads."""
+        self._reading, self._is_over = None, True
+
     def decide(self) -> None:
         """Whether this host reads from the backend now, and what."""
-        if self._reading is not None:
+        if self._reading is not None or self._is_over:
             return
         local = self._local
         unread = [i for i in local.chunks.unread() if i not in self.taken]
@@ -92,6 +97,8 @@ class ChunkPicker:
         done, by = wire.whole(message, "done", 1 << 63), wire.text(message, "by")
         if by == self._local.id or not (peer.proven or by == peer.id):
             return
+        if self._peers.is_banned_id(by):
+            return  # whoever passes that on
         whole = done >= self._local.start.layout.length(index)
         if not self.claims.heard(index, by, done, whole=whole):
             return

@@ -88,6 +88,11 @@ class SwarmSource(ImageSource):
         with suppress(OSError):
             self._child.send({"t": "idle", "n": -1})
 
+    @property
+    def is_repairable(self) -> bool:
+        """Some of it came from others: the rest is read from the backend once more, at most."""
+        return bool(self._announcers)
+
     def repaired(self, own: OpenedSource, digest: tuple[str, str]) -> RepairedSource:
         """The same bytes once more, those of other hosts held to the backend; after `close`."""
 
@@ -140,3 +145,4 @@ class SwarmSource(ImageSource):
             self._why = self._why or why
             self._spool.changed.notify_all()
         self._reading.close()
+        self._child.send({"t": "left"})

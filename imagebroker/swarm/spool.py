@@ -15,6 +15,10 @@ from imagebroker.swarm.plan import Layout
 from imagebroker.system.files import try_lock
 from imagebroker.system.forks import Condition
 
+#: Bytes after which whoever waits for more is woken: each time costs as much as the bytes do. Who
+#: looks by itself sees those that are there.
+_STEP = 256 * 1024
+
 
 class Spool:
     """`own-N` grows while it is read here; `N/NAME` is whole. `changed` guards all of it."""
@@ -97,16 +101,20 @@ class Spool:
 
         :raises OSError: there is no room.
         """
+        with self.changed:
+            before = self._read[index]
         while data:
             written = os.write(fd, data)
             data = data[written:]
             with self.changed:
                 self._read[index] += written
         with self.changed:
-            whole = self._read[index] == self.layout.length(index)
+            there = self._read[index]
+            whole = there == self.layout.length(index)
             if whole:
                 self._whole.add(index)
-            self.changed.notify_all()
+            if whole or there // _STEP != before // _STEP:
+                self.changed.notify_all()
         return whole
 
     def release(self, index: int) -> None:

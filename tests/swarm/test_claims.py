@@ -33,6 +33,7 @@ class Connected(list[Any]):
     """Peers that may go."""
 
     on_removed: Any = None
+    is_banned_id: Any = None
 
 
 def test_a_claim_is_passed_on_once_and_again_when_it_is_repeated_later() -> None:
@@ -53,22 +54,75 @@ def test_who_has_less_of_a_chunk_is_not_heard() -> None:
     assert_that(claims.standing(), Equals({3: (50, "c")}))
 
 
+class Scene:
+    """A picker with four peers, and what these are sent."""
+
+    def __init__(self) -> None:
+        from imagebroker.swarm.picker import ChunkPicker
+
+        self.banned: set[str] = set()
+        self.peers = [
+            SimpleNamespace(
+                id=f"host-{n:08x}", short_id=f"{n:08x}", sent=[], proven=True, stalled=0
+            )
+            for n in range(4)
+        ]
+        for each in self.peers:
+            each.send = each.sent.append
+        connected = Connected(self.peers)
+        connected.is_banned_id = self.banned.__contains__
+        ordered: list[Any] = []
+        self.ordered = ordered
+        local = SimpleNamespace(
+            start=SimpleNamespace(topic="image", opening=0, layout=Layout(64 << 20)), id="own",
+            clock=Clock(), trace=lambda text: None, parent=SimpleNamespace(send=ordered.append),
+            chunks=SimpleNamespace(
+                has=lambda index: False, grown=lambda index: 0, unread=lambda: list(range(64))
+            ),
+        )  # fmt: skip
+        self.local = local
+        self.picker = ChunkPicker(cast(Any, local), cast(Any, connected))
+
+    def claim(self, by: int, told: str = "") -> dict[str, Any]:
+        """One that the first peer sends."""
+        message = {"t": "claim", "i": 9, "by": self.peers[by].id, "done": 5, "told": told}
+        self.picker.heard(cast(Any, self.peers[0]), message)
+        return message
+
+    @property
+    def sent(self) -> list[Any]:
+        return [each.sent for each in self.peers]
+
+
 @needs_libtorrent
 def test_a_claim_is_passed_on_to_those_that_have_not_heard_it_from_the_reader() -> None:
-    from imagebroker.swarm.picker import ChunkPicker
+    scene = Scene()
+    claim = scene.claim(0, told=scene.peers[1].short_id)
+    assert_that(scene.sent, Equals([[], [], [claim], [claim]]))
 
-    peers = [SimpleNamespace(id=f"host-{n:08x}", short_id=f"{n:08x}", sent=[]) for n in range(4)]
-    for each in peers:
-        each.send = each.sent.append
-        each.proven, each.stalled = True, 0
-    local = SimpleNamespace(
-        start=SimpleNamespace(topic="image", opening=0, layout=Layout(64 << 20)), id="own",
-        clock=Clock(), chunks=SimpleNamespace(has=lambda index: False, grown=lambda index: 0),
-    )  # fmt: skip
-    picker = ChunkPicker(cast(Any, local), cast(Any, Connected(peers)))
-    claim = {"t": "claim", "i": 9, "by": peers[0].id, "done": 5, "told": peers[1].short_id}
-    picker.heard(cast(Any, peers[0]), claim)
-    assert_that([each.sent for each in peers], Equals([[], [], [claim], [claim]]))
+
+@needs_libtorrent
+def test_what_a_host_says_that_was_left_out_is_not_heard_from_others_either() -> None:
+    scene = Scene()
+    scene.banned.add(scene.peers[3].id)
+    scene.claim(3)
+    assert_that(scene.sent, Equals([[], [], [], []]))
+    assert_that(scene.picker.claims.standing(), Equals({}))
+
+
+@needs_libtorrent
+def test_a_host_that_has_left_the_swarm_claims_nothing() -> None:
+    scene = Scene()
+    scene.picker.ended(0)
+    for now in range(20):
+        scene.local.clock.now = float(now)
+        scene.picker.decide()
+    assert_that([each["t"] for each in scene.ordered], Equals(["read"]))
+    scene.picker.ended(1)
+    scene.picker.stop()
+    scene.picker.decide()
+    assert_that([each["t"] for each in scene.ordered], Equals(["read"]))
+    assert_that(scene.picker.is_reading, Equals(False))
 
 
 def test_a_claim_of_a_host_that_is_silent_or_gone_is_void() -> None:

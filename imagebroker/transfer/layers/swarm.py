@@ -92,10 +92,12 @@ class SwarmLayer:
     def _repair(self, first: int, left: float, waiting: Waiting) -> OpenedSource:
         """The bytes from the swarm, repaired, after the digest has shown that some are wrong.
 
-        :raises HandedOver: nothing did, or not all.
+        :raises HandedOver: nothing did.
         """
         running, own = self._running, self._own
-        if running is None or own is None or not running.source.complete or self._digest is None:
+        if running is None or own is None or self._digest is None:
+            raise HandedOver("there was no swarm")
+        if not running.source.is_repairable:
             raise HandedOver("there was no swarm")
         opened = own.open(running.child.start.size - 1, left, waiting)
         repaired = running.source.repaired(opened, self._digest)

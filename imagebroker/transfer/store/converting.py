@@ -228,8 +228,8 @@ class Converting(Destination):
         with closing(DiskInImage(program, ref, fd, arrived.kind, seconds, check)) as disk:
             if disk.size > arrived.evidence["virtual_size"]:
                 raise FormatError(
-                    f"qemu-img finds a disk of {disk.size} bytes in {ref}, but its header says "
-                    f"{arrived.evidence['virtual_size']}",
+                    f"qemu-img finds a disk of {disk.size} bytes in {ref}, not the "
+                    f"{arrived.evidence['virtual_size']} in its header",
                     hint="do not use it",
                     found=arrived.kind,
                 )

@@ -81,7 +81,7 @@ class Client:
             place = self.moved(place, answer.head)
         raise TransferError(
             f"{origin.url} leads through more than {limit} redirects",
-            hint="use a URL that needs no cookie: the server sets one, which is not sent back"
+            hint="use a URL that needs no cookie, since none is sent back"
             if cookies
             else "check the URL: the server may be sending it in circles",
             retryable=False,

@@ -104,6 +104,8 @@ def test_the_store_is_where_a_service_or_a_person_expects_it(
     environment: dict[str, str],
     expected: str,
 ) -> None:
+    if Path(expected).exists():
+        pytest.skip(f"this host has a store of its own in {expected}")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     for name, value in {"HOME": "/home/me", **environment}.items():
         monkeypatch.setenv(name, value)

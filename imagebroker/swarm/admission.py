@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from imagebroker.swarm import proof
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import Peer, places_of
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.wire import BrokenPeer, Message
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Seconds within which a host has to prove that it may read the image.
 _PROOF = 20.0

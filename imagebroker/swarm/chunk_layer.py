@@ -7,11 +7,15 @@ whoever announced it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from imagebroker.swarm import tree, wire
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.wire import Message
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Chunks of an image whose layer fits into one message.
 _MOST = 3500

@@ -8,16 +8,19 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from ssl import SSLObject
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.certificates import NAME, fingerprint, is_of_fleet
 from imagebroker.swarm.discovery import Address, Discovery
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import Hello, Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.plan import MAX_DIALED
 from imagebroker.swarm.rendezvous import REMEMBERED
 from imagebroker.swarm.wire import BrokenPeer, Message
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Seconds between two looks for members: at first, and at most. They double once one is known, or
 #: after so many seconds.

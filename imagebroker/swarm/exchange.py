@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import TYPE_CHECKING
 
 from imagebroker.swarm import proof, wire
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.picker import ChunkPicker
 from imagebroker.swarm.plan import LATE, gateway, partners
 from imagebroker.swarm.wire import Message
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Chunks that a host may say it has, and not send.
 _MOST_STALLED = 2

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.plan import MAX_PEERS
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 
 class Peers:

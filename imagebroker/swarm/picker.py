@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from imagebroker.swarm import wire
 from imagebroker.swarm.claims import Claims
-from imagebroker.swarm.local_host import LocalHost
 from imagebroker.swarm.peer import SHORT_ID, Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.plan import MAX_PEERS, Assignment, StaggeredReads, gives_up
 from imagebroker.swarm.wire import Message
+
+if TYPE_CHECKING:
+    from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Seconds after which a claim is repeated.
 _CLAIM_AGAIN = 2.0

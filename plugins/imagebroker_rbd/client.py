@@ -60,6 +60,7 @@ class Cluster:
         self._host = host
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._closed = False
         #: Calls that are inside the library with the connection.
         self._users: Counter[int] = Counter()
         self._open: weakref.WeakSet[OpenImage] = weakref.WeakSet()
@@ -128,8 +129,16 @@ class Cluster:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The connection, which is not shut down as long as somebody is in here."""
+        """The connection, which is not shut down as long as somebody is in here.
+
+        :raises TransferError: this was closed; nobody would end another connection.
+        """
         with self._lock:
+            if self._closed:
+                raise TransferError(
+                    f"the connection to the cluster of {self._title} was closed",
+                    hint="close the broker when its calls are over",
+                )
             if self._connection is None:
                 self._connection = self._connect()
             connection = self._connection
@@ -239,7 +248,7 @@ class Cluster:
         end it under a call would hang that call for ever, or crash the process.
         """
         with self._lock:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._closed = self._connection, None, True
         if connection is None:
             return
         ends = monotonic() + _GRACE

@@ -108,10 +108,12 @@ def _characters(text: str) -> str | None:
 
 
 def _escapes(text: str) -> str:
-    """How the characters that must be percent-encoded are written, each once; empty for none."""
+    """How the characters that must be percent-encoded are written, each once; empty for none that
+    can be shown.
+    """
+    shown = [each for each in _unescaped(text) if each.isprintable()]
     return ", ".join(
-        f"{'a blank' if each == ' ' else each} as {quote(each, safe='')}"
-        for each in _unescaped(text)[:_SHOWN]
+        f"{'a blank' if each == ' ' else each} as {quote(each, safe='')}" for each in shown[:_SHOWN]
     )
 
 

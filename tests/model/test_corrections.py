@@ -82,6 +82,8 @@ def test_the_hint_names_the_character_and_how_it_is_written(
         ("scp://u:p@h/x", "[user@]host[:port], without a password"),
         ("swift://my images/disk", "write a blank as %20"),
         ("s3://bücket/disk", "write ü as %C3%BC"),
+        ("swift://b\udcbd c/disk", "write a blank as %20"),
+        ("s3://b\udcbdcket/disk", "write the host in ASCII"),
         ("http://h:0/x", "write the port of the server, or none"),
         ("https://h\\\\x/y", "write it as host[:port]"),
         ("http://h:/x", "colon after the host"),

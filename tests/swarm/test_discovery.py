@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,8 +17,7 @@ from testtools.matchers import Contains, Equals, HasLength
 from imagebroker.swarm.discovery import Discovery, register_in
 from imagebroker.swarm.start import Start
 from tests.servers.nginx import Nginx
-from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published, served
+from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
 
 __all__ = ["fleet"]
 TOPIC = "ab" * 32
@@ -76,11 +74,8 @@ def test_a_directory_that_is_not_there_costs_nobody_else(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    if (problem := missing_nginx()) is not None:
-        pytest.skip(problem)
-    with served(tmp_path, 2 * MIB) as server:
-        yield server
+def rate() -> int:
+    return 2 * MIB
 
 
 @needs_libtorrent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,7 +16,7 @@ from testtools.matchers import Contains, Equals, HasLength, LessThan, Not
 from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published, served
+from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -24,13 +24,6 @@ pytestmark = [
     pytest.mark.skipif(missing_nginx() is not None, reason=str(missing_nginx())),
 ]
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    """So slow to each connection that hosts meet before it has sent much."""
-    with served(tmp_path, MIB) as server:
-        yield server
 
 
 def downloaded(fleet: Fleet, url: str, checksum: str) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from testtools.assertions import assert_that
@@ -14,7 +13,7 @@ from testtools.matchers import Contains, Equals
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published, served
+from tests.swarm.fleet import Fleet, Host, fleet, needs_libtorrent, published
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -50,12 +49,6 @@ def opened(host: Host, url: str, checksum: str) -> None:
 def piped(host: Host, url: str, checksum: str) -> None:
     command = '"$0" -m imagebroker --config-file "$1" -vv download "$2" - --checksum "$3" > "$4"'
     host.start(["sh", "-c", command, sys.executable, host.config, url, checksum, host.image])
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    with served(tmp_path, MIB) as server:
-        yield server
 
 
 def in_company(fleet: Fleet, nginx: Nginx, name: str, checksum: str, start: Start) -> Host:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from testtools.matchers import Contains, Equals
 
 from tests.docs.snippets import snippets
 from tests.servers.nginx import Nginx
-from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published, served
+from tests.swarm.fleet import Fleet, fleet, needs_libtorrent, published
 
 __all__ = ["fleet"]
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
@@ -20,11 +18,8 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    if (problem := missing_nginx()) is not None:
-        pytest.skip(problem)
-    with served(tmp_path, 2 * MIB) as server:
-        yield server
+def rate() -> int:
+    return 2 * MIB
 
 
 @needs_libtorrent

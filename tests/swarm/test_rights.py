@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published, served
+from tests.swarm.fleet import COMMAND, Fleet, Host, fleet, needs_libtorrent, published
 from tests.swarm.scene import SLOW, Scene
 
 __all__ = ["fleet"]
@@ -25,9 +24,8 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    with served(tmp_path, SLOW) as server:
-        yield server
+def rate() -> int:
+    return SLOW
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from testtools.assertions import assert_that
@@ -12,7 +10,7 @@ from testtools.matchers import Contains, Equals, LessThan, Not
 
 from tests.servers.nginx import Nginx
 from tests.servers.nginx import missing as missing_nginx
-from tests.swarm.fleet import Fleet, Host, fleet, intruded, needs_libtorrent, published, served
+from tests.swarm.fleet import Fleet, Host, fleet, intruded, needs_libtorrent, published
 
 __all__ = ["fleet"]
 pytestmark = [
@@ -21,12 +19,6 @@ pytestmark = [
     pytest.mark.parametrize("fleet", [2], indirect=True),
 ]
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    with served(tmp_path, MIB) as server:
-        yield server
 
 
 def loaded(host: Host, url: str, checksum: str) -> None:

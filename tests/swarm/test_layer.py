@@ -110,8 +110,9 @@ def test_who_has_an_image_proves_its_chunks_to_who_comes_later(
     options = [f"{name} = {value}" for name, value in openstack.auth_options("red").items()]
     glance = ["swarm_linger = 60", "[backend:glance]", f"endpoint = {openstack.endpoint}/"]
     first, second = fleet.with_list().hosts
-    for host in (first, second):
-        host.configure(*glance, *options)
+    # Whoever comes later reads so slowly that most arrives from the other host.
+    for host, limit in ((first, "1G"), (second, "256K")):
+        host.configure(f"swarm_backend_limit = {limit}", *glance, *options)
         text = host.config.read_text().replace("= http\n", "= http, glance\n")
         host.config.write_text(text)
         host.command("download", f"glance:{image_id}", host.image)

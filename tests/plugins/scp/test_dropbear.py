@@ -73,7 +73,8 @@ def test_a_broken_connection_costs_the_missing_bytes_only(
         url = f"scp://{dropbear.user}@127.0.0.1:{proxy.port}{path}#sha256={digest}"
         broker.download(None, url, tmp_path / "copy")
         assert_that(proxy.connections, Equals(2))
-        assert_that(proxy.received, LessThan(17 * MIB))
+        # All again would be 26 MiB; up to 6 MiB had arrived, but were not processed yet.
+        assert_that(proxy.received, LessThan(23 * MIB))
     assert_that((tmp_path / "copy").read_bytes() == path.read_bytes(), Is(True))
 
 

@@ -256,7 +256,7 @@ class Request:
 
     def _open_location(self, url: str, start: int, left: float, waiting: Waiting) -> OpenedSource:
         ref, backend = self._routes.find(url)
-        return backend.open(self._context, ref, 0, left, waiting)
+        return backend.open(self._context, ref, start, left, waiting)
 
 
 def _check_stores(prefer: Sequence[str]) -> None:

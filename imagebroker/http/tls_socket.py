@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 #: Bytes that the kernel is asked for at once: at first, and at most.
-_FIRST, _MOST = 16 * 1024, 256 * 1024
+_FIRST_READ, _MAX_READ = 16 * 1024, 256 * 1024
 #: Bytes that are encrypted at once.
 _PIECE = 64 * 1024
 
@@ -34,7 +34,7 @@ class TlsSocket:
         self._sock = sock
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=host)
-        self._block = memoryview(bytearray(_FIRST))
+        self._block = memoryview(bytearray(_FIRST_READ))
         self._failure: ssl.SSLError | None = None
         self._complete(self._tls.do_handshake)
 
@@ -108,8 +108,8 @@ class TlsSocket:
             self._received.write_eof()
             return
         self._received.write(self._block[:count])
-        if count == len(self._block) < _MOST:
-            self._block = memoryview(bytearray(_MOST))
+        if count == len(self._block) < _MAX_READ:
+            self._block = memoryview(bytearray(_MAX_READ))
 
     def _flush(self) -> None:
         if self._to_send.pending:

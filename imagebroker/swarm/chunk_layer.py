@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Chunks of an image whose layer fits into one message.
-_MOST = 3500
+MAX_NODES = 3500
 
 
 class ChunkLayer:
@@ -31,7 +31,7 @@ class ChunkLayer:
     def offer(self, peer: Peer) -> None:
         """Send it, if it is known and proven."""
         nodes = self._local.chunks.layer
-        if nodes is not None and peer.proven and len(nodes) <= _MOST:
+        if nodes is not None and peer.proven and len(nodes) <= MAX_NODES:
             peer.send({"t": "layer", "nodes": b"".join(nodes).hex()})
 
     def told(self, peer: Peer, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 Range = tuple[int, int]
@@ -60,3 +61,27 @@ class Ranges:
 
     def __iter__(self) -> Iterator[Range]:
         return iter(sorted(self._stops.items()))
+
+
+class Extents:
+    """Ranges that may overlap, and what lies between them. A thread may look while one adds."""
+
+    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+        # Where they start and stop, in turn.
+        self._edges: list[int] = []
+        for start, stop in ranges:
+            self.add(start, stop)
+
+    def add(self, start: int, stop: int) -> None:
+        edges = self._edges
+        first, last = bisect_left(edges, start), bisect_right(edges, stop)
+        edges[first:last] = [start] * (first % 2 == 0) + [stop] * (last % 2 == 0)
+
+    def gaps(self, start: int, stop: int) -> list[Range]:
+        """What none of them covers between `start` and `stop`, in order."""
+        if start >= stop:
+            return []
+        edges = self._edges.copy()
+        first, last = bisect_right(edges, start), bisect_left(edges, stop)
+        found = [start] * (first % 2 == 0) + edges[first:last] + [stop] * (last % 2 == 0)
+        return list(zip(found[::2], found[1::2], strict=True))

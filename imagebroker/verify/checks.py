@@ -19,8 +19,9 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.algorithms import STRONG
 from imagebroker.model.image import Image
+from imagebroker.model.upload_data import Hasher
 from imagebroker.redaction import redact
-from imagebroker.verify.checksum import Checksum, Checksums, ExtraDigests
+from imagebroker.verify.checksum import Checksum, Checksums, ExtraDigests, new_hash
 from imagebroker.verify.disk_format import VERIFIABLE, FormatCheck, FormatPolicy, inspect_file
 from imagebroker.verify.pages import ENOUGH, PageCheck, check_no_page, hint_about
 from imagebroker.verify.signature import Signature
@@ -57,9 +58,9 @@ class Required:
         """Whether that also detects an attack: then bytes of several sources can be combined."""
         return self.signature is not None or any(c.algorithm in STRONG for c in self.checksums)
 
-    def start(self, size: int | None) -> Checks:
-        """New checks for `size` bytes (None: unknown)."""
-        return Checks(self, size)
+    def start(self, size: int | None, new: Callable[[str], Hasher] = new_hash) -> Checks:
+        """New checks for `size` bytes (None: unknown); `new` makes the hash of an algorithm."""
+        return Checks(self, size, new)
 
     def inspected(self, fd: int, size: int) -> dict[str, Any]:
         """The evidence about a complete file, from only the bytes that decide about its format.
@@ -189,11 +190,13 @@ def upload_check(
 class Checks:
     """All checks of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
-    def __init__(self, required: Required, size: int | None) -> None:
+    def __init__(
+        self, required: Required, size: int | None, new: Callable[[str], Hasher] = new_hash
+    ) -> None:
         self._required = required
         self._content = ContentCheck(required, size)
         self._signature = required.signature.start() if required.signature is not None else None
-        self._checksums = Checksums(required.checksums, required.extra_digests)
+        self._checksums = Checksums(required.checksums, required.extra_digests, new)
 
     def feed(self, chunk: Buffer) -> None:
         """:raises FormatError: the bytes so far show that the content is not acceptable."""

@@ -106,7 +106,7 @@ def required_checksums(
             "--no-require-checksum, or require_checksum = false in the config file",
         )
     for checksum in found:
-        _new(checksum.algorithm)  # an algorithm that this host lacks must fail before any byte
+        new_hash(checksum.algorithm)  # an algorithm that this host lacks must fail before any byte
     return tuple(dict.fromkeys(found))
 
 
@@ -139,7 +139,8 @@ def _checked(image: Image, algorithm: str, digest: Any) -> Checksum:
     return Checksum(algorithm, digest.lower(), "the record")
 
 
-def _new(algorithm: str) -> Any:
+def new_hash(algorithm: str) -> Any:
+    """:raises VerificationError: this host cannot compute it."""
     try:
         return hashlib.new(algorithm, usedforsecurity=algorithm not in WEAK)
     except ValueError as error:
@@ -165,12 +166,15 @@ ExtraDigests = Mapping[str, Callable[[], Hasher]]
 class Checksums:
     """The checksums of one attempt: feed it the stored bytes, in order, then call `evidence`."""
 
-    def __init__(self, required: Sequence[Checksum], extra: ExtraDigests | None = None) -> None:
-        """`extra`: computed as well; nothing is compared with them."""
+    def __init__(
+        self, required: Sequence[Checksum], extra: ExtraDigests | None = None,
+        new: Callable[[str], Hasher] = new_hash,
+    ) -> None:  # fmt: skip
+        """`extra`: computed as well; nothing is compared with them. `new`: makes the others."""
         self._required = tuple(required)
         self._extra = {name: make() for name, make in (extra or {}).items()}
         algorithms = [c.algorithm for c in required] or [DEFAULT]
-        self._hashers = {name: _new(name) for name in dict.fromkeys(algorithms)}
+        self._hashers = {name: new(name) for name in dict.fromkeys(algorithms)}
         self._worker = in_background(self._update)
         self._hashed = 0
         self._snapshot_wanted = False

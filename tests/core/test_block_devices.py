@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from imagebroker.config.settings import Settings
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
 from tests.conftest import Scripted
-from tests.servers.mounts import loop_device
+from tests.servers.mounts import in_memory, loop_device
 
 MIB = 1024 * 1024
 SIZE = 24 * MIB
@@ -229,22 +230,55 @@ def test_a_device_whose_image_was_not_verified_does_not_boot(
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
 
 
+def test_zeros_that_a_device_cannot_hold_by_itself_are_written_and_read_back(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    ref, script = scripted.image(DATA, chunk=65536)
+    with in_memory(tmp_path, "ramfs") as mounted:  # a file there has no holes
+        (mounted / "disk").write_bytes(OLD * SIZE)
+        with loop_device(mounted / "disk") as device:
+            scripted.broker.download(None, ref, device, to_device=True)
+            assert_that(content(device) == DATA, Is(True))
+            script.before_chunk = partial(disturb, device, 5 * MIB)
+            with pytest.raises(DestinationError, match="returned different bytes"):
+                scripted.broker.download(None, ref, device, to_device=True)
+            assert_that(content(device, MIB) == bytes(MIB), Is(True))
+
+
+def disturb(device: Path, place: int, offset: int) -> None:
+    """Something else writes to the device, past the check that nobody does."""
+    if offset >= 12 * MIB:
+        with device.open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), b"other" * 1000, place)
+
+
 @pytest.mark.promise("no-unverified-device")
 def test_bytes_that_change_on_the_device_are_found(
     scripted: Scripted, make_device: MakeDevice
 ) -> None:
-    """Something else writes to the device, past the check that nobody does."""
     device = make_device()
     ref, script = scripted.image(DATA, chunk=65536)
-
-    def disturb(offset: int) -> None:
-        if offset >= 12 * MIB:
-            with device.open("r+b", buffering=0) as file:
-                os.pwrite(file.fileno(), b"other" * 1000, int(1.5 * MIB))
-
-    script.before_chunk = disturb
+    script.before_chunk = partial(disturb, device, int(1.5 * MIB))
     with pytest.raises(DestinationError, match="returned different bytes"):
         scripted.broker.download(None, ref, device, to_device=True)
+    assert_that(content(device, MIB) == bytes(MIB), Is(True))
+
+
+@pytest.mark.promise("no-unverified-device")
+@pytest.mark.parametrize("place", [int(1.5 * MIB), 5 * MIB], ids=["data", "zeros"])
+def test_bytes_of_an_earlier_process_that_change_are_found(
+    place: int, scripted: Scripted, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device, config = make_device(), tmp_path / "earlier.conf"
+    config.write_text(f"[imagebroker]\nenabled_schemes = scripted\nstate_dir = {tmp_path}/state\n")
+    broker = imagebroker.Broker(Settings.from_file(config, tuning=Tuning(journal_every=0.0)))
+    ref, script = scripted.image(DATA, chunk=65536, version="v1")
+    script.breaks = [(14_000_000, None)]
+    with pytest.raises(TransferError):
+        broker.download(None, ref, device, to_device=True, keep_partial=True, retries=0)
+    script.breaks, script.before_chunk = [], partial(disturb, device, place)
+    with pytest.raises(DestinationError, match="returned different bytes"):
+        broker.download(None, ref, device, to_device=True)
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,14 +21,16 @@ from imagebroker.model.algorithms import STRONG, WEAK
 from imagebroker.redaction import redact
 from imagebroker.system.files import write_all
 from imagebroker.system.forks import Process, close, withhold
-from imagebroker.transfer.ranges import Range, gaps
+from imagebroker.transfer.ranges import Extents, Range, gaps
 from imagebroker.transfer.store.device_journal import DeviceJournal
 from imagebroker.transfer.store.direct import DirectWriter
 from imagebroker.transfer.store.fallocate import PUNCH_HOLE, ZERO_RANGE, fallocate
 from imagebroker.transfer.store.file_systems import UNSUPPORTED
 from imagebroker.transfer.store.journal import Journal
+from imagebroker.transfer.store.midstates import Midstates
 from imagebroker.transfer.store.part_file import INTERRUPTED
 from imagebroker.transfer.store.sparse import filled
+from imagebroker.verify.checksum import new_hash
 
 #: Bytes at the beginning that are written last: longer than any boot sector, partition table, or
 #: superblock that a host looks for.
@@ -79,9 +80,10 @@ class BlockDevice:
         self._head = bytearray(HEAD)
         # Whether the head was blanked, and whether zeros lie wherever nothing was written.
         self._begun = self._zeroed = False
-        # What was stored beyond the head, as far as it is known; it may overlap.
-        self._written: list[Range] = []
+        # What was stored beyond the head, as far as it is known.
+        self._written = Extents()
         self._stored, self._resumes = 0, False
+        self._hashes: dict[str, Midstates] = {}
         try:
             self._fd = withhold(self._opened(os.O_RDWR | os.O_EXCL))
             self._check()
@@ -139,6 +141,12 @@ class BlockDevice:
 
     # -- what a download does with it -------------------------------------------------------------
 
+    def new_hash(self, algorithm: str) -> Midstates:
+        """A hash that will be fed all that is stored, in order: `commit` holds what it reads back
+        to the last one of that algorithm."""
+        self._hashes[algorithm] = Midstates(new_hash(algorithm))
+        return self._hashes[algorithm]
+
     @property
     def keeps(self) -> bool:
         """Whether `note` is of any use."""
@@ -167,7 +175,7 @@ class BlockDevice:
     def clear(self, missing: Sequence[Range]) -> None:
         """An earlier process stored everything but these ranges."""
         self._begin()
-        self._written = gaps(missing, self.size)
+        self._written = Extents(gaps(missing, self.size))
         bounded = all(stop <= self._length for _, stop in missing)
         self._zeroed = bounded and self._leave_zeros([(max(a, HEAD), b) for a, b in missing])
 
@@ -225,7 +233,7 @@ class BlockDevice:
                     runs = [(0, len(view))]
                     break
         for start, stop in runs:
-            self._written.append((offset + start, offset + stop))
+            self._written.add(offset + start, offset + stop)
             piece = view[start:stop]
             with self._raising("cannot write"):
                 if self._frontier in (None, offset):
@@ -249,17 +257,24 @@ class BlockDevice:
             with self._raising("cannot write"):
                 self._direct.flush()
 
-    def read_back(self, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` to `stop`, in order, a MiB at a time."""
+    def read_back(self, start: int, stop: int) -> Iterator[Buffer]:
+        """The bytes from `start` to `stop`, in order, a MiB at a time. Where zeros were left to the
+        device, nothing is read."""
         if self._direct is not None and self._direct.holds(start, stop):
             self.flush()
         if start < HEAD:
             yield bytes(self._head[start : min(stop, HEAD)])
             start = HEAD
-        while start < stop:
-            chunk = self._read(start, min(_STEP, stop - start))
-            yield chunk
-            start += len(chunk)
+        holes = self._written.gaps(start, stop) if self._zeroed else []
+        for begin, end in (*holes, (stop, stop)):
+            while start < begin:
+                chunk = self._read(start, min(_STEP, begin - start))
+                yield chunk
+                start += len(chunk)
+            while start < end:
+                zeros = memoryview(_ZEROS)[: end - start]
+                yield zeros
+                start += len(zeros)
 
     def _read(self, start: int, size: int) -> bytes:
         with self._raising("cannot read back"):
@@ -293,7 +308,7 @@ class BlockDevice:
             self._direct.drop()
         self._head = bytearray(HEAD)
         self._begun = self._zeroed = False
-        self._written, self._frontier, self.size = [], None, 0
+        self._written, self._frontier, self.size = Extents(), None, 0
         self.forget()
 
     # -- the end ---------------------------------------------------------------------------------
@@ -308,11 +323,14 @@ class BlockDevice:
         self._process.check(f"the download to {self.shown!r}")
         algorithm = next(name for name in (*STRONG, *WEAK) if name in evidence)
         self._settle()
-        hasher = hashlib.new(algorithm, usedforsecurity=algorithm not in WEAK)
-        for chunk in self._stored_bytes():
-            hasher.update(chunk)
-            waiting()
-        if hasher.hexdigest() != evidence[algorithm]:
+        hashed = self._hashes[algorithm]
+
+        def read(start: int, stop: int) -> Iterator[Buffer]:
+            for chunk in self.read_back(start, stop):
+                yield chunk
+                waiting()
+
+        if hashed.hexdigest() != evidence[algorithm] or not hashed.matches(read):
             self.forget()
             raise self._other_bytes()
         head = memoryview(self._head)[: min(HEAD, self.size)]
@@ -339,16 +357,6 @@ class BlockDevice:
             os.fsync(self._fd)
         with self._raising("cannot read back"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def _stored_bytes(self) -> Iterator[Buffer]:
-        """All of it; what the device was told to hold zeros in is not read."""
-        position = 0
-        holes = gaps([(0, HEAD), *self._written], self.size) if self._zeroed else []
-        for start, stop in [*holes, (self.size, self.size)]:
-            yield from self.read_back(position, start)
-            for at in range(start, stop, _STEP):
-                yield memoryview(_ZEROS)[: min(_STEP, stop - at)]
-            position = stop
 
     @contextmanager
     def _raising(self, what: str) -> Iterator[None]:

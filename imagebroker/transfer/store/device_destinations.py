@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
@@ -40,7 +39,7 @@ class OnDeviceInOrder(Destination):
 
     def __init__(self, device: BlockDevice, path: Path, watch: Watch) -> None:
         self._device, self.path, self._watch = device, path, watch
-        self._hasher = hashlib.sha256()
+        self._hasher = device.new_hash("sha256")
 
     @property
     def size(self) -> int:
@@ -56,7 +55,7 @@ class OnDeviceInOrder(Destination):
         self._device.append(chunk)
 
     def rewind(self) -> bool:
-        self._hasher = hashlib.sha256()
+        self._hasher = self._device.new_hash("sha256")
         self._device.rewind()
         return True
 

@@ -18,6 +18,7 @@ from imagebroker.exceptions import (
     NotAuthorized,
     TransferError,
 )
+from imagebroker.model.upload_data import Hasher
 from imagebroker.redaction import redact
 from imagebroker.system.files import is_named, write_all
 from imagebroker.system.forks import Process, close, withhold
@@ -39,6 +40,7 @@ from imagebroker.transfer.store.journal import Journal
 from imagebroker.transfer.store.permissions import Permissions
 from imagebroker.transfer.store.replaceable import OPENED, check_replaceable
 from imagebroker.transfer.store.sparse import filled
+from imagebroker.verify.checksum import new_hash
 
 _NO_PART = "cannot create a file beside"
 _NAME_MAX = 255
@@ -283,6 +285,9 @@ class PartFile:
     def file(self) -> PartFile:
         """The kernel may copy a file of this host into it."""
         return self
+
+    def new_hash(self, algorithm: str) -> Hasher:
+        return new_hash(algorithm)  # type: ignore[no-any-return]
 
     @property
     def keeps(self) -> bool:

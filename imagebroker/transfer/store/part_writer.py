@@ -58,7 +58,7 @@ class PartWriter:
         self._noted = monotonic()
 
     def _start(self, position: int = 0) -> None:
-        self._checks = self._required.start(self._fetch.image.size)
+        self._checks = self._required.start(self._fetch.image.size, self._part.new_hash)
         self._fed = InOrder(self._part, self._checks, position)
 
     def _end(self) -> None:

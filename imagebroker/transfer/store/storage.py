@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from imagebroker.backends.backend import Buffer
+from imagebroker.model.upload_data import Hasher
 from imagebroker.transfer.ranges import Range
 from imagebroker.transfer.store.journal import Journal
 
@@ -33,6 +34,9 @@ class Storage(Protocol):
     def keeps(self) -> bool:
         """Whether `note` is of any use."""
 
+    def new_hash(self, algorithm: str) -> Hasher:
+        """A hash for what is stored, which will be fed all of it in order."""
+
     def reserve(self, size: int) -> None:
         """:raises DestinationError: there is no room for `size` more bytes."""
 
@@ -51,7 +55,7 @@ class Storage(Protocol):
     def flush(self) -> None:
         """Let all bytes leave this process."""
 
-    def read_back(self, start: int, stop: int) -> Iterator[bytes]:
+    def read_back(self, start: int, stop: int) -> Iterator[Buffer]:
         """The bytes from `start` to `stop`, in order, a MiB at a time."""
 
     def note(self, journal: Journal) -> None:

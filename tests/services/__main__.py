@@ -3,8 +3,10 @@
     python -m tests.services                    # everything: hours
     python -m tests.services nova:image         # one suite
     python -m tests.services --sample           # what CI runs
+    python -m tests.services nova:functional --after-first --keep results   # again, to go on
 
-The sample runs a suite after the swap, and before it only the tests that fail without a known reason.
+The sample runs a suite after the swap, and before it only the tests that fail without a known reason;
+so does `--after-first` with any suite. A run that was interrupted goes on in the folder that it kept.
 Each service is installed, the newest from PyPI, into an environment of its own, which is kept. Every
 test that fails only after the swap is printed with the reason; one without a known reason makes
 the exit status 1.
@@ -89,19 +91,22 @@ def main() -> int:
     parser.add_argument("--sample", action="store_true", help="only the suites that CI runs")
     parser.add_argument("--renew", action="store_true", help="install the newest releases again")
     parser.add_argument("--seconds", type=float, default=600, help="that one test may take")
-    parser.add_argument("--keep", type=Path, help="a folder for the logs; it must not exist")
+    parser.add_argument("--keep", type=Path,
+                        help="a folder for logs and outcomes; tests that have one are not run again")  # fmt: skip
+    parser.add_argument("--after-first", action="store_true",
+                        help="before the swap, run only what fails after it without a reason")  # fmt: skip
     arguments = parser.parse_args()
     found, failed = services(), False
     todo = list(chosen(found, arguments.suites, arguments.sample))
     work = arguments.keep or Path(tempfile.mkdtemp(prefix="services-"))
-    work.mkdir(exist_ok=arguments.keep is None)
+    work.mkdir(exist_ok=True)
     environments = {service: Environment(found[service]) for service, _ in todo}
     with ThreadPoolExecutor() as all_of_them:
         install = partial(Environment.install, renew=arguments.renew)
         for version in all_of_them.map(install, environments.values()):
             print(version, flush=True)
-    run, at_once = (tried, os.cpu_count()) if arguments.sample else (compared, 1)
-    with ThreadPoolExecutor(at_once) as some:
+    run = tried if arguments.sample or arguments.after_first else compared
+    with ThreadPoolExecutor(os.cpu_count() if arguments.sample else 1) as some:
         running = [
             (each, some.submit(run, environments[each[0]], each[1], work, arguments.seconds))
             for each in todo

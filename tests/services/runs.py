@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from tests.services.model import Suite
 
 #: Processes that may end in the middle of a test before the suite is given up.
 _CRASHES = 50
+#: How a process ends that somebody has stopped.
+_STOPPED = (-signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,19 @@ def run_suite(
 ) -> dict[str, Outcome]:
     """The outcome of each test. After a crash the rest is run in another process.
 
-    :param work: a new folder for it.
+    :param work: a folder for it; tests that have an outcome there are not run again.
     :param seconds: that one test may take.
     :param only: the tests to run; all of them if there are none.
-    :raises Incomplete: the process ends without running anything.
+    :raises Incomplete: the process was stopped, or ends without running anything.
     """
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     out, job, log = work / "out", work / "job.json", work / "log"
     out.touch()
     variables = environment.variables(work, suite.environment)
     swap = f"{environment.service.name}_swap" if swapped else None
-    found: dict[str, Outcome] = {}
     for _ in range(_CRASHES):
+        _drop_cut_line(out)
+        found, _ = _read(out)
         write_job(
             job, swap=swap, modules=suite.modules, select=suite.select, skip=list(found),
             only=list(only), out=str(out), seconds=seconds,
@@ -75,6 +79,8 @@ def run_suite(
         found, running = _read(out)
         if done.returncode == 0:
             return found
+        if done.returncode in _STOPPED:
+            raise Incomplete(f"interrupted after {len(found)} tests; {work} has their outcomes")
         if running is not None:
             said = log.read_text(errors="replace")[-4000:]
             _write(out, running, f"the process ended with {done.returncode}: {said}")
@@ -99,6 +105,12 @@ def _read(out: Path) -> tuple[dict[str, Outcome], str | None]:
         if earlier is None or not earlier.failed:
             found[test] = Outcome(entry["outcome"], entry["text"])
     return found, running
+
+
+def _drop_cut_line(out: Path) -> None:
+    """Remove what a process was writing when it ended."""
+    lines = out.read_bytes()
+    os.truncate(out, lines.rfind(b"\n") + 1)
 
 
 def _write(out: Path, test: str, text: str) -> None:

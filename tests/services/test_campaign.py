@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,34 @@ def swap():
     sample_service.answer, sample_service.inside = 43, "ours"
 """
 CASE = "test_sample_service.Case."
+#: Tests that are interrupted once, and one with scenarios.
+LONG_TESTS = """
+import os, signal, unittest
+from pathlib import Path
+
+class Case(unittest.TestCase):
+    scenarios = [("x", {"good": True}), ("y", {"good": False})]
+    def test_scenarios(self): self.assertTrue(self.good)
+
+class Long(unittest.TestCase):
+    def test_1(self): pass
+    def test_2(self):
+        seen = Path("seen")
+        if not seen.exists():
+            seen.touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+    def test_3(self): pass
+"""
+#: What the library of that name does for them.
+SCENARIOS = """
+import copy
+
+def generate_scenarios(test):
+    for name, values in test.scenarios:
+        made = copy.copy(test)
+        vars(made).update(values, scenarios=None, id=lambda name=name: f"{test.id()}({name})")
+        yield made
+"""
 
 
 class Sample(Environment):
@@ -120,6 +150,45 @@ def test_a_sample_runs_before_the_swap_what_fails_after_it_without_a_reason(
     assert_that(next(result.lines()), Equals("sample, all: 8 tests, 2 pass"))
     begun = (tmp_path / "sample-all-before" / "out").read_text().count('"begun"')
     assert_that(begun, Equals(4))
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Sample:
+    """The environment of a service whose tests are interrupted once."""
+    (tmp_path / "test_long.py").write_text(LONG_TESTS)
+    (tmp_path / "testscenarios.py").write_text(SCENARIOS)
+    (tmp_path / "long_swap.py").write_text("def swap(): pass")
+    suite = Suite(("test_long",), environment={"PYTHONPATH": str(tmp_path)})
+    return Sample(Service("long", ("long",), {"all": suite}), tmp_path / "none")
+
+
+def run_long(environment: Sample, folder: Path, only: Collection[str] = ()) -> dict[str, str]:
+    found = run_suite(
+        environment, environment.service.suites["all"], folder, swapped=True, seconds=600, only=only
+    )
+    return {test.removeprefix("test_long."): outcome.kind for test, outcome in found.items()}
+
+
+def test_a_run_that_was_interrupted_goes_on_in_its_folder(long: Sample, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Incomplete, match="interrupted"):
+        run_long(long, folder)
+    with (folder / "out").open("a") as file:
+        file.write('{"test": "test_long.Long.te')  # it was ended while it wrote
+    found = run_long(long, folder)
+    assert_that(found, Equals({
+        "Case.test_scenarios(x)": "ok", "Case.test_scenarios(y)": "fail",
+        "Long.test_1": "ok", "Long.test_2": "ok", "Long.test_3": "ok",
+    }))  # fmt: skip
+    lines = (folder / "out").read_text().splitlines()
+    begun = [each["test"] for each in map(json.loads, lines) if each["outcome"] == "begun"]
+    assert_that(begun.count("test_long.Long.test_1"), Equals(1))
+    assert_that(begun.count("test_long.Case.test_scenarios(y)"), Equals(1))
+
+
+def test_one_scenario_of_a_test_can_be_run_alone(long: Sample, tmp_path: Path) -> None:
+    found = run_long(long, tmp_path / "run", ["test_long.Case.test_scenarios(y)"])
+    assert_that(found, Equals({"Case.test_scenarios(y)": "fail"}))
 
 
 def test_tests_that_cannot_be_loaded_are_no_success(service: Service, tmp_path: Path) -> None:

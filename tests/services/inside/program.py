@@ -71,9 +71,12 @@ def _text(err: Any, details: Any) -> str:
 
 
 def each(tests: Iterable[Any]) -> Iterator[unittest.TestCase]:
+    """Each test, one with scenarios once for each: these have ids of their own."""
     for test in tests:
         if isinstance(test, unittest.TestSuite):
             yield from each(test)
+        elif getattr(test, "scenarios", None):
+            yield from importlib.import_module("testscenarios").generate_scenarios(test)
         else:
             yield test
 

@@ -147,3 +147,12 @@ def test_an_own_section_counts_more(checked: Checked) -> None:
     done = checked(own + cinder("glance_num_retries = 5"), "cinder.conf")
     assert_that("retries" in done.stderr, Is(True))
     assert_that(done.status, Equals(0))
+
+
+@pytest.mark.parametrize("name", ["nova.conf", "ironic.conf", "cinder.conf"])
+def test_a_file_with_nothing_but_the_options_for_glance_has_no_unknown_section(
+    checked: Checked, name: str
+) -> None:
+    done = checked("[glance]\nregion_name = RegionOne\n", name)
+    assert_that(done.stdout.decode(), Not(Contains("unknown section")))
+    assert_that(done.stderr, Contains("[backend:glance] region_name = RegionOne"))

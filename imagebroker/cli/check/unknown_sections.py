@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from imagebroker.cli.check.configuration import Configuration, Written
+from imagebroker.cli.check.configuration import Configuration
 from imagebroker.cli.check.problem import WARNING, Problem
 from imagebroker.cli.check.suggestion import similar, suggestion
+from imagebroker.compat.service_files import service_of
 from imagebroker.config.options import CORE_OPTIONS, GROUP
 from imagebroker.config.settings import BACKEND_NAME, PREFIX
 from imagebroker.exceptions import ImageBrokerError
@@ -29,7 +30,7 @@ def check(configuration: Configuration) -> Iterator[Problem]:
             yield from _other_backend(configuration, title, name)
             continue
         near = similar(title.strip().lower(), known)
-        if near or not _is_file_of_a_service(written):
+        if near or not _is_file_of_a_service(configuration):
             yield Problem(
                 WARNING, f"[{title}]", "unknown section: nothing reads it",
                 suggestion(near and f"[{near}]"),
@@ -58,10 +59,11 @@ def _backend_name(title: str) -> str:
     return match["name"] if match is not None and title.startswith(PREFIX) else ""
 
 
-def _is_file_of_a_service(written: Written) -> bool:
+def _is_file_of_a_service(configuration: Configuration) -> bool:
     """Whether this is the config file of a whole service such as Nova, with sections of its own."""
+    path, written = configuration.path, configuration.written
+    if path is not None and service_of(path, written) is not None:
+        return True
     ours = {option.dest for option in CORE_OPTIONS}
     others = set(written.get("DEFAULT", {})) - ours
-    return bool(others) or any(
-        re.match(r"oslo_|keystone|database$|api_database$|placement$", title) for title in written
-    )
+    return bool(others) or any(re.match(r"oslo_|keystone|database$", title) for title in written)

@@ -5,7 +5,6 @@ keystoneauth is imported at the first use, and is a dependency of whoever needs 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,13 +14,7 @@ from oslo_config import cfg
 
 from imagebroker.backends.backend import Options
 from imagebroker.backends.entry_points import entry_points
-from imagebroker.exceptions import (
-    BackendError,
-    ConfigError,
-    ImageBrokerError,
-    MalformedAnswer,
-    NotAuthorized,
-)
+from imagebroker.exceptions import ConfigError
 from imagebroker.http.client import Client
 from imagebroker.http.urls import Url
 from imagebroker.redaction import redact
@@ -31,8 +24,6 @@ T = TypeVar("T")
 
 #: Maximum size of Keystone's responses: requests and keystoneauth need 30 times as much memory.
 MAX_ANSWER = 1024 * 1024
-#: What to do where auth_url leads to something else.
-_KEYSTONE = "set auth_url to the address of Keystone, such as https://HOST:5000/v3"
 
 
 def auth_options(taken: Collection[str]) -> list[cfg.Opt]:
@@ -71,6 +62,14 @@ def _oslo(opt: Any) -> cfg.Opt:
 #: What auth types need that keystoneauth does not ask for, and what would do instead.
 _NEEDED = {"password": {"username": "user_id", "password": ""}, "token": {"token": ""}}
 
+#: Options that say what a token is for, and of which kind that is: Keystone gives one for a single
+#: thing.
+_SCOPES = {
+    "project_id": "project", "project_name": "project", "tenant_id": "project",
+    "tenant_name": "project", "domain_id": "domain", "domain_name": "domain",
+    "system_scope": "system", "trust_id": "trust",
+}  # fmt: skip
+
 
 def check_complete(options: Options, where: str) -> None:
     """Without a user or a password, Keystone only says which JSON is malformed.
@@ -91,6 +90,13 @@ def check_complete(options: Options, where: str) -> None:
                 f"{where}: auth_type is {name}, but {option} is not set",
                 hint=f"set {option}, or another auth_type",
             )
+    scopes = [option for option in _SCOPES if options.get(option)]
+    if len({_SCOPES[option] for option in scopes}) > 1:
+        raise ConfigError(
+            f"{where}: a token is for one of {', '.join(scopes)}, and all are set",
+            hint=f"remove all but one, or unset {' '.join(f'OS_{o.upper()}' for o in scopes[1:])}",
+            option=scopes[1],
+        )
 
 
 def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
@@ -135,7 +141,7 @@ def load_auth(options: Options, where: str, endpoint: str | None = None) -> Any:
         what = str(error).rstrip(".")
         raise ConfigError(
             f"{where}: the options of auth_type {name!r} are incomplete: {what}",
-            hint=f"set the options of {name} that it names in this section",
+            hint=f"set the options of {name} that it names",
         ) from error
 
 
@@ -187,57 +193,3 @@ def identity_session(
     make: Callable[..., Any] = session.Session if kind is None else kind
     found: T = make(auth=auth, session=made, redirect=False)
     return found
-
-
-def _remedy(status: int, said: str) -> str:
-    """The hint for an error of Keystone."""
-    if status >= 500:
-        return "check Keystone's log"
-    if status == 400 and "domain" in said:
-        return "set user_domain_name and project_domain_name (often Default)"
-    return "check the auth options" if status == 400 else _KEYSTONE
-
-
-@contextlib.contextmanager
-def translated(where: str, service: str, option: str) -> Iterator[None]:
-    """Turn keystoneauth's exceptions, and those that a malformed answer causes in it, into ours.
-
-    :param service: what is looked for in the catalogue.
-    :param option: the one that names it instead.
-    """
-    from keystoneauth1 import exceptions as ks
-
-    try:
-        yield
-    except ImageBrokerError:
-        raise
-    except (ks.EndpointNotFound, ks.CatalogException) as error:
-        raise ConfigError(
-            f"{where}: the catalogue has no such {service}: {error}",
-            hint=f"check region_name, valid_interfaces and service_type, or set {option}",
-        ) from error
-    except (ks.Unauthorized, ks.Forbidden) as error:
-        raise NotAuthorized(
-            f"{where}: Keystone refuses the service's credentials",
-            hint="check username, password, project and their domains",
-        ) from error
-    except ks.HttpError as error:
-        raise BackendError(
-            f"{where}: Keystone answered {error.http_status}: {error}",
-            hint=_remedy(error.http_status, str(error)),
-            retryable=error.http_status >= 500 or error.http_status == 429,
-        ) from error
-    except ks.ClientException as error:
-        raise BackendError(
-            f"{where}: cannot get a token from Keystone: {error}",
-            hint=_KEYSTONE,
-            retryable=False,
-        ) from error
-    except (
-        AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
-        raise MalformedAnswer(
-            f"{where}: invalid response from Keystone ({type(error).__name__})",
-            hint=_KEYSTONE,
-            retryable=False,
-        ) from error

@@ -46,7 +46,27 @@ def personal_cloud(service: str, environ: Mapping[str, str] = os.environ) -> dic
     :raises ConfigError: the cloud of `OS_CLOUD` is not found, or half of a login is missing.
     """
     cloud = environ.get("OS_CLOUD")
-    return _from_clouds(cloud, service, environ) if cloud else _from_variables(environ)
+    found = _from_clouds(cloud, service, environ) if cloud else _from_variables(environ)
+    if found.get("auth_type") in _OF_A_DOMAIN:
+        _add_domains(found, environ)
+    return found
+
+
+#: The auth types for which a user and a project are of a domain.
+_OF_A_DOMAIN = ("password", "v3password")
+
+
+def _add_domains(found: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """As openstackclient does: where no domain is named, it is the default one."""
+    if any(found.get(f"default_domain_{each}") for each in ("id", "name")):
+        return
+    for owned, names in {
+        "user": ("username",),
+        "project": ("project_name", "tenant_name"),
+    }.items():
+        domains = (f"{owned}_domain_id", f"{owned}_domain_name")
+        if any(found.get(each) for each in names) and not any(found.get(d) for d in domains):
+            found[domains[0]] = environ.get("OS_DEFAULT_DOMAIN") or "default"
 
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:

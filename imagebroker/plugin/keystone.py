@@ -9,12 +9,13 @@ from imagebroker.http.keystone import (
     configured_urls,
     identity_session,
     load_auth,
-    translated,
 )
+from imagebroker.http.keystone_errors import Login, translated
 from imagebroker.http.personal_cloud import incomplete, personal_cloud
 
 __all__ = [
     "MAX_ANSWER",
+    "Login",
     "auth_options",
     "check_complete",
     "configured_urls",

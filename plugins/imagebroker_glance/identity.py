@@ -85,6 +85,7 @@ class Keystone:
         self._personal = host.personal
         self.conceal = host.conceal
         self.options = options
+        self._login = shared.Login.of(options, personal=host.personal)
         #: The configured endpoints; one that fails is moved to the end.
         self.endpoints = [url.rstrip("/") + "/" for url in options.get("endpoint") or ()]
         random.shuffle(self.endpoints)
@@ -125,12 +126,15 @@ class Keystone:
 
         :raises ConfigError: it has none that matches the options.
         """
-        with _translated(self.where):
+        with self.translated():
             entries = catalogue if isinstance(catalogue, list) else []
             points = [point for entry in entries for point in entry.get("endpoints") or ()]
             newer = any("interface" in point for point in points)
             kind = service_catalog.ServiceCatalogV3 if newer else service_catalog.ServiceCatalogV2
             return self.prefix(kind(entries).url_for(**self.filter()))
+
+    def translated(self) -> AbstractContextManager[None]:
+        return shared.translated(self.where, "image service", "endpoint", self._login)
 
     def filter(self) -> dict[str, Any]:
         """The search terms for the entry in a catalogue."""
@@ -163,7 +167,7 @@ class _Service(Identity):
 
     def _proof(self) -> dict[str, str]:
         keystone = self._keystone
-        with _translated(keystone.where):
+        with keystone.translated():
             found = keystone.auth.get_headers(keystone.session)
         if not found:
             raise NotAuthorized(
@@ -179,7 +183,7 @@ class _Service(Identity):
         keystone = self._keystone
         if keystone.endpoints:
             return list(keystone.endpoints)
-        with _translated(keystone.where):
+        with keystone.translated():
             found = keystone.auth.get_endpoint(
                 keystone.session, skip_discovery=True, **keystone.filter()
             )
@@ -235,7 +239,7 @@ class _Caller(Identity):
     def _read_catalogue(self) -> Any:
         url, keystone = self._keystone.catalogue_url(), self._keystone
         headers = {"X-Auth-Token": self._token, "Accept": "application/json"}
-        with _translated(keystone.where), keystone.session.on_behalf_of(self.request_id):
+        with keystone.translated(), keystone.session.on_behalf_of(self.request_id):
             response = keystone.session.get(
                 url, headers=headers, authenticated=False, raise_exc=False, log=False
             )
@@ -249,7 +253,3 @@ class _Caller(Identity):
                 retryable=status >= 500,
             )
         return record.parse_json(response.content, url).get("catalog")
-
-
-def _translated(where: str) -> AbstractContextManager[None]:
-    return shared.translated(where, "image service", "endpoint")

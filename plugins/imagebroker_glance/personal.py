@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ _OF_A_CLOUD = ("auth_type", "auth_url", "endpoint", "username", "user_id", "pass
                "application_credential_id")  # fmt: skip
 #: What is called otherwise here.
 _NAMES = {"cacert": "cafile", "cert": "certfile", "key": "keyfile"}
+
+_VERSION = re.compile(r"/v2(\.\d+)?/?\Z")
 
 
 def personal_options(options: Options, environ: Mapping[str, str] = os.environ) -> Options:
@@ -30,5 +33,6 @@ def personal_options(options: Options, environ: Mapping[str, str] = os.environ) 
     if found.pop("verify", True) is False:
         found.update(insecure=True, allow_insecure=True)
     if "endpoint" in found:
-        found["endpoint"] = [found["endpoint"]]
+        # openstacksdk takes it with or without the version of the API.
+        found["endpoint"] = [_VERSION.sub("/", found["endpoint"])]
     return Options({**options, **{k: v for k, v in found.items() if not options.get(k)}})

@@ -28,6 +28,7 @@ class Keystone:
         """:raises ConfigError: the auth options do not fit together."""
         self.where = f"[backend:{host.title}]"
         self.host, self.options = host, options
+        self._login = keystone.Login.of(options, personal=host.personal)
         self.auth = keystone.load_auth(options, self.where)
         names = (opt.dest for opt in backend_options() if opt.dest != "storage_url")
         urls = keystone.configured_urls(options, names, self.where)
@@ -81,7 +82,7 @@ class Keystone:
         return peer.document(answer.content, dict, url).get("catalog")
 
     def translated(self) -> AbstractContextManager[None]:
-        return keystone.translated(self.where, "object store", "storage_url")
+        return keystone.translated(self.where, "object store", "storage_url", self._login)
 
     def _wanted(self) -> dict[str, Any]:
         options = self.options

@@ -200,10 +200,15 @@ clouds:
         "auth_type": "password", "auth_url": "http://keystone", "username": "u", "password": "p",
         "project_name": "x", "region_name": "one", "cafile": "/ca.pem", "insecure": True,
         "allow_insecure": True, "endpoint": ["http://images/"],
+        "user_domain_id": "default", "project_domain_id": "default",
     }))  # fmt: skip
 
 
 CLOUDS = {
+    "an endpoint with the version, as openstacksdk takes it": (
+        "clouds: {mine: {auth: {auth_url: u}, image_endpoint_override: 'http://h:9292/v2/'}}",
+        {"endpoint": ["http://h:9292/"]},
+    ),
     "what YAML takes for numbers, dates and truths": (
         "clouds: {mine: {auth: {auth_url: u, username: no, password: 0123, project_name: 1.10, "
         "user_domain_name: 2026-01-01}}}",

@@ -54,7 +54,7 @@ def test_the_usual_variables_are_understood() -> None:
         Equals({
             "auth_type": "password", "auth_url": "http://keystone/v3", "username": "u",
             "password": "canary-password", "project_name": "p", "valid_interfaces": ["internal"],
-            "ca_file": "/ca.pem",
+            "ca_file": "/ca.pem", "user_domain_id": "default", "project_domain_id": "default",
         }),
     )  # fmt: skip
     assert_that(personal(OWN | CLOUD)["auth_type"], Equals("v1password"))

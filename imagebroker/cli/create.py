@@ -17,7 +17,7 @@ from imagebroker.cli.image_data import (
     opened_data,
 )
 from imagebroker.cli.record import record
-from imagebroker.exceptions import UnsupportedOperation
+from imagebroker.exceptions import FormatError, InvalidImageRef, UnsupportedOperation
 from imagebroker.model.image import FIELDS, Image
 
 
@@ -56,9 +56,14 @@ class Create(ShowCommand):
         for name in ("id", "locations"):
             if getattr(parsed_args, name):
                 info[name] = getattr(parsed_args, name)
-        assumed = _assumed(parsed_args.file, info)
+        assumed, unacceptable = _assumed(parsed_args.file, info)
         try:
             image = self._created(parsed_args, info | assumed)
+        except InvalidImageRef as error:
+            if unacceptable is None or arguments.checks_format(parsed_args) is False:
+                raise
+            # That it has no format is not the mistake: the upload would have said why.
+            raise unacceptable from error
         except UnsupportedOperation:
             if "name" not in assumed:
                 raise
@@ -78,9 +83,18 @@ class Create(ShowCommand):
             )
 
 
-def _assumed(file: str | None, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The name and the format that the file has, if the user names no others."""
+def _assumed(
+    file: str | None, info: Mapping[str, Any]
+) -> tuple[dict[str, Any], FormatError | None]:
+    """The name and the format of the file, if the user names no others; and why it has none."""
     if file is None or file == STDIN:
-        return {}
-    found: dict[str, Any] = {"name": os.path.basename(file), "disk_format": format_of(file)}
-    return {name: value for name, value in found.items() if value and name not in info}
+        return {}, None
+    found: dict[str, Any] = {"name": os.path.basename(file)}
+    unacceptable = None
+    if "disk_format" not in info:
+        try:
+            found["disk_format"] = format_of(file)
+        except FormatError as error:
+            unacceptable = error
+    assumed = {name: value for name, value in found.items() if value and name not in info}
+    return assumed, unacceptable

@@ -236,8 +236,10 @@ class Download(ShowCommand):
 
         :raises UsageError: the ref ends in none.
         """
-        if ref.partition("#")[0] != parsed.ref.partition("#")[0]:
-            return os.fsencode(parsed.ref.partition("#")[0].replace("/", "_"))
+        bare, typed = ref.partition("#")[0], parsed.ref.partition("#")[0]
+        if bare != typed:
+            backend = bare[: bare.rindex(":") + 1] if ":" in bare else ""
+            return os.fsencode(typed.removeprefix(backend).replace("/", "_"))
         name = self.broker.resolve(ref).ref.file_name
         if not name:
             raise UsageError(

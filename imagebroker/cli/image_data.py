@@ -36,8 +36,9 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 
 
 def format_of(path: str) -> str | None:
-    """The disk format that the bytes of a file show; None if it is not an acceptable image, or
-    cannot be read: the upload says why.
+    """The disk format that the bytes of a file show; None if it cannot be read.
+
+    :raises FormatError: it is not an acceptable image.
     """
     from imagebroker.verify.disk_format import FormatPolicy, inspect_file
 
@@ -47,8 +48,10 @@ def format_of(path: str) -> str | None:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             found = inspect_file(file.fileno(), size, FormatPolicy())
-    except (OSError, FormatError):
+    except OSError:
         return None
+    except FormatError as error:
+        raise FormatError(f"the data: {error}", hint=error.hint) from error
     return str(found["disk_format"])
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
+from shlex import quote
 from typing import Any
 
 from imagebroker.cli import arguments
 from imagebroker.cli.command import ListCommand
 from imagebroker.cli.output import Cell, cell
+from imagebroker.exceptions import InvalidImageRef, UsageError
 from imagebroker.model.image import FIELDS, STATUSES, VISIBILITIES, Image
+from imagebroker.model.reference import parse
 
 #: The columns that `-c` can name, and how each is made from an image: every field of the record. A
 #: new column is one more entry; `SHORT` and `LONG` say whether it is shown without `-c`.
@@ -58,7 +61,7 @@ class List(ListCommand):
             None,
             backend=parsed_args.backend,
             filters=_filters(parsed_args),
-            marker=parsed_args.marker,
+            marker=_id(parsed_args.marker),
             limit=parsed_args.limit,
             page_size=parsed_args.page_size,
             sort_key=sort_key,
@@ -71,6 +74,14 @@ class List(ListCommand):
         where = parsed_args.backend or "the default backend"
         what = "no image matches" if _filters(parsed_args) or parsed_args.marker else "no images"
         return f"{what} in {where}"
+
+
+def _id(marker: str | None) -> str | None:
+    """The id in a marker that is a ref, as the list shows it."""
+    try:
+        return marker and (parse(marker).id or marker)
+    except InvalidImageRef:
+        return marker
 
 
 def _row(image: Image, names: Iterable[str]) -> list[Cell]:
@@ -114,4 +125,10 @@ def _filters(parsed: argparse.Namespace) -> dict[str, Any]:
         filters["tags"] = parsed.tag
     if parsed.hidden:
         filters["hidden"] = True
+    for name, value in parsed.properties:
+        if name == "tag" or (name in COLUMNS and name in (*_FILTERS, "status")):
+            raise UsageError(
+                f"{name} is a field of every image, not a property",
+                hint=f"write --{name.replace('_', '-')} {quote(value)}",
+            )
     return filters | {f"property-{name}": value for name, value in parsed.properties}

@@ -29,7 +29,9 @@ _STATUSES = [status for status in STATUSES if status not in ("deleted", "pending
 _SHOWN = 8
 _LONGEST_NAME = 255
 _NOT_FOUND = f"list the images with: {NAME} list; or write a UUID, NAME:UUID or a URL"
-_QUALIFIED = re.compile(r"([a-z][a-z0-9+.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?):(.+)")
+_QUALIFIED = re.compile(
+    r"([a-z][a-z0-9+.-]{0,31})(?::([A-Za-z0-9_][A-Za-z0-9_.-]*))?:(.+)", re.DOTALL
+)
 
 
 def ref_of(broker: Broker, text: str, *, files: bool = False) -> str:
@@ -55,8 +57,8 @@ def ref_of(broker: Broker, text: str, *, files: bool = False) -> str:
         parse(f"file:///x#{pin}")  # a malformed pin is an error of its own
     found = _called(broker, name, None, no_ref)
     if not found and (qualified := _QUALIFIED.fullmatch(name)):
-        found = _called(broker, qualified[2], qualified[1], no_ref)
-    if not found and " " in name:
+        found = _called_there(broker, qualified, no_ref)
+    elif not found and " " in name:
         raise no_ref  # a sentence rather than a name: as malformed as it always was
     if not found:
         raise ImageNotFound(
@@ -81,6 +83,17 @@ def _of_local_file(name: str) -> str | None:
     if "\0" in name or not os.path.isfile(name):
         return None
     return f"write file://{quote(os.path.abspath(name))}"
+
+
+def _called_there(broker: Broker, qualified: re.Match[str], no_ref: InvalidImageRef) -> list[Image]:
+    """The images of that name in the backend before it; a name can have colons of its own."""
+    backend, instance, name = qualified.groups()
+    if instance is None:
+        return _called(broker, name, backend, no_ref)
+    try:
+        return _called(broker, name, f"{backend}:{instance}", no_ref)
+    except InvalidImageRef:  # no such instance
+        return _called(broker, f"{instance}:{name}", backend, no_ref)
 
 
 def _called(broker: Broker, name: str, backend: str | None, no_ref: InvalidImageRef) -> list[Image]:

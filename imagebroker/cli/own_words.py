@@ -22,9 +22,10 @@ def hint_for(hint: str, options: Collection[str]) -> str:
     """`hint` for a command with these options, which are named like their keywords in Python."""
     if any(each in hint for each in _ELSEWHERE):
         return hint
+    said, one_of, values = hint.partition(" one of ")  # values are no options
     for pattern in (_KEYWORD, _RAISED):
-        hint = pattern.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], hint)
-    return hint
+        said = pattern.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], said)
+    return said + one_of + values
 
 
 def names_section(hint: str) -> bool:

@@ -17,7 +17,8 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31}):(?P<rest>.*)", r
 #: What stands around an identifier that was copied from a mail, a page or a script.
 _AROUND = " \t\r\n\f\v'\"<>`"
 _HEX_ID = re.compile(
-    r"(?:urn:uuid:)?\{?([0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12})\}?"
+    r"(?:urn:uuid:|(?P<backend>[a-z][a-z0-9+.-]{0,31}(?::[A-Za-z0-9_.-]{1,64})?:(?://)?))?"
+    r"\{?(?P<id>[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12})\}?"
 )
 _REMOTE = re.compile(r"(?:(?P<user>[A-Za-z0-9_.-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[/~].*)")
 _WITHOUT_SCHEME = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d{1,5})?/.*")
@@ -62,10 +63,10 @@ def _id(text: str) -> str | None:
     found = _HEX_ID.fullmatch(text)
     if found is None:
         return None
-    digits = found[1].replace("-", "").lower()
+    digits = found["id"].replace("-", "").lower()
     ends = (0, 8, 12, 16, 20, 32)
     parts = (digits[a:b] for a, b in pairwise(ends))
-    return f"write the id as {'-'.join(parts)}"
+    return f"write the id as {(found['backend'] or '').removesuffix('//')}{'-'.join(parts)}"
 
 
 def _slashes(text: str) -> str | None:

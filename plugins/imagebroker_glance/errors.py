@@ -43,8 +43,17 @@ _KINDS: Mapping[int, tuple[type[ImageBrokerError], str]] = {
     409: (Conflict, "check the status of the image, and whether something uses it"),
     410: (Gone, "use another image: this one was deleted"),
     413: (QuotaExceeded, "delete images, or ask for a higher quota"),
-    415: (FormatError, "set disk_format and container_format to those of the data"),
+    415: (FormatError, "give the disk_format and container_format that the data has"),
 }
+#: The remedy by what the service says, where a status has more than one reason.
+_CLOSER: Sequence[tuple[int, re.Pattern[str], str]] = (
+    (413, re.compile(r"number of allowed image (propert|tag|member|location)"),
+     "give it fewer of them, or ask for a higher limit"),
+    (415, re.compile("safety checks"),
+     "convert it to an image without references to other files: qemu-img convert"),
+    (403, re.compile("Only shared images have members"),
+     "share it: make its visibility shared (--shared)"),
+)  # fmt: skip
 _BUSY = (429, 500, 502, 503, 504)
 #: Answers whose body is not a document, or none that anybody acts on.
 _SILENT = (202, 204)
@@ -70,6 +79,10 @@ class Refused(Exception):
                 "no image service answers there: set endpoint to the address of Glance, or"
                 " remove it"
             )
+        closer = (h for status, words, h in _CLOSER if status == self.status and words.search(said))
+        hint = next(closer, hint)
+        if self.status == 404 and (image_id := _capitals(what)):
+            hint = f"write the id in small letters, as image services make them: {image_id}"
         if kind is not BackendError:
             return kind(text, hint=hint, status=self.status)
         busy = self.status in _BUSY
@@ -100,6 +113,12 @@ class Refused(Exception):
 def _is_no_image_service(what: str, said: str) -> bool:
     """Whether a 404 says that the server does not know the path, as Keystone does."""
     return what == "the list of images" or "requested URL was not found" in said
+
+
+def _capitals(what: str) -> str | None:
+    """The id in `what` in small letters, if it has others."""
+    found = re.search(r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b", what)
+    return None if found is None or found[0].islower() or found[0].isdigit() else found[0].lower()
 
 
 def refuse(response: requests.Response, *args: Any, **options: Any) -> requests.Response:

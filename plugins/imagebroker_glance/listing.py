@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -37,6 +38,9 @@ _WITH_OPERATOR = frozenset({"id", "name", "status", "disk_format", "container_fo
 #: Query parameters, which must not be used as names of properties.
 _PARAMETERS = frozenset({"limit", "marker", "member_status", "sort", "sort_key", "sort_dir", "tag"})
 
+#: Endings by which Glance takes the name of a property for a range, or fails.
+_RANGES = ("_min", "_max")
+
 _HINT = "check that the endpoint is the image service"
 
 ImageOf = Callable[[Mapping[str, Any], str], Image]
@@ -50,7 +54,16 @@ def list_images(
     :raises InvalidImageRef: a filter is unknown or has an impossible value.
     """
     parameters = _parameters(query)
-    return _images(api, identity, query, parameters, image_of)
+    chosen = {
+        name.removeprefix("property-"): _text(value)
+        for name, value in query.filters.items()
+        if name.startswith("property-") and name.endswith(_RANGES) and value is not None
+    }
+    if not chosen:
+        return _images(api, identity, query, parameters, image_of)
+    images = _images(api, identity, replace(query, limit=None), parameters, image_of)
+    found = (image for image in images if chosen.items() <= dict(image.properties or {}).items())
+    return itertools.islice(found, query.limit)
 
 
 def _parameters(query: ImageQuery) -> list[tuple[str, str]]:
@@ -72,7 +85,7 @@ def _filter(name: str, value: Any) -> list[tuple[str, str]]:
                 f"the filter {name!r} does not name a custom property",
                 hint="filter by an attribute of all images with its own name, without property-",
             )
-        return [(own, _text(value))]
+        return [] if own.endswith(_RANGES) else [(own, _text(value))]
     if name not in _FILTERS:
         raise InvalidImageRef(
             f"the glance backend does not support the filter {name!r}",

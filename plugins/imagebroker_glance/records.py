@@ -137,6 +137,9 @@ class Records:
                 lambda server: server.client.http_client.post("/v2/images", data=document)[1],
                 what=f"record of image {image_id}",
             )
+        except Conflict as error:
+            error.hint = "choose another id: that of a deleted image cannot be used again"
+            raise
         except (TransferError, BackendError) as error:
             if nothing_sent(error) or not self._appears(image_id):
                 raise

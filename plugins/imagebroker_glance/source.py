@@ -168,7 +168,10 @@ class GlanceSource(ImageSource):
         """:raises NotReady: the image should have data (204 means a record without data)."""
         if self.image.size != 0:
             raise self._error(
-                NotReady, "the service has its record, but no data", hint="upload its data again"
+                NotReady,
+                "it is active, but its store has no data",
+                hint="ask an admin of the image service to look for it; if it is lost, delete the"
+                " image and create it again",
             )
 
     def _check_head(self, head: http.Head, start: int, end: int | None) -> None:

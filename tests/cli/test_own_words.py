@@ -43,6 +43,7 @@ OPTIONS = (
             "a checksum of the image",
             "the deadline is over",
             "chmod o= FILE",
+            "sort by one of disk_format, name, asc or desc",
         )),
     ],
 )  # fmt: skip

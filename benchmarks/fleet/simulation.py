@@ -1,32 +1,38 @@
 """What one machine cannot run: thousands of hosts, as events.
 
-Which host reads which chunk is decided by the functions of the product (`imagebroker.swarm.plan`).
-Links are queues: a part of a chunk takes its size over the rate at the sender's link and at the
-receiver's, and between racks at that of both racks. No processor is simulated.
+Which host reads which chunk is decided by the functions of the product (`imagebroker.swarm.plan`,
+`imagebroker.swarm.claims`). Links are queues: a part of a chunk takes its size over the rate at the
+sender's link and at the receiver's, and between racks at that of both racks. The origin sends a
+little to each that asks it, in turn. No processor is simulated.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from imagebroker.swarm.claims import Claims
 from imagebroker.swarm.plan import (
     FETCHED,
     MAX_DIALED,
     MAX_PEERS,
-    SLOW,
-    WHOLE,
+    MEASURED,
+    QUIET,
+    READERS,
     Assignment,
     Layout,
     StaggeredReads,
+    ahead,
     gateway,
     gives_up,
+    is_outpaced,
     opening,
-    partners,
     waits_in_vain,
+    weight,
 )
 
 #: Seconds until a host's second process speaks, until a proof has been judged, and between two
@@ -36,10 +42,14 @@ _STARTS, _PROVES, _LOOKS = 0.6, 0.3, 0.1
 _SPREADS, _REPEATS = 0.2, 2.0
 #: Hosts that are called for a chunk of which nothing comes.
 _CALLED = 2
-#: Bytes that the origin sends to one host before it sends to another.
-_SENT = 64 * 1024
+#: Bytes that the origin sends to one host before it sends to another, so many times before the
+#: first of them must have arrived; and those that it sends at once, even if they are not wanted
+#: any more (ten packets, as TCP begins).
+_SENT, _AHEAD, _AT_ONCE = 64 * 1024, 4, 10 * 1460
 #: Parts that a host asks others for at once.
 _ASKS = 16
+#: Pairs of a part and a host that has it, of which the host with the shortest queue is asked.
+_TRIED = 8
 #: Seconds of requests that wait at one host, as in libtorrent (`request_queue_time`).
 _QUEUE = 3.0
 
@@ -73,51 +83,78 @@ class Outcome(NamedTuple):
 class _Link:
     """Takes one part after the other."""
 
+    __slots__ = ("free", "rate")
+
     def __init__(self, rate: float) -> None:
         self.rate, self.free = rate, 0.0
 
     def until(self, now: float, size: float) -> float:
         """When all of it has passed."""
-        self.free = max(self.free, now) + size / self.rate
+        self.free = (self.free if self.free > now else now) + size / self.rate
         return self.free
 
+    def shared(self, now: float, size: float, flows: int) -> float:
+        """The same of one of so many flows that have the link at the same time."""
+        self.until(now, size)
+        return min(self.free, now + size / self.rate * flows)
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class _Host:
+    number: int
     name: str
     up: _Link
     down: _Link
     rack: tuple[_Link, _Link] | None
     began: float
+    chunks: int
     is_slow: bool = False
     alive: bool = True
     ended: float | None = None
+    #: Others that it speaks with, and those of them in its rack.
     near: list[_Host] = field(default_factory=list)
-    #: Of each chunk: parts that are here, and that were asked for, as bits.
+    mates: list[_Host] = field(default_factory=list)
+    #: Of each chunk: parts that came from others, and these with those that were asked for; bits.
     has: list[int] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    #: Chunks of which it knows the pieces and that are not whole.
-    known: set[int] = field(default_factory=set)
+    taken: list[int] = field(default_factory=list)
+    #: Chunks that are whole here or at a peer, as bits; those that are whole; those of which it
+    #: knows the pieces, and that wait for their turn.
+    seen: int = 0
     whole: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)
     #: Of chunks that are fetched: with whom it is connected for them, and since when nothing came.
     links: dict[int, list[_Host]] = field(default_factory=dict)
     quiet: dict[int, float] = field(default_factory=dict)
-    #: When anything came from others.
+    #: Those of them of which a part can be asked for.
+    wanted: list[int] = field(default_factory=list)
+    #: Nothing can be waited for in vain before; when anything came from others.
+    patient_until: float = 0.0
     came: float = 0.0
+    #: What it reads from the origin, which of its requests that is, and what is on its way.
     reading: int | None = None
-    #: Bytes that were read of the next part of each chunk.
+    request: int = 0
+    on_way: int = 0
+    #: When it began with that, and how much was there; it has left a chunk to faster ones.
+    since: float = 0.0
+    before: float = 0.0
+    is_last: bool = False
+    #: Bytes that were read of each chunk.
     read: dict[int, float] = field(default_factory=dict)
     open_requests: int = 0
     assignment: Assignment | None = None
     staggered: StaggeredReads = field(default_factory=StaggeredReads)
-    partners: dict[tuple[int, int], Collection[str]] = field(default_factory=dict)
+    partners: dict[int, set[_Host]] = field(default_factory=dict)
+    gateways: dict[int, bool] = field(default_factory=dict)
 
     def listens(self, index: int) -> bool:
         """It has the chunk, or fetches it."""
         return index in self.whole or index in self.links
 
-    def bytes_of(self, index: int) -> int:
-        return self.has[index].bit_count()
+    def changed(self) -> None:
+        """Others have come or gone."""
+        self.assignment = None
+        self.partners.clear()
+        self.gateways.clear()
 
 
 class Simulation:
@@ -133,12 +170,18 @@ class Simulation:
         self._rate = scene.megabits * 1e6 / 8
         self._origin = _Link(self._rate)
         self._sent = 0.0
+        #: Requests that the origin answers, in turn.
+        self._requests: deque[tuple[_Host, int]] = deque()
+        self._is_sending = False
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._now, self._number = 0.0, 0
         self._met: list[_Host] = []
-        #: Who reads a chunk, and when all have last heard so.
+        #: What all have heard, who reads each chunk, and what is free for whom has seen so much.
+        self._claims = Claims(lambda: self._now)
         self._readers: dict[int, _Host] = {}
-        self._claims: dict[int, float] = {}
+        self._claimed: tuple[float, set[int], dict[int, list[int]]] = (-1.0, set(), {})
+        #: The place of each host in the ring of each chunk, before any is left out.
+        self._places: dict[int, list[int]] = {}
         self.hosts = self._made()
 
     def _made(self) -> list[_Host]:
@@ -153,10 +196,10 @@ class Simulation:
             rate = self._rate / (10 if is_slow else 1)
             hosts.append(
                 _Host(
-                    f"host{number}", _Link(rate), _Link(rate),
+                    number, f"host{number}", _Link(rate), _Link(rate),
                     racks[number // scene.rack] if racks else None,
-                    began=draw.uniform(0, scene.over), is_slow=is_slow,
-                    has=[0] * self._layout.count, asked=[0] * self._layout.count,
+                    began=draw.uniform(0, scene.over), chunks=self._layout.count, is_slow=is_slow,
+                    has=[0] * self._layout.count, taken=[0] * self._layout.count,
                 )
             )  # fmt: skip
         return hosts
@@ -173,8 +216,10 @@ class Simulation:
             self._at(host.began, self._begin, host)
             if self._random.random() < self._scene.dying:
                 self._at(host.began + self._random.uniform(0, alone), self._die, host)
-        while self._events and self._now < self._scene.over + 30 * alone:
-            self._now, _, what, arguments = heapq.heappop(self._events)
+        events, pop = self._events, heapq.heappop
+        ends = self._scene.over + 30 * alone
+        while events and self._now < ends:
+            self._now, _, what, arguments = pop(events)
             what(*arguments)
         alive = [each for each in self.hosts if each.alive]
         times = sorted(h.ended - h.began for h in alive if h.ended is not None and not h.is_slow)
@@ -204,9 +249,12 @@ class Simulation:
     def _pair(self, one: _Host, other: _Host) -> None:
         for a, b in ((one, other), (other, one)):
             a.near.append(b)
-            a.assignment = None
+            if a.rack is b.rack:
+                a.mates.append(b)
+            a.changed()
             for index in b.whole:
                 self._learn(a, index)
+        for a, b in ((one, other), (other, one)):
             for index in a.links:
                 self._meet_for(a, b, index)
 
@@ -216,7 +264,9 @@ class Simulation:
         host.alive = False
         for each in host.near:
             each.near.remove(host)
-            each.assignment = None
+            if each.rack is host.rack:
+                each.mates.remove(host)
+            each.changed()
 
     def _look(self, host: _Host) -> None:
         """What to read, and whom to ask: again and again."""
@@ -224,91 +274,146 @@ class Simulation:
             return
         if host.reading is None:
             self._decide(host)
-        for index in [each for each in host.links if host.has[each] == self._all]:
-            if host.reading != index:  # it was reading the end of it when another went on
-                self._complete(host, index)
-        self._call_others(host)
-        self._ask(host)
-        self._at(self._now + _LOOKS * self._random.uniform(0.5, 1.5), self._look, host)
+        if self._now >= host.patient_until:
+            self._call_others(host)
+        if host.wanted:
+            self._ask(host)
+        self._at(self._now + _LOOKS * (0.5 + self._random.random()), self._look, host)
 
     def _decide(self, host: _Host) -> None:
+        unread = self._unread(host.seen)
+        if not unread:
+            return
         if host.assignment is None:
             host.assignment = Assignment([host.name, *(each.name for each in host.near)], "image")
-        everything = range(self._layout.count)
-        unread = [each for each in everything if each not in host.known and each not in host.whole]
-        claimed = {each for each, at in self._claims.items() if self._now - at < SLOW}
-        found = host.staggered.next(host.name, host.assignment, unread, claimed, self._now)
+        found = host.staggered.next(
+            host.name, host.assignment, unread, self._claimed[1], self._now, last=host.is_last
+        )
         if found is not None:
             self._read(host, found.start)
+
+    def _unread(self, seen: int) -> list[int]:
+        """The chunks that who has seen these may read, as all have heard."""
+        at, claimed, unread = self._claimed
+        if self._now - at > _LOOKS:
+            claimed, unread = set(self._claims.standing()), {}
+            self._claimed = self._now, claimed, unread
+        found = unread.get(seen)
+        if found is None:
+            found = unread[seen] = [i for i in range(self._layout.count) if not seen >> i & 1]
+        return found
 
     # -- the origin ------------------------------------------------------------------------------
 
     def _read(self, host: _Host, index: int) -> None:
-        host.reading = index
-        self._at(self._now + _SPREADS, self._claim, host, index)
-        self._fetch(host, index)
+        host.reading, host.on_way = index, 0
+        host.request += 1
+        self._at(self._now + _SPREADS, self._claim, host, index, host.request)
+        # The first packets come at once, whoever else asks.
+        self._sent += _AT_ONCE
+        self._origin.until(self._now, _AT_ONCE)
+        host.read[index] = host.read.get(index, 0) + _AT_ONCE
+        host.since, host.before = self._now, host.read[index]
+        self._requests.append((host, host.request))
+        self._send()
 
-    def _fetch(self, host: _Host, index: int) -> None:
-        """The next part of it that is not here."""
-        if not host.alive or host.reading != index:
+    def _send(self) -> None:
+        """To the next one that still wants something."""
+        while self._requests and not self._is_sending:
+            host, request = self._requests.popleft()
+            if host.alive and host.request == request and host.reading is not None:
+                self._is_sending = True
+                self._sent += _SENT
+                self._at(self._origin.until(self._now, _SENT), self._left, host, request)
+
+    def _left(self, host: _Host, request: int) -> None:
+        """The origin has sent it."""
+        self._is_sending = False
+        host.on_way += 1
+        flows = 1 + min(host.open_requests, _ASKS)
+        self._at(host.down.shared(self._now, _SENT, flows), self._fetched, host, request)
+        if host.on_way < _AHEAD:
+            self._requests.append((host, request))
+        self._send()
+
+    def _fetched(self, host: _Host, request: int) -> None:
+        if not host.alive or host.request != request or host.reading is None:
             return
-        missing = self._all & ~host.has[index]
-        if not missing:
+        index = host.reading
+        host.on_way -= 1
+        host.read[index] += _SENT
+        if host.read[index] >= self._layout.chunk:
             self._finish_read(host, index)
-            return
-        self._sent += _SENT
-        ready = host.down.until(self._origin.until(self._now, _SENT), 0)
-        self._at(ready, self._fetched, host, index)
-
-    def _fetched(self, host: _Host, index: int) -> None:
-        host.read[index] = host.read.get(index, 0) + _SENT
-        missing = self._all & ~host.has[index]
-        if missing and host.read[index] >= self._size:
-            host.read[index] = 0
-            host.has[index] |= missing & -missing
-        self._fetch(host, index)
+        elif host.on_way == _AHEAD - 1:
+            self._requests.append((host, request))
+            self._send()
 
     def _finish_read(self, host: _Host, index: int) -> None:
         host.reading = None
-        self._claims[index] = self._now + WHOLE - SLOW
+        self._claims.heard(index, host.name, self._layout.chunk, whole=True)
         self._complete(host, index)
         if host.near or self._now > host.began + _STARTS:
             self._decide(host)
         elif len(host.whole) < self._layout.count:  # it goes on: nobody is known yet
             self._read(host, (index + 1) % self._layout.count)
 
-    def _claim(self, reader: _Host, index: int) -> None:
+    def _claim(self, reader: _Host, index: int, request: int) -> None:
         """All have heard what is read: it is passed on from host to host."""
-        if not reader.alive or reader.reading != index:
+        if not reader.alive or reader.request != request or reader.reading is None:
             return
-        claimed = {
-            each: (held.bytes_of(each), held.name)
-            for each, held in self._readers.items()
-            if held.alive and held.reading == each and held is not reader
-        }
-        if gives_up(reader.name, index, reader.bytes_of(index), claimed):
-            reader.reading = None
-            return
+        self._claims.heard(index, reader.name, int(reader.read[index]))
         before = self._readers.get(index)
+        _, best = self._claims.standing()[index]
+        if best != reader.name:
+            self._give_up(reader)
+            return
         if before is not None and before is not reader and before.reading == index:
-            before.reading = None
-        self._readers[index], self._claims[index] = reader, self._now
-        self._at(self._now + _REPEATS, self._claim, reader, index)
+            self._give_up(before)
+        seconds = self._now - reader.since
+        if seconds >= MEASURED:
+            pace = (reader.read[index] - reader.before) / seconds
+            if is_outpaced(pace, self._claims.paces(reader.name)):
+                reader.is_last = True
+                self._give_up(reader)
+                return
+        self._readers[index] = reader
+        self._at(self._now + _REPEATS, self._claim, reader, index, request)
+        reading = {
+            each: (int(held.read[each]), held.name)
+            for each, held in self._readers.items()
+            if held.alive and held.reading == each
+        }
+        if len(reading) > READERS:
+            for each in sorted(reading):
+                others = {other: reading[other] for other in reading if other != each}
+                if gives_up(self._readers[each].name, each, reading[each][0], others):
+                    self._give_up(self._readers[each])
+
+    def _give_up(self, host: _Host) -> None:
+        if host.reading is not None:
+            self._claims.released(host.reading, host.name)
+        host.reading = None
 
     # -- other hosts -----------------------------------------------------------------------------
 
     def _learn(self, host: _Host, index: int) -> None:
         """A peer has all of it."""
-        if index not in host.whole and index not in host.known:
-            host.known.add(index)
-            self._begin_chunks(host)
+        if not host.seen >> index & 1:
+            host.seen |= 1 << index
+            host.waiting.add(index)
+            if len(host.links) < FETCHED:
+                self._begin_chunks(host)
 
     def _begin_chunks(self, host: _Host) -> None:
         """Fetch what it knows of, a few at once."""
-        for index in sorted(host.known - host.links.keys())[: FETCHED - len(host.links)]:
+        if not host.waiting:
+            return
+        for index in sorted(host.waiting)[: FETCHED - len(host.links)]:
+            host.waiting.discard(index)
             host.links[index], host.quiet[index] = [], self._now
             for each in host.near:
-                self._meet_for(host, each, index)
+                if index in each.whole or index in each.links:
+                    self._meet_for(host, each, index)
 
     def _meet_for(self, one: _Host, other: _Host, index: int) -> None:
         """Two hosts that listen for a chunk are connected if one of them connects."""
@@ -320,56 +425,78 @@ class Simulation:
     def _connects(self, host: _Host, other: _Host, index: int) -> bool:
         """As in `imagebroker.swarm.exchange`."""
         if host.rack is other.rack:
-            return other.name in self._partners(host, index)
+            found = host.partners.get(index)
+            if found is None:
+                found = host.partners[index] = self._partners(host, index)
+            return other in found
         return index not in host.whole and self._is_gateway(host, index)
 
     def _is_gateway(self, host: _Host, index: int) -> bool:
-        mates = [host.name, *(each.name for each in host.near if each.rack is host.rack)]
-        return gateway(mates, "image", index) == host.name
+        found = host.gateways.get(index)
+        if found is None:
+            mates = [host.name, *(each.name for each in host.mates)]
+            found = host.gateways[index] = gateway(mates, "image", index) == host.name
+        return found
 
-    def _partners(self, host: _Host, index: int) -> Collection[str]:
-        key = index, len(host.near)
-        if key not in host.partners:
-            near = tuple(each.name for each in host.near if each.rack is host.rack)
-            host.partners[key] = partners(host.name, near, "image", index)
-        return host.partners[key]
+    def _partners(self, host: _Host, index: int) -> set[_Host]:
+        places = self._places.get(index)
+        if places is None:
+            order = sorted(self.hosts, key=lambda each: weight(each.name, "image", index))
+            places = self._places[index] = [0] * len(order)
+            for place, each in enumerate(order):
+                places[each.number] = place
+        ring = sorted([places[each.number] for each in (host, *host.mates)])
+        found = set(ahead(places[host.number], ring))
+        return {each for each in host.mates if places[each.number] in found}
 
     def _link(self, one: _Host, other: _Host, index: int) -> None:
         for a, b in ((one, other), (other, one)):
-            if index in a.links and b not in a.links[index]:
-                a.links[index].append(b)
+            links = a.links.get(index)
+            if links is not None and b not in links:
+                links.append(b)
+                if len(links) == 1 and a.taken[index] != self._all:
+                    a.wanted.append(index)
 
     def _call_others(self, host: _Host) -> None:
         """For chunks of which nothing comes."""
+        idle = self._now - host.came
         for index, since in host.quiet.items():
-            if waits_in_vain(self._now - since, self._now - host.came):
+            if waits_in_vain(self._now - since, idle):
                 host.quiet[index] = self._now
                 has = [each for each in host.near if index in each.whole]
                 has = [each for each in has if each.rack is host.rack] or has
                 for each in self._random.sample(has, min(len(has), _CALLED)):
                     self._link(host, each, index)
+        host.patient_until = min(host.quiet.values(), default=self._now) + QUIET
 
     def _complete(self, host: _Host, index: int) -> None:
-        host.known.discard(index)
         if index in host.whole:
             return
         host.whole.add(index)
+        host.waiting.discard(index)
+        host.seen |= 1 << index
+        host.has[index] = host.taken[index] = self._all
         host.links.pop(index, None)
         host.quiet.pop(index, None)
+        if index in host.wanted:
+            host.wanted.remove(index)
         self._begin_chunks(host)
         for each in host.near:
-            self._learn(each, index)
+            if not each.seen >> index & 1:
+                self._learn(each, index)
         if len(host.whole) == self._layout.count:
             host.ended = self._now
 
     def _ask(self, host: _Host) -> None:
         """As many parts as may be under way."""
-        while host.open_requests < _ASKS and host.known:
+        while host.open_requests < _ASKS and host.wanted:
             found = self._found(host)
             if found is None:
                 return
             index, part, sender = found
-            host.asked[index] |= 1 << part
+            host.taken[index] |= part
+            if host.taken[index] == self._all:
+                host.wanted.remove(index)
             host.open_requests += 1
             ready = sender.up.until(self._now, self._size)
             if host.rack is not sender.rack and host.rack and sender.rack:
@@ -380,50 +507,59 @@ class Simulation:
 
     def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
         """A part that a peer has: of a chunk and from a peer at random."""
-        wanted = [
-            (index, links)
-            for index, links in host.links.items()
-            if links and host.asked[index] | host.has[index] != self._all
-        ]
-        if not wanted:
-            return None
+        wanted, draw, now = host.wanted, self._random.random, self._now
+        count, latest = len(wanted), now + _QUEUE
         best: tuple[int, int, _Host] | None = None
-        draw = self._random.random
-        for _ in range(8):
-            index, links = wanted[int(draw() * len(wanted))]
+        for _ in range(_TRIED):
+            index = wanted[int(draw() * count)]
+            links = host.links[index]
             sender = links[int(draw() * len(links))]
-            there = sender.has[index] & ~(host.asked[index] | host.has[index]) & self._all
-            if not there or not sender.alive or self._delay(host, sender) > _QUEUE:
+            there = sender.has[index] & ~host.taken[index]
+            if not there or not sender.alive or self._free(host, sender) > latest:
                 continue
-            bits = [at for at in range(self._parts) if there >> at & 1]
             if best is None or sender.up.free < best[2].up.free:
-                best = index, self._random.choice(bits), sender
-        return best
+                best = index, there, sender
+                if sender.up.free <= now:
+                    break
+        if best is None:
+            return None
+        return best[0], self._bit(best[1]), best[2]
 
-    def _delay(self, host: _Host, sender: _Host) -> float:
-        """Seconds until what is asked for now would be on its way."""
+    def _bit(self, there: int) -> int:
+        """One of these parts at random."""
+        for _ in range(int(self._random.random() * there.bit_count())):
+            there &= there - 1
+        return there & -there
+
+    def _free(self, host: _Host, sender: _Host) -> float:
+        """When what is asked for now would be on its way."""
         free = sender.up.free
         if host.rack is not sender.rack and host.rack and sender.rack:
             free = max(free, sender.rack[0].free, host.rack[1].free)
-        return free - self._now
+        return free
 
     def _came(self, host: _Host, index: int, part: int, sender: _Host) -> None:
         host.open_requests -= 1
-        host.asked[index] &= ~(1 << part)
         if not host.alive:
             return
-        if sender.alive:
-            host.has[index] |= 1 << part
+        if index in host.whole:  # it was read here meanwhile
+            pass
+        elif sender.alive:
+            host.has[index] |= part
             if index in host.quiet:
                 host.quiet[index] = self._now
             host.came = self._now
-            if host.has[index] == self._all and host.reading != index:
+            if host.has[index] == self._all:
                 self._complete(host, index)
+        else:
+            if host.taken[index] == self._all:
+                host.wanted.append(index)
+            host.taken[index] &= ~part
         if host.ended is None:
             self._ask(host)
 
 
-SCENES = (
+SCENES: Sequence[Scene] = (
     Scene("100 hosts at once", 100),
     Scene("1,000 hosts at once", 1000),
     Scene("1,000 hosts, racks of 40 with a quarter of the width", 1000, rack=40),

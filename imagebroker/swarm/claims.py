@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from imagebroker.swarm.plan import WHOLE
+from imagebroker.swarm.plan import MEASURED, WHOLE
 
 #: Seconds after which a claim that is not repeated is void, and after which any is.
 _SILENT, _LONG = 6.0, 60.0
@@ -24,6 +24,16 @@ class Claim(NamedTuple):
     passed: float
     #: That is all of it: it is on its way from host to host.
     whole: bool
+    #: Bytes that were there when this was said first.
+    first: int
+
+    @property
+    def pace(self) -> float | None:
+        """Bytes a second; None: it was not read for long enough to tell."""
+        seconds = self.heard - self.since
+        if seconds < MEASURED and not (self.whole and seconds):
+            return None
+        return (self.done - self.first) / seconds
 
     def stands(self, now: float) -> bool:
         silent = WHOLE if self.whole else _SILENT
@@ -36,6 +46,8 @@ class Claims:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._known: dict[int, Claim] = {}
+        #: Bytes a second of each host that reads, and when that was heard.
+        self._paces: dict[str, tuple[float, float]] = {}
 
     def heard(self, index: int, by: str, done: int, *, whole: bool = False) -> bool:
         """Note a claim; whether others should hear of it too.
@@ -51,9 +63,22 @@ class Claims:
         news = (
             same is None or whole > same.whole or (done > same.done and now - same.passed > _PASSED)
         )
-        since, passed = (now, now) if same is None else (same.since, same.passed)
-        self._known[index] = Claim(done, by, since, now, now if news else passed, whole)
+        since, passed, first = (
+            (now, now, done) if same is None else (same.since, same.passed, same.first)
+        )
+        claim = Claim(done, by, since, now, now if news else passed, whole, first)
+        self._known[index] = claim
+        if (pace := claim.pace) is not None:
+            self._paces[by] = pace, now
         return news
+
+    def released(self, index: int, by: str) -> bool:
+        """This host reads it no longer; whether that is news."""
+        known = self._known.get(index)
+        if known is None or known.by != by or known.whole:
+            return False
+        del self._known[index]
+        return True
 
     def ended(self, index: int) -> None:
         """It is whole somewhere."""
@@ -63,6 +88,12 @@ class Claims:
         """This host has gone."""
         for index in [each for each, claim in self._known.items() if claim.by == by]:
             del self._known[index]
+
+    def paces(self, own: str) -> list[float]:
+        """Bytes a second of each host but this one that reads, or has lately."""
+        now = self._clock()
+        self._paces = {by: each for by, each in self._paces.items() if now - each[1] < _SILENT}
+        return [pace for by, (pace, _) in self._paces.items() if by != own]
 
     def standing(self) -> dict[int, tuple[int, str]]:
         """Bytes and reader of each chunk that is being read, or was lately."""

@@ -11,7 +11,14 @@ from imagebroker.swarm import wire
 from imagebroker.swarm.claims import Claims
 from imagebroker.swarm.peer import SHORT_ID, Peer
 from imagebroker.swarm.peers import Peers
-from imagebroker.swarm.plan import MAX_PEERS, Assignment, StaggeredReads, gives_up
+from imagebroker.swarm.plan import (
+    MAX_PEERS,
+    MEASURED,
+    Assignment,
+    StaggeredReads,
+    gives_up,
+    is_outpaced,
+)
 from imagebroker.swarm.wire import Message
 
 if TYPE_CHECKING:
@@ -40,6 +47,10 @@ class ChunkPicker:
         self._assignment = Assignment([local.id], local.start.topic)
         self._staggered = StaggeredReads()
         self._claimed_at, self._grown = 0.0, 0
+        #: When it began with the chunk that it reads, and how much of that was there.
+        self._pace_of: tuple[int, float, int] | None = None
+        #: It has left a chunk to others because they are faster.
+        self._is_slow = False
 
     def ended(self, number: int) -> None:
         """A run that was ordered is read."""
@@ -58,7 +69,9 @@ class ChunkPicker:
         local = self._local
         unread = [i for i in local.chunks.unread() if i not in self.taken]
         claimed = self.claims.standing()
-        found = self._staggered.next(local.id, self._assigned(), unread, claimed, local.clock())
+        found = self._staggered.next(
+            local.id, self._assigned(), unread, claimed, local.clock(), last=self._is_slow
+        )
         if found is not None:
             self._order(found.start, found.stop)
 
@@ -71,7 +84,7 @@ class ChunkPicker:
 
     def _order(self, first: int, stop: int) -> None:
         self._local.trace(f"reading chunks {first} to {stop} of {self._local.start.layout.count}")
-        self._reading, self._grown = (first, stop), 0
+        self._reading, self._grown, self._pace_of = (first, stop), 0, None
         self._number += 1
         self._local.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
         self._claim_all()
@@ -102,14 +115,21 @@ class ChunkPicker:
             return
         if self._peers.is_banned_id(by):
             return  # whoever passes that on
+        if message.get("free") is True:
+            if self.claims.released(index, by):
+                self._pass_on(peer, by, message)
+            return
         whole = done >= self._local.start.layout.length(index)
         if not self.claims.heard(index, by, done, whole=whole):
             return
+        self._pass_on(peer, by, message)
+        self._give_up()
+
+    def _pass_on(self, peer: Peer, by: str, message: Message) -> None:
         told = _told(message)
         others = [p for p in self._peers if p is not peer and p.id != by and p.short_id not in told]
         for each in random.sample(others, min(len(others), _PASSED_TO)):
             each.send(message)
-        self._give_up()
 
     def _give_up(self) -> None:
         """If another reads this chunk too and has more of it, or many read what comes before."""
@@ -121,7 +141,10 @@ class ChunkPicker:
             others[at] = rival
         if gives_up(self._local.id, at, done, others):
             self._local.trace(f"chunk {at} is left to others")
-            self._stop()
+            if rival is None:
+                self._leave_to_others(at)
+            else:
+                self._stop()
 
     def _left(self, peer: Peer) -> None:
         """It has gone: what it read is anybody's."""
@@ -133,6 +156,24 @@ class ChunkPicker:
         left = range(*self._reading or (0, 0))
         return next((each for each in left if not (has(each) or each in self.taken)), None)
 
+    def _leave_to_others(self, at: int) -> None:
+        """Nobody reads it: whose turn it is does so now, and does not wait."""
+        self._stop()
+        self._send_claim(self._peers, at, 0, free=True)
+
+    def _is_outpaced(self) -> bool:
+        """Whether others read so much faster that this host holds them up."""
+        at, now = self._at(), self._local.clock()
+        if at is None:
+            return False
+        grown = self._local.chunks.grown(at)
+        if self._pace_of is None or self._pace_of[0] != at:
+            self._pace_of = at, now, grown
+        _, began, before = self._pace_of
+        if now - began < MEASURED:
+            return False
+        return is_outpaced((grown - before) / (now - began), self.claims.paces(self._local.id))
+
     def _stop(self) -> None:
         self._local.parent.send({"t": "stop"})
         self.ended(self._number)
@@ -141,6 +182,11 @@ class ChunkPicker:
     def watch(self) -> None:
         """Whether what is read grows; a claim stands as long as it does."""
         if self._reading is None:
+            return
+        if self._is_outpaced() and (at := self._at()) is not None:
+            self._local.trace(f"chunk {at} is left to others, which read several times faster")
+            self._is_slow = True
+            self._leave_to_others(at)
             return
         grown = sum(self._local.chunks.grown(index) for index in range(*self._reading))
         if grown != self._grown:
@@ -180,10 +226,14 @@ class ChunkPicker:
         if self._reading is not None and (at := self._at()) is not None:
             self._send_claim(peers, at, self._local.chunks.grown(at))
 
-    def _send_claim(self, peers: Iterable[Peer], index: int, done: int) -> None:
+    def _send_claim(
+        self, peers: Iterable[Peer], index: int, done: int, *, free: bool = False
+    ) -> None:
         """With the peers that hear of it from this host: nobody passes it on to them."""
         told = "".join(each.short_id for each in self._peers)
         message = {"t": "claim", "i": index, "by": self._local.id, "done": done, "told": told}
+        if free:
+            message["free"] = True  # it is not read here any more
         for each in peers:
             each.send(message)
 

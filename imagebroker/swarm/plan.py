@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+T = TypeVar("T")
 _MIB = 1024 * 1024
 #: An image has about so many chunks, within these limits of their size.
 _CHUNKS = 64
@@ -30,7 +33,7 @@ SILENT, SLOW = 3.0, 6.0
 #: The same for one that waits until a host has sent other chunks.
 LATE = 20.0
 #: Seconds after which others are called for a chunk, where nothing comes of any.
-_QUIET = 1.5
+QUIET = 1.5
 #: The steps in which partners stand apart: 1, and its powers.
 _STRIDE = 8
 #: Seconds in which a chunk that was read goes from peer to peer, to any host.
@@ -41,6 +44,9 @@ FETCHED = 16
 _TURN = 0.3
 #: So many hosts read from the backend at once. More would only make each of them slower.
 READERS = 16
+#: Seconds that a host reads before its pace is compared with that of others, and how many times
+#: faster half of them are if it leaves its chunk to them.
+MEASURED, _FASTER = 3.0, 4.0
 
 
 def topic(algorithm: str, digest: str) -> str:
@@ -100,9 +106,14 @@ def gateway(rack: Collection[str], topic: str, index: int) -> str:
 @functools.lru_cache(1 << 12)
 def partners(own: str, members: tuple[str, ...], topic: str, index: int) -> Collection[str]:
     """The members to which `own` connects for a chunk. All stand in a ring, in another order for
-    each chunk, and each connects to the next one, the eighth, the 64th: every connection costs
-    a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
+    each chunk."""
     ring = sorted({own, *members}, key=lambda member: weight(member, topic, index))
+    return ahead(own, ring)
+
+
+def ahead(own: T, ring: Sequence[T]) -> list[T]:
+    """Those in a ring to which one connects: the next one, the eighth, the 64th. Every connection
+    costs a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
     place, found, step = ring.index(own), [], 1
     while step < len(ring):
         found.append(ring[(place + step) % len(ring)])
@@ -156,11 +167,14 @@ class StaggeredReads:
         unread: Sequence[int],
         claimed: Collection[int],
         now: float,
+        *,
+        last: bool = False,
     ) -> range | None:
         """The chunks that the host `own` reads from the backend now; None: it is not its turn.
 
         :param unread: chunks that nobody has, or that nobody sends, in order.
         :param claimed: those that another host says it reads.
+        :param last: it reads slowly: all others have their turn before it.
         """
         if not unread:
             return None
@@ -168,7 +182,8 @@ class StaggeredReads:
             return range(unread[0], unread[0] + _in_a_row(unread))
         free = [each for each in window(unread, 2 * len(assignment.members)) if each not in claimed]
         self._free = {index: self._free.get(index, now) for index in free}
-        places = ((assignment.place(own, index), index) for index in free)
+        after = len(assignment.members) if last else 0
+        places = ((assignment.place(own, index) + after, index) for index in free)
         due = [each for each in places if now - self._free[each[1]] >= each[0] * _TURN]
         if not due:
             return None
@@ -180,7 +195,7 @@ class StaggeredReads:
 def waits_in_vain(quiet: float, idle: float) -> bool:
     """Whether other hosts are called for a chunk of which nothing came for `quiet` seconds; nothing
     of any chunk came for `idle` seconds. Every call costs a TLS handshake."""
-    return quiet > _QUIET and (idle > _QUIET or quiet > SLOW)
+    return quiet > QUIET and (idle > QUIET or quiet > SLOW)
 
 
 def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, str]]) -> bool:
@@ -192,6 +207,12 @@ def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, st
     if rival is not None and rival > (done, own):
         return True
     return sum(each < index for each in others) >= READERS
+
+
+def is_outpaced(pace: float, others: Collection[float]) -> bool:
+    """Whether a host that reads so many bytes a second leaves its chunk to others, which read so
+    many each: a chunk is passed on when it is whole, and all wait for it."""
+    return bool(others) and pace * _FASTER < statistics.median(others)
 
 
 def _in_a_row(numbers: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from imagebroker.swarm.plan import (
     Layout,
     StaggeredReads,
     gives_up,
+    is_outpaced,
 )
 from tests.swarm.fleet import needs_libtorrent
 
@@ -75,7 +76,7 @@ class Scene:
         self.ordered = ordered
         local = SimpleNamespace(
             start=SimpleNamespace(topic="image", opening=0, layout=Layout(64 << 20)), id="own",
-            clock=Clock(), trace=lambda text: None, parent=SimpleNamespace(send=ordered.append),
+            clock=Clock(), trace=lambda text: None, progressed=lambda: None, parent=SimpleNamespace(send=ordered.append),
             chunks=SimpleNamespace(
                 has=lambda index: False, grown=lambda index: 0, unread=lambda: list(range(64))
             ),
@@ -191,3 +192,82 @@ def test_hosts_that_are_free_at_the_same_time_read_different_chunks() -> None:
     # So late that each may read any of them.
     found = [staggered[host].next(host, assignment, unread, (), 5.0) for host in hosts]
     assert_that(len({each.start for each in found if each is not None}), Equals(len(hosts)))
+
+
+def test_a_host_that_reads_several_times_slower_than_half_of_the_others_leaves_it_to_them() -> None:
+    assert_that(is_outpaced(20.0, [100.0, 100.0, 10.0]), Equals(True))
+    assert_that(is_outpaced(30.0, [100.0, 100.0, 10.0]), Equals(False))
+    assert_that(is_outpaced(0.0, []), Equals(False))
+
+
+def test_a_pace_is_that_of_one_reader_while_it_reads() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    for second in range(0, 5, 2):
+        clock.now = float(second)
+        claims.heard(3, "a", 100 * second)
+        claims.heard(4, "b", 50 * second + 1000)
+        claims.heard(5, "own", second)
+        assert_that(sorted(claims.paces("own")), Equals([50.0, 100.0] if second == 4 else []))
+    claims.heard(6, "c", 0)
+    clock.now = 5.0
+    claims.heard(6, "c", 700, whole=True)
+    claims.ended(6)
+    assert_that(sorted(claims.paces("own")), Equals([50.0, 100.0, 700.0]))
+    clock.now = 11.0
+    assert_that(claims.paces("own"), Equals([]))
+
+
+def test_a_chunk_that_its_reader_leaves_is_free_at_once() -> None:
+    claims = Claims(Clock())
+    claims.heard(3, "a", 10)
+    assert_that(claims.released(3, "b"), Equals(False))
+    assert_that(claims.released(3, "a"), Equals(True))
+    assert_that(claims.standing(), Equals({}))
+    claims.heard(4, "a", 10, whole=True)
+    assert_that(claims.released(4, "a"), Equals(False))
+
+
+@needs_libtorrent
+def test_a_slow_reader_leaves_its_chunk_to_others_and_says_so() -> None:
+    scene = Scene()
+    scene.picker.ended(0)
+    clock, read = scene.local.clock, 0
+    while not (scene.ordered and scene.ordered[-1]["t"] == "stop"):
+        clock.now += 0.25
+        assert_that(clock.now < 30, Equals(True), scene.ordered)
+        if not scene.picker.is_reading:
+            scene.picker.decide()
+            continue
+        read += 1000
+        scene.local.chunks.grown = lambda index, read=read: read
+        if clock.now % 2 == 0:
+            by = scene.peers[0].id
+            claim = {"t": "claim", "i": 0, "by": by, "done": int(clock.now * 50_000), "told": ""}
+            scene.picker.heard(cast(Any, scene.peers[0]), claim)
+        scene.picker.watch()
+    left = scene.ordered[-2]["first"]
+    free = [each for each in scene.peers[1].sent if each.get("free")]
+    assert_that([each["i"] for each in free], Equals([left]))
+
+
+def test_who_reads_slowly_has_its_turn_after_all_others() -> None:
+    hosts = ["a", "b", "c", "d"]
+    assignment = Assignment(hosts, "image")
+    own = assignment.reader(0)
+    for last, turn in ((False, 0.0), (True, 1.2)):
+        staggered, now = StaggeredReads(), 0.0
+        while staggered.next(own, assignment, [0], (), now, last=last) is None:
+            now = round(now + 0.1, 1)
+        assert_that(now, Equals(turn))
+
+
+@needs_libtorrent
+def test_who_hears_that_a_chunk_is_free_passes_that_on_once() -> None:
+    scene = Scene()
+    scene.claim(3)
+    free = {"t": "claim", "i": 9, "by": scene.peers[3].id, "done": 0, "told": "", "free": True}
+    for _ in range(2):
+        scene.picker.heard(cast(Any, scene.peers[0]), free)
+    assert_that(scene.picker.claims.standing(), Equals({}))
+    assert_that([each.count(free) for each in scene.sent], Equals([0, 1, 1, 0]))

@@ -176,3 +176,15 @@ def test_a_download_that_is_killed_leaves_no_process_and_no_file(
     host.read_until("listening at")
     host.end()
     wait_until(lambda: host.spooled == [])
+
+
+def test_what_a_slow_host_reads_others_read_before_it(fleet: Fleet, nginx: Nginx) -> None:
+    fleet.with_list()
+    _, checksum = published(nginx.root, "image.raw", 16 * MIB)
+    slow, *others = fleet.hosts
+    slow.configure(f"swarm_backend_limit = {MIB // 32}")
+    downloaded(fleet, nginx.url("image.raw", prefix="slow"), checksum)
+    right(fleet, checksum)
+    assert_that(slow.output, Contains("which read several times faster"))
+    for host in others:
+        assert_that(host.output, Not(Contains("which read several times faster")))

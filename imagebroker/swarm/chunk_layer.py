@@ -64,8 +64,8 @@ class ChunkLayer:
             return
         local.trace("the layer of chunks is proven by the root in the record")
         for index, announcer in liars:
-            if (liar := self._peers.get(announcer)) is not None:
-                self._peers.ban(liar, f"has other bytes in chunk {index} than the record says")
+            pieces = local.chunks.pieces(index) or []
+            self._peers.disprove(index, pieces, announcer, "the record says")
             local.torrents.remove(index)
             local.chunks.forget(index)
         for each in self._peers:

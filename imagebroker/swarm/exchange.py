@@ -29,7 +29,9 @@ class Exchange:
     def __init__(self, local: LocalHost, peers: Peers, picker: ChunkPicker) -> None:
         self._local, self._peers, self._picker = local, peers, picker
         #: The first comparison with the backend of what a host announced: others wait for it.
-        self._audits: dict[str, asyncio.Future[bool]] = {}
+        self._audits: dict[str, asyncio.Future[bool | None]] = {}
+        #: Chunks of others that could not be compared: they are used, and not passed on.
+        self._unproven: set[int] = set()
         #: Chunks that have arrived and are being looked at.
         self._busy: set[int] = set()
 
@@ -39,8 +41,8 @@ class Exchange:
         """It may read the image: tell it all, and believe what it has said so far."""
         for index, pieces in self._local.chunks.known():
             self._announce(peer, index, pieces)
-        for index, pieces in peer.offers.items():
-            self._offered(peer, index, pieces)
+        for index, (pieces, own) in peer.offers.items():
+            self._offered(peer, index, pieces, own=own)
         peer.offers.clear()
         self._link_all(peer)
 
@@ -56,31 +58,35 @@ class Exchange:
         self._link(peer, index)
 
     def offered(self, peer: Peer, message: Message) -> None:
-        """It has a chunk, and says which pieces it consists of.
+        """It has a chunk, and says which pieces it consists of, and whether its own backend has
+        sent them.
 
         :raises BrokenPeer: it does not.
         """
         index = wire.whole(message, "i", self._local.start.layout.count)
         width = self._local.chunks.pieces_in(index)
-        self._offered(peer, index, wire.digest_bytes(message, "pieces", width))
+        pieces = wire.digest_bytes(message, "pieces", width)
+        self._offered(peer, index, pieces, own=message.get("own") is True)
 
-    def _offered(self, peer: Peer, index: int, pieces: list[bytes]) -> None:
+    def _offered(self, peer: Peer, index: int, pieces: list[bytes], *, own: bool) -> None:
         chunks = self._local.chunks
         if not peer.proven:
-            peer.offers[index] = pieces
+            peer.offers[index] = pieces, own
             return
+        if own:
+            peer.vouch(index, pieces)
         self._picker.claims.ended(index)
         if index < self._local.start.first:
             return
         known = chunks.pieces(index)
         if not chunks.agrees(index, pieces):
-            self._peers.ban(peer, f"has other bytes in chunk {index} than the record says")
+            self._peers.disprove(index, pieces, peer.id, "the record says")
             return
         if known is None:
             chunks.offered(index, pieces, peer.id)
             self._fetch()
         elif known != pieces and chunks.is_own(index):
-            self._peers.ban(peer, f"has other bytes in chunk {index} than the backend")
+            self._peers.disprove(index, pieces, peer.id, "the backend")
             return
         elif known != pieces:
             chunks.doubt(index)  # one of two is wrong: the backend decides
@@ -103,17 +109,18 @@ class Exchange:
         if not peer.proven:
             return
         if self._local.chunks.has(index):
-            if index in peer.has:
-                return  # it needs nothing
-            peer.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex()})
+            if index in peer.has or index in self._unproven:
+                return  # it needs nothing, or this host would pass on what it has not looked at
+            own = self._local.chunks.is_own(index)
+            peer.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex(), "own": own})
         elif self._local.torrents.has(index):
             peer.send({"t": "on", "i": index})
 
     def wrong(self, index: int) -> None:
         """The backend has other bytes there than the host that announced it."""
-        liar = self._peers.get(self._local.chunks.announcer(index) or "")
-        if liar is not None:
-            self._peers.ban(liar, f"has other bytes in chunk {index} than the backend")
+        chunks = self._local.chunks
+        pieces = chunks.pieces(index) or []
+        self._peers.disprove(index, pieces, chunks.announcer(index), "the backend")
         self._local.torrents.remove(index)
         self._local.chunks.forget(index)
 
@@ -166,9 +173,15 @@ class Exchange:
         self._picker.taken.discard(index)
         self._picker.finished(index)
         local.torrents.seed(index, pieces)
-        if before != pieces and (each := self._peers.get(announcer or "")) is not None:
-            self._peers.ban(each, f"has other bytes in chunk {index} than the backend")
+        if before is not None and before != pieces:
+            self._peers.disprove(index, before, announcer, "the backend")
         self._announce_to_all(index, pieces)
+
+    def confirmed(self) -> None:
+        """All of the image has the digest of its record: what was not compared is right."""
+        unproven, self._unproven = self._unproven, set()
+        for index in unproven:
+            self._announce_to_all(index, self._local.chunks.pieces(index) or [])
 
     def collect(self) -> None:
         """Look at what libtorrent has finished, and at whom it does not trust."""
@@ -216,7 +229,7 @@ class Exchange:
             each.stalled += 1
             self._local.trace(f"chunk {index} does not come from {each.title}")
             silent = self._local.chunks.silence(announcer) > LATE
-            if each.stalled > (_MOST_STALLED if silent else 2 * _MOST_STALLED):
+            if silent and each.stalled > _MOST_STALLED:  # a slow one sends something
                 self._reassign(each)
                 self._peers.ban(each, "does not send what it says it has")
 
@@ -248,44 +261,59 @@ class Exchange:
             local.torrents.remove(index)  # not on the disk as it was in memory: begin again
             chunks.forget(index)
             return
-        is_right = await self._passes_audit(index, announcer)
+        is_right = await self._audited(index, announcer)
         if chunks.announcer(index) != announcer:
             return  # it was read here meanwhile, or is not believed any more
-        if not is_right:
+        if is_right is False:
             local.torrents.remove(index)
             chunks.forget(index)
             return
         if not chunks.arrived(index):
             return
+        if is_right is None:
+            self._unproven.add(index)
         local.progressed()
         local.trace(f"chunk {index} came from others")
         told = self._peers.get(announcer)
         by = announcer if told is None else told.title
-        local.parent.send({"t": "got", "i": index, "by": by})
+        own = told is not None and told.vouches(index, chunks.pieces(index) or [])
+        local.parent.send({"t": "got", "i": index, "by": by, "own": own})
         self._fetch()
         self._announce_to_all(index, chunks.pieces(index) or [])
 
-    async def _passes_audit(self, index: int, announcer: str) -> bool:
-        """Compare a little of it with the backend, now and then: who lies is found out early."""
-        first = self._audits.get(announcer)
-        if first is None:
+    async def _audited(self, index: int, announcer: str) -> bool | None:
+        """Compare a little of it with the backend, now and then: who lies is found out early.
+        None: the backend did not answer, and nothing of this host was compared before."""
+        while (first := self._audits.get(announcer)) is not None:
+            if (is_right := await first) is None:
+                return None
+            if is_right:
+                break
+            if self._peers.get(announcer) is None:
+                return False
+            if self._audits.get(announcer) is first:  # it was misled: look at the next one, too
+                del self._audits[announcer]
+        else:
             first = asyncio.ensure_future(self._is_right(index, announcer))
             self._audits[announcer] = first
-            return await first
-        if not await first:
-            return False
+            if (is_right := await first) is None:
+                self._audits.pop(announcer, None)
+            return is_right
         if random.randrange(_AUDITED):  # noqa: S311 - no secret
             return True
-        return await self._is_right(index, announcer)
+        return await self._is_right(index, announcer) is not False
 
-    async def _is_right(self, index: int, announcer: str) -> bool:
-        """Compare two places of it with the backend."""
+    async def _is_right(self, index: int, announcer: str) -> bool | None:
+        """Compare two places of it with the backend; None if that does not answer."""
         local = self._local
         places = proof.candidates(*local.start.layout.span(index))[: proof.PLACES]
         expected = await local.parent.bytes_at(places)
         found = await asyncio.to_thread(local.chunks.in_folder, index, places)
-        if expected is None or found == expected:
+        if expected is None:
+            return None
+        if found == expected:
             return True
-        if (liar := self._peers.get(announcer)) is not None:
-            self._peers.ban(liar, f"has other bytes in chunk {index} than the backend")
+        pieces = local.chunks.pieces(index)
+        if pieces is not None:
+            self._peers.disprove(index, pieces, announcer, "the backend")
         return False

@@ -104,6 +104,7 @@ class Host:
                 case "confirmed":
                     self._admission.confirmed = True
                     self._layer.confirmed()
+                    self._exchange.confirmed()
                     await asyncio.sleep(float(message["linger"]))
                     return
                 case "bytes":

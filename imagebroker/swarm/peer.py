@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from asyncio import StreamReader, StreamWriter
 from dataclasses import dataclass, field
 from time import monotonic
@@ -91,8 +92,10 @@ class Peer:
     #: Chunks for which its libtorrent listens, and those of them that it has.
     on: set[int] = field(default_factory=set)
     has: set[int] = field(default_factory=set)
-    #: Chunks that it said it has before it had proven anything.
-    offers: dict[int, list[bytes]] = field(default_factory=dict)
+    #: Chunks that it said it has before it had proven anything, and whether at first hand.
+    offers: dict[int, tuple[list[bytes], bool]] = field(default_factory=dict)
+    #: Digests of what it has said of chunks that it knows at first hand.
+    vouched: dict[int, bytes] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
     stalled: int = 0
     #: What is to be sent, and whether that is due.
@@ -153,6 +156,14 @@ class Peer:
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
             self.stalled, self.unanswered = before.stalled, before.unanswered
+            self.vouched = before.vouched
+
+    def vouch(self, index: int, pieces: list[bytes]) -> None:
+        """It says that it has read a chunk of these pieces from its own backend."""
+        self.vouched[index] = _print(pieces)
+
+    def vouches(self, index: int, pieces: list[bytes]) -> bool:
+        return self.vouched.get(index) == _print(pieces)
 
     def close(self) -> None:
         self.writer.transport.abort()
@@ -167,6 +178,10 @@ class Peer:
     def may_ask(self) -> bool:
         self.answered += 1
         return self.answered <= _MOST_CHALLENGES
+
+
+def _print(pieces: list[bytes]) -> bytes:
+    return hashlib.sha256(b"".join(pieces)).digest()
 
 
 def places_of(message: Message, size: int) -> tuple[str, proof.Places]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from imagebroker.swarm.plan import MAX_PEERS
 
 if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
+
+#: Wrong chunks that a host may pass on: with more, it is done without.
+_MOST_MISLED = 3
 
 
 class Peers:
@@ -25,6 +29,8 @@ class Peers:
         #: Certificates of hosts that have lied, or could not prove anything, and their ids.
         self._banned: set[str] = set()
         self._banned_ids: set[str] = set()
+        #: Wrong chunks that hosts have passed on, by their certificates.
+        self._misled: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Peer]:
         """Those that are here now, whatever is done with them meanwhile."""
@@ -88,10 +94,13 @@ class Peers:
         return host in self._banned_ids
 
     def ban(self, peer: Peer, why: str) -> None:
-        """It gets nothing any more, and nothing it said counts."""
-        local = self._local
+        """It gets nothing any more, nothing it said counts, and people hear of it."""
         if peer.fingerprint not in self._banned:
-            local.left_out(peer.title, why)
+            self._local.left_out(peer.title, why)
+        self._shut_out(peer)
+
+    def _shut_out(self, peer: Peer) -> None:
+        local = self._local
         self._banned.add(peer.fingerprint)
         self._banned_ids.add(peer.id)
         for index in local.chunks.announced_by(peer.id):
@@ -101,6 +110,21 @@ class Peers:
         self._drop(peer)
         self.allow()
         self.on_removed(peer)
+
+    def disprove(self, index: int, pieces: list[bytes], teller: str | None, source: str) -> None:
+        """What was told of a chunk is wrong. Who said that it has read it is a liar; who only
+        passes on what it was told, as `teller` may, is not.
+
+        :param source: what says otherwise: "the backend" or "the record says".
+        """
+        for each in self:
+            if each.vouches(index, pieces):
+                self.ban(each, f"has other bytes in chunk {index} than {source}")
+        if (misled := self.get(teller or "")) is not None:
+            self._local.trace(f"chunk {index} is wrong, and {misled.title} has passed it on")
+            self._misled[misled.fingerprint] += 1
+            if self._misled[misled.fingerprint] >= _MOST_MISLED:
+                self._shut_out(misled)
 
     def allow(self) -> None:
         """Nobody else's connection is accepted by libtorrent."""

@@ -44,6 +44,8 @@ class SwarmSource(ImageSource):
         self.complete = False
         #: Who announced each chunk that others sent.
         self._announcers: dict[int, str] = {}
+        #: Chunks that these did not read themselves: they were told, too.
+        self._relayed: set[int] = set()
         #: Hosts that are not listened to any more, and why.
         self.left_out: list[str] = []
         self._reading = BackendReader(
@@ -97,7 +99,10 @@ class SwarmSource(ImageSource):
         """The same bytes once more, those of other hosts held to the backend; after `close`."""
 
         def lied(index: int, who: str) -> None:
-            self._exclude(f"{who} has other bytes in chunk {index} than the backend")
+            if index in self._relayed:
+                LOG.info("swarm: chunk %d is wrong, and %s has passed it on", index, redact(who))
+            else:
+                self._exclude(f"{who} has other bytes in chunk {index} than the backend")
             self._child.send({"t": "wrong", "i": index})
 
         idle_timeout = self._child.start.idle_timeout
@@ -124,6 +129,8 @@ class SwarmSource(ImageSource):
             case "got":
                 self._spool.arrived(message["i"])
                 self._announcers[message["i"]] = message["by"]
+                if not message["own"]:
+                    self._relayed.add(message["i"])
             case "note":
                 LOG.warning("swarm: %s", redact(message["text"]))
             case "left_out":

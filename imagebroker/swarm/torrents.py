@@ -68,6 +68,9 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 """
 
 
+#: From so many wrong pieces of a chunk on, libtorrent bans whoever has sent a part of them, too.
+_SUSPECT = 4
+
 #: Without `apply_ip_filter` anybody who knows an info-hash could connect.
 _FLAGS = (
     lt.torrent_flags.apply_ip_filter
@@ -105,6 +108,8 @@ class Torrents:
         self._linked: set[tuple[int, str, int]] = set()
         self._finished: set[int] = set()
         self._banned: list[str] = []
+        #: Pieces of each chunk that were wrong.
+        self._failed: dict[int, int] = {}
         self.port = port or int(self._session.ssl_listen_port())
 
     # -- what there is ---------------------------------------------------------------------------
@@ -197,7 +202,7 @@ class Torrents:
         return found
 
     def banned(self) -> list[str]:
-        """Addresses whose bytes were wrong."""
+        """Addresses that sent wrong bytes, each of them alone."""
         found, self._banned = self._banned, []
         return found
 
@@ -211,8 +216,13 @@ class Torrents:
                     self._finished.add(index)
             elif isinstance(alert, lt.state_update_alert):
                 self._note(alert.status)
+            elif isinstance(alert, lt.hash_failed_alert):
+                if (index := self._index(alert)) is not None:
+                    self._failed[index] = self._failed.get(index, 0) + 1
             elif isinstance(alert, lt.peer_ban_alert):
-                self._banned.append(alert.ip[0])
+                index = self._index(alert)
+                if index is not None and self._failed.get(index, 0) < _SUSPECT:
+                    self._banned.append(alert.ip[0])
 
     def _note(self, news: Sequence[Any]) -> None:
         for each in news:

@@ -1,0 +1,182 @@
+"""Who lies is named; who was lied to, and has passed that on, is not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from testtools.assertions import assert_that
+from testtools.matchers import Contains, Equals, HasLength
+
+from imagebroker.swarm.certificates import NAME
+from imagebroker.swarm.chunks import Chunks
+from imagebroker.swarm.exchange import Exchange
+from imagebroker.swarm.peer import Peer
+from imagebroker.swarm.peers import Peers
+from imagebroker.swarm.plan import Layout
+from tests.swarm.test_claims import Clock
+
+MIB = 1024 * 1024
+COUNT = 8
+
+
+class Other:
+    """A peer that has proven its right."""
+
+    def __init__(self, name: str) -> None:
+        self.id = self.fingerprint = self.title = self.ip = name
+        self.hello = SimpleNamespace(rack="", libtorrent=1)
+        self.proven, self.accepts, self.is_mutual = True, True, True
+        self.stalled, self.offers = 0, dict[int, Any]()
+        self.on, self.has, self.vouched = set[int](), set[int](), dict[int, bytes]()
+        self.sent: list[Any] = []
+        self.send, self.closed = self.sent.append, False
+
+    vouch, vouches = cast(Any, Peer.vouch), cast(Any, Peer.vouches)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Scene:
+    """A host with peers. `answers`: what its backend says to questions for a few bytes."""
+
+    def __init__(self, folder: Path, *names: str, answers: Any = None) -> None:
+        self.named: list[tuple[str, str]] = []
+        self.said: list[Any] = []
+        self.removed: list[int] = []
+        layout = Layout(COUNT * MIB)
+        torrents = SimpleNamespace(
+            has=lambda index: True, remove=self.removed.append, seed=lambda index, pieces: None,
+            fetch=lambda index, pieces: None, connect=lambda *at: None, allow=lambda ips: None,
+            unlink=lambda *at: None,
+        )  # fmt: skip
+
+        async def bytes_at(places: Any) -> Any:
+            return None if answers is None else answers(places)
+
+        self.chunks = Chunks(layout, 0, folder, Clock())
+        self.local = SimpleNamespace(
+            start=SimpleNamespace(layout=layout, first=0, topic="image", rack=""), id="own",
+            chunks=self.chunks, torrents=torrents, trace=lambda text: None,
+            progressed=lambda: None, left_out=lambda who, why: self.named.append((who, why)),
+            parent=SimpleNamespace(send=self.said.append, bytes_at=bytes_at),
+        )  # fmt: skip
+        self.peers = Peers(cast(Any, self.local))
+        self.others = {name: Other(name) for name in names}
+        for each in self.others.values():
+            cast(Any, self.peers)._by_id[each.id] = each
+        picker = SimpleNamespace(
+            claims=SimpleNamespace(ended=lambda index: None), taken=set(),
+            finished=lambda index: None,
+        )  # fmt: skip
+        self.exchange = Exchange(cast(Any, self.local), self.peers, cast(Any, picker))
+
+    def pieces(self, index: int, byte: int = 1) -> list[bytes]:
+        return [bytes([byte]) * 32] * self.chunks.pieces_in(index)
+
+    def told(self, name: str, index: int, byte: int = 1, *, own: bool) -> None:
+        text = b"".join(self.pieces(index, byte)).hex()
+        message = {"t": "chunk", "i": index, "pieces": text, "own": own}
+        self.exchange.offered(cast(Any, self.others[name]), message)
+
+    def here(self) -> list[str]:
+        return sorted(each.id for each in self.peers)
+
+
+@pytest.mark.parametrize("first", ["liar", "misled"])
+def test_who_passes_on_what_a_liar_said_is_not_named_for_it(tmp_path: Path, first: str) -> None:
+    scene = Scene(tmp_path, "liar", "misled")
+    for name in (first, *({"liar", "misled"} - {first})):
+        scene.told(name, 3, own=name == "liar")
+    scene.exchange.wrong(3)
+    assert_that([who for who, _ in scene.named], Equals(["liar"]))
+    assert_that(scene.here(), Equals(["misled"]))
+
+
+def test_who_says_of_a_chunk_that_was_read_here_what_it_was_told_is_not_named(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, "liar", "misled")
+    scene.chunks.keep_own(3, scene.pieces(3, byte=2))
+    scene.told("misled", 3, own=False)
+    assert_that(scene.named, Equals([]))
+    scene.told("liar", 3, own=True)
+    assert_that(scene.named, HasLength(1))
+    assert_that(scene.named[0][1], Contains("other bytes in chunk 3 than the backend"))
+
+
+def test_nor_where_the_record_says_otherwise(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "liar", "misled")
+    scene.chunks.layer = [bytes(32)] * COUNT
+    scene.told("misled", 3, own=False)
+    assert_that(scene.named, Equals([]))
+    scene.told("liar", 3, own=True)
+    assert_that([who for who, _ in scene.named], Equals(["liar"]))
+
+
+def test_who_passes_on_one_wrong_chunk_after_another_is_done_without(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "misled")
+    for index in range(3):
+        assert_that(scene.here(), Equals(["misled"]))
+        scene.chunks.keep_own(index, scene.pieces(index, byte=2))
+        scene.told("misled", index, own=False)
+    assert_that(scene.here(), Equals([]))
+    assert_that(scene.peers.is_banned("misled"), Equals(True))
+    assert_that(scene.named, Equals([]))
+
+
+def test_who_told_a_host_something_else_before_is_not_taken_for_who_told_it_this(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, "honest", "liar")
+    scene.told("liar", 3, byte=1, own=True)
+    scene.told("honest", 3, byte=2, own=True)
+    scene.exchange.wrong(3)
+    assert_that([who for who, _ in scene.named], Equals(["liar"]))
+
+
+def arrived(scene: Scene, index: int) -> None:
+    """It came from who told of it first."""
+    folder = scene.chunks.folder(index)
+    folder.mkdir()
+    (folder / NAME).write_bytes(bytes(MIB))
+    scene.chunks.begin(index)
+    asyncio.run(cast(Any, scene.exchange)._arrived(index, is_flushed=True))
+
+
+def test_what_could_not_be_compared_is_used_and_not_passed_on(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "one", "two")
+    scene.told("one", 3, own=True)
+    arrived(scene, 3)
+    assert_that(scene.chunks.has(3), Equals(True))
+    assert_that([each["t"] for each in scene.said], Equals(["got"]))
+    told = [each for each in scene.others["two"].sent if each["t"] == "chunk"]
+    assert_that(told, Equals([]))
+    scene.exchange.confirmed()
+    told = [each for each in scene.others["two"].sent if each["t"] == "chunk"]
+    assert_that([(each["i"], each["own"]) for each in told], Equals([(3, False)]))
+
+
+def test_every_chunk_of_who_was_misled_is_compared_until_one_is_right(tmp_path: Path) -> None:
+    wrong = True
+    asked: list[int] = []
+
+    def answers(places: Any) -> list[bytes]:
+        asked.append(places[0][0] // MIB)
+        return [bytes([wrong]) * size for _, size in places]
+
+    scene = Scene(tmp_path, "misled", answers=answers)
+    for index in (3, 4):
+        scene.told("misled", index, own=False)
+        arrived(scene, index)
+        assert_that(scene.chunks.has(index), Equals(False))
+    wrong = False
+    scene.told("misled", 5, own=False)
+    arrived(scene, 5)
+    assert_that(scene.chunks.has(5), Equals(True))
+    assert_that(asked, Equals([3, 4, 5]))
+    assert_that(scene.named, Equals([]))

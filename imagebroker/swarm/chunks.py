@@ -267,7 +267,7 @@ class Chunks:
     def grown(self, index: int) -> int:
         """Bytes of it that were read from the backend so far."""
         try:
-            return os.stat(self._spool / f"own-{index}").st_size
+            return os.stat(f"{self._spool}/own-{index}").st_size
         except OSError:
             return 0
 

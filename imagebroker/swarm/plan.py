@@ -116,7 +116,9 @@ def ahead(own: T, ring: Sequence[T]) -> list[T]:
     costs a TLS handshake for each chunk, and so few bring a chunk to all of them in few steps."""
     place, found, step = ring.index(own), [], 1
     while step < len(ring):
-        found.append(ring[(place + step) % len(ring)])
+        # Of two that face each other, each would connect to the other.
+        if 2 * step != len(ring) or place < step:
+            found.append(ring[(place + step) % len(ring)])
         step *= _STRIDE
     return found
 

@@ -104,7 +104,7 @@ class Spool:
         with self.changed:
             before = self._read[index]
         while data:
-            written = os.write(fd, data)
+            written = os.write(fd, data[:_STEP])
             data = data[written:]
             with self.changed:
                 self._read[index] += written

@@ -32,6 +32,14 @@ def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
         assert_that(max(map(len, links.values())), LessThan(7))
 
 
+@pytest.mark.parametrize("count", [2, 16])
+def test_of_two_that_face_each_other_one_connects(count: int) -> None:
+    hosts = tuple(f"host{number}" for number in range(count))
+    links = {host: set(partners(host, hosts, "image", 0)) for host in hosts}
+    both = [one for one, others in links.items() if any(one in links[each] for each in others)]
+    assert_that(both, Equals([]))
+
+
 def test_who_knows_nobody_connects_to_nobody() -> None:
     assert_that(list(partners("a", (), "image", 0)), Equals([]))
 

@@ -10,8 +10,9 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
-#: Seconds between two looks: each costs about a millisecond for each process.
-_MOMENT = 1.0
+#: Seconds between two looks: each costs some milliseconds for each process, which the hosts do not
+#: have then.
+_MOMENT = 3.0
 _SHARE = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 

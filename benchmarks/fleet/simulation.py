@@ -508,22 +508,20 @@ class Simulation:
     def _found(self, host: _Host) -> tuple[int, int, _Host] | None:
         """A part that a peer has: of a chunk and from a peer at random."""
         wanted, draw, now = host.wanted, self._random.random, self._now
-        count, latest = len(wanted), now + _QUEUE
+        count, shortest = len(wanted), now + _QUEUE
         best: tuple[int, int, _Host] | None = None
         for _ in range(_TRIED):
             index = wanted[int(draw() * count)]
             links = host.links[index]
             sender = links[int(draw() * len(links))]
             there = sender.has[index] & ~host.taken[index]
-            if not there or not sender.alive or self._free(host, sender) > latest:
-                continue
-            if best is None or sender.up.free < best[2].up.free:
-                best = index, there, sender
-                if sender.up.free <= now:
+            if there and sender.alive and sender.up.free < shortest:
+                if host.rack is not sender.rack and self._is_busy(host, sender):
+                    continue
+                best, shortest = (index, there, sender), sender.up.free
+                if shortest <= now:
                     break
-        if best is None:
-            return None
-        return best[0], self._bit(best[1]), best[2]
+        return None if best is None else (best[0], self._bit(best[1]), best[2])
 
     def _bit(self, there: int) -> int:
         """One of these parts at random."""
@@ -531,12 +529,11 @@ class Simulation:
             there &= there - 1
         return there & -there
 
-    def _free(self, host: _Host, sender: _Host) -> float:
-        """When what is asked for now would be on its way."""
-        free = sender.up.free
-        if host.rack is not sender.rack and host.rack and sender.rack:
-            free = max(free, sender.rack[0].free, host.rack[1].free)
-        return free
+    def _is_busy(self, host: _Host, sender: _Host) -> bool:
+        """What is asked for now would wait for long at the links between their racks."""
+        if host.rack is None or sender.rack is None:
+            return False
+        return max(sender.rack[0].free, host.rack[1].free) > self._now + _QUEUE
 
     def _came(self, host: _Host, index: int, part: int, sender: _Host) -> None:
         host.open_requests -= 1

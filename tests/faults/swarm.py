@@ -118,6 +118,9 @@ class Swarm:
         finally:
             lying.kill()
             lying.communicate()
+            if fleet.rendezvous is not None:
+                fleet.rendezvous.kill()
+                fleet.rendezvous.communicate()
             for host in fleet.hosts:
                 host.end()
                 _end_all(host)

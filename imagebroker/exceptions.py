@@ -321,7 +321,7 @@ _REMEDIES = {
     _errno.EDQUOT: "free some of the disk quota, or choose another destination",
     _errno.EFBIG: "raise the file size limit (ulimit -f), or choose another file system",
     _errno.EACCES: "choose a directory that this user can write to",
-    _errno.EPERM: "check the file and its directory for the immutable flag: lsattr",
+    _errno.EPERM: "check the file and its directory for the flags i and a: lsattr -d",
     _errno.EROFS: "choose another destination, or remount the file system read-write",
     _errno.ENOENT: "create the parent directory first",
     _errno.ENOTDIR: "check the path: a component of it is not a directory",

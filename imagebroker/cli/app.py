@@ -208,7 +208,15 @@ class Application(App):
 
     @property
     def config_file(self) -> Path | None:
-        """The config file to use; None for the personal defaults, without a config file."""
+        """The config file to use; None for the personal defaults, without a config file.
+
+        :raises UsageError: its name is empty, as that of a variable that is not set.
+        """
+        if self.options.config_file == "":
+            raise UsageError(
+                "--config-file names no file",
+                hint="name one, or leave the option out for the usual one",
+            )
         if self.options.config_file is not None:
             return Path(self.options.config_file)
         paths = [path for path in (_own_config(), _SYSTEM_CONFIG) if path is not None]

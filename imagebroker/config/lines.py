@@ -27,6 +27,8 @@ class Lines:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._places: dict[tuple[str, str], Line] = {}
+        #: The titles with blanks inside their brackets, which oslo.config takes for part of them.
+        self.padded: dict[str, Line] = {}
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8", errors="replace")
@@ -40,6 +42,8 @@ class Lines:
             if match := _SECTION.fullmatch(content.rstrip()):
                 section = match[1].strip().lower()
                 self._places[section, ""] = Line(file, number)
+                if match[1] != match[1].strip():
+                    self.padded[match[1].strip()] = Line(file, number)
             elif match := _OPTION.match(content):
                 self._places[section, _dest(match[1])] = Line(file, number)
 

@@ -136,6 +136,7 @@ class Settings:
         )  # fmt: skip
         settings._inherit_from_file = inherited
         settings._file = os.path.abspath(path)
+        settings._check_titles()
         return settings
 
     @classmethod
@@ -169,6 +170,17 @@ class Settings:
     def line(self, group: str, option: str = "") -> Line | None:
         """The line of an option, or of the title of a section; None if it is not in a file."""
         return self._lines.find(group, option)
+
+    def _check_titles(self) -> None:
+        """:raises ConfigError: a section of ours has blanks in its title, and so another one."""
+        for title, line in self._lines.padded.items():
+            if title == GROUP or title.startswith("backend:"):
+                raise ConfigError(
+                    f"the title of the section [{title}] has blanks in its brackets, and nothing"
+                    " reads such a section",
+                    hint=f"write [{title}]",
+                    where=str(line),
+                )
 
     @cached_property
     def _lines(self) -> Lines:

@@ -236,6 +236,15 @@ def make_pool(
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
+#: What to do about a certificate, by OpenSSL's code for what is wrong with it.
+_CLOCK = "check this host's clock: date; if it is right, the server needs a new certificate"
+_CERTIFICATES = {
+    9: _CLOCK, 10: _CLOCK,  # not yet valid, expired
+    **dict.fromkeys((62, 64), "write a host that the certificate names: openssl s_client -connect"
+                    " HOST:PORT </dev/null | openssl x509 -noout -ext subjectAltName"),
+}  # fmt: skip
+
+
 @contextmanager
 def _tls_errors(peer: str, ca_option: str) -> Iterator[None]:
     try:
@@ -253,9 +262,10 @@ def _named(peer: str, ca_option: str) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise PolicyViolation(
             f"{peer}: its certificate is refused: {error.verify_message}",
-            hint="if a private authority signed it, name its certificate: --ca-file FILE, or "
-            f"{ca_option} in the config file; else check the host name and the clock",
-            option=ca_option,
+            hint=_CERTIFICATES.get(error.verify_code)
+            or "if a private authority signed it, name its certificate: --ca-file FILE, or "
+            f"{ca_option} in the config file; else the server must send its intermediate ones",
+            option="" if error.verify_code in _CERTIFICATES else ca_option,
         ) from error
     except TimeoutError as error:
         raise TransferTimeout(

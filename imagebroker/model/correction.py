@@ -24,6 +24,7 @@ _REMOTE = re.compile(r"(?:(?P<user>[A-Za-z0-9_.-]+)@)?(?P<host>[A-Za-z0-9.-]+):(
 _WITHOUT_SCHEME = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d{1,5})?/.*")
 #: RFC 3986 characters that can stand in a path or a query as they are.
 _ALLOWED = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2}")
+_WITH_SLASHES = ("http", "https", "scp", "s3", "swift", "oci", "rbd")
 #: Characters that a hint lists at most.
 _SHOWN = 4
 
@@ -71,7 +72,7 @@ def _id(text: str) -> str | None:
 
 def _slashes(text: str) -> str | None:
     found = _SCHEME.fullmatch(text)
-    if found is None or found["scheme"] not in ("http", "https", "scp", "s3", "swift", "oci"):
+    if found is None or found["scheme"] not in _WITH_SLASHES:
         return None
     rest = found["rest"]
     if rest.startswith("//") or not rest.lstrip("/"):

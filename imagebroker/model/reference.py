@@ -303,9 +303,8 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
         if getattr(form, part) and getattr(ref, part) is None:
             raise InvalidImageRef(
                 f"{ref} has no {'name' if part == 'authority' else part}",
-                hint=f"write {ref.scheme}://{'NAME/KEY' if form.authority else 'HOST/PATH'}"
-                if form.host or form.authority else f"write {ref.scheme}:///absolute/path",
-            )  # fmt: skip
+                hint=f"write {_whole(ref, form)}",
+            )
     for part in ("user", "host", "port", "path", "query"):
         if getattr(ref, part) is not None and not getattr(form, part):
             raise InvalidImageRef(
@@ -321,6 +320,19 @@ def check_form(ref: ImageRef, form: RefForm) -> None:
         _check_names(ref)
     if form.path:
         _check_path(ref, form)
+
+
+def _whole(ref: ImageRef, form: RefForm) -> str:
+    """How the refs of this backend are written, for one of which a part is missing."""
+    if form.authority:
+        return f"{ref.scheme}://NAME/KEY"
+    if not form.host:
+        return f"{ref.scheme}:///absolute/path"
+    found = f"{ref.scheme}://HOST/PATH"
+    if form.user or form.opaque_path or "." in (ref.host or "."):
+        return found
+    # `oci://debian:12`, as docker names it: what looks like a host is no domain.
+    return f"{found}, with the host before it: {ref.scheme}://HOST/{ref.text.partition('://')[2]}"
 
 
 def _without(ref: ImageRef, part: str) -> str:

@@ -162,3 +162,20 @@ def test_without_a_config_file_an_error_names_the_one_to_write_an_option_into(
     done = home("download", f"file://{home.folder}/disk.raw", "x", "--checksum",
                 f"md5:{hashlib.md5(DATA).hexdigest()}")  # fmt: skip
     assert_that(done.status, Equals(0), done.stderr)
+
+
+@pytest.mark.parametrize("title", ["[ imagebroker ]", "[imagebroker ]"])
+def test_a_section_with_blanks_in_its_brackets_is_refused(title: str, home: Inside) -> None:
+    """oslo.config takes them for a part of the title, and so nothing would read the section."""
+    path = home.config(f"{title}\nenabled_schemes = file\n")
+    done = home("download", f"file://{home.folder}/disk.raw", "x")
+    assert_that(done.status, Equals(2))
+    assert_that(done.stderr, Contains(f"where: {path}:1"))
+    assert_that(done.stderr, Contains("hint: write [imagebroker]"))
+
+
+def test_a_config_file_without_a_name_is_a_mistake(home: Inside) -> None:
+    """Such as `--config-file "$CONFIG"`."""
+    for argv in (("list",), ("check",), ("config", "show")):
+        done = home("--config-file", "", *argv)
+        assert_that((done.status, "names no file" in done.stderr), Equals((2, True)), done.stderr)

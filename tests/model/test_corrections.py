@@ -36,7 +36,9 @@ def hint(text: str) -> str:
         ("https://example.org/x.img\r\n", "https://example.org/x.img"),
         ("'http://example.org/x.img'", "http://example.org/x.img"),
         ("<http://example.org/x.img>", "http://example.org/x.img"),
+        ("rbd:images/disk", "rbd://images/disk"),
         (UUID.replace("-", ""), UUID),
+        (f"glance:{UUID.replace('-', '').upper()}", f"glance:{UUID}"),
         (f"{{{UUID.upper()}}}", UUID),
     ],
 )
@@ -95,7 +97,7 @@ def test_it_says_what_is_wrong(written: str, said: str) -> None:
     assert_that(hint(written), Contains(said))
 
 
-@pytest.mark.parametrize("written", ["", "deb12", "rbd:pool/x", "magnet:?x", "?", "a" * 9000])
+@pytest.mark.parametrize("written", ["", "deb12", "shelf:pool/x", "magnet:?x", "?", "a" * 9000])
 def test_where_nothing_is_likely_it_lists_the_forms(written: str) -> None:
     assert_that(hint(written), Equals(FORMS))
 
@@ -110,3 +112,10 @@ def test_a_file_ref_with_a_path_for_a_host_gets_the_form_of_one(written: str) ->
     with pytest.raises(InvalidImageRef) as caught:
         check_form(parse(written), RefForm(path=True))
     assert_that(caught.value.hint, Contains("file:///absolute/path"))
+
+
+@pytest.mark.parametrize("written", ["oci://debian:12", "oci://debian"])
+def test_a_name_as_docker_has_it_gets_a_host_before_it(written: str) -> None:
+    with pytest.raises(InvalidImageRef) as caught:
+        check_form(parse(written), RefForm(host=True, port=True, path=True))
+    assert_that(caught.value.hint, Contains(written.replace("//", "//HOST/")))

@@ -53,7 +53,30 @@ def check_replaceable(directory: int, name: bytes, shown: str) -> os.stat_result
         raise DestinationError.wrap(error, f"cannot write {shown!r}") from error
     if what:
         raise DestinationError(f"{shown!r} {seen}", hint=_HINTS.get(what, OPENED), found=what)
+    if _is_of_another(found, os.fstat(directory)):
+        raise DestinationError(
+            f"{shown!r} belongs to another user, and its directory is sticky",
+            hint="choose another name, or remove it as that user",
+        )
     return found
+
+
+def _is_of_another(found: os.stat_result, directory: os.stat_result) -> bool:
+    """Whether this process may create files there, but must not replace this one."""
+    user = os.geteuid()
+    if not directory.st_mode & stat.S_ISVTX or user in (0, found.st_uid, directory.st_uid):
+        return False
+    return not _may_act_as_owner()
+
+
+def _may_act_as_owner() -> bool:
+    """Whether this process has CAP_FOWNER; true where that cannot be told."""
+    try:
+        with open("/proc/thread-self/status", "rb") as status:
+            line = next(each for each in status if each.startswith(b"CapEff:"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(line.split()[1], 16) & 1 << 3)
 
 
 def _behind(directory: int, name: bytes) -> str:

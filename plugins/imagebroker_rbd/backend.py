@@ -279,7 +279,8 @@ class RbdBackend(ImageBackend):
     def _needs_pool(self, what: str) -> None:
         if not self._pool:
             raise UnsupportedOperation(
-                f"the rbd backend cannot {what} without a pool", hint="set pool"
+                f"the rbd backend cannot {what} without a pool",
+                hint=f"write pool = NAME into [backend:{self.host.title}]",
             )
 
 

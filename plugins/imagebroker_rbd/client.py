@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import json
 import math
+import re
 import sys
 import threading
 import weakref
@@ -16,6 +18,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from imagebroker.plugin import (
+    BackendError,
     BackendHost,
     BackendLoadError,
     ConfigError,
@@ -161,7 +164,9 @@ class Cluster:
             with translated(doing, connecting=True):
                 made.connect()
         except BaseException as error:
-            problem = self._problem_with_key(made) if isinstance(error, _NO_KEY) else None
+            problem = None
+            if isinstance(error, (*_NO_KEY, BackendError)):
+                problem = self._problem_with_key(made, may_lack=isinstance(error, _NO_KEY))
             with contextlib.suppress(Exception):
                 made.shutdown()
             if problem is not None:
@@ -169,21 +174,31 @@ class Cluster:
             raise
         return made
 
-    def _problem_with_key(self, made: Any) -> ConfigError | None:
-        """Why there is no key, which the library does not say; None if there is one."""
+    def _problem_with_key(self, made: Any, *, may_lack: bool) -> ConfigError | None:
+        """Why there is no key, or none that could be one, which the library does not say."""
         user = f"client.{self._host.options.user}"
         names = [each.strip() for each in str(made.conf_get("keyring") or "").split(",")]
         unreadable: list[str] = []
         for name in filter(None, names):
             try:
                 with open(name, errors="replace") as file:
-                    if f"[{user}]" in file.read(_MAX_KEYRING):
-                        return None
+                    _, found, entry = file.read(_MAX_KEYRING).partition(f"[{user}]")
+                if found and _has_key(entry):
+                    return None
+                if found:
+                    where = f"[backend:{self._host.title}] keyring"
+                    return ConfigError(
+                        f"{where}: {name} has no valid key of {user}",
+                        hint=f"write it as this prints it: ceph auth get {user}",
+                        option=where,
+                    )
             except PermissionError:
                 unreadable.append(name)
             except OSError:
                 continue
         where = f"[backend:{self._host.title}] keyring"
+        if not may_lack:
+            return None
         if unreadable:
             return ConfigError(
                 f"{where}: this user may not read {' and '.join(unreadable)}, where the key of "
@@ -272,5 +287,17 @@ class Cluster:
 #: What the library raises where it finds no key, and for other reasons.
 _NO_KEY = (ConfigError, NotAuthorized)
 _MAX_KEYRING = 1024 * 1024
+_SHORTEST_KEY = 28
 #: The cluster has blocklisted or forgotten this client.
 _DROPPED = frozenset({errno.ESHUTDOWN, -errno.ESHUTDOWN, errno.ENOTCONN, -errno.ENOTCONN})
+
+
+def _has_key(entry: str) -> bool:
+    """Whether the entry of a keyring, and what follows it, has a key of cephx: type, time, length
+    and 16 bytes or more.
+    """
+    found = re.search(r"^\s*key\s*=\s*(\S+)", entry.partition("\n[")[0], re.MULTILINE)
+    try:
+        return found is not None and len(base64.b64decode(found[1], validate=True)) >= _SHORTEST_KEY
+    except ValueError:
+        return False

@@ -74,6 +74,17 @@ def test_a_key_that_is_nowhere_is_named_with_the_files_that_were_read(
         next(iter(backend(ceph_conf=str(conf), user="broker").check(None)))
 
 
+@pytest.mark.parametrize("key", ["bad", "AQC7Wgxr", "", "AQ==AQ"])
+def test_a_key_that_is_none_is_no_fault_of_the_cluster(
+    key: str, images: Images, tmp_path: Path
+) -> None:
+    keyring = tmp_path / "broken.keyring"
+    keyring.write_text(f"[client.broker]\n\tkey = {key}\n[client.other]\n\tkey = {'A' * 40}\n")
+    conf = str(images.server.folder / "client.conf")
+    with pytest.raises(ConfigError, match=r"broken\.keyring has no valid key of client\.broker"):
+        next(iter(backend(ceph_conf=conf, user="broker", keyring=str(keyring)).check(None)))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_keyring_that_this_user_may_not_read_is_named(images: Images, tmp_path: Path) -> None:
     conf, keyring = tmp_path / "ceph.conf", tmp_path / "secret.keyring"

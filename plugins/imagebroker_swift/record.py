@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from imagebroker.plugin import Image, http, objects
 
@@ -11,6 +12,8 @@ from imagebroker.plugin import Image, http, objects
 MAX_METADATA = 3600
 _META = "x-object-meta-"
 _OURS = "x-object-meta-imagebroker-"
+#: What programs call the segments of an object: TIME/SIZE/ or TIME/SIZE/SEGMENT_SIZE/.
+_NAMED_SIZE = re.compile(r"/\d{9,}\.\d+/(\d{1,19})(?:/\d{1,19})?/?\Z")
 #: What a POST removes unless it says it again.
 _LASTING = (
     "content-disposition", "content-encoding", "x-delete-at", "x-object-manifest", "cache-control",
@@ -58,6 +61,16 @@ def is_static(head: http.Head) -> bool:
 def dynamic_prefix(head: http.Head) -> str | None:
     """What the segments of a dynamic large object begin with, as `container/prefix`."""
     return head.get("x-object-manifest")
+
+
+def intended_size(head: http.Head) -> int | None:
+    """The bytes that a dynamic large object had when it was stored; None if nothing says it.
+
+    Swift joins the segments that are there, and misses none. But `swift` and rclone have the time,
+    the size and maybe that of a segment in the names: `disk/1700000000.123456/5242880/1048576/`.
+    """
+    found = _NAMED_SIZE.search(unquote(dynamic_prefix(head) or ""))
+    return None if found is None else int(found[1])
 
 
 def _checksums(head: http.Head) -> dict[str, str]:

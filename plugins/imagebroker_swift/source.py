@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from imagebroker.plugin import Image, ImageRef, http
+from imagebroker.plugin import Image, ImageRef, TransferError, http, printable
 from imagebroker_swift.client import Account
+from imagebroker_swift.record import dynamic_prefix, intended_size
 
 
 class SwiftSource(http.HttpSource):
@@ -21,7 +22,22 @@ class SwiftSource(http.HttpSource):
         start: int,
     ) -> None:
         super().__init__(account.server.http, ref, url, headers=account.login, start=start)
-        self.image = settled(image_of(self.head), self.image)
+        try:
+            self.image = settled(image_of(self.head), self.image)
+            self._check_whole()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_whole(self) -> None:
+        """:raises TransferError: segments of the object are missing, or there are others."""
+        intended, size = intended_size(self.head), self.image.size
+        if intended is not None and size is not None and size != intended:
+            raise TransferError(
+                f"{self.image.ref}: its segments have {size} bytes, but {intended} were stored",
+                hint="try again; if it stays so, upload it again: segments are missing in"
+                f" {printable(dynamic_prefix(self.head) or '', 200)}",
+            )
 
 
 def settled(record: Image, served: Image) -> Image:

@@ -7,13 +7,14 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Not
 
 import imagebroker
-from imagebroker.exceptions import ChecksumMismatch, ImageNotFound
+from imagebroker.exceptions import ChecksumMismatch, ImageNotFound, TransferError
 from tests.plugins.swift.conftest import Container
 from tests.servers.fixtures import require
 from tests.servers.swift import Swift, missing
@@ -38,10 +39,10 @@ def make_dynamic(container: Container, key: str = "dynamic.raw") -> str:
     """As `swift upload --segment-size` makes one by default."""
     container.user.call("PUT", "others_of_" + container.name)
     for number, at in enumerate(range(0, len(DATA), 2 * MIB)):
-        path = f"others_of_{container.name}/{key}/{number:08d}"
+        path = f"others_of_{container.name}/{quote(key)}/{number:08d}"
         container.user.call("PUT", path, DATA[at : at + 2 * MIB])
-    prefix = f"others_of_{container.name}/{key}/"
-    container.user.call("PUT", f"{container.name}/{key}", b"", X_Object_Manifest=prefix)
+    prefix = quote(f"others_of_{container.name}/{key}/")
+    container.user.call("PUT", f"{container.name}/{quote(key)}", b"", X_Object_Manifest=prefix)
     return container.ref(key)
 
 
@@ -90,6 +91,24 @@ def test_an_image_is_removed_with_the_segments_of_any_program(
     assert_that(container.user.names("others_of_" + container.name), Equals([]))
     with pytest.raises(ImageNotFound):
         broker.get(None, ref)
+
+
+@pytest.mark.parametrize("named", ["{size}", "{size}/2097152"])
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_dynamic_object_without_one_of_its_segments_is_not_stored(
+    container: Container, tmp_path: Path, missing: int, named: str
+) -> None:
+    """Swift joins what is there: only the names that `swift` and rclone give tell that it is short."""
+    key = f"a b/1764489600.123456/{named.format(size=len(DATA))}"
+    make_dynamic(container, key)
+    prefix = quote(f"others_of_{container.name}/{key}/")
+    container.user.call("PUT", f"{container.name}/disk.raw", b"", X_Object_Manifest=prefix)
+    broker, ref = container.broker(), container.ref("disk.raw")
+    assert_that(broker.download(None, ref, tmp_path / "whole").size, Equals(len(DATA)))
+    container.user.call("DELETE", f"others_of_{container.name}/{quote(key)}/{missing:08d}")
+    with pytest.raises(TransferError, match=f"but {len(DATA)} were stored"):
+        broker.download(None, ref, tmp_path / "short", retries=0)
+    assert_that((tmp_path / "short").exists(), Equals(False))
 
 
 def stream(data: bytes = DATA) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ def test_an_image_with_clones_is_not_deleted_and_they_are_named(images: Images) 
     assert_that(broker.get(None, made.ref).size, Equals(6000))
     images.server.remove(f"{name}-clone")
     broker.delete(None, made.ref)
+    assert_that(images.server.names(), Not(Contains(name)))
+
+
+def test_an_image_that_somebody_has_locked_is_not_waited_for(images: Images) -> None:
+    """Ceph would wait for the lock of `rbd lock add` without end."""
+    import rbd
+
+    name = images.publish(b"data", None)
+    with images.server.opened() as place, rbd.Image(place, name) as image:
+        image.lock_exclusive("a lock")
+    with pytest.raises(Conflict) as caught:
+        images.broker().delete(None, images.ref(name, None))
+    found = re.search(r"rbd lock rm images/\S+ 'a lock' (client\.\d+)", caught.value.hint)
+    assert found is not None, caught.value.hint
+    with images.server.opened() as place, rbd.Image(place, name) as image:
+        image.break_lock(found[1], "a lock")
+    images.broker().delete(None, images.ref(name, None))
     assert_that(images.server.names(), Not(Contains(name)))
 
 

@@ -23,6 +23,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.http.buffers import Buffers
+from imagebroker.http.lost import lost, refused
 from imagebroker.http.tls_socket import TlsSocket
 from imagebroker.http.wire import Handle, Wire
 
@@ -126,7 +127,7 @@ class _Connection:
         except OSError as error:
             raise self._unsent(error) from error
 
-    def _unsent(self, error: OSError) -> TransferError:
+    def _unsent(self, error: OSError) -> ImageBrokerError:
         peer = self._dial.peer
         if self._handle is not None and self._handle.aborted:
             return TransferError(f"{peer}: the connection was closed on our side")
@@ -135,10 +136,7 @@ class _Connection:
                 f"{peer} accepted no data for {self._dial.limits.stall_timeout:g} s",
                 hint="check the server and the network; stall_timeout sets the limit",
             )
-        return TransferError(
-            f"{peer}: the connection was lost: {error.strerror or error}",
-            hint="try again; if it happens again, check the server and the network",
-        )
+        return lost(peer, error)
 
     def _answer(
         self, sock: socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
@@ -245,6 +243,18 @@ _CERTIFICATES = {
 }  # fmt: skip
 
 
+def _handshake_remedy(reason: str) -> str:
+    """What to do about OpenSSL's `reason` for a handshake that failed."""
+    if reason in _NO_TLS:
+        return "write http:// instead of https://, if that server has no TLS"
+    if "ALERT_HANDSHAKE_FAILURE" in reason:
+        return (
+            "set a client certificate, if the server wants one (cert_file and key_file); or check"
+            " which versions and ciphers it has"
+        )
+    return "check that the port speaks TLS of at least min_tls"
+
+
 @contextmanager
 def _tls_errors(peer: str, ca_option: str) -> Iterator[None]:
     try:
@@ -278,11 +288,11 @@ def _named(peer: str, ca_option: str) -> Iterator[None]:
             hint="check that the port speaks TLS; try again",
         ) from error
     except OSError as error:
-        speaks_tls = getattr(error, "reason", None) not in _NO_TLS
+        if certificate := refused(peer, error):
+            raise certificate from error
+        reason = str(getattr(error, "reason", None))
         raise TransferError(
             f"{peer}: no TLS connection: {error.strerror or error}",
-            hint="check that the port speaks TLS of at least min_tls"
-            if speaks_tls
-            else "write http:// instead of https://, if that server has no TLS",
+            hint=_handshake_remedy(reason),
             retryable=False,
         ) from error

@@ -19,6 +19,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.http.buffers import Buffers
 from imagebroker.http.head import Field, Head, Malformed, joined
+from imagebroker.http.lost import lost
 from imagebroker.http.tls import Tls
 from imagebroker.http.urls import Place, Url
 from imagebroker.http.wire import Handle, Wire
@@ -324,10 +325,7 @@ class translated:  # noqa: N801 - reads as what it does, as those of contextlib 
             # What the gate lets through they can read: if not, the versions do not fit together.
             raise Malformed(f"{self._peer}: {printable(type(error).__name__, 60)}") from error
         if isinstance(error, OSError):
-            raise TransferError(
-                f"{self._peer}: the connection was lost: {error.strerror or type(error).__name__}",
-                hint="try again; if it happens again, check the server and the network",
-            ) from error
+            raise lost(self._peer, error) from error
 
 
 @contextmanager

@@ -85,10 +85,18 @@ class Tls:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"[{self._title}] cannot use the certificates: {error}",
-                hint=f"{self.shown('ca_file')}, {self.shown('cert_file')} and "
-                f"{self.shown('key_file')} are PEM files{self._passphrase_hint()}",
+                hint=self._remedy(error),
             ) from error
         return context
+
+    def _remedy(self, error: Exception) -> str:
+        certificate, key = self.shown("cert_file"), self.shown("key_file")
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            return f"set {key} to the key that belongs to the certificate in {certificate}"
+        return (
+            f"{self.shown('ca_file')}, {certificate} and {key} are PEM files"
+            f"{self._passphrase_hint()}"
+        )
 
     def _passphrase_hint(self) -> str:
         if "key_passphrase" not in self._options:

@@ -18,10 +18,16 @@ from time import monotonic
 from typing import Any
 
 from imagebroker.backends.backend import Limits
-from imagebroker.exceptions import TransferError, TransferTimeout, UnconfirmedEnd
+from imagebroker.exceptions import (
+    ImageBrokerError,
+    TransferError,
+    TransferTimeout,
+    UnconfirmedEnd,
+)
 from imagebroker.http.buffers import Buffers
 from imagebroker.http.gathering import Gathering
 from imagebroker.http.head import MAX_FIELDS, Head, HeadLines, Malformed, check_trailer
+from imagebroker.http.lost import lost
 from imagebroker.redaction import printable
 
 #: Bytes of a head, interim answers (1xx) included, and of the trailers after a chunked body.
@@ -392,7 +398,7 @@ class Wire:
     def _closed_by_us(self) -> TransferError:
         return TransferError(f"{self._peer}: the connection was closed on our side")
 
-    def _lost(self, error: OSError) -> TransferError:
+    def _lost(self, error: OSError) -> ImageBrokerError:
         if self.aborted:
             return self._closed_by_us()
         if isinstance(error, TimeoutError):
@@ -407,10 +413,7 @@ class Wire:
             if self._state is _State.DATA and self._left is None:
                 return UnconfirmedEnd(message)
             return Ragged(message)
-        return TransferError(
-            f"{self._peer}: the connection was lost: {error.strerror or error}",
-            hint="try again; if it happens again, check the server and the network",
-        )
+        return lost(self._peer, error)
 
 
 def _is_ragged(error: OSError) -> bool:

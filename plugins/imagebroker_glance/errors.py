@@ -47,6 +47,8 @@ _KINDS: Mapping[int, tuple[type[ImageBrokerError], str]] = {
 }
 #: The remedy by what the service says, where a status has more than one reason.
 _CLOSER: Sequence[tuple[int, re.Pattern[str], str]] = (
+    (400, re.compile("SSL certificate"),
+     "set certfile and keyfile to a client certificate that the server trusts, and its key"),
     (413, re.compile(r"number of allowed image (propert|tag|member|location)"),
      "give it fewer of them, or ask for a higher limit"),
     (415, re.compile("safety checks"),

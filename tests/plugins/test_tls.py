@@ -11,7 +11,12 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Is, Not
 
 import imagebroker
-from imagebroker.exceptions import ImageBrokerError, PolicyViolation, TransferError
+from imagebroker.exceptions import (
+    ImageBrokerError,
+    NotAuthorized,
+    PolicyViolation,
+    TransferError,
+)
 from tests.plugins import glance_stub, http_peers
 from tests.plugins.glance_stub import DATA, OneImage, Stub
 from tests.plugins.http_peers import answer
@@ -162,7 +167,7 @@ def test_without_the_certificate_that_a_server_insists_on_nothing_is_served(
     made.load_verify_locations(files / "ca.pem")
     options = {} if shown is None else {"certfile": str(files / f"{shown}.pem")}
     with peer(made) as server:
-        with pytest.raises(TransferError):
+        with pytest.raises(NotAuthorized):
             server.fetch(files, cafile=str(files / "ca.pem"), **options)
         assert_that(server.asked, HasLength(0))
         got = server.fetch(files, cafile=str(files / "ca.pem"), certfile=str(files / "good.pem"))

@@ -10,7 +10,13 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, HasLength, Is
 
-from imagebroker.plugin import Limits, PolicyViolation, TransferError
+from imagebroker.plugin import (
+    ConfigError,
+    Limits,
+    NotAuthorized,
+    PolicyViolation,
+    TransferError,
+)
 from tests.plugins.http.files import secure
 from tests.plugins.http_peers import (
     STALL,
@@ -91,3 +97,30 @@ def test_an_end_without_close_notify_is_a_cut(nginx: Nginx, tls_files: Path) -> 
 def test_a_proper_end_of_tls_ends_an_answer_without_length(nginx: Nginx, tls_files: Path) -> None:
     with serving(answer(b"data", length=False), tls=server_context(tls_files)) as server:
         assert fetched(f"{server.url}/x", secure(nginx)) == b"data"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("certificate", [None, "self-signed"])
+def test_a_server_that_wants_another_client_certificate_says_so(
+    nginx: Nginx, tls_files: Path, certificate: str | None, version: ssl.TLSVersion
+) -> None:
+    """In an alert, which comes after the handshake since TLS 1.3. Trying again does not help."""
+    context = server_context(tls_files)
+    context.minimum_version = context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(nginx.ca_file)
+    options = {} if certificate is None else {"cert_file": str(tls_files / f"{certificate}.pem")}
+    with serving(answer(b"data"), tls=context) as server:
+        backend = secure(nginx, endpoint=[f"{server.url}/"], **options)
+        with pytest.raises((NotAuthorized, TransferError)) as caught:
+            fetched(f"{server.url}/x", backend)
+    assert_that(caught.value.retryable, Is(False), str(caught.value))
+    assert_that(caught.value.hint, Contains("cert_file"))
+
+
+def test_a_key_of_another_certificate_is_called_that(nginx: Nginx, tls_files: Path) -> None:
+    key = tls_files / "self-signed.pem"
+    key.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        secure(nginx, cert_file=str(tls_files / "good.pem"), key_file=str(key))
+    assert_that(caught.value.hint, Contains("the key that belongs to the certificate"))

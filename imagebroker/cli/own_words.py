@@ -16,16 +16,21 @@ _RAISED = re.compile(r"(?<=raise )(deadline|retries)\b")
 _KEYWORD = re.compile(
     r"(?<![\w'.])(?<!set )(?<!'s )([a-z]+(?:_[a-z]+)+(?!\w| ?=)|[a-z_]{3,}(?==\W))=?"
 )
+#: A list of values, which are no options.
+_VALUES = re.compile(r"(\bone of (?:\w+, )+\w+)")
 
 
 def hint_for(hint: str, options: Collection[str]) -> str:
     """`hint` for a command with these options, which are named like their keywords in Python."""
     if any(each in hint for each in _ELSEWHERE):
         return hint
-    said, one_of, values = hint.partition(" one of ")  # values are no options
+    parts = _VALUES.split(hint)
     for pattern in (_KEYWORD, _RAISED):
-        said = pattern.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], said)
-    return said + one_of + values
+        parts[::2] = (
+            pattern.sub(lambda m: _flag(m[1]) if m[1] in options else m[0], each)
+            for each in parts[::2]
+        )
+    return "".join(parts)
 
 
 def names_section(hint: str) -> bool:

@@ -31,6 +31,10 @@ OPTIONS = (
         ("pass allow_empty, or max_size", "pass --allow-empty, or --max-size"),
         ("check the URL that checksum= has", "check the URL that --checksum has"),
         ("check the network, or raise deadline", "check the network, or raise --deadline"),
+        (
+            "use one of the allowed formats, or pass disk_format",
+            "use one of the allowed formats, or pass --disk-format",
+        ),
         # Of what the command has no option for, or says so already, or of the config file:
         *((same, same) for same in (
             "raise max_virtual_size",

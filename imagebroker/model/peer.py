@@ -136,6 +136,11 @@ def document(body: bytes, kind: type[T], who: str) -> T:
         reason = printable(str(error), 200)
     else:
         return parsed
+    if body.lstrip()[:1] == b"<":
+        malformed(
+            who, "it is a web page, or XML, and not JSON",
+            "check that this is the address of the service, and what the proxies before it answer",
+        )  # fmt: skip
     malformed(who, reason)
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Equals, HasLength, Is, LessThan
+from testtools.matchers import Contains, Equals, HasLength, Is, LessThan
 
-from imagebroker.plugin import ImageBrokerError, TransferError
+from imagebroker.plugin import ImageBrokerError, MalformedAnswer, TransferError
 from tests.plugins.glance_stub import (
     DATA,
     REF,
@@ -62,6 +62,16 @@ def test_a_malformed_record_is_an_error_of_the_server(
     with pytest.raises(TransferError) as caught:
         asking(stub).open(caller(), REF)
     assert_that(len(str(caught.value)), LessThan(1100))
+
+
+def test_a_web_page_in_place_of_a_record_is_called_one(glance: tuple[Stub, OneImage]) -> None:
+    """As a login page, or a proxy, answers; not an error in the syntax of JSON."""
+    stub, image = glance
+    image.show = lambda request, _: answer(200, MALFORMED["not JSON"], "Content-Type: text/html")
+    with pytest.raises(MalformedAnswer) as caught:
+        asking(stub).get(caller(), REF)
+    assert_that(str(caught.value), Contains("web page"))
+    assert_that(caught.value.hint, Contains("proxies"))
 
 
 def test_unknown_attributes_are_properties_and_garbled_times_are_unknown(

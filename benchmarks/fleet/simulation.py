@@ -267,6 +267,8 @@ class Simulation:
             if each.rack is host.rack:
                 each.mates.remove(host)
             each.changed()
+        # Its peers see that its connections end, and read what it read.
+        self._claims.left(host.name)
 
     def _look(self, host: _Host) -> None:
         """What to read, and whom to ask: again and again."""

@@ -59,6 +59,11 @@ class Point:
         return KILLED[self.number // len(LIES) % len(KILLED)]
 
     @property
+    def begun(self) -> bool:
+        """It happens to hosts that are in the swarm, not to those that begin."""
+        return self.number // len(LIES) // len(KILLED) % 2 == 0
+
+    @property
     def group(self) -> str:
         return f"{self.lie}, {self.killed} killed"
 
@@ -104,11 +109,16 @@ class Swarm:
         *honest, killed, liar = fleet.hosts
         for host in fleet.hosts:
             host.image.unlink(missing_ok=True)
+            host.output = ""
             host.configure("swarm_linger = 1")
         lying = self._lie(liar, point.lie)
         try:
             for host in (*honest, killed):
                 host.download(self._url, self._checksum)
+            if point.begun:
+                for host in (*honest, killed):
+                    with suppress(AssertionError):  # it is over already
+                        host.read_until("listening at")
             self._strike(point, killed, draw)
             return [
                 *(found for host in honest for found in self._judged(host)),
@@ -120,7 +130,7 @@ class Swarm:
             lying.communicate()
             if fleet.rendezvous is not None:
                 fleet.rendezvous.kill()
-                fleet.rendezvous.communicate()
+                fleet.rendezvous.wait()
             for host in fleet.hosts:
                 host.end()
                 _end_all(host)

@@ -136,6 +136,9 @@ def _chosen(
     for name in called:
         if texts := [e for e in found if e.is_text and _mentions(e.name or b"", name)]:
             return texts, ""
+    for composed in filter(None, map(_composed, called)):
+        if same := [e for e in named if composed in map(_composed, map(_last, _spelled(e)))]:
+            return same, f" (for {_printable(same[0].name or b'')!r})"
     nameless = [e for e in found if _is_nameless(e)]
     if nameless and not named:
         return nameless, ""
@@ -212,6 +215,24 @@ def _bare(name: bytes) -> bytes:
     if b"://" in name:
         name = re.split(rb"[?#]", name)[0]
     return _INVISIBLE.sub(b"", name)
+
+
+def _last(name: bytes) -> bytes:
+    return name.rpartition(b"/")[2]
+
+
+def _composed(name: bytes) -> str | None:
+    """A name with accents in their composed form, in which macOS does not write them; None for a
+    name that has no other form.
+    """
+    import unicodedata
+
+    if name.isascii():
+        return None
+    try:
+        return unicodedata.normalize("NFC", name.decode())
+    except UnicodeDecodeError:
+        return None
 
 
 def _relative(name: bytes) -> bytes:

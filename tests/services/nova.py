@@ -52,6 +52,6 @@ SERVICE = Service(
         ),
     ),
     beside=("etc",),
-    sources=("doc/api_samples", "doc/notification_samples"),
+    sources=("doc/api_samples", "doc/api_schemas", "doc/notification_samples"),
     backends={"novatests": "nova_swap:Backend"},
 )  # fmt: skip

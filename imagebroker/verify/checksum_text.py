@@ -31,6 +31,10 @@ _GROUPED = re.compile(rb"[0-9a-fA-F]{4} {1,2}[0-9a-fA-F]{4}")
 _WHOLE = (32, 40, 56, 64, 96, 128)
 #: Maximum length of a line of `gpg --print-md`.
 _LONGEST = 4352
+_ROW = re.compile(rb"<tr\b[^<>]{0,1000}>", re.IGNORECASE)
+_ROW_ENDS = re.compile(rb"</(?:tr|table)\b[^<>]{0,100}>", re.IGNORECASE)
+_CELL = re.compile(rb"<(?:t[dh]|br|p|div|li)\b", re.IGNORECASE)
+_TAG = re.compile(rb"<[^<>]*>")
 _METALINK_NAME = re.compile(rb"""name=["']([^"'\n]{1,4096})["']""")
 _METALINK_HASH = re.compile(
     rb"""<hash\s{1,8}type=["']([A-Za-z0-9-]{3,16})["']\s{0,8}>\s{0,64}([0-9a-fA-F]{32,128})\s{0,64}<"""
@@ -42,6 +46,8 @@ def plain_text(text: bytes) -> bytes:
     text = _in_utf8(text)
     if b"<metalink" in text[:4096]:
         text = b"\n".join(_of_metalink(text))
+    if _ROW.search(text):
+        text = b"\n".join(_rows(text))
     if b"\n" not in text:
         text = text.replace(b"\r", b"\n")  # as Macs once wrote lines
     if text.endswith(b"\0"):
@@ -88,6 +94,19 @@ def _of_metalink(text: bytes) -> Iterator[bytes]:
         called = html.unescape(name[1].decode("utf-8", "surrogateescape"))
         for algorithm, digest in _METALINK_HASH.findall(file):
             yield algorithm + b":" + digest + b"  " + called.encode("utf-8", "surrogateescape")
+
+
+def _rows(text: bytes) -> Iterator[bytes]:
+    """The lines of a web page; each row of its tables is one, with blanks between the cells."""
+    before, *rows = _ROW.split(text)
+    yield before
+    for row in rows:
+        cells, _, after = _ROW_ENDS.sub(b"\0", row.replace(b"\0", b""), count=1).partition(b"\0")
+        bare = _TAG.sub(b"", _CELL.sub(rb" \g<0>", cells))
+        yield html.unescape(b" ".join(bare.split()).decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+        yield after
 
 
 def _ungrouped(text: bytes) -> Iterator[bytes]:

@@ -20,11 +20,11 @@ from imagebroker.swarm.plan import (
     FETCHED,
     MAX_DIALED,
     MAX_PEERS,
-    MEASURED,
     QUIET,
     READERS,
     Assignment,
     Layout,
+    Pace,
     StaggeredReads,
     ahead,
     gateway,
@@ -134,9 +134,8 @@ class _Host:
     reading: int | None = None
     request: int = 0
     on_way: int = 0
-    #: When it began with that, and how much was there; it has left a chunk to faster ones.
-    since: float = 0.0
-    before: float = 0.0
+    pace: Pace = field(default_factory=lambda: Pace(0.0, 0.0))
+    #: It has left a chunk to faster ones.
     is_last: bool = False
     #: Bytes that were read of each chunk.
     read: dict[int, float] = field(default_factory=dict)
@@ -315,7 +314,7 @@ class Simulation:
         self._sent += _AT_ONCE
         self._origin.until(self._now, _AT_ONCE)
         host.read[index] = host.read.get(index, 0) + _AT_ONCE
-        host.since, host.before = self._now, host.read[index]
+        host.pace = Pace(self._now, host.read[index])
         self._requests.append((host, host.request))
         self._send()
 
@@ -352,7 +351,8 @@ class Simulation:
 
     def _finish_read(self, host: _Host, index: int) -> None:
         host.reading = None
-        self._claims.heard(index, host.name, self._layout.chunk, whole=True)
+        pace = host.pace.whole(self._now, host.read[index])
+        self._claims.heard(index, host.name, self._layout.chunk, whole=True, pace=pace)
         self._complete(host, index)
         if host.near or self._now > host.began + _STARTS:
             self._decide(host)
@@ -363,7 +363,8 @@ class Simulation:
         """All have heard what is read: it is passed on from host to host."""
         if not reader.alive or reader.request != request or reader.reading is None:
             return
-        self._claims.heard(index, reader.name, int(reader.read[index]))
+        pace = reader.pace.lately(self._now, reader.read[index])
+        self._claims.heard(index, reader.name, int(reader.read[index]), pace=pace or 0.0)
         before = self._readers.get(index)
         _, best = self._claims.standing()[index]
         if best != reader.name:
@@ -371,13 +372,11 @@ class Simulation:
             return
         if before is not None and before is not reader and before.reading == index:
             self._give_up(before)
-        seconds = self._now - reader.since
-        if seconds >= MEASURED:
-            pace = (reader.read[index] - reader.before) / seconds
-            if is_outpaced(pace, self._claims.paces(reader.name)):
-                reader.is_last = True
-                self._give_up(reader)
-                return
+        missing = 1 - reader.read[index] / self._layout.chunk
+        if pace is not None and is_outpaced(pace, missing, self._claims.paces(reader.name)):
+            reader.is_last = True
+            self._give_up(reader)
+            return
         self._readers[index] = reader
         self._at(self._now + _REPEATS, self._claim, reader, index, request)
         reading = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from imagebroker.swarm.plan import MEASURED, WHOLE
+from imagebroker.swarm.plan import WHOLE
 
 #: Seconds after which a claim that is not repeated is void, and after which any is.
 _SILENT, _LONG = 6.0, 60.0
@@ -24,16 +24,6 @@ class Claim(NamedTuple):
     passed: float
     #: That is all of it: it is on its way from host to host.
     whole: bool
-    #: Bytes that were there when this was said first.
-    first: int
-
-    @property
-    def pace(self) -> float | None:
-        """Bytes a second; None: it was not read for long enough to tell."""
-        seconds = self.heard - self.since
-        if seconds < MEASURED and not (self.whole and seconds):
-            return None
-        return (self.done - self.first) / seconds
 
     def stands(self, now: float) -> bool:
         silent = WHOLE if self.whole else _SILENT
@@ -49,12 +39,17 @@ class Claims:
         #: Bytes a second of each host that reads, and when that was heard.
         self._paces: dict[str, tuple[float, float]] = {}
 
-    def heard(self, index: int, by: str, done: int, *, whole: bool = False) -> bool:
+    def heard(
+        self, index: int, by: str, done: int, *, whole: bool = False, pace: float = 0.0
+    ) -> bool:
         """Note a claim; whether others should hear of it too.
 
-        :param whole: that is all of the chunk.
+        :param whole: that is all of the chunk. :param pace: bytes a second, as its reader has
+            measured; 0: it has not.
         """
         now, old = self._clock(), self._known.get(index)
+        if pace:
+            self._paces[by] = pace, now
         if old is not None and not old.stands(now) and old.by != by:
             old = None
         if old is not None and old.by != by and (done, by) < (old.done, old.by):
@@ -63,13 +58,8 @@ class Claims:
         news = (
             same is None or whole > same.whole or (done > same.done and now - same.passed > _PASSED)
         )
-        since, passed, first = (
-            (now, now, done) if same is None else (same.since, same.passed, same.first)
-        )
-        claim = Claim(done, by, since, now, now if news else passed, whole, first)
-        self._known[index] = claim
-        if (pace := claim.pace) is not None:
-            self._paces[by] = pace, now
+        since, passed = (now, now) if same is None else (same.since, same.passed)
+        self._known[index] = Claim(done, by, since, now, now if news else passed, whole)
         return news
 
     def released(self, index: int, by: str) -> bool:

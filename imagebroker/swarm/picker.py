@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ from imagebroker.swarm.peer import SHORT_ID, Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.plan import (
     MAX_PEERS,
-    MEASURED,
     Assignment,
+    Pace,
     StaggeredReads,
     gives_up,
     is_outpaced,
@@ -33,8 +33,11 @@ _PASSED_TO = 6
 class ChunkPicker:
     """One run of chunks at a time. `taken` are those that were read here and are being hashed."""
 
-    def __init__(self, local: LocalHost, peers: Peers) -> None:
-        self._local, self._peers = local, peers
+    def __init__(
+        self, local: LocalHost, peers: Peers, seconds: Callable[[], float] = monotonic
+    ) -> None:
+        """`seconds`: a clock that goes on while this process waits for a processor."""
+        self._local, self._peers, self._seconds = local, peers, seconds
         peers.on_removed = self._left
         layout = local.start.layout
         #: From the first chunk up to the second: it has begun before it knew of others.
@@ -47,8 +50,8 @@ class ChunkPicker:
         self._assignment = Assignment([local.id], local.start.topic)
         self._staggered = StaggeredReads()
         self._claimed_at, self._grown = 0.0, 0
-        #: When it began with the chunk that it reads, and how much of that was there.
-        self._pace_of: tuple[int, float, int] | None = None
+        #: Of the chunks that it reads, or has read and not said so.
+        self._paces: dict[int, Pace] = {}
         #: It has left a chunk to others because they are faster.
         self._is_slow = False
 
@@ -84,7 +87,9 @@ class ChunkPicker:
 
     def _order(self, first: int, stop: int) -> None:
         self._local.trace(f"reading chunks {first} to {stop} of {self._local.start.layout.count}")
-        self._reading, self._grown, self._pace_of = (first, stop), 0, None
+        self._reading, self._grown = (first, stop), 0
+        for index in range(first, stop):
+            self._paces.pop(index, None)
         self._number += 1
         self._local.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
         self._claim_all()
@@ -120,7 +125,8 @@ class ChunkPicker:
                 self._pass_on(peer, by, message)
             return
         whole = done >= self._local.start.layout.length(index)
-        if not self.claims.heard(index, by, done, whole=whole):
+        pace = wire.whole(message, "pace", 1 << 63) if "pace" in message else 0
+        if not self.claims.heard(index, by, done, whole=whole, pace=pace):
             return
         self._pass_on(peer, by, message)
         self._give_up()
@@ -163,16 +169,19 @@ class ChunkPicker:
 
     def _is_outpaced(self) -> bool:
         """Whether others read so much faster that this host holds them up."""
-        at, now = self._at(), self._local.clock()
-        if at is None:
+        if (at := self._at()) is None:
             return False
         grown = self._local.chunks.grown(at)
-        if self._pace_of is None or self._pace_of[0] != at:
-            self._pace_of = at, now, grown
-        _, began, before = self._pace_of
-        if now - began < MEASURED:
+        if (pace := self._pace(at, grown).lately(self._seconds(), grown)) is None:
             return False
-        return is_outpaced((grown - before) / (now - began), self.claims.paces(self._local.id))
+        missing = 1 - grown / self._local.start.layout.length(at)
+        return is_outpaced(pace, missing, self.claims.paces(self._local.id))
+
+    def _pace(self, index: int, done: int) -> Pace:
+        """By a clock that goes on while this process waits for a processor: another one reads."""
+        if index not in self._paces:
+            self._paces[index] = Pace(self._seconds(), done)
+        return self._paces[index]
 
     def _stop(self) -> None:
         self._local.parent.send({"t": "stop"})
@@ -192,7 +201,7 @@ class ChunkPicker:
         if grown != self._grown:
             self._grown = grown
             self._local.progressed()
-            if monotonic() - self._claimed_at > _CLAIM_AGAIN:
+            if self._seconds() - self._claimed_at > _CLAIM_AGAIN:
                 self._claim_all()
 
     @property
@@ -212,10 +221,13 @@ class ChunkPicker:
 
     def finished(self, index: int) -> None:
         """This host has read a chunk: nobody else needs to, although many do not see it yet."""
-        self._send_claim(self._peers, index, self._local.start.layout.length(index))
+        length = self._local.start.layout.length(index)
+        pace = self._pace(index, length).whole(self._seconds(), length)
+        self._send_claim(self._peers, index, length, pace=int(pace))
+        self._paces.pop(index, None)
 
     def _claim_all(self) -> None:
-        self._claimed_at = monotonic()
+        self._claimed_at = self._seconds()
         self._claim(self._peers)
 
     def claim(self, peer: Peer) -> None:
@@ -224,16 +236,20 @@ class ChunkPicker:
 
     def _claim(self, peers: Iterable[Peer]) -> None:
         if self._reading is not None and (at := self._at()) is not None:
-            self._send_claim(peers, at, self._local.chunks.grown(at))
+            done = self._local.chunks.grown(at)
+            pace = self._pace(at, done).lately(self._seconds(), done)
+            self._send_claim(peers, at, done, pace=int(pace or 0))
 
     def _send_claim(
-        self, peers: Iterable[Peer], index: int, done: int, *, free: bool = False
+        self, peers: Iterable[Peer], index: int, done: int, *, pace: int = 0, free: bool = False
     ) -> None:
         """With the peers that hear of it from this host: nobody passes it on to them."""
         told = "".join(each.short_id for each in self._peers)
         message = {"t": "claim", "i": index, "by": self._local.id, "done": done, "told": told}
         if free:
             message["free"] = True  # it is not read here any more
+        if pace:
+            message["pace"] = pace
         for each in peers:
             each.send(message)
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import random
 import statistics
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,9 +45,11 @@ FETCHED = 16
 _TURN = 0.3
 #: So many hosts read from the backend at once. More would only make each of them slower.
 READERS = 16
-#: Seconds that a host reads before its pace is compared with that of others, and how many times
-#: faster half of them are if it leaves its chunk to them.
-MEASURED, _FASTER = 3.0, 4.0
+#: Seconds of which a host's pace is compared with that of others. How many times faster half of
+#: them are, and how many times sooner they would have the chunk, if it leaves it to them.
+MEASURED, _FASTER, _SOONER = 3.0, 4.0, 2.0
+#: Seconds in which a chunk was read, at least, that tell how fast that was.
+_TELLS = 0.1
 
 
 def topic(algorithm: str, digest: str) -> str:
@@ -211,10 +214,37 @@ def gives_up(own: str, index: int, done: int, others: Mapping[int, tuple[int, st
     return sum(each < index for each in others) >= READERS
 
 
-def is_outpaced(pace: float, others: Collection[float]) -> bool:
+class Pace:
+    """How fast one host reads one chunk."""
+
+    def __init__(self, now: float, done: float) -> None:
+        self._began = now, done
+        self._looks = deque([self._began])
+
+    def lately(self, now: float, done: float) -> float | None:
+        """Bytes a second of the last few; None: it has not read for so long."""
+        self._looks.append((now, done))
+        while self._looks[1][0] <= now - MEASURED:
+            self._looks.popleft()
+        seconds = now - self._looks[0][0]
+        return (done - self._looks[0][1]) / seconds if seconds >= MEASURED else None
+
+    def whole(self, now: float, done: float) -> float:
+        """Bytes a second of all of it; 0: that was too short to tell."""
+        seconds = now - self._began[0]
+        return (done - self._began[1]) / seconds if seconds >= _TELLS else 0.0
+
+
+def is_outpaced(pace: float, missing: float, others: Collection[float]) -> bool:
     """Whether a host that reads so many bytes a second leaves its chunk to others, which read so
-    many each: a chunk is passed on when it is whole, and all wait for it."""
-    return bool(others) and pace * _FASTER < statistics.median(others)
+    many each: a chunk is passed on when it is whole, and all wait for it.
+
+    :param missing: the part of the chunk that is not here: others would read all of it.
+    """
+    if not others:
+        return False
+    usual = statistics.median(others)
+    return pace * _FASTER < usual and pace * _SOONER < usual * missing
 
 
 def _in_a_row(numbers: Sequence[int]) -> int:

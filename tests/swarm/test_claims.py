@@ -15,6 +15,7 @@ from imagebroker.swarm.plan import (
     WHOLE,
     Assignment,
     Layout,
+    Pace,
     StaggeredReads,
     gives_up,
     is_outpaced,
@@ -82,7 +83,7 @@ class Scene:
             ),
         )  # fmt: skip
         self.local = local
-        self.picker = ChunkPicker(cast(Any, local), cast(Any, connected))
+        self.picker = ChunkPicker(cast(Any, local), cast(Any, connected), local.clock)
 
     def claim(self, by: int, told: str = "") -> dict[str, Any]:
         """One that the first peer sends."""
@@ -195,27 +196,38 @@ def test_hosts_that_are_free_at_the_same_time_read_different_chunks() -> None:
 
 
 def test_a_host_that_reads_several_times_slower_than_half_of_the_others_leaves_it_to_them() -> None:
-    assert_that(is_outpaced(20.0, [100.0, 100.0, 10.0]), Equals(True))
-    assert_that(is_outpaced(30.0, [100.0, 100.0, 10.0]), Equals(False))
-    assert_that(is_outpaced(0.0, []), Equals(False))
+    assert_that(is_outpaced(20.0, 1.0, [100.0, 100.0, 10.0]), Equals(True))
+    assert_that(is_outpaced(30.0, 1.0, [100.0, 100.0, 10.0]), Equals(False))
+    assert_that(is_outpaced(0.0, 1.0, []), Equals(False))
 
 
-def test_a_pace_is_that_of_one_reader_while_it_reads() -> None:
+def test_who_has_most_of_a_chunk_reads_the_rest_because_others_would_begin_anew() -> None:
+    assert_that(is_outpaced(10.0, 0.3, [100.0]), Equals(True))
+    assert_that(is_outpaced(10.0, 0.1, [100.0]), Equals(False))
+
+
+def test_what_counts_is_how_fast_a_host_reads_now() -> None:
+    pace = Pace(0.0, 100)
+    assert_that(pace.lately(2.0, 2100), Equals(None))
+    assert_that(pace.lately(4.0, 4100), Equals(1000.0))
+    assert_that(pace.lately(7.0, 4400), Equals(100.0))
+    assert_that(pace.whole(8.0, 4900), Equals(600.0))
+
+
+def test_a_pace_is_what_its_reader_has_measured_lately() -> None:
     clock = Clock()
     claims = Claims(clock)
-    for second in range(0, 5, 2):
-        clock.now = float(second)
-        claims.heard(3, "a", 100 * second)
-        claims.heard(4, "b", 50 * second + 1000)
-        claims.heard(5, "own", second)
-        assert_that(sorted(claims.paces("own")), Equals([50.0, 100.0] if second == 4 else []))
-    claims.heard(6, "c", 0)
+    claims.heard(3, "a", 0)
+    claims.heard(4, "own", 10, pace=3.0)
+    claims.heard(5, "b", 10, pace=50.0)
+    claims.heard(5, "c", 5, pace=70.0)  # who has less of it has a pace, too
+    assert_that(sorted(claims.paces("own")), Equals([50.0, 70.0]))
+    claims.ended(5)
     clock.now = 5.0
-    claims.heard(6, "c", 700, whole=True)
-    claims.ended(6)
-    assert_that(sorted(claims.paces("own")), Equals([50.0, 100.0, 700.0]))
-    clock.now = 11.0
-    assert_that(claims.paces("own"), Equals([]))
+    claims.heard(3, "a", 20, whole=True, pace=700.0)
+    assert_that(sorted(claims.paces("own")), Equals([50.0, 70.0, 700.0]))
+    clock.now = 8.0
+    assert_that(claims.paces("own"), Equals([700.0]))
 
 
 def test_a_chunk_that_its_reader_leaves_is_free_at_once() -> None:
@@ -243,7 +255,7 @@ def test_a_slow_reader_leaves_its_chunk_to_others_and_says_so() -> None:
         scene.local.chunks.grown = lambda index, read=read: read
         if clock.now % 2 == 0:
             by = scene.peers[0].id
-            claim = {"t": "claim", "i": 0, "by": by, "done": int(clock.now * 50_000), "told": ""}
+            claim = {"t": "claim", "i": 0, "by": by, "done": read, "told": "", "pace": 50_000}
             scene.picker.heard(cast(Any, scene.peers[0]), claim)
         scene.picker.watch()
     left = scene.ordered[-2]["first"]

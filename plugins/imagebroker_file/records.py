@@ -84,7 +84,10 @@ class Records:
     def not_found(self, image_id: str) -> ImageNotFound:
         ref = self.ref_of(image_id)
         if not self.database.exists():
-            hint = f"create an image first: there is no image store in {self._directory} yet"
+            hint = (
+                f"create an image first: there is no image store in {self._directory} yet;"
+                f" or write where it is: glance:{image_id}"
+            )
             return ImageNotFound(f"{ref}: no such image", hint=hint)
         return ImageNotFound(
             f"{ref}: no such image", hint="list the existing images with: imagebroker list"

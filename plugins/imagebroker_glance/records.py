@@ -117,10 +117,11 @@ class Records:
         try:
             self._remove(image_id)
         except NotAuthorized as error:
-            if getattr(error, "status", None) == 403 and self._is_protected(image_id):
+            ref = self._protected(image_id) if getattr(error, "status", None) == 403 else None
+            if ref is not None:
                 raise PolicyViolation(
                     f"image {image_id} is protected",
-                    hint="remove its protection first: update it with --no-protected",
+                    hint=f"remove its protection first: imagebroker update {ref} --no-protected",
                 ) from error
             raise
 
@@ -231,11 +232,13 @@ class Records:
             return False
         return True
 
-    def _is_protected(self, image_id: str) -> bool:
+    def _protected(self, image_id: str) -> str | None:
+        """The ref of an image that is protected."""
         try:
-            return self._api.show(self._identity, image_id)[0].get("protected") is True
+            image = self._image(image_id, None)
         except ImageBrokerError:
-            return False
+            return None
+        return image.ref if image.protected else None
 
     def _image(self, image_id: str, members: Iterable[str] | None) -> Image:
         raw, url = self._api.show(self._identity, image_id)

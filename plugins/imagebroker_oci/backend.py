@@ -155,7 +155,7 @@ class OciBackend(ImageBackend):
         if not found.is_index and is_protected(found):
             raise PolicyViolation(
                 f"{ref} is protected",
-                hint="remove its protection first: update it with --no-protected",
+                hint=f"remove its protection first: imagebroker update {ref} --no-protected",
             )
         remove(self._registry, name, found)
 

@@ -83,7 +83,7 @@ def error_of(doing: str, number: int, *, connecting: bool = False) -> ImageBroke
 def protected(subject: object) -> PolicyViolation:
     return PolicyViolation(
         f"{subject} is protected",
-        hint="remove its protection first: update it with --no-protected",
+        hint=f"remove its protection first: imagebroker update {subject} --no-protected",
     )
 
 

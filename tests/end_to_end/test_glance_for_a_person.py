@@ -175,3 +175,11 @@ def test_an_active_image_whose_data_is_lost_is_not_uploaded_again(
     )
     done = red("download", f"glance:{made}", "x")
     assert_that(done.stderr, Contains("delete the image and create it again"))
+
+
+def test_the_hint_for_a_protected_image_can_be_typed(red: Inside) -> None:
+    made = create(red, "--protected")
+    done = red("delete", f"glance:{made}")
+    typed = done.stderr.rpartition("first: imagebroker ")[2].split()
+    assert_that(red(*typed).status, Equals(0), done.stderr)
+    assert_that(red("delete", f"glance:{made}").status, Equals(0))

@@ -82,5 +82,5 @@ def check_unprotected(record: Image) -> None:
     if record.protected:
         raise PolicyViolation(
             f"{record.ref} is protected",
-            hint="remove its protection first: update it with --no-protected",
+            hint=f"remove its protection first: imagebroker update {record.ref} --no-protected",
         )

@@ -559,6 +559,7 @@ class Simulation:
 
 SCENES: Sequence[Scene] = (
     Scene("100 hosts at once", 100),
+    Scene("100 hosts, 5 % are slow", 100, slow=0.05),
     Scene("1,000 hosts at once", 1000),
     Scene("1,000 hosts, racks of 40 with a quarter of the width", 1000, rack=40),
     Scene("1,000 hosts, 5 % die", 1000, dying=0.05),

@@ -48,11 +48,13 @@ class Scene:
         self.named: list[tuple[str, str]] = []
         self.said: list[Any] = []
         self.removed: list[int] = []
+        #: Chunks that libtorrent has since it was asked.
+        self.finished: list[int] = []
         layout = Layout(COUNT * MIB)
         torrents = SimpleNamespace(
             has=lambda index: True, remove=self.removed.append, seed=lambda index, pieces: None,
             fetch=lambda index, pieces: None, connect=lambda *at: None, allow=lambda ips: None,
-            unlink=lambda *at: None,
+            unlink=lambda *at: None, finished=self._finished, banned=list,
         )  # fmt: skip
 
         async def bytes_at(places: Any) -> Any:
@@ -62,18 +64,22 @@ class Scene:
         self.local = SimpleNamespace(
             start=SimpleNamespace(layout=layout, first=0, topic="image", rack=""), id="own",
             chunks=self.chunks, torrents=torrents, trace=lambda text: None,
-            progressed=lambda: None, left_out=lambda who, why: self.named.append((who, why)),
+            progressed=lambda: None, begin=asyncio.run, left_out=lambda who, why: self.named.append((who, why)),
             parent=SimpleNamespace(send=self.said.append, bytes_at=bytes_at),
         )  # fmt: skip
         self.peers = Peers(cast(Any, self.local))
         self.others = {name: Other(name) for name in names}
         for each in self.others.values():
-            cast(Any, self.peers)._by_id[each.id] = each
+            self.peers.add(cast(Any, each))
         picker = SimpleNamespace(
             claims=SimpleNamespace(ended=lambda index: None), taken=set(),
             finished=lambda index: None,
         )  # fmt: skip
         self.exchange = Exchange(cast(Any, self.local), self.peers, cast(Any, picker))
+
+    def _finished(self) -> list[int]:
+        finished, self.finished = self.finished, []
+        return finished
 
     def pieces(self, index: int, byte: int = 1) -> list[bytes]:
         return [bytes([byte]) * 32] * self.chunks.pieces_in(index)
@@ -145,7 +151,8 @@ def arrived(scene: Scene, index: int) -> None:
     folder.mkdir()
     (folder / NAME).write_bytes(bytes(MIB))
     scene.chunks.begin(index)
-    asyncio.run(cast(Any, scene.exchange)._arrived(index, is_flushed=True))
+    scene.finished.append(index)
+    scene.exchange.collect()
 
 
 def test_what_could_not_be_compared_is_used_and_not_passed_on(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from imagebroker.exceptions import (
     TransferTimeout,
 )
 from imagebroker.http.buffers import Buffers
-from imagebroker.http.lost import lost, refused
+from imagebroker.http.lost import CLIENT_CERTIFICATE, lost, refused
 from imagebroker.http.tls_socket import TlsSocket
 from imagebroker.http.wire import Handle, Wire
 
@@ -249,7 +249,7 @@ def _handshake_remedy(reason: str) -> str:
         return "write http:// instead of https://, if that server has no TLS"
     if "ALERT_HANDSHAKE_FAILURE" in reason:
         return (
-            "set a client certificate, if the server wants one (cert_file and key_file); or check"
+            f"set a client certificate, if the server wants one ({CLIENT_CERTIFICATE}); or check"
             " which versions and ciphers it has"
         )
     return "check that the port speaks TLS of at least min_tls"

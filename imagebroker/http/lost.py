@@ -6,6 +6,8 @@ import re
 
 from imagebroker.exceptions import ImageBrokerError, NotAuthorized, TransferError
 
+#: The options for one; those of backends that log in to Keystone have its names.
+CLIENT_CERTIFICATE = "cert_file and key_file, or certfile and keyfile"
 #: OpenSSL's names of alerts about the certificate of a client.
 _CERTIFICATE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_REVOKED"
@@ -29,6 +31,5 @@ def refused(peer: str, error: OSError) -> NotAuthorized | None:
     alert = found[1].replace("_", " ").lower()
     return NotAuthorized(
         f"{peer} wants a client certificate that it trusts: {alert}",
-        hint="set one and its key in the backend's section: cert_file and key_file (for glance,"
-        " certfile and keyfile)",
+        hint=f"set one and its key in the backend's section: {CLIENT_CERTIFICATE}",
     )

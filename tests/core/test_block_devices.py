@@ -26,6 +26,7 @@ from imagebroker.config.settings import Settings
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
 from tests.conftest import Scripted
+from tests.scripted import Script
 from tests.servers.mounts import in_memory, loop_device
 
 MIB = 1024 * 1024
@@ -264,19 +265,30 @@ def test_bytes_that_change_on_the_device_are_found(
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
 
 
+def broken_off(
+    scripted: Scripted, device: Path, folder: Path
+) -> tuple[imagebroker.Broker, str, Script]:
+    """A download that was lost, and has kept what it had; the next one is not."""
+    config = folder / "device.conf"
+    config.write_text(f"[imagebroker]\nenabled_schemes = scripted\nstate_dir = {folder}/state\n")
+    broker = imagebroker.Broker(Settings.from_file(config, tuning=Tuning(journal_every=0.0)))
+    ref, script = scripted.image(DATA, chunk=65536, version="v1")
+    script.breaks = [(14_000_000, None)]
+    with pytest.raises(TransferError) as caught:
+        broker.download(None, ref, device, to_device=True, keep_partial=True, retries=0)
+    assert_that(getattr(caught.value, "bytes_kept", 0), GreaterThan(0))
+    script.breaks = []
+    return broker, ref, script
+
+
 @pytest.mark.promise("no-unverified-device")
 @pytest.mark.parametrize("place", [int(1.5 * MIB), 5 * MIB], ids=["data", "zeros"])
 def test_bytes_of_an_earlier_process_that_change_are_found(
     place: int, scripted: Scripted, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    device, config = make_device(), tmp_path / "earlier.conf"
-    config.write_text(f"[imagebroker]\nenabled_schemes = scripted\nstate_dir = {tmp_path}/state\n")
-    broker = imagebroker.Broker(Settings.from_file(config, tuning=Tuning(journal_every=0.0)))
-    ref, script = scripted.image(DATA, chunk=65536, version="v1")
-    script.breaks = [(14_000_000, None)]
-    with pytest.raises(TransferError):
-        broker.download(None, ref, device, to_device=True, keep_partial=True, retries=0)
-    script.breaks, script.before_chunk = [], partial(disturb, device, place)
+    device = make_device()
+    broker, ref, script = broken_off(scripted, device, tmp_path)
+    script.before_chunk = partial(disturb, device, place)
     with pytest.raises(DestinationError, match="returned different bytes"):
         broker.download(None, ref, device, to_device=True)
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
@@ -327,17 +339,10 @@ def test_a_later_process_goes_on_where_a_killed_one_was(
 def test_what_was_written_over_meanwhile_is_read_again(
     scripted: Scripted, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    device, config = make_device(), tmp_path / "again.conf"
-    config.write_text(f"[imagebroker]\nenabled_schemes = scripted\nstate_dir = {tmp_path}/state\n")
-    broker = imagebroker.Broker(Settings.from_file(config, tuning=Tuning(journal_every=0.0)))
-    ref, script = scripted.image(DATA, chunk=65536, version="v1")
-    script.breaks = [(14_000_000, None)]
-    with pytest.raises(TransferError) as caught:
-        broker.download(None, ref, device, to_device=True, keep_partial=True, retries=0)
-    assert_that(getattr(caught.value, "bytes_kept", 0), GreaterThan(0))
+    device = make_device()
+    broker, ref, _ = broken_off(scripted, device, tmp_path)
     with device.open("r+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"other" * 1000, int(1.5 * MIB))
-    script.breaks = []
     done = broker.download(None, ref, device, to_device=True)
     assert_that(done.resumed_from, Is(None))
     assert_that(content(device) == DATA, Is(True))

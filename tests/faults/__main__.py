@@ -4,8 +4,12 @@
     python -m tests.faults --campaign cuts --jobs 2     one campaign
     python -m tests.faults --sample 0.02                one of fifty points of each
     python -m tests.faults --seconds 300                as many as there is time for, of each
+    python -m tests.faults --record FILE                go on where the last run with FILE ended
 
-The points of a campaign are tried in an order that `--seed` decides.
+The points of a campaign are tried in an order that `--seed` decides. With `--record`, what is tried
+is appended to a file; points that are in it are not tried again, and count in the table. So a long
+campaign can be run in parts, by `--seconds` or by killing it. Take a new file when the code has
+changed. `growth` watches one process from its beginning to its end: run it as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.campaigns import CAMPAIGNS
-from tests.faults.tally import Tally, table
+from tests.faults.record import Record
+from tests.faults.tally import Attempt, Tally, table
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -39,6 +44,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", default="/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
                         help="where to work (default: in memory)")  # fmt: skip
     parser.add_argument("--groups", action="store_true", help="how many points of each group")
+    parser.add_argument("--record", type=Path, metavar="FILE",
+                        help="append what is tried to this file, and skip what is in it")  # fmt: skip
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -65,11 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(name: str, options: argparse.Namespace) -> Tally:
-    """One campaign, in as many processes as there are jobs."""
+    """One campaign, in as many processes as there are jobs, after what is recorded of it."""
+    earlier = list(Record(options.record, name).attempts())
     command = [
         sys.executable, "-m", "tests.faults", "--campaign", name, "--sample", str(options.sample),
         "--seconds", str(options.seconds), "--seed", options.seed, "--jobs", str(options.jobs),
         *(["--folder", options.folder] if options.folder else []),
+        *(["--record", str(options.record)] if options.record else []),
     ]  # fmt: skip
     workers = [
         subprocess.Popen([*command, "--worker", str(number)], stdout=subprocess.PIPE, text=True)
@@ -81,6 +90,9 @@ def run(name: str, options: argparse.Namespace) -> Tally:
         if worker.returncode != 0:
             raise SystemExit(f"a worker of {name} ended with {worker.returncode}")
         whole.join(loaded(json.loads(output.splitlines()[-1])))
+    for attempt in earlier:
+        whole.add(attempt)
+        whole.seconds += attempt.seconds
     return whole
 
 
@@ -105,20 +117,27 @@ def share(points: list[Any], options: argparse.Namespace) -> list[Any]:
 
 
 def work(name: str, options: argparse.Namespace) -> Tally:
-    """This worker's share of a campaign."""
-    tally, began = Tally(name), time.monotonic()
+    """This worker's share of a campaign, without what is recorded of it."""
+    tally, record = Tally(name), Record(options.record, name)
+    known = {each.point for each in record.attempts()}
+    began = last = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", dir=options.folder) as folder:
         with CAMPAIGNS[name](Path(folder)) as campaign:
             points = list(campaign.points())
             tally.total = sum(getattr(point, "faults", 1) for point in points)
             for point in share(points, options):
+                if str(point) in known:
+                    continue
                 if time.monotonic() - began > options.seconds:
                     break
                 violations = campaign.attempt(point)
-                if violations is None:
-                    tally.missed += 1
-                else:
-                    tally.add(str(point), point.group, violations, getattr(campaign, "struck", 1))
+                found = None if violations is None else list(violations)
+                now = time.monotonic()
+                attempt = Attempt(str(point), point.group, getattr(campaign, "struck", 1), found,
+                                  (now - last) / options.jobs)  # fmt: skip
+                last = now
+                tally.add(attempt)
+                record.add(attempt)
     tally.seconds = time.monotonic() - began
     return tally
 

@@ -21,6 +21,20 @@ class Violation:
     what: str
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One point that was tried."""
+
+    point: str
+    group: str
+    #: How many faults the point stands for.
+    faults: int
+    #: Empty if every promise held, None if the fault did not strike.
+    violations: list[Violation] | None
+    #: Its share of the time that the campaign took.
+    seconds: float
+
+
 @dataclass
 class Tally:
     """The outcome of one campaign, or of a part of it."""
@@ -39,13 +53,17 @@ class Tally:
     #: Point and violation, the first hundred.
     found: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def add(self, point: str, group: str, violations: Iterable[Violation], faults: int) -> None:
-        self.tried += faults
-        self.groups[group] += faults
-        for violation in violations:
+    def add(self, attempt: Attempt) -> None:
+        """Count it, but not its time: attempts may be made side by side."""
+        if attempt.violations is None:
+            self.missed += 1
+            return
+        self.tried += attempt.faults
+        self.groups[attempt.group] += attempt.faults
+        for violation in attempt.violations:
             self.kinds[violation.kind] += 1
             if len(self.found) < 100:
-                self.found.append((point, violation.kind, violation.what))
+                self.found.append((attempt.point, violation.kind, violation.what))
 
     def join(self, other: Tally) -> None:
         """Count in what another worker did beside this one."""

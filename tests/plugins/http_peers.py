@@ -105,7 +105,11 @@ def hang(connection: Connection) -> None:
 
 
 def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> RawServer:
-    """Sends the first answer on the first connection, and so on; the last again and again."""
+    """Sends the first answer on the first connection, and so on; the last again and again.
+
+    Our client asks again where the next request met the end of a kept connection. Another client
+    may not: an answer that it follows up needs `Connection: close`.
+    """
 
     def script(connection: Connection, index: int) -> None:
         if connection.read_head():

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, GreaterThan, LessThan
+from testtools.matchers import Contains, Equals, GreaterThan
 
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import Cancelled, ConfigError, TransferError, TransferTimeout
 from imagebroker.transfer.limits import Progress
+from tests.bounds import in_time
 from tests.conftest import Scripted
 
 DATA = bytes(range(1, 256)) * 4112  # 1 MiB
@@ -47,14 +48,13 @@ def test_a_transfer_takes_no_more_than_its_rate_limit(scripted: Scripted, tmp_pa
 def test_the_deployer_may_set_it_and_a_call_may_set_another(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    broker = scripted.configured("rate_limit = 2M")
     ref, _ = scripted.image(DATA, chunk=32 * 1024)
     path = tmp_path / "image"
+    broker = scripted.configured("rate_limit = 2M")
     assert_that(seconds_of(lambda: broker.download(None, ref, path)), GreaterThan(0.35))
-    quick = min(
-        seconds_of(lambda: broker.download(None, ref, path, rate_limit=1 << 30)) for _ in range(3)
-    )
-    assert_that(quick, LessThan(0.35))
+    broker = scripted.configured("rate_limit = 4K")  # of a MiB: for minutes
+    took = seconds_of(lambda: broker.download(None, ref, path, rate_limit=1 << 30))
+    assert_that(took, in_time(1))
     with pytest.raises(ConfigError, match="rate_limit"):
         scripted.configured("rate_limit = fast")
 
@@ -115,7 +115,7 @@ def test_what_ends_a_call_ends_it_while_a_place_is_being_opened(
     began = time.monotonic()
     with pytest.raises(expected):
         scripted.broker.download(None, ref, tmp_path / "image", retries=0, **arguments)
-    assert_that(time.monotonic() - began, LessThan(5.0))
+    assert_that(time.monotonic() - began, in_time(1))
     gate.set()
 
 
@@ -146,9 +146,11 @@ def test_progress_tells_every_phase_the_location_and_the_retries(
 def test_after_an_attempt_that_brought_bytes_there_is_hardly_a_pause(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    broker = scripted.make_broker("[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 20\n")
+    broker = scripted.make_broker(
+        "[imagebroker]\nenabled_schemes = scripted\nretry_backoff = 200\n"
+    )
     ref, _ = scripted.image(DATA, chunk=64 * 1024, version="v1", breaks=[(300_000, None)])
-    assert_that(seconds_of(lambda: broker.download(None, ref, tmp_path / "image")), LessThan(9.0))
+    assert_that(seconds_of(lambda: broker.download(None, ref, tmp_path / "image")), in_time(3))
 
 
 def test_a_pause_is_as_long_as_the_peer_asks_and_never_beyond_the_deadline(
@@ -162,4 +164,4 @@ def test_a_pause_is_as_long_as_the_peer_asks_and_never_beyond_the_deadline(
     with pytest.raises(TransferTimeout) as caught:
         scripted.broker.download(None, ref, tmp_path / "image", deadline=0.5)
     assert_that(str(caught.value), Contains("deadline"))
-    assert_that(time.monotonic() - began, LessThan(5.0))
+    assert_that(time.monotonic() - began, in_time(1))

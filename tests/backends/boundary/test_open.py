@@ -26,6 +26,7 @@ from imagebroker.plugin import (
     TransferTimeout,
 )
 from tests.backends.boundary.probe import LOOPBACK, ORIGIN, REF, Chunks, Probe, guarded
+from tests.bounds import HANGS
 
 
 class TestOpen:
@@ -133,14 +134,14 @@ class TestOpen:
         source = Late()
 
         def answer(context: Any, ref: ImageRef) -> ImageSource:
-            gate.wait(30)
+            gate.wait(HANGS)
             return source
 
         with pytest.raises(TransferTimeout) as caught:
             guarded(answer).open(None, REF, timeout=0.05)
         assert_that(bool(caught.value.hint), Is(True))
         gate.set()
-        assert_that(closed.wait(5), Is(True))
+        assert_that(closed.wait(HANGS), Is(True))
         assert_that(source.closed, Equals(1))
 
     @pytest.mark.promise("C30")
@@ -159,4 +160,4 @@ class TestOpen:
 
             with pytest.raises(TransferTimeout):
                 Boundary(Declaration.of(Hanging), host, ORIGIN).open(None, REF, timeout=0.05)
-            assert_that(ended.wait(5), Is(True))
+            assert_that(ended.wait(HANGS), Is(True))

@@ -12,11 +12,12 @@ from urllib.parse import quote
 import pytest
 from imagebroker_file import FileBackend
 from testtools.assertions import assert_that
-from testtools.matchers import Equals, LessThan
+from testtools.matchers import Equals
 
 from imagebroker.exceptions import ImageBrokerError
 from imagebroker.model.reference import check_form, parse
 from imagebroker.plugin import ImageSource
+from tests.bounds import in_time
 
 DATA = bytes(range(256)) * 10_000
 MakeBackend = Callable[..., FileBackend]
@@ -45,7 +46,7 @@ def refused(backend: FileBackend, text: str, *kinds: type[ImageBrokerError]) -> 
     before, begin = open_files(), time.monotonic()
     with pytest.raises(kinds) as caught:
         open_ref(backend, text).close()
-    assert_that(time.monotonic() - begin, LessThan(0.1))
+    assert_that(time.monotonic() - begin, in_time(1))
     assert_that(open_files(), Equals(before))
     return caught.value
 

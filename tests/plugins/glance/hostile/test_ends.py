@@ -11,7 +11,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, HasLength, Is, IsInstance, MatchesAll, Not
 
 from imagebroker.plugin import RangeIgnored, TransferError, TransferTimeout
-from tests.bounds import in_time
+from tests.bounds import HANGS, in_time
 from tests.plugins.glance_stub import (
     DATA,
     REF,
@@ -141,7 +141,7 @@ def test_closing_ends_a_read_that_waits(after: int) -> None:
         stub.closing.wait()
 
     image.file = file
-    with Stub(image) as stub, opened(asking(stub, stall=60)) as source:
+    with Stub(image) as stub, opened(asking(stub, stall=2 * HANGS)) as source:
         failures: list[BaseException] = []
 
         def read() -> None:
@@ -152,10 +152,10 @@ def test_closing_ends_a_read_that_waits(after: int) -> None:
 
         thread = threading.Thread(target=read)
         thread.start()
-        waiting.wait(5)
+        waiting.wait(HANGS)
         source.close()
         source.close()
-        thread.join(5)
+        thread.join(HANGS)
         assert_that(thread.is_alive(), Is(False))
         assert_that(failures, MatchesAll(HasLength(1)))
         assert_that(failures[0], IsInstance(TransferError))
@@ -167,10 +167,10 @@ def test_an_abandoned_read_leaves_no_connection(glance: tuple[Stub, OneImage]) -
 
     def file(request: Request, connection: Connection) -> None:
         connection.sendall(image.good_file(request)[:100_000])
-        if connection.wait_for_close(5):
+        if connection.wait_for_close(HANGS):
             ended.set()
 
     image.file = file
     with opened(asking(stub)) as source, closing(source.read()) as chunks:
         next(chunks)
-    assert_that(ended.wait(5), Is(True))
+    assert_that(ended.wait(HANGS), Is(True))

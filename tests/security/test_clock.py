@@ -61,10 +61,10 @@ def clocks_of_the_product(clocks: Iterable[Any]) -> Iterator[tuple[ModuleType, s
                     yield module, name, value
 
 
-def config(kind: str, where: str) -> tuple[str, str]:
+def config(kind: str, where: str, stall: float) -> tuple[str, str]:
     core = (
         "[imagebroker]\nenabled_schemes = http, glance\nretries = 2\nretry_backoff = 0\n"
-        "stall_timeout = 0.5\nconnect_timeout = 5\ndeadline = 20\nkeep_partial = true\n"
+        f"stall_timeout = {stall}\nconnect_timeout = 5\ndeadline = 20\nkeep_partial = true\n"
     )
     if kind == "http":
         return core + "[backend:http]\nallowed_networks = 127.0.0.1/32\n", f"{where}/image"
@@ -93,7 +93,7 @@ def test_a_download_that_takes_a_moment_is_not_given_up(
         connection.sendall(next(replies))
 
     with RawServer(script) if kind == "http" else Stub(image) as server:
-        text, ref = config(kind, server.url)
+        text, ref = config(kind, server.url, stall=10)
         make_broker(text).download(caller(), ref, tmp_path / "image")
     assert_that((tmp_path / "image").read_bytes() == DATA, Equals(True))
 
@@ -118,7 +118,7 @@ def test_a_stall_ends_when_it_should(
         stall(connection)
 
     with RawServer(script) if kind == "http" else Stub(image) as server:
-        text, ref = config(kind, server.url)
+        text, ref = config(kind, server.url, stall=0.5)
         began = time.monotonic()
         with pytest.raises(TransferTimeout):
             make_broker(text).download(caller(), ref, tmp_path / "image", retries=0)

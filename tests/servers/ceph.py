@@ -26,6 +26,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
+from tests.bounds import HANGS
 from tests.canaries import secret
 from tests.servers.openstack_service import cache_directory
 from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retried
@@ -401,7 +402,7 @@ def _caps(pool: str, profile: str) -> list[str]:
     return ["mon", "profile rbd", "osd", right, "mgr", right]
 
 
-def wait_for(happens: Any, seconds: float = 60) -> None:
+def wait_for(happens: Any, seconds: float = HANGS) -> None:
     """Wait until the cluster has noticed something."""
     ends = monotonic() + seconds
     while not happens():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.bounds import HANGS
 from tests.canaries import secret
 from tests.servers.process import HOST, Server, ServerProcess, accepts, free_ports, retried
 
@@ -128,7 +129,7 @@ class Nginx(Server):
         nginx logs a request when it has ended, maybe after the client saw the last byte: say how
         many must be there, and this waits for them.
         """
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANGS
         while True:
             lines = self.access_log.read_text(errors="surrogateescape").split("\n")
             lines.pop()  # it may be half written

@@ -83,7 +83,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _answers(port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=1)
+    connection = http.client.HTTPConnection(HOST, port, timeout=20)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200

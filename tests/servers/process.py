@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tests.bounds import HANGS
+
 HOST = "127.0.0.1"
 
 # The kernel sends the "parent died" signal when the *thread* that forked ends. One thread that
@@ -119,7 +121,7 @@ def descendants(pid: int) -> dict[int, int]:
 
 def _kill(pid: int, started: int) -> None:
     """Kill a process, unless the number is somebody else's by now; return when it has ended."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + HANGS
     while (fields := _stat(pid)) and int(fields[19]) == started and fields[0] not in "ZX":
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} did not end")

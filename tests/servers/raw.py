@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from imagebroker.testing.faults.sockets import reset, wake_and_close
+from tests.bounds import HANGS
 from tests.servers.process import HOST
 
 
@@ -151,7 +152,7 @@ class RawServer:
         """Set when the server ends: what a script waits on to stall for ever."""
         return self._closing
 
-    def wait_for_connections(self, count: int, timeout: float = 10) -> None:
+    def wait_for_connections(self, count: int, timeout: float = HANGS) -> None:
         """Return when so many connections were accepted; raise AssertionError otherwise."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.connections) >= count, timeout):

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.bounds import HANGS
 from tests.canaries import secret
 from tests.servers.process import HOST, Server, ServerProcess, accepts, free_ports, retried
 
@@ -54,7 +55,7 @@ class Squid(Server):
 
         squid logs a request when it has ended: say how many must be there, and this waits.
         """
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANGS
         while True:
             text = self.access_log.read_text() if self.access_log.exists() else ""
             lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -251,7 +251,7 @@ class TestKeyManager:
     def test_one_that_is_slow_is_not_waited_for(self, scripted: Scripted, way: Way) -> None:
         answers = threading.Event()
         MemoryKeyManager.before_answer = lambda name: answers.wait(30)
-        quick = scripted.configured("connect_timeout = 0.02\nstall_timeout = 0.03\n", CONFIG)
+        quick = scripted.configured("connect_timeout = 0.1\nstall_timeout = 0.2\n", CONFIG)
         ref, _ = scripted.image(DATA, record=signed())
         with pytest.raises(TransferTimeout, match="key manager"):
             way.get(quick, ref, **ASKED)

@@ -66,7 +66,7 @@ class ChunkLayer:
         for index, announcer in liars:
             pieces = local.chunks.pieces(index) or []
             self._peers.disprove(index, pieces, announcer, "the record says")
-            local.torrents.remove(index)
+            local.torrents.discard(index)
             local.chunks.forget(index)
         for each in self._peers:
             self.offer(each)

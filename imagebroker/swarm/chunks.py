@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from imagebroker.swarm.proof import Places
 _BLOCK = 1024 * 1024
 
 
+def own_folder(index: int) -> str:
+    """Where a chunk lies in the spool that was read here, after it was hashed."""
+    return f"{index}-own"
+
+
 @dataclass
 class _Chunk:
     """One that somebody has."""
@@ -26,6 +32,8 @@ class _Chunk:
     #: When bytes of it came last, and when others were last called for it.
     heard: float
     called: float
+    #: Where libtorrent has it, in the spool.
+    folder: str
     whole: bool = False
     #: It is fetched from others now.
     begun: bool = False
@@ -37,7 +45,9 @@ class _Chunk:
 
 
 class Chunks:
-    """All chunks of one image. Files: `own-N` while it is read here, `N/NAME` when it is whole."""
+    """All chunks of one image. Files: `own-N` while it is read here, and then `N-own/NAME`;
+    `N-M/NAME` if it came from others, M being another number each time that it is fetched: what
+    libtorrent still writes of a chunk that was given up is no part of any other."""
 
     def __init__(
         self, layout: Layout, first: int, spool: Path, clock: Callable[[], float] = monotonic
@@ -47,13 +57,15 @@ class Chunks:
         #: When something came last; when something of any chunk came of which a host has told.
         self._came = 0.0
         self._gave: dict[str, float] = {}
+        self._fetches = itertools.count(1)
         #: The digest of each chunk, proven by the root in the record; None: nobody has sent it.
         self.layer: list[bytes] | None = None
         #: The backend has sent other bytes than that root says: it is not believed any more.
         self.disproved = False
 
-    def folder(self, index: int) -> Path:
-        return self._spool / str(index)
+    def folder(self, index: int) -> str:
+        """Where libtorrent has a chunk that is known, in the spool."""
+        return self._found[index].folder
 
     def pieces_in(self, index: int) -> int:
         return -(-self._layout.length(index) // self._layout.piece)
@@ -141,7 +153,8 @@ class Chunks:
 
     def offered(self, index: int, pieces: list[bytes], by: str) -> None:
         now = self._clock()
-        self._found[index] = _Chunk(pieces, by, now, now)
+        folder = f"{index}-{next(self._fetches)}"
+        self._found[index] = _Chunk(pieces, by, now, now, folder)
 
     def begin(self, index: int) -> None:
         """It is fetched from others from now on."""
@@ -235,7 +248,7 @@ class Chunks:
         if not self.agrees(index, pieces):
             self._disprove()
         now = self._clock()
-        self._found[index] = _Chunk(pieces, None, now, now, whole=True)
+        self._found[index] = _Chunk(pieces, None, now, now, own_folder(index), whole=True)
 
     def announced_by(self, host: str) -> list[int]:
         """Those that are not here yet, and of which only this host has said what they are."""
@@ -247,7 +260,7 @@ class Chunks:
         """Hash what was read from the backend, and put it where libtorrent finds it."""
         read = self._spool / f"own-{index}"
         pieces = self._hashed(read)
-        folder = self.folder(index)
+        folder = self._spool / own_folder(index)
         folder.mkdir(exist_ok=True)
         os.replace(read, folder / NAME)
         return pieces
@@ -255,14 +268,20 @@ class Chunks:
     def is_intact(self, index: int) -> bool:
         """Whether what libtorrent has put there consists of the pieces that were told."""
         found = self._found.get(index)
-        return found is not None and self._hashed(self.folder(index) / NAME) == found.pieces
+        if found is None:
+            return False
+        try:
+            return self._hashed(self._spool / found.folder / NAME) == found.pieces
+        except OSError:  # it was given up meanwhile
+            return False
+
+    def root(self, index: int) -> bytes:
+        """The root of the hash tree of the pieces that were told of a chunk."""
+        return tree.root(self._found[index].pieces, self._layout.piece)
 
     def _hashed(self, path: Path) -> list[bytes]:
         with open(path, "rb", buffering=0) as file:
-            digests = tree.leaves(iter(lambda: file.read(_BLOCK), b""))
-        pieces = tree.layer(digests, self._layout.piece)
-        # A file of one piece has no layer: its root is over its own leaves alone.
-        return pieces if len(pieces) > 1 else [tree.root_of_leaves(digests)]
+            return tree.pieces(iter(lambda: file.read(_BLOCK), b""), self._layout.piece)
 
     def grown(self, index: int) -> int:
         """Bytes of it that were read from the backend so far."""
@@ -298,8 +317,11 @@ class Chunks:
         return [self._piece(index, offset - start, length) for offset, length in places]
 
     def _piece(self, index: int, offset: int, length: int) -> bytes:
+        found = self._found.get(index)
+        if found is None:
+            return b""
         try:
-            with open(self.folder(index) / NAME, "rb", buffering=0) as file:
+            with open(self._spool / found.folder / NAME, "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except OSError:
             return b""

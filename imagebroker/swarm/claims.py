@@ -76,14 +76,17 @@ class Claims:
 
     def left(self, by: str) -> None:
         """This host has gone."""
+        self._paces.pop(by, None)
         for index in [each for each, claim in self._known.items() if claim.by == by]:
             del self._known[index]
 
     def paces(self, own: str) -> list[float]:
-        """Bytes a second of each host but this one that reads, or has lately."""
-        now = self._clock()
-        self._paces = {by: each for by, each in self._paces.items() if now - each[1] < _SILENT}
-        return [pace for by, (pace, _) in self._paces.items() if by != own]
+        """Bytes a second of each host but this one that reads, or has lately: when this was heard
+        last of any. Where all others wait for this one, none of them reads."""
+        self._paces.pop(own, None)
+        last = max((at for _, at in self._paces.values()), default=0.0)
+        self._paces = {by: each for by, each in self._paces.items() if last - each[1] < _SILENT}
+        return [pace for pace, _ in self._paces.values()]
 
     def standing(self) -> dict[int, tuple[int, str]]:
         """Bytes and reader of each chunk that is being read, or was lately."""

@@ -101,7 +101,7 @@ class Exchange:
         for index in chunks.to_fetch():
             pieces = chunks.pieces(index) or []
             chunks.begin(index)
-            self._local.torrents.fetch(index, pieces)
+            self._local.torrents.fetch(index, pieces, chunks.folder(index))
             self._announce_to_all(index, pieces)
 
     def _announce(self, peer: Peer, index: int, pieces: list[bytes]) -> None:
@@ -166,13 +166,15 @@ class Exchange:
         local, chunks = self._local, self._local.chunks
         local.progressed()
         before, announcer = chunks.pieces(index), chunks.announcer(index)
-        if before is not None:
+        if chunks.has(index):
             local.torrents.remove(index)
+        else:
+            local.torrents.discard(index)
         pieces = await asyncio.to_thread(chunks.take_in, index)
         chunks.keep_own(index, pieces)
         self._picker.taken.discard(index)
         self._picker.finished(index)
-        local.torrents.seed(index, pieces)
+        local.torrents.seed(index, pieces, chunks.folder(index))
         if before is not None and before != pieces:
             self._peers.disprove(index, before, announcer, "the backend")
         self._announce_to_all(index, pieces)
@@ -258,14 +260,14 @@ class Exchange:
         if announcer is None or chunks.has(index):
             return
         if not (is_flushed or await asyncio.to_thread(chunks.is_intact, index)):
-            local.torrents.remove(index)  # not on the disk as it was in memory: begin again
+            local.torrents.discard(index)  # not on the disk as it was in memory: begin again
             chunks.forget(index)
             return
         is_right = await self._audited(index, announcer)
         if chunks.announcer(index) != announcer:
             return  # it was read here meanwhile, or is not believed any more
         if is_right is False:
-            local.torrents.remove(index)
+            local.torrents.discard(index)
             chunks.forget(index)
             return
         if not chunks.arrived(index):
@@ -277,7 +279,10 @@ class Exchange:
         told = self._peers.get(announcer)
         by = announcer if told is None else told.title
         own = told is not None and told.vouches(index, chunks.pieces(index) or [])
-        local.parent.send({"t": "got", "i": index, "by": by, "own": own})
+        local.parent.send({
+            "t": "got", "i": index, "by": by, "own": own, "folder": chunks.folder(index),
+            "root": chunks.root(index).hex(),
+        })  # fmt: skip
         self._fetch()
         self._announce_to_all(index, chunks.pieces(index) or [])
 
@@ -313,6 +318,9 @@ class Exchange:
             return None
         if found == expected:
             return True
+        if not await asyncio.to_thread(local.chunks.is_intact, index):
+            local.trace(f"chunk {index} is not on the disk as it was sent")
+            return False
         pieces = local.chunks.pieces(index)
         if pieces is not None:
             self._peers.disprove(index, pieces, announcer, "the backend")

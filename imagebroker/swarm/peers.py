@@ -104,7 +104,7 @@ class Peers:
         self._banned.add(peer.fingerprint)
         self._banned_ids.add(peer.id)
         for index in local.chunks.announced_by(peer.id):
-            local.torrents.remove(index)
+            local.torrents.discard(index)
             local.chunks.forget(index)
         peer.close()
         self._drop(peer)

@@ -52,6 +52,7 @@ class ChunkPicker:
         self._claimed_at, self._grown = 0.0, 0
         #: Of the chunks that it reads, or has read and not said so.
         self._paces: dict[int, Pace] = {}
+        self._begin_pace()
         #: It has left a chunk to others because they are faster.
         self._is_slow = False
 
@@ -90,6 +91,7 @@ class ChunkPicker:
         self._reading, self._grown = (first, stop), 0
         for index in range(first, stop):
             self._paces.pop(index, None)
+        self._begin_pace()
         self._number += 1
         self._local.parent.send({"t": "read", "n": self._number, "first": first, "stop": stop})
         self._claim_all()
@@ -183,6 +185,11 @@ class ChunkPicker:
             self._paces[index] = Pace(self._seconds(), done)
         return self._paces[index]
 
+    def _begin_pace(self) -> None:
+        """Of the chunk that it reads now."""
+        if (at := self._at()) is not None:
+            self._pace(at, self._local.chunks.grown(at))
+
     def _stop(self) -> None:
         self._local.parent.send({"t": "stop"})
         self.ended(self._number)
@@ -225,6 +232,7 @@ class ChunkPicker:
         pace = self._pace(index, length).whole(self._seconds(), length)
         self._send_claim(self._peers, index, length, pace=int(pace))
         self._paces.pop(index, None)
+        self._begin_pace()
 
     def _claim_all(self) -> None:
         self._claimed_at = self._seconds()

@@ -48,7 +48,7 @@ READERS = 16
 #: Seconds of which a host's pace is compared with that of others. How many times faster half of
 #: them are, and how many times sooner they would have the chunk, if it leaves it to them.
 MEASURED, _FASTER, _SOONER = 3.0, 4.0, 2.0
-#: Seconds in which a chunk was read, at least, that tell how fast that was.
+#: Seconds that are too short to tell how fast a chunk was read: so fast, at least.
 _TELLS = 0.1
 
 
@@ -230,9 +230,8 @@ class Pace:
         return (done - self._looks[0][1]) / seconds if seconds >= MEASURED else None
 
     def whole(self, now: float, done: float) -> float:
-        """Bytes a second of all of it; 0: that was too short to tell."""
-        seconds = now - self._began[0]
-        return (done - self._began[1]) / seconds if seconds >= _TELLS else 0.0
+        """Bytes a second of all of it, or more."""
+        return (done - self._began[1]) / max(now - self._began[0], _TELLS)
 
 
 def is_outpaced(pace: float, missing: float, others: Collection[float]) -> bool:

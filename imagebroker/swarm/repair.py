@@ -11,14 +11,26 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from typing import BinaryIO, NamedTuple
 
 from imagebroker.backends.backend import Buffer, ImageSource
 from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.exceptions import TransferError
+from imagebroker.swarm import tree
 from imagebroker.swarm.backend_reader import read_range
 from imagebroker.swarm.spool import Spool
 
 _BLOCK = 1024 * 1024
+
+
+class Announced(NamedTuple):
+    """What was told of a chunk that came from others."""
+
+    #: Who did, for people; whether its own backend has sent the chunk to it, as it says.
+    by: str
+    own: bool
+    #: Of the chunk's hash tree: all its bytes.
+    root: bytes
 
 
 class RepairedSource(ImageSource):
@@ -30,16 +42,17 @@ class RepairedSource(ImageSource):
         self,
         own: OpenedSource,
         spool: Spool,
-        announcers: Mapping[int, str],
+        announced: Mapping[int, Announced],
         digest: tuple[str, str],
-        lied: Callable[[int, str], None],
+        lied: Callable[[int, Announced], None],
         idle_timeout: float,
     ) -> None:
-        """:param announcers: who announced each chunk that others sent. :param digest: algorithm
-        and digest of the whole. :param lied: hears of each wrong chunk, and who announced it."""
+        """:param announced: what was told of each chunk that others sent. :param digest: algorithm
+        and digest of the whole. :param lied: hears of each chunk of which the backend has other
+        bytes than were told."""
         self.image = own.image
         self._own, self._spool, self._digest, self._lied = own, spool, digest, lied
-        self._unverified = dict(announcers)
+        self._unverified = dict(announced)
         self._idle_timeout = idle_timeout
         self._closed = False
 
@@ -66,29 +79,38 @@ class RepairedSource(ImageSource):
 
     def _check(self, index: int) -> None:
         """Compare a chunk with the backend; if it is wrong, all others of the same announcer."""
-        announcer = self._unverified.get(index)
-        if announcer is None or self._is_right(index, announcer):
+        told = self._unverified.get(index)
+        if told is None or self._is_right(index, told):
             return
-        for each in [at for at, who in self._unverified.items() if who == announcer]:
-            self._is_right(each, announcer)
+        for at, each in [*self._unverified.items()]:
+            if each.by == told.by:
+                self._is_right(at, each)
         if self._has_digest():
             self._unverified.clear()
 
-    def _is_right(self, index: int, announcer: str) -> bool:
-        """Compare it with what the backend sends; afterwards it is that.
+    def _is_right(self, index: int, told: Announced) -> bool:
+        """Compare it with what the backend sends; afterwards it is that. If that is what was told,
+        nobody lied: it went wrong here.
 
         :raises ImageBrokerError: the backend sends nothing.
         """
-        layout, position, right = self._spool.layout, 0, True
-        with closing(self._spool.writer(index)) as file:
+        layout, right = self._spool.layout, True
+
+        def compared(file: BinaryIO) -> Iterator[bytes]:
+            nonlocal right
+            position = 0
             for data in self._from_backend(*layout.span(index)):
                 if os.pread(file.fileno(), len(data), position) != data:
                     right = False
                     os.pwrite(file.fileno(), data, position)
                 position += len(data)
+                yield bytes(data)
+
+        with closing(self._spool.writer(index)) as file:
+            pieces = tree.pieces(compared(file), layout.piece)
         del self._unverified[index]
-        if not right:
-            self._lied(index, announcer)
+        if tree.root(pieces, layout.piece) != told.root:
+            self._lied(index, told)
         return right
 
     def _from_backend(self, start: int, stop: int) -> Iterator[Buffer]:

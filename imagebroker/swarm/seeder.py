@@ -131,7 +131,7 @@ class _Image(Host):
         local = self._local
         local.chunks.layer = local.chunks.nodes()
         for index, pieces in local.chunks.known():
-            local.torrents.seed(index, pieces)
+            local.torrents.seed(index, pieces, local.chunks.folder(index))
         self._picker.ended(0)
         self._admission.confirmed = self._complete = self.ready = True
         local.begin(self._look())

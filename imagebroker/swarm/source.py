@@ -12,7 +12,7 @@ from imagebroker.backends.opened_source import OpenedSource
 from imagebroker.redaction import redact
 from imagebroker.swarm import wire
 from imagebroker.swarm.backend_reader import BackendReader
-from imagebroker.swarm.repair import RepairedSource
+from imagebroker.swarm.repair import Announced, RepairedSource
 from imagebroker.swarm.second_process import Child
 from imagebroker.swarm.spool import Spool
 from imagebroker.system.exhaustion import start as start_thread
@@ -42,10 +42,8 @@ class SwarmSource(ImageSource):
         self._closed = False
         #: All that was wanted was handed out: nothing came from elsewhere.
         self.complete = False
-        #: Who announced each chunk that others sent.
-        self._announcers: dict[int, str] = {}
-        #: Chunks that these did not read themselves: they were told, too.
-        self._relayed: set[int] = set()
+        #: What was told of each chunk that others sent.
+        self._announced: dict[int, Announced] = {}
         #: Hosts that are not listened to any more, and why.
         self.left_out: list[str] = []
         self._reading = BackendReader(
@@ -93,20 +91,21 @@ class SwarmSource(ImageSource):
     @property
     def is_repairable(self) -> bool:
         """Some of it came from others: the rest is read from the backend once more, at most."""
-        return bool(self._announcers)
+        return bool(self._announced)
 
     def repaired(self, own: OpenedSource, digest: tuple[str, str]) -> RepairedSource:
         """The same bytes once more, those of other hosts held to the backend; after `close`."""
 
-        def lied(index: int, who: str) -> None:
-            if index in self._relayed:
-                LOG.info("swarm: chunk %d is wrong, and %s has passed it on", index, redact(who))
+        def lied(index: int, told: Announced) -> None:
+            if told.own:
+                self._exclude(f"{told.by} has other bytes in chunk {index} than the backend")
             else:
-                self._exclude(f"{who} has other bytes in chunk {index} than the backend")
+                who = redact(told.by)
+                LOG.info("swarm: chunk %d is wrong, and %s has passed it on", index, who)
             self._child.send({"t": "wrong", "i": index})
 
         idle_timeout = self._child.start.idle_timeout
-        return RepairedSource(own, self._spool, self._announcers, digest, lied, idle_timeout)
+        return RepairedSource(own, self._spool, self._announced, digest, lied, idle_timeout)
 
     def release(self) -> None:
         """After the child has ended: what is still open here."""
@@ -127,10 +126,10 @@ class SwarmSource(ImageSource):
     def _hear(self, message: wire.Message) -> None:
         match message["t"]:
             case "got":
-                self._spool.arrived(message["i"])
-                self._announcers[message["i"]] = message["by"]
-                if not message["own"]:
-                    self._relayed.add(message["i"])
+                self._announced[message["i"]] = Announced(
+                    message["by"], message["own"], bytes.fromhex(message["root"])
+                )
+                self._spool.arrived(message["i"], message["folder"])
             case "note":
                 LOG.warning("swarm: %s", redact(message["text"]))
             case "left_out":

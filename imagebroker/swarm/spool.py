@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagebroker.swarm.certificates import NAME
+from imagebroker.swarm.chunks import own_folder
 from imagebroker.swarm.plan import Layout
 from imagebroker.system.files import try_lock
 from imagebroker.system.forks import Condition
@@ -21,12 +22,15 @@ _STEP = 256 * 1024
 
 
 class Spool:
-    """`own-N` grows while it is read here; `N/NAME` is whole. `changed` guards all of it."""
+    """`own-N` grows while it is read here, and is `N-own/NAME` when it was hashed; what came from
+    others lies in a folder that was told. `changed` guards all of it."""
 
     def __init__(self, layout: Layout, folder: Path) -> None:
         self.layout, self._folder = layout, folder
         self.changed = Condition()
         self._whole: set[int] = set()
+        #: Folders of chunks that others sent.
+        self._places: dict[int, str] = {}
         #: Bytes of each chunk that the backend has sent, from its beginning.
         self._read: dict[int, int] = {}
         self._files: dict[int, int] = {}
@@ -57,28 +61,39 @@ class Spool:
         """:raises OSError: it is gone."""
         with self.changed:
             if index not in self._files:
-                path = self._folder / str(index) / NAME
-                self._files[index] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[index] = self._open(index, os.O_RDONLY)
             fd = self._files[index]
         return os.pread(fd, most, offset)
 
     def writer(self, index: int) -> BinaryIO:
         """To correct a chunk that is whole. :raises OSError: it is gone."""
         with self.changed:
-            own = self._folder / f"own-{index}"
-            return open(own if own.exists() else self._folder / str(index) / NAME, "r+b")
+            return os.fdopen(self._open(index, os.O_RDWR), "r+b")
+
+    def _open(self, index: int, mode: int) -> int:
+        """A chunk that is whole. :raises OSError: it is gone."""
+        if (place := self._places.get(index)) is not None:
+            return os.open(self._folder / place / NAME, mode | os.O_CLOEXEC)
+        try:
+            return os.open(self._folder / f"own-{index}", mode | os.O_CLOEXEC)
+        except FileNotFoundError:  # the other process has hashed it
+            return os.open(self._folder / own_folder(index) / NAME, mode | os.O_CLOEXEC)
 
     # -- what comes ------------------------------------------------------------------------------
 
-    def arrived(self, index: int) -> None:
+    def arrived(self, index: int, folder: str) -> None:
         """It came from others, and lies where libtorrent has put it."""
         with self.changed:
             if index not in self._whole:
-                # What was read here of it so far is not where the whole is.
-                if (fd := self._files.pop(index, None)) is not None:
-                    self._stale.append(fd)
+                self._retire(index)  # what was read here of it so far is not where the whole is
+                self._places[index] = folder
                 self._whole.add(index)
             self.changed.notify_all()
+
+    def _retire(self, index: int) -> None:
+        """Open it anew, for the next who reads it."""
+        if (fd := self._files.pop(index, None)) is not None:
+            self._stale.append(fd)
 
     def begun(self, index: int) -> int:
         """A descriptor to write on what the backend sends of a chunk, behind what it has sent.
@@ -91,8 +106,7 @@ class Spool:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o600)
             os.lseek(fd, self._read.setdefault(index, 0), os.SEEK_SET)
             if index not in self._whole:  # else it lies elsewhere
-                if (before := self._files.pop(index, None)) is not None:
-                    self._stale.append(before)
+                self._retire(index)
                 self._files[index] = os.dup(fd)
         return fd
 
@@ -112,6 +126,8 @@ class Spool:
             there = self._read[index]
             whole = there == self.layout.length(index)
             if whole:
+                if self._places.pop(index, None) is not None:
+                    self._retire(index)  # what the backend sent is right
                 self._whole.add(index)
             if whole or there // _STEP != before // _STEP:
                 self.changed.notify_all()

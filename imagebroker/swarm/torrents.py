@@ -114,19 +114,19 @@ class Torrents:
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def seed(self, index: int, pieces: Sequence[bytes]) -> None:
-        """A chunk that is in its folder already."""
-        self._add(index, pieces, lt.torrent_flags.seed_mode)
+    def seed(self, index: int, pieces: Sequence[bytes], folder: str) -> None:
+        """A chunk that is in this folder of the spool already."""
+        self._add(index, pieces, folder, lt.torrent_flags.seed_mode)
 
-    def fetch(self, index: int, pieces: Sequence[bytes]) -> None:
-        """A chunk that others have."""
-        self._add(index, pieces, 0)
+    def fetch(self, index: int, pieces: Sequence[bytes], folder: str) -> None:
+        """A chunk that others have, into a folder that no other torrent has or had: one that was
+        removed may write for a while."""
+        self._add(index, pieces, folder, 0)
 
-    def _add(self, index: int, pieces: Sequence[bytes], flags: Any) -> None:
+    def _add(self, index: int, pieces: Sequence[bytes], folder: str, flags: Any) -> None:
         self.remove(index)
         parameters = lt.load_torrent_buffer(self._torrent(index, pieces))
-        folder = f"{self._start.spool}/{index}"
-        parameters.save_path = folder
+        parameters.save_path = f"{self._start.spool}/{folder}"
         parameters.flags = flags | _FLAGS
         handle = self._session.add_torrent(parameters)
         handle.set_ssl_certificate(*self._files)
@@ -154,13 +154,21 @@ class Torrents:
         return index in self._handles
 
     def remove(self, index: int) -> None:
+        """Neither send nor fetch it any more; what is there of it stays."""
+        self._remove(index, 0)
+
+    def discard(self, index: int) -> None:
+        """Fetch it no more, and delete what is there of it."""
+        self._remove(index, lt.options_t.delete_files)
+
+    def _remove(self, index: int, flags: Any) -> None:
         handle = self._handles.pop(index, None)
         if handle is not None:
             self._indexes = {key: value for key, value in self._indexes.items() if value != index}
             self._linked = {each for each in self._linked if each[0] != index}
             self._finished.discard(index)
             self._done.pop(index, None)
-            self._session.remove_torrent(handle)
+            self._session.remove_torrent(handle, flags)
 
     def progress(self, index: int) -> int:
         """Bytes of a chunk that are here, as of the last look but one."""

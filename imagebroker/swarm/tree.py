@@ -37,6 +37,14 @@ def layer(digests: Sequence[bytes], piece: int) -> list[bytes]:
     ]
 
 
+def pieces(chunks: Iterable[bytes], piece: int) -> list[bytes]:
+    """The digests of all pieces of a file that is read in chunks of any size."""
+    digests = leaves(chunks)
+    found = layer(digests, piece)
+    # A file of one piece has no layer: its root is over its own leaves alone.
+    return found if len(found) > 1 else [root_of_leaves(digests)]
+
+
 def root(pieces: Sequence[bytes], piece: int) -> bytes:
     """The root above these pieces: one alone, or a layer that is filled up with empty pieces."""
     if len(pieces) == 1:

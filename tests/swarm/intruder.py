@@ -75,7 +75,7 @@ async def main(config: dict[str, Any]) -> dict[str, Any]:
             index = message["places"][0][0] // layout.chunk
             first, stop = layout.span(index)
             pieces = tree.layer(tree.leaves([data[first:stop]]), layout.piece)
-            torrents.fetch(index, pieces)
+            torrents.fetch(index, pieces, str(index))
             writer.write(wire.encoded({"t": "accepted"}))
             writer.write(wire.encoded({"t": "on", "i": index}))
             await asyncio.sleep(0.5)

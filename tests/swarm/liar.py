@@ -18,7 +18,7 @@ from typing import Any
 
 from imagebroker.swarm import host, local_host
 from imagebroker.swarm.certificates import NAME
-from imagebroker.swarm.chunks import Chunks
+from imagebroker.swarm.chunks import Chunks, own_folder
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.plan import topic
@@ -78,7 +78,7 @@ def lie(tells: str) -> None:
             if tells == "other pieces":
                 spoil(own)
             pieces = super().take_in(index)
-            shown = self.folder(index) / NAME
+            shown = self._spool / own_folder(index) / NAME
             if tells == "wrong bytes":
                 spoil(shown)
             elif tells == "wrong length":
@@ -101,9 +101,9 @@ def lie(tells: str) -> None:
             # Else libtorrent itself would send no piece that is not what was named.
             self._session.apply_settings({"disable_hash_checks": True})
 
-        def seed(self, index: int, pieces: Sequence[bytes]) -> None:
+        def seed(self, index: int, pieces: Sequence[bytes], folder: str) -> None:
             if tells != "silence":
-                super().seed(index, pieces)
+                super().seed(index, pieces, folder)
 
     class LyingPeers(Peers):
         def ban(self, peer: Peer, why: str) -> None:

@@ -212,6 +212,7 @@ def test_what_counts_is_how_fast_a_host_reads_now() -> None:
     assert_that(pace.lately(4.0, 4100), Equals(1000.0))
     assert_that(pace.lately(7.0, 4400), Equals(100.0))
     assert_that(pace.whole(8.0, 4900), Equals(600.0))
+    assert_that(Pace(0.0, 100).whole(0.0, 4900), Equals(48000.0))  # so fast, at least
 
 
 def test_a_pace_is_what_its_reader_has_measured_lately() -> None:
@@ -227,7 +228,19 @@ def test_a_pace_is_what_its_reader_has_measured_lately() -> None:
     claims.heard(3, "a", 20, whole=True, pace=700.0)
     assert_that(sorted(claims.paces("own")), Equals([50.0, 70.0, 700.0]))
     clock.now = 8.0
-    assert_that(claims.paces("own"), Equals([700.0]))
+    claims.heard(6, "d", 20, pace=60.0)
+    assert_that(sorted(claims.paces("own")), Equals([60.0, 700.0]))
+
+
+def test_paces_are_kept_while_all_wait_for_one_host() -> None:
+    clock = Clock()
+    claims = Claims(clock)
+    claims.heard(5, "a", 10, pace=50.0)
+    claims.heard(6, "b", 10, pace=60.0)
+    clock.now = 30.0  # both have read what there was
+    assert_that(sorted(claims.paces("own")), Equals([50.0, 60.0]))
+    claims.left("a")
+    assert_that(claims.paces("own"), Equals([60.0]))
 
 
 def test_a_chunk_that_its_reader_leaves_is_free_at_once() -> None:

@@ -29,10 +29,7 @@ def chunks_of(data: bytes, folder: Path, by: str | None = None) -> Chunks:
     found = Chunks(layout, 0, folder)
     for index in range(layout.count):
         start, stop = layout.span(index)
-        digests = tree.leaves([data[start:stop]])
-        pieces = tree.layer(digests, layout.piece)
-        if len(pieces) == 1:
-            pieces = [tree.root_of_leaves(digests)]
+        pieces = tree.pieces([data[start:stop]], layout.piece)
         if by is None:
             found.keep_own(index, pieces)
         else:

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 from testtools.assertions import assert_that
-from testtools.matchers import Contains, Equals, HasLength
+from testtools.matchers import Contains, Equals, HasLength, Not
 
+from imagebroker.swarm import tree
 from imagebroker.swarm.certificates import NAME
 from imagebroker.swarm.chunks import Chunks
 from imagebroker.swarm.exchange import Exchange
@@ -45,15 +46,20 @@ class Scene:
     """A host with peers. `answers`: what its backend says to questions for a few bytes."""
 
     def __init__(self, folder: Path, *names: str, answers: Any = None) -> None:
+        self.folder = folder
         self.named: list[tuple[str, str]] = []
         self.said: list[Any] = []
-        self.removed: list[int] = []
+        self.discarded: list[int] = []
+        #: Folders into which libtorrent was told to fetch.
+        self.fetched: list[str] = []
         #: Chunks that libtorrent has since it was asked.
         self.finished: list[int] = []
         layout = Layout(COUNT * MIB)
         torrents = SimpleNamespace(
-            has=lambda index: True, remove=self.removed.append, seed=lambda index, pieces: None,
-            fetch=lambda index, pieces: None, connect=lambda *at: None, allow=lambda ips: None,
+            has=lambda index: True, remove=lambda index: None, discard=self.discarded.append,
+            seed=lambda index, pieces, folder: None,
+            fetch=lambda index, pieces, folder: self.fetched.append(folder),
+            connect=lambda *at: None, allow=lambda ips: None,
             unlink=lambda *at: None, finished=self._finished, banned=list,
         )  # fmt: skip
 
@@ -82,7 +88,7 @@ class Scene:
         return finished
 
     def pieces(self, index: int, byte: int = 1) -> list[bytes]:
-        return [bytes([byte]) * 32] * self.chunks.pieces_in(index)
+        return tree.pieces([bytes([byte]) * MIB], self.local.start.layout.piece)
 
     def told(self, name: str, index: int, byte: int = 1, *, own: bool) -> None:
         text = b"".join(self.pieces(index, byte)).hex()
@@ -145,11 +151,11 @@ def test_who_told_a_host_something_else_before_is_not_taken_for_who_told_it_this
     assert_that([who for who, _ in scene.named], Equals(["liar"]))
 
 
-def arrived(scene: Scene, index: int) -> None:
+def arrived(scene: Scene, index: int, data: bytes = b"\1" * MIB) -> None:
     """It came from who told of it first."""
-    folder = scene.chunks.folder(index)
+    folder = scene.folder / scene.chunks.folder(index)
     folder.mkdir()
-    (folder / NAME).write_bytes(bytes(MIB))
+    (folder / NAME).write_bytes(data)
     scene.chunks.begin(index)
     scene.finished.append(index)
     scene.exchange.collect()
@@ -174,7 +180,7 @@ def test_every_chunk_of_who_was_misled_is_compared_until_one_is_right(tmp_path: 
 
     def answers(places: Any) -> list[bytes]:
         asked.append(places[0][0] // MIB)
-        return [bytes([wrong]) * size for _, size in places]
+        return [(b"\2" if wrong else b"\1") * size for _, size in places]
 
     scene = Scene(tmp_path, "misled", answers=answers)
     for index in (3, 4):
@@ -187,3 +193,28 @@ def test_every_chunk_of_who_was_misled_is_compared_until_one_is_right(tmp_path: 
     assert_that(scene.chunks.has(5), Equals(True))
     assert_that(asked, Equals([3, 4, 5]))
     assert_that(scene.named, Equals([]))
+
+
+def test_nobody_is_named_for_what_went_wrong_on_the_way_to_this_disk(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "honest", answers=lambda places: [b"\1" * size for _, size in places])
+    scene.told("honest", 3, own=True)
+    arrived(scene, 3, data=b"\2" * MIB)
+    assert_that(scene.chunks.has(3), Equals(False))
+    assert_that((scene.named, scene.here()), Equals(([], ["honest"])))
+    scene.told("honest", 3, own=True)
+    arrived(scene, 3)
+    assert_that(scene.chunks.has(3), Equals(True))
+
+
+def test_what_was_given_up_and_is_fetched_again_lies_elsewhere(tmp_path: Path) -> None:
+    """libtorrent may still write what it had of it."""
+    scene = Scene(tmp_path, "liar", "honest")
+    scene.told("liar", 3, byte=2, own=True)
+    scene.peers.ban(cast(Any, scene.others["liar"]), "lies")
+    assert_that(scene.discarded, Equals([3]))
+    scene.told("honest", 3, own=True)
+    assert_that(scene.fetched, HasLength(2))
+    assert_that(set(scene.fetched), HasLength(2))
+    (tmp_path / "own-3").write_bytes(b"\1" * MIB)
+    scene.chunks.keep_own(3, scene.chunks.take_in(3))
+    assert_that(scene.fetched, Not(Contains(scene.chunks.folder(3))))

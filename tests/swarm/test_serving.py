@@ -62,11 +62,15 @@ def test_who_proves_nothing_gets_no_byte_of_the_cache(fleet: Fleet, nginx: Nginx
     data, checksum = published(nginx.root, "image.raw", 4 * MIB)
     loaded(keeper, nginx.url("image.raw"), checksum)
     serving(keeper)
-    first = intruded(keeper, other, data, checksum, "wrong", port=7889)
-    assert_that(first["bytes"], Equals(0))  # who calls first has it prepared
-    keeper.read_until("serving sha256:")
+    # Who calls first has it prepared, and may have left before it is.
     found = intruded(keeper, other, data, checksum, "wrong", port=7889)
-    assert_that(found["told"], Contains("challenge"))
+    keeper.read_until("serving sha256:")
+    if (
+        "challenge" not in found["told"]
+    ):  # who was asked, and did not prove it, is asked nothing more
+        assert_that(found["bytes"], Equals(0))
+        found = intruded(keeper, other, data, checksum, "wrong", port=7889)
+    assert_that(found["told"], Contains("challenge"), found)
     assert_that(found["told"], Not(Contains("chunk")))
     assert_that(found["bytes"], Equals(0))
 

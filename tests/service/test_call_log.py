@@ -71,6 +71,23 @@ def test_every_retry_is_a_warning_with_its_reason(
 
 
 @pytest.mark.promise("log-calls")
+@pytest.mark.parametrize(("asked", "waited"), [(30.0, "30 s"), (3600.0, "120 s")])
+def test_a_long_wait_for_the_next_attempt_is_told_before_it_begins(
+    scripted: Scripted,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    asked: float,
+    waited: str,
+) -> None:
+    ref, script = scripted.image(DATA, version="1")
+    script.breaks = [(100, TransferError("busy", retry_after=asked))]
+    with pytest.raises(TransferError):
+        scripted.broker.download(None, ref, tmp_path / "dest", deadline=0.5)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert_that(warnings[0], MatchesRegex(f"attempt 1 failed, trying again in {waited}: .*busy"))
+
+
+@pytest.mark.promise("log-calls")
 def test_a_call_that_fails_tells_the_error(
     scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,6 +52,8 @@ LOG = logging.getLogger(__name__)
 _PROGRESS = 64 * 1024
 #: Locations that are read at once.
 _LOCATIONS_AT_ONCE = 4
+#: Seconds from which on it is said how long the next attempt is waited for.
+_LONG_PAUSE = 5.0
 
 
 class Fetch:
@@ -502,9 +504,11 @@ class Fetch:
             self._leave()
         ref, said = redact(self._candidates[0].ref), str(error)
         shown = said if ref in said else f"{ref}: {said}"
-        LOG.warning("attempt %d failed, trying again: %s", self._attempts - 1, shown)
+        seconds = 0.0 if isinstance(error, RangeIgnored) else self._retries.pause(error)
+        when = f" in {seconds:.0f} s" if seconds >= _LONG_PAUSE else ""
+        LOG.warning("attempt %d failed, trying again%s: %s", self._attempts - 1, when, shown)
         if not isinstance(error, RangeIgnored):
-            self._watch.pause(self._retries.pause(error), error)
+            self._watch.pause(seconds, error)
 
     def _circumstances(self) -> Circumstances:
         own = self._known.own_version

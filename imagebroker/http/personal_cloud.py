@@ -33,8 +33,9 @@ _ENTRIES = {
 }
 _FILES = ("cacert", "cert", "key")
 _USERS = ("OS_USERNAME", "OS_USER_ID", "OS_USERID")
+_CREDENTIALS = ("OS_APPLICATION_CREDENTIAL_ID", "OS_APPLICATION_CREDENTIAL_NAME")
 #: What nobody sets who does not want to log in.
-_LOGIN = (*_USERS, "OS_PASSWORD", "OS_TOKEN", "OS_APPLICATION_CREDENTIAL_SECRET")
+_LOGIN = (*_USERS, "OS_PASSWORD", "OS_TOKEN", *_CREDENTIALS, "OS_APPLICATION_CREDENTIAL_SECRET")
 
 
 def personal_cloud(service: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -101,10 +102,16 @@ def _likely_type(environ: Mapping[str, str]) -> str | None:
     if environ.get("OS_TOKEN"):
         return "token"
     if environ.get("OS_APPLICATION_CREDENTIAL_SECRET"):
+        if not set(_CREDENTIALS) & set(given):
+            raise incomplete(given, _CREDENTIALS[0])
         return "v3applicationcredential"
-    if len(given) > 1 and not environ.get("OS_PASSWORD"):
+    if not set(_USERS) & set(given) and "OS_PASSWORD" not in given:
+        if set(_CREDENTIALS) & set(given):
+            raise incomplete(given, "OS_APPLICATION_CREDENTIAL_SECRET")
+        raise incomplete(given, "OS_USERNAME")
+    if "OS_PASSWORD" not in given:
         raise incomplete(given, "OS_PASSWORD")
-    if len(given) > 1 and not set(_USERS) & set(given):
+    if not set(_USERS) & set(given):
         raise incomplete(given, "OS_USERNAME")
     return "password"
 

@@ -160,7 +160,8 @@ def test_the_usual_variables_are_understood() -> None:
          {"auth_type": "v3applicationcredential", "application_credential_id": "i"}),
         ({"OS_AUTH_TYPE": "v3password", "OS_PASSWORD": "p"},
          {"auth_type": "v3password", "password": "p"}),
-        ({"OS_TENANT_NAME": "old"}, {"auth_type": "password", "project_name": "old"}),
+        ({"OS_USERNAME": "u", "OS_PASSWORD": "p", "OS_TENANT_NAME": "old"},
+         {"auth_type": "password", "project_name": "old"}),
     ],
 )  # fmt: skip
 def test_the_auth_type_follows_from_what_is_set(
@@ -168,6 +169,25 @@ def test_the_auth_type_follows_from_what_is_set(
 ) -> None:
     found = personal({"OS_AUTH_URL": "http://keystone", **variables})
     assert_that({name: found.get(name) for name in expected}, Equals(expected))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ((), "OS_USERNAME"),
+        (("OS_USERNAME",), "OS_PASSWORD"),
+        (("OS_PASSWORD",), "OS_USERNAME"),
+        (("OS_APPLICATION_CREDENTIAL_ID",), "OS_APPLICATION_CREDENTIAL_SECRET"),
+        (("OS_APPLICATION_CREDENTIAL_SECRET",), "OS_APPLICATION_CREDENTIAL_ID"),
+    ],
+)
+def test_the_variable_that_is_missing_from_a_login_is_named(
+    given: tuple[str, ...], missing: str
+) -> None:
+    environ = {"OS_AUTH_URL": "http://keystone"} | dict.fromkeys(given, "x")
+    with pytest.raises(ConfigError, match=f"but {missing} is not") as caught:
+        personal(environ)
+    assert_that(caught.value.hint, Contains(f"export {missing}=…"))
 
 
 def test_a_configured_backend_and_an_empty_environment_stay_as_they_are() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, LessThan, MatchesRegex
 
-from tests.cli.conftest import Shell
+from tests.cli.conftest import Inside, Shell
 from tests.cli.terminal import on_a_terminal
 from tests.servers.raw import Connection, RawServer
 
@@ -24,10 +26,10 @@ DATA = os.urandom(SIZE)
 
 
 @contextmanager
-def slow_web(rate: int = 4 << 20, cut_at: int | None = None) -> Iterator[RawServer]:
+def slow_web(rate: int = 4 << 20, held_at: int = SIZE) -> Iterator[RawServer]:
     """A server that sends `rate` bytes a second, and can go on anywhere.
 
-    `cut_at`: the first answer ends at this byte, and further ones are refused for a while.
+    `held_at`: the first answer goes no further than this byte, until its client ends.
     """
 
     def serve(connection: Connection, number: int) -> None:
@@ -43,7 +45,8 @@ def slow_web(rate: int = 4 << 20, cut_at: int | None = None) -> Iterator[RawServ
         )
         step = rate // 20
         for at in range(start, stop, step):
-            if cut_at is not None and number == 0 and at >= cut_at:
+            if number == 0 and at >= held_at:
+                connection.wait_for_close()
                 return
             connection.sendall(DATA[at : min(at + step, stop)])
             time.sleep(1 / 20)
@@ -59,12 +62,15 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("columns", [30, 40, 60, 80, 132])
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("long", 30), ("long", 60), ("longer than a line", 40), ("longer than a line", 132),
+     ("wide", 30), ("wide", 80)],
+)  # fmt: skip
 def test_the_bar_stays_on_one_line(name: str, columns: int, shell: Shell) -> None:
     with slow_web(16 << 20) as server:
         screens, status = on_a_terminal(
-            shell, "download", f"{server.url}/disk", name, columns=columns,
+            shell, "download", f"{server.url}/disk", NAMES[name], columns=columns,
             enough=lambda screen: "/8.0 MiB" in " ".join(screen),
         )  # fmt: skip
     assert_that(status, Equals(143))
@@ -75,6 +81,7 @@ def test_the_bar_stays_on_one_line(name: str, columns: int, shell: Shell) -> Non
 
 @pytest.mark.parametrize("columns", range(20, 140))
 def test_each_column_of_the_bar_is_shown_as_a_whole_or_not_at_all(columns: int) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
 
     from imagebroker.cli.progress_bar import OneLine
@@ -87,6 +94,13 @@ def test_each_column_of_the_bar_is_shown_as_a_whole_or_not_at_all(columns: int) 
         *bar.get_renderables()
     )
     [line] = out.getvalue().splitlines()
+    for name in NAMES.values():
+        bar.update(task, description=name)
+        Console(file=(named := io.StringIO()), width=columns, color_system=None).print(
+            *bar.get_renderables()
+        )
+        [of_it] = named.getvalue().splitlines()
+        assert_that(cell_len(of_it), LessThan(columns + 1))
     title = r"((debian-12\.qcow2|debian[-\d.qcow]*…) +)?"
     rest = r"([━╸]+ +)?1,000\.0/1,023\.0 MiB( 1023\.4 MiB/s)?( -:--:--)?"
     assert_that(line.rstrip(), MatchesRegex(f"{title}{rest}$"))
@@ -125,7 +139,7 @@ def resumed_rates(shell: Shell, tmp_path: Path) -> tuple[float, float]:
     """The highest rate that is shown, and the one of the summary, of a run that resumes most."""
     import json
 
-    with slow_web(4 << 20) as server:
+    with slow_web(4 << 20, held_at=SIZE * 3 // 4) as server:
         url = f"{server.url}/disk.raw"
         half = [
             "download", url, "x", "--progress", "json"
@@ -163,34 +177,41 @@ class TestLists:
             (("list", "--name", "x"), "no image matches in the default backend"),
         ],
     )
-    def test_it_says_so(self, argv: tuple[str, ...], said: str, shell: Shell) -> None:
-        done = shell.run(*argv)
+    def test_it_says_so(self, argv: tuple[str, ...], said: str, imagebroker: Inside) -> None:
+        done = imagebroker(*argv)
         assert_that((done.status, done.stdout), Equals((0, b"")))
         assert_that(done.stderr, Equals(f"imagebroker: {said}\n"))
 
     @pytest.mark.parametrize("argv", [("list", "-f", "json"), ("list", "-f", "value"),
                                       ("list", "-f", "csv"), ("-q", "list")])  # fmt: skip
-    def test_programs_are_told_nothing(self, argv: tuple[str, ...], shell: Shell) -> None:
-        assert_that(shell.run(*argv).stderr, Equals(""))
+    def test_programs_are_told_nothing(self, argv: tuple[str, ...], imagebroker: Inside) -> None:
+        assert_that(imagebroker(*argv).stderr, Equals(""))
+
+
+@pytest.fixture(scope="module")
+def made_disks(tmp_path_factory: pytest.TempPathFactory, qemu_img: None) -> Path:
+    """A folder with the same disk in several formats."""
+    folder = tmp_path_factory.mktemp("disks")
+    (folder / "plain.img").write_bytes(DATA)
+    for kind in ("qcow2", "vhdx", "vdi"):
+        subprocess.run(
+            ["qemu-img", "convert", "-q", "-O", kind, "plain.img", f"disk.{kind}"],
+            cwd=folder, check=True,
+        )  # fmt: skip
+    return folder
 
 
 class TestCreate:
     """An upload has the name of its file, and the format of its bytes, unless told otherwise."""
 
     @pytest.fixture
-    def disks(self, shell: Shell, qemu_img: None) -> Shell:
-        import subprocess
+    def disks(self, made_disks: Path, imagebroker: Inside) -> Inside:
+        for disk in made_disks.iterdir():
+            shutil.copy(disk, imagebroker.work)
+        return imagebroker
 
-        (shell.work / "plain.img").write_bytes(DATA)
-        for kind in ("qcow2", "vmdk", "vhdx", "vdi"):
-            subprocess.run(
-                ["qemu-img", "convert", "-q", "-O", kind, "plain.img", f"disk.{kind}"],
-                cwd=shell.work, check=True,
-            )  # fmt: skip
-        return shell
-
-    def created(self, shell: Shell, *argv: str) -> tuple[str, str]:
-        done = shell.run("create", *argv, "-f", "json")
+    def created(self, imagebroker: Inside, *argv: str) -> tuple[str, str]:
+        done = imagebroker("create", *argv, "-f", "json")
         assert_that(done.status, Equals(0), done.stderr)
         return done.record["name"], done.record["disk_format"]
 
@@ -198,19 +219,19 @@ class TestCreate:
         ("file", "found"),
         [("disk.qcow2", "qcow2"), ("disk.vhdx", "vhdx"), ("disk.vdi", "vdi"), ("plain.img", "raw")],
     )
-    def test_from_the_file(self, file: str, found: str, disks: Shell) -> None:
+    def test_from_the_file(self, file: str, found: str, disks: Inside) -> None:
         assert_that(self.created(disks, "--file", file), Equals((file, found)))
         assert_that(self.created(disks, "--file", f"{disks.work}/./{file}"), Equals((file, found)))
 
-    def test_the_ending_is_not_believed(self, disks: Shell) -> None:
+    def test_the_ending_is_not_believed(self, disks: Inside) -> None:
         (disks.work / "disk.qcow2").rename(disks.work / "disk.raw")
         assert_that(self.created(disks, "--file", "disk.raw"), Equals(("disk.raw", "qcow2")))
 
-    def test_unless_told_otherwise(self, disks: Shell) -> None:
+    def test_unless_told_otherwise(self, disks: Inside) -> None:
         told = self.created(disks, "--file", "disk.qcow2", "--name", "mine", "--disk-format",
                             "qcow2")  # fmt: skip
         assert_that(told, Equals(("mine", "qcow2")))
-        wrong = disks.run("create", "--file", "disk.qcow2", "--disk-format", "raw")
+        wrong = disks("create", "--file", "disk.qcow2", "--disk-format", "raw")
         assert_that(wrong.status, Equals(6))
 
     def test_standard_input_has_neither(self, shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import random
@@ -47,6 +48,11 @@ def packed(tool: str, *flags: str, data: bytes = DATA) -> bytes:
     return subprocess.run([tool, "-qc", *flags], input=data, capture_output=True, check=True).stdout
 
 
+#: DATA, as a tool packs it.
+packed_data = functools.cache(packed)
+
+
+@functools.cache
 def by_tool(tool: str, data: bytes) -> bytes | None:
     """What the tool makes of it; None if it refuses. gzip says 2 for a warning."""
     done = subprocess.run([tool, "-dc"], input=data, capture_output=True)
@@ -59,7 +65,7 @@ def by_tool(tool: str, data: bytes) -> bytes | None:
 def test_what_stands_behind_the_data_is_taken_as_the_tool_takes_it(
     scripted: Scripted, way: Way, tool: str, behind: str
 ) -> None:
-    data = packed(tool) + BEHIND[behind]
+    data = packed_data(tool) + BEHIND[behind]
     expected = by_tool(tool, data)
     ref, _ = scripted.image(data, chunk=10_000)
     if expected is None:

@@ -314,6 +314,7 @@ class Signer:
     def __init__(self, home: Path) -> None:
         home.mkdir(mode=0o700)
         self._home = home
+        self._signed: dict[Any, bytes] = {}
         for name in ("ours", "other"):
             self._gpg(
                 "--quick-generate-key", f"{name} <{name}@example.org>", "ed25519", "sign", "1y"
@@ -329,8 +330,12 @@ class Signer:
         ).stdout  # fmt: skip
 
     def sign(self, data: bytes, *how: str, by: tuple[str, ...] = ("ours",)) -> bytes:
+        """What GnuPG makes of it; of the same, the same again."""
         users = [word for name in by for word in ("-u", f"{name}@example.org")]
-        return self._gpg(*users, *(how or ("--detach-sign",)), data=data)
+        if (data, how, by) not in self._signed:
+            signed = self._gpg(*users, *(how or ("--detach-sign",)), data=data)
+            self._signed[data, how, by] = signed
+        return self._signed[data, how, by]
 
     def close(self) -> None:
         subprocess.run(

@@ -57,8 +57,11 @@ def test_the_verdict_does_not_depend_on_how_the_stream_is_cut(name: str) -> None
     expected = verdict(data)
     for length in (4096, 65536, 1024 * 1024, 511, 513, 7919):
         assert_that(judged(pieces(data, length)), Equals(expected))
-    head = 70 * 1024
-    assert_that(judged([*pieces(data[:head], 1), data[head:]]), Equals(expected))
+    # Byte by byte where headers are, and a little further.
+    for begin in (0, 32 * 1024, 64 * 1024):
+        end = begin + 3000
+        cuts = [data[:begin], *pieces(data[begin:end], 1), data[end:]]
+        assert_that(judged(cuts), Equals(expected))
     assert_that(judged([data[:-3000], *pieces(data[-3000:], 1)]), Equals(expected))
 
 

@@ -78,6 +78,9 @@ rbd default features = 61
 [mon]
 mon data = {folder}/mon
 keyring = {folder}/mon/keyring
+# Or each snapshot would wait for a second, until the monitor notes the next change.
+paxos propose interval = .02
+paxos min wait = .01
 mgr initial modules =
 [mgr]
 mgr data = {folder}/mgr
@@ -94,6 +97,8 @@ osd memory target = 939524096
 osd memory target autotune = false
 osd op num shards = 2
 osd mclock skip benchmark = true
+# Clients renew every five seconds what says that they use an image; this is half the default.
+osd client watch timeout = 15
 """
 #: What clients get: without the keyring of the administrator.
 _OF_CLIENTS = "[global]\nfsid = {fsid}\nmon host = v2:{host}:{port}\nkeyring = {folder}/none\n"

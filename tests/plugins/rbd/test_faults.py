@@ -239,8 +239,8 @@ def test_a_killed_upload_leaves_no_image_and_purge_removes_its_rest(images: Imag
     assert_that(len(names), Equals(1))
     assert_that([i.name for i in broker.get_all(None, backend="rbd")
                  if i.name in (info["name"], *names)], Equals([]))  # fmt: skip
-    # The cluster notices after half a minute that nobody watches the image any more.
-    wait_for(lambda: broker.purge(None, backend="rbd", older_than=0, dry_run=True), seconds=120)
+    # The cluster notices after a quarter of a minute that nobody watches the image any more.
+    wait_for(lambda: broker.purge(None, backend="rbd", older_than=0, dry_run=True))
     removed = broker.purge(None, backend="rbd", older_than=0)
     assert_that([image.name for image in removed], Equals(names))
     assert_that(set(names) & set(images.server.names()), Equals(set()))

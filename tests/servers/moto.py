@@ -6,6 +6,7 @@ tests/install-servers puts it into a virtual environment of its own.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ class Moto(Server):
         return {"endpoint_url": self.url, **keys, **others}
 
     def client(self) -> Any:
-        """A client of boto3's own, with its own connections: the other side."""
+        """A client of boto3's own, with its own connections: the other side. Always the same."""
+        return self._client
+
+    @functools.cached_property
+    def _client(self) -> Any:
         import boto3
 
         return boto3.session.Session().client(

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.canaries import secret
+from tests.servers.boto import client_of
 from tests.servers.ceph import Ceph
 from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retried
 
@@ -53,18 +54,8 @@ class Radosgw:
         return {"endpoint_url": self.url, **keys, **others}
 
     def client(self) -> Any:
-        """A client of boto3's own, with its own connections: the other side."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.session.Session().client(
-            "s3", endpoint_url=self.url, region_name=self.region,
-            aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
-            config=Config(
-                s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )  # fmt: skip
+        """A client of boto3's own, with its own connections: the other side. Always the same."""
+        return client_of(self.url, self.region, ACCESS_KEY, SECRET_KEY)
 
     def __enter__(self) -> Self:
         self._folder.mkdir(exist_ok=True)

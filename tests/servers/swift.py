@@ -20,6 +20,8 @@ from typing import Any, Self
 
 import requests
 
+from tests.bounds import HANGS
+from tests.servers.boto import client_of
 from tests.servers.openstack_service import cache_directory
 from tests.servers.process import HOST, ServerProcess, accepts, free_ports, retried
 
@@ -40,6 +42,22 @@ import swift.common.utils
 swift.common.utils.SWIFT_CONF_FILE = sys.argv[1]
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+#: A ring of one device for each file and port: all in one process, as it takes long to start.
+_RINGS = """
+import sys
+from swift.common.ring import RingBuilder
+for each in sys.argv[2:]:
+    file, _, port = each.rpartition("=")
+    builder = RingBuilder(4, 1, 1)
+    builder.add_dev({
+        "region": 1, "zone": 1, "ip": sys.argv[1], "port": int(port), "device": "d1", "weight": 100.0,
+        "replication_ip": sys.argv[1], "replication_port": int(port), "meta": "",
+    })
+    builder.rebalance()
+    builder.get_ring().save(file)
 """
 
 
@@ -155,18 +173,8 @@ class Swift:
                 raise AssertionError("memcached does not forget")
 
     def client(self) -> Any:
-        """A client of boto3's own, with its own connections: the other side."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.session.Session().client(
-            "s3", endpoint_url=self.url, region_name=self.region,
-            aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
-            config=Config(
-                s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )  # fmt: skip
+        """A client of boto3's own, with its own connections: the other side. Always the same."""
+        return client_of(self.url, self.region, ACCESS_KEY, SECRET_KEY)
 
     def __enter__(self) -> Self:
         try:
@@ -208,13 +216,10 @@ class Swift:
             "[swift-hash]\nswift_hash_path_prefix = t\nswift_hash_path_suffix = t\n"
             "[storage-policy:0]\nname = one\ndefault = yes\n",
         )
-        bin_folder = _environment() / "bin"
+        rings = [_environment() / "bin" / "python", "-W", "ignore", "-c", _RINGS, HOST]
+        places = [f"{folder / kind}.ring.gz={port}" for kind, port in self._ports.items()]
+        subprocess.run([*rings, *places], check=True, capture_output=True, timeout=HANGS)
         for kind, port in self._ports.items():
-            builder = [bin_folder / "swift-ring-builder", folder / f"{kind}.builder"]
-            for step in (
-                ["create", "4", "1", "1"], ["add", f"r1z1-{HOST}:{port}/d1", "100"], ["rebalance"],
-            ):  # fmt: skip
-                subprocess.run([*builder, *step], check=True, capture_output=True, timeout=60)
             self._write(
                 f"{kind}.conf",
                 self._common(port) + f"devices = {folder}/node\nmount_check = false\n"

@@ -7,6 +7,7 @@ the folders of 400 services.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,5 +74,11 @@ class Known(CredentialProvider):  # type: ignore[misc] # botocore has no types
 def new_session() -> Any:
     """A session of botocore's that knows S3."""
     session = botocore.session.Session()
-    session.register_component("data_loader", _OnlyS3())
+    session.register_component("data_loader", _loader())
     return session
+
+
+@functools.cache
+def _loader() -> _OnlyS3:
+    """One for all sessions: most of the time to make a client is that to read what S3 is."""
+    return _OnlyS3()

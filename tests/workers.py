@@ -13,6 +13,7 @@ _ONE_BY_ONE = ("tests/faults/test_laboratory.py",)
 #: Folders and modules whose tests share servers that take long to start: all go to the same process.
 #: The first that fits counts.
 _SERVERS = {
+    "tests/compat/ironic_service/": "Ironic",
     "tests/plugins/rbd/": "Ceph", "tests/plugins/s3/test_other_servers.py": "Ceph",
     "tests/plugins/s3/": "Swift", "tests/plugins/swift/": "Swift",
 }  # fmt: skip

@@ -105,7 +105,7 @@ class Ironic:
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_ironic(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ironic]:
     require(missing_service("ironic"))
     folder = tmp_path_factory.mktemp("ironic")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import hashlib
 import lzma
@@ -39,6 +40,8 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ),
     "bzip2": bz2.compress,
 }
+# Many tests pack the same, and xz takes its time.
+PACK = {kind: functools.lru_cache(maxsize=16)(pack) for kind, pack in PACK.items()}
 
 
 def sha256(data: bytes) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -172,10 +174,22 @@ class Sshd(Server):
 def _key(file: Path, kind: str, passphrase: str = "") -> Path:
     """Make a key unless a caller's directory has it from an earlier start."""
     if not file.exists():
-        bits = ["-b", "2048"] if kind == "rsa" else []  # the default 3072 takes three times longer
-        command = ["ssh-keygen", "-q", "-t", kind, *bits, "-N", passphrase, "-C", file.name]
-        subprocess.run([*command, "-f", file], check=True, stdin=subprocess.DEVNULL)
+        private, public = _made(file.name, kind, passphrase)
+        file.touch(mode=0o600)
+        file.write_bytes(private)
+        file.with_name(f"{file.name}.pub").write_bytes(public)
     return file
+
+
+@functools.cache
+def _made(name: str, kind: str, passphrase: str) -> tuple[bytes, bytes]:
+    """A key and its public half. All servers of this process have the same: RSA takes long."""
+    bits = ["-b", "2048"] if kind == "rsa" else []  # the default 3072 takes three times longer
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        command = ["ssh-keygen", "-q", "-t", kind, *bits, "-N", passphrase, "-C", name, "-f", file]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        return file.read_bytes(), file.with_name(f"{name}.pub").read_bytes()
 
 
 def _public(key: Path) -> str:
@@ -183,6 +197,7 @@ def _public(key: Path) -> str:
     return " ".join(key.with_name(key.name + ".pub").read_text().split()[:2])
 
 
+@functools.cache
 def _version() -> tuple[int, int]:
     text = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr
     found = re.search(r"OpenSSH_(\d+)\.(\d+)", text)

@@ -16,6 +16,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, Not
 
 from imagebroker.backends import entry_points
+from tests.bounds import HANGS
 from tests.distributions import install, simple
 
 Harm = Callable[[Path], object]
@@ -63,7 +64,7 @@ def ran(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, "-m", "imagebroker", "--config-file", str(config), *arguments],
         env={**os.environ, "PYTHONPATH": str(folder), **environment},
-        check=False, capture_output=True, text=True, timeout=120,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(tmp_path: Path) -> None:
     program = "from imagebroker.backends.entry_points import installed; print(installed().damaged[0].problem)"
     done = subprocess.run(
         [*without, sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     info.chmod(0o700)
     assert_that(done.stdout, Contains("cannot be read by this user"), done.stderr)
@@ -141,7 +142,7 @@ def test_glance_finds_its_auth_types_beside_a_damaged_distribution(tmp_path: Pat
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.stdout, Contains("keystoneauth1.loading"), done.stderr)
 
@@ -157,7 +158,7 @@ def test_a_library_for_traces_that_trips_over_it_costs_the_traces_only(tmp_path:
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(tmp_path), "OTEL_PYTHON_TRACER_PROVIDER": "sdk"},
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stderr)
     assert_that(done.stderr, Contains("OpenTelemetry cannot be used"))
@@ -237,7 +238,7 @@ def test_what_stands_in_stevedores_cache_is_imported_by_nobody(who: str, tmp_pat
     def python(program: str) -> None:
         subprocess.run(
             [sys.executable, "-c", program, str(home)],
-            env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=60,
+            env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=HANGS,
         )  # fmt: skip
 
     for _ in range(10):  # the key of the cache has the times of folders that others write to

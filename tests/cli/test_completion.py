@@ -18,6 +18,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, ContainsAll, Equals, Not
 
+from tests.bounds import HANGS
 from tests.cli.conftest import Inside
 
 #: After a change of commands or options: `imagebroker complete > etc/bash-completion/imagebroker`.
@@ -39,7 +40,7 @@ def offered(line: str, folder: Path) -> list[str]:
     )
     done = subprocess.run(
         ["bash", "--norc", "-c", program],
-        cwd=folder, check=True, capture_output=True, text=True, timeout=30,
+        cwd=folder, check=True, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.stderr, Equals(""))
     return done.stdout.split()

@@ -29,6 +29,7 @@ from imagebroker._version import VERSION
 from imagebroker.cli import progress
 from imagebroker.cli.console import Console
 from imagebroker.transfer.limits import Progress
+from tests.bounds import HANGS
 from tests.cli.conftest import Shell
 
 #: What faulty://host/good holds.
@@ -108,7 +109,7 @@ def test_a_signal_ends_it_with_one_line_and_leaves_nothing(
             assert process.poll() is None
         assert_that(os.listdir(shell.work), HasLength(1))
         process.send_signal(signum)
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=HANGS)
     assert_that(process.returncode, Equals(status))
     assert_that(rest.decode().splitlines()[-1], Equals(f"imagebroker: {word}"))
     assert_that(rest, Not(Contains(b"Traceback")))
@@ -123,7 +124,7 @@ def test_after_ctrl_c_the_very_command_that_is_named_goes_on(shell: Shell) -> No
         while b'"done": 131072' not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=HANGS)
     assert_that(process.returncode, Equals(130))
     said, hint = rest.decode().splitlines()[-2:]
     assert_that(said, Equals("imagebroker: interrupted"))
@@ -178,7 +179,7 @@ def test_without_a_standard_output_a_file_is_stored_all_the_same(shell: Shell) -
     for dest, status in (("dest", 0), ("-", 9)):
         done = subprocess.run(
             ["sh", "-c", program, sys.executable, dest],
-            cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=False,
+            cwd=shell.work, env=shell.environment, capture_output=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert_that(done.returncode, Equals(status))
     assert_that((shell.work / "dest").read_bytes(), Equals(DATA))
@@ -198,7 +199,7 @@ def _on_a_terminal(shell: Shell, *argv: str) -> str:
             assert_that(error.errno, Equals(errno.EIO))
         finally:
             os.close(master)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANGS)
     assert_that(process.returncode, Equals(0))
     return seen.decode()
 
@@ -247,7 +248,7 @@ def test_a_download_pays_for_no_bar_that_is_not_drawn(shell: Shell) -> None:
     shell.faulty()
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=True,
+        cwd=shell.work, env=shell.environment, capture_output=True, timeout=HANGS, check=True,
     )  # fmt: skip
     assert_that(done.stdout.split()[:1], Equals([b"0"]))
     seldom = {b"rich", b"cmd2", b"yaml", b"rfc3986.misc"}
@@ -260,7 +261,7 @@ def test_what_is_imported_late_is_there_for_a_backend_whose_options_need_it() ->
         "from oslo_config import types; "
         "print(types.URI()('http://host/path'), types.HostAddress()('192.0.2.1'))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=HANGS)
     assert_that(done.stdout.split(), Equals([b"http://host/path", b"192.0.2.1"]))
 
 

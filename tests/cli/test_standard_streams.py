@@ -14,6 +14,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is
 
 from tests import distributions
+from tests.bounds import HANGS
 from tests.cli.conftest import Shell
 
 #: What faulty://host/good holds.
@@ -56,7 +57,7 @@ def _run(shell: Shell, redirections: str, *argv: str) -> subprocess.CompletedPro
     program = f'exec "$0" -m imagebroker "$@" {redirections}'
     return subprocess.run(
         ["sh", "-c", program, sys.executable, *argv],
-        cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=False,
+        cwd=shell.work, env=shell.environment, capture_output=True, timeout=HANGS, check=False,
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def test_an_image_and_text_in_one_place_is_the_image_alone(
     program = f'"$0" -m imagebroker -v download talkative://host/x - "$@" {where}'
     subprocess.run(
         ["sh", "-c", program, sys.executable, *flags],
-        cwd=shell.work, env=shell.environment, capture_output=True, timeout=60, check=True,
+        cwd=shell.work, env=shell.environment, capture_output=True, timeout=HANGS, check=True,
     )  # fmt: skip
     assert_that((shell.work / "out").read_bytes(), Equals(DATA))
 
@@ -199,7 +200,7 @@ def test_a_service_that_closed_its_streams_itself_stores_what_it_should(tmp_path
     """
     argv = [config, tmp_path / "image", tmp_path / "dest"]
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *map(str, argv)], check=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, argv)], check=True, timeout=HANGS
     )
     assert_that((tmp_path / "dest").read_bytes(), Equals(DATA))
     assert_that((tmp_path / "image").read_bytes(), Equals(DATA))

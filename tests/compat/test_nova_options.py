@@ -11,6 +11,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, GreaterThan
 
+from tests.bounds import HANGS
 from tests.cli.conftest import Shell
 from tests.compat.nova_process import environment, missing, working_tree
 from tests.servers.fixtures import require
@@ -64,7 +65,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     path.write_text(NOVA + OURS.format(port=9))
     done = subprocess.run(
         [environment() / "bin" / "python", "-W", "ignore", PROGRAM, path],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=HANGS, check=False,
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8",
              "PYTHONPATH": str(working_tree(folder / "site"))},
     )  # fmt: skip

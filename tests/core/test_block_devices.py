@@ -25,6 +25,7 @@ import imagebroker
 from imagebroker.config.settings import Settings
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.scripted import Script
 from tests.servers.mounts import in_memory, loop_device
@@ -325,7 +326,7 @@ def test_a_later_process_goes_on_where_a_killed_one_was(
     program = PROGRAM.format(
         path=[str(on_path), os.getcwd()], config=str(config), device=str(device)
     )
-    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=HANGS)
     assert_that(ended.returncode, Equals(-signal.SIGKILL))
     assert_that(content(device, MIB) == bytes(MIB), Is(True))
     broker = imagebroker.Broker(Settings.from_file(config))

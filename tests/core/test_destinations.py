@@ -16,6 +16,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 from imagebroker.exceptions import DestinationError
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.servers import mounts
 from tests.servers.fixtures import require
@@ -202,7 +203,7 @@ def test_the_command_says_how_the_bytes_get_there(
             sys.executable, "-m", "imagebroker", "download", f"file://{tmp_path}/image",
             "link" if link else "thing",
         ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert_that(done.returncode, Equals(9))
     assert_that(done.stderr, Contains(hint))

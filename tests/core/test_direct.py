@@ -16,6 +16,7 @@ from testtools.matchers import Equals, Is
 
 from imagebroker.transfer.store.direct import DirectIO
 from imagebroker.transfer.store.part_file import PartFile
+from tests.bounds import HANGS
 
 MIB = 1024 * 1024
 
@@ -130,7 +131,7 @@ def test_nobody_is_told_of_bytes_that_are_not_in_the_file(part: PartFile) -> Non
 @pytest.mark.parametrize("size", [MIB, 64 * MIB], ids=["at-the-end", "under-way"])
 def test_a_write_that_fails_is_an_error_of_the_destination(size: int, tmp_path: Path) -> None:
     program = [sys.executable, "-c", TOO_LARGE, str(tmp_path), str(size)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=HANGS, check=False)
     assert_that(done.stdout.strip(), Equals(f"DestinationError {errno.EFBIG}"), done.stderr)
     assert_that(os.listdir(tmp_path), Equals([]))
 

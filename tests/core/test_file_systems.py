@@ -24,6 +24,7 @@ from testtools.matchers import Contains, Equals, HasLength, StartsWith
 
 from imagebroker.exceptions import ChecksumMismatch, DestinationError, TransferError
 from imagebroker.transfer.store.part_file import PartFile
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.servers import mounts
 from tests.servers.fixtures import require
@@ -190,7 +191,7 @@ def test_what_a_killed_process_left_is_swept(
         "part.write(0, b'x' * 1000000)\n"
         f"os.kill(os.getpid(), {signal.SIGKILL})\n"
     )
-    subprocess.run([sys.executable, "-c", program, folder / "killed"], timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", program, folder / "killed"], timeout=HANGS, check=False)
     ref, _ = scripted.image(DATA)
     # A cloud stores what was written some time after the process is gone.
     for _ in range(100):
@@ -299,7 +300,7 @@ def test_it_is_one_where_a_shell_has_opened_the_file(full_cloud: Path, tmp_path:
     with open(full_cloud / "disk.img", "wb") as output:
         done = subprocess.run(
             [sys.executable, "-m", "imagebroker", "download", f"file://{tmp_path}/image", "-"],
-            env=environment, stdout=output, stderr=subprocess.PIPE, timeout=60, check=False,
+            env=environment, stdout=output, stderr=subprocess.PIPE, timeout=HANGS, check=False,
         )  # fmt: skip
     assert_that(done.returncode, Equals(9))
     assert_that(done.stderr.decode(), StartsWith("imagebroker: cannot write to "))
@@ -333,7 +334,7 @@ def test_nothing_of_this_is_needed(lacking: str, overwrite: str, tmp_path: Path)
     calls = ",".join(fault.partition(":")[0] for fault in _LACKING[lacking])
     done = subprocess.run(
         ["strace", "-f", "-qq", "-o", "trace", "-e", f"trace={calls}", *faults, *command],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stderr[-300:])
     assert_that((tmp_path / "to" / "disk.img").read_bytes() == DATA, Equals(True))

@@ -15,6 +15,7 @@ from testtools.matchers import Contains, Equals, StartsWith
 
 import imagebroker
 from imagebroker.exceptions import DestinationError, ImageChanged, PolicyViolation, TransferError
+from tests.bounds import HANGS
 
 DATA = bytes(range(256)) * 4000
 #: Files of which their file system says that they have no bytes.
@@ -192,7 +193,7 @@ def test_the_command_refuses_as_cat_does(image: Path, tmp_path: Path) -> None:
     program = 'exec "$0" -m imagebroker download "file://$1" - >>"$1"'
     done = subprocess.run(
         ["sh", "-c", program, sys.executable, image],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert_that(done.returncode, Equals(9))
     assert_that(done.stderr, StartsWith("imagebroker: standard output is the file that file://"))

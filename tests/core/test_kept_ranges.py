@@ -20,6 +20,7 @@ from testtools.matchers import Contains, Equals, GreaterThan, LessThan, MatchesA
 
 from imagebroker.config.tuning import Tuning
 from imagebroker.exceptions import TransferError
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 
 MIB = 1 << 20
@@ -220,7 +221,7 @@ def test_after_kill_9_at_any_moment_the_bytes_are_right_and_few_are_read_again(
         path=[str(on_path), os.getcwd()], at=at, config=str(config), dest=str(tmp_path / "image"),
         arguments=arguments,
     )  # fmt: skip
-    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=HANGS)
     assert_that(ended.returncode, Equals(-signal.SIGKILL))
     assert_that((tmp_path / "image").exists(), Equals(False))
     noted = noted_bytes(tmp_path)

@@ -11,6 +11,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Equals
 
+from tests.bounds import HANGS
+
 ROOT = Path(__file__).parents[2]
 PLUGINS = (
     "imagebroker_file",
@@ -29,7 +31,7 @@ def test_the_contracts_in_pyproject_are_kept() -> None:
     options = ["--config", "pyproject.toml", "--no-cache", "--no-logo"]
     done = subprocess.run(
         [sys.executable, "-c", program, *options],
-        cwd=ROOT, check=False, timeout=120, capture_output=True, text=True,
+        cwd=ROOT, check=False, timeout=HANGS, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         pytest.fail(done.stdout + done.stderr, pytrace=False)
@@ -77,7 +79,7 @@ def test_importing_the_package_loads_no_more_than_its_errors() -> None:
         "import sys, imagebroker; print(*sorted(m for m in sys.modules if 'imagebroker' in m))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", program], check=True, timeout=HANGS, capture_output=True, text=True
     )
     loaded = [name for name in done.stdout.split() if not name.startswith("__editable__")]
     assert_that(

@@ -14,6 +14,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.servers.fixtures import require
 
@@ -43,12 +44,12 @@ def _umask(value: int) -> Iterator[None]:
 
 
 def _set(path: Path, *entries: str) -> None:
-    subprocess.run(["setfacl", *entries, path], check=True, timeout=60)
+    subprocess.run(["setfacl", *entries, path], check=True, timeout=HANGS)
 
 
 def _acl(path: Path) -> str:
     done = subprocess.run(
-        ["getfacl", "-cpn", path], check=True, timeout=60, capture_output=True, text=True
+        ["getfacl", "-cpn", path], check=True, timeout=HANGS, capture_output=True, text=True
     )
     return done.stdout
 

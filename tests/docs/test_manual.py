@@ -13,6 +13,7 @@ from testtools.matchers import Contains, ContainsAll, Equals
 
 from imagebroker.cli.commands import COMMANDS
 from imagebroker.cli.manual import CHECK_STATUSES, STATUSES
+from tests.bounds import HANGS
 
 MAN = Path(__file__).parents[2] / "docs" / "man"
 
@@ -20,7 +21,7 @@ MAN = Path(__file__).parents[2] / "docs" / "man"
 def test_the_page_is_what_the_parsers_make() -> None:
     """After a change of options: `python docs/man/make.py > docs/man/imagebroker.1`."""
     done = subprocess.run(
-        [sys.executable, MAN / "make.py"], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, MAN / "make.py"], check=True, capture_output=True, text=True, timeout=HANGS
     )
     assert_that(done.stdout, Equals((MAN / "imagebroker.1").read_text(encoding="utf-8")))
 
@@ -30,7 +31,7 @@ def test_the_page_can_be_read_and_has_every_command() -> None:
         pytest.skip("install man-db and groff")
     done = subprocess.run(
         ["man", "-l", "--warnings=w", MAN / "imagebroker.1"],
-        check=True, capture_output=True, text=True, timeout=60,
+        check=True, capture_output=True, text=True, timeout=HANGS,
         env={"PATH": "/usr/bin:/bin", "MANWIDTH": "100", "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     assert_that(done.stderr, Equals(""))

@@ -12,6 +12,8 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, MatchesRegex
 
+from tests.bounds import HANGS
+
 ROOT = Path(__file__).parents[2]
 FRAGMENTS = sorted(
     path
@@ -30,7 +32,7 @@ def repository(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     for command in (["git", "init", "-q"], ["git", "add", "."]):
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=HANGS)
     return tmp_path
 
 
@@ -39,7 +41,7 @@ def build(repository: Path, version: str) -> str:
     subprocess.run(
         [sys.executable, "-m", "towncrier", "build", "--yes", "--version", version,
          "--date", "2026-12-01"],
-        cwd=repository, check=True, timeout=120, capture_output=True,
+        cwd=repository, check=True, timeout=HANGS, capture_output=True,
     )  # fmt: skip
     return (repository / "CHANGELOG.md").read_text(encoding="utf-8")
 

@@ -50,7 +50,7 @@ class Shell:
         config = ["--config-file", self.config] if self.config.exists() else []
         done = subprocess.run(
             [self.command, *config, *arguments], cwd=self.folder, env=self.environment,
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=HANGS,
         )  # fmt: skip
         assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return done

@@ -18,6 +18,7 @@ from imagebroker.exceptions import Cancelled
 from imagebroker.system import forks
 from imagebroker.transfer.layers.flights import Flight, FlightsOnDisk
 from imagebroker.transfer.store.direct import DirectIO, DirectWriter
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 
 MIB = 1024 * 1024
@@ -91,7 +92,7 @@ def test_the_part_of_a_killed_parent_is_taken_up_while_its_child_lives(
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
-        assert_that(parent.wait(60), Equals(-signal.SIGKILL))
+        assert_that(parent.wait(HANGS), Equals(-signal.SIGKILL))
         scripted.configured(f"state_dir = {state}")
         ref, _ = scripted.image(DATA, "/image", version="v1", chunk=65536)
         done = scripted.broker.download(None, "scripted://host/image", tmp_path / "image")

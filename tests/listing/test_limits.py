@@ -28,6 +28,7 @@ from imagebroker.exceptions import (
 from imagebroker.model.image import Image, ImageQuery
 from imagebroker.model.reference import RefForm, parse
 from imagebroker.policy.addresses import Policy, networks
+from tests.bounds import HANGS
 
 Listing = Callable[["Lists", ImageQuery], Any]
 
@@ -174,7 +175,7 @@ def test_a_plugin_that_spins_before_it_answers_is_given_up() -> None:
     running = threading.Event()
 
     def spins(backend: Lists, query: ImageQuery) -> Iterator[Image]:
-        running.wait(60)
+        running.wait(HANGS)
         return iter(())
 
     with pytest.raises(TransferTimeout):
@@ -335,7 +336,7 @@ def test_an_import_that_hangs_is_left_when_its_caller_wants_to_and_not_before_it
         time.sleep(0.5)
         begun.set()
         yield 0
-        running.wait(60)
+        running.wait(HANGS)
 
     def impatient() -> None:
         raise Cancelled("enough")

@@ -19,6 +19,7 @@ from testtools.matchers import Contains, Equals, Is, LessThan, Not
 
 import imagebroker
 from imagebroker.exceptions import ImageBrokerError, MalformedAnswer, TransferError
+from tests.bounds import HANGS
 from tests.plugins import hostile_sftp
 from tests.plugins.glance_stub import ID, OneImage, Stub, answer, json_answer, record
 from tests.servers.sshd import Sshd
@@ -227,7 +228,7 @@ def test_what_keystone_answers(kind: str, tmp_path: Path) -> None:
         )
         done = subprocess.run(
             [sys.executable, "-c", KEYSTONE, config],
-            check=True, capture_output=True, text=True, timeout=120,
+            check=True, capture_output=True, text=True, timeout=HANGS,
         )  # fmt: skip
     assert_that(done.stderr, Equals(""))
     assert_that(done.stdout, Not(Contains("bug")))

@@ -52,7 +52,7 @@ def test_the_same_sources_give_the_same_files(sources: Path, dist: Path, tmp_pat
 def test_twine_finds_nothing_wrong_with_them(dist: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir()],
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stdout)
 

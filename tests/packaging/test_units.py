@@ -15,6 +15,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
 from imagebroker.cli import exit_status
+from tests.bounds import HANGS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UNITS = sorted(
@@ -42,7 +43,7 @@ def verified(unit: Path, folder: Path, program: Path, **changes: str) -> tuple[i
         (folder / path.name).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(folder / unit.name)],
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=HANGS,
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
     )  # fmt: skip
     return done.returncode, done.stderr
@@ -102,6 +103,6 @@ def test_its_command_line_downloads(tmp_path: Path, program: Path) -> None:
         .replace("$OPTIONS", "--min-rate 10 --retries 1")
         .replace("${REF}", f"file://{tmp_path}/disk.raw")
     )
-    done = subprocess.run(shlex.split(line), check=False, capture_output=True, timeout=60)
+    done = subprocess.run(shlex.split(line), check=False, capture_output=True, timeout=HANGS)
     assert_that((done.returncode, done.stdout), Equals((0, b"")), done.stderr.decode())
     assert_that((tmp_path / "image.img").read_bytes(), Equals(bytes(range(256)) * 40))

@@ -33,6 +33,7 @@ from imagebroker.exceptions import (
     PolicyViolation,
     UploadFailed,
 )
+from tests.bounds import HANGS
 
 DATA = bytes(range(256)) * 1000
 NAMES = itertools.count()
@@ -550,7 +551,7 @@ class TestPurge:
             world.broker.purge(world.admin, older_than=3600)
             assert process.stdin is not None
             process.stdin.close()
-            assert_that(process.wait(60), Equals(0))
+            assert_that(process.wait(HANGS), Equals(0))
         assert_that(world.read(world.red, active.ref), Equals(DATA))
         assert_that(world.broker.get(world.red, queued.ref).status, Equals("queued"))
         assert_that(world.broker.get(world.admin, image_id), MatchesStructure.byEquality(

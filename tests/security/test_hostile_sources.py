@@ -32,6 +32,7 @@ from imagebroker.exceptions import (
     TransferError,
     VerificationError,
 )
+from tests.bounds import HANGS
 from tests.plugins.glance.test_identity import PASSWORD, Keystone
 from tests.plugins.glance_stub import ID, OneImage, Stub
 from tests.plugins.http_peers import answer, chunked
@@ -327,7 +328,7 @@ def test_of_a_file_on_a_broken_disk_nothing_comes(local: Path, tmp_path: Path, w
     done = subprocess.run(
         [*fault, sys.executable, "-c", FETCH, str(config), f"file://{local}", type(way).__name__,
          str(way.folder / "image")],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=HANGS, check=True,
     )  # fmt: skip
     assert_that(done.stdout, Equals("TransferError\n"))
     if isinstance(way, ToPath):

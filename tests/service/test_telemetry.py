@@ -12,6 +12,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, Not
 
 from imagebroker import ImageNotFound, TransferError
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 
 prometheus_client = pytest.importorskip("prometheus_client")
@@ -130,7 +131,7 @@ def run(tmp_path: Path, prepare: str = "", options: str = "", after: str = "") -
     program = STORE_ONE.replace("PREPARE", prepare).replace("OPTIONS", options)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program.replace("AFTER", after), tmp_path / "conf"],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.stderr, Equals(""))
     return done.stdout

@@ -27,6 +27,7 @@ from imagebroker.exceptions import (
     NotAuthorized,
 )
 from imagebroker.transfer.layers.cache import Cache
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.scripted import Script
 
@@ -364,7 +365,7 @@ def test_processes_that_store_and_read_at_once_agree(tmp_path: Path) -> None:
     running = [
         subprocess.Popen([sys.executable, "-c", program, folder, str(seed)]) for seed in range(3)
     ]
-    assert_that([process.wait(120) for process in running], Equals([0, 0, 0]))
+    assert_that([process.wait(HANGS) for process in running], Equals([0, 0, 0]))
     assert_that(Cache(folder, 500_000).entries(), HasLength(5))
 
 

@@ -17,6 +17,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, HasLength, LessThan
 
+from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 from tests.sharing.narrow import Narrow
 
@@ -73,7 +74,7 @@ class Station:
 
     def ended(self, number: int) -> tuple[int, str]:
         process = self.processes[number]
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANGS)
         return process.returncode, errors.decode()
 
     def check(self, number: int) -> None:
@@ -117,7 +118,7 @@ def test_whoever_is_killed_the_others_end_with_the_right_bytes(station: Station,
         time.sleep(rng.random() / 2)
         station.processes[victim].send_signal(signal.SIGKILL)
     for number in range(5):
-        if number in victims and station.processes[number].wait(120) == -signal.SIGKILL:
+        if number in victims and station.processes[number].wait(HANGS) == -signal.SIGKILL:
             assert_that(station.dest(number).exists(), Equals(False))
         else:
             station.check(number)
@@ -137,7 +138,7 @@ def test_one_that_is_stopped_is_not_waited_for_without_end(station: Station) -> 
     station.wait_for_part(1, MIB)
     first.send_signal(signal.SIGSTOP)
     try:
-        assert_that(second.wait(60), Equals(0))
+        assert_that(second.wait(HANGS), Equals(0))
         station.check(1)
     finally:
         first.send_signal(signal.SIGCONT)
@@ -251,7 +252,7 @@ def test_two_users_do_not_share(station: Station) -> None:
     while not (station.folder / "state").exists() and time.monotonic() < ends:
         time.sleep(0.01)
     second = run(65534)
-    outputs = [each.communicate(timeout=120)[0].decode() for each in (first, second)]
+    outputs = [each.communicate(timeout=HANGS)[0].decode() for each in (first, second)]
     assert_that(outputs[0], Equals("1\n"))
     assert_that(outputs[1], Equals("1\n"), "it must not fail, nor share")
 

@@ -14,6 +14,7 @@ from testtools.matchers import Contains, Equals, Not
 
 from imagebroker.exceptions import DestinationError, OutOfMemory, TransferError, UploadFailed
 from imagebroker.system.exhaustion import as_ours
+from tests.bounds import HANGS
 from tests.servers.nginx import Nginx
 from tests.servers.openstack import OpenStack
 from tests.servers.sshd import Sshd
@@ -96,7 +97,7 @@ def test_a_command_without_descriptors_says_so_and_ends_as_for_a_later_try(tmp_p
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "HOME": str(tmp_path)}, cwd=tmp_path,
-        check=False, capture_output=True, text=True, timeout=120,
+        check=False, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.stderr, Contains("ulimit -n"))
     assert_that(done.stderr, Not(Contains("Traceback")))

@@ -17,6 +17,7 @@ from testtools.matchers import Contains, EndsWith, Equals, MatchesRegex
 import imagebroker
 from imagebroker.exceptions import ConfigError, NotAuthorized
 from imagebroker.system.owned_directory import make_private, open_owned
+from tests.bounds import HANGS
 
 MakeBroker = Callable[..., imagebroker.Broker]
 
@@ -190,7 +191,7 @@ except Exception as error:
 def test_a_person_without_a_home_is_told_what_to_set(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HOMELESS, repr(environment)],
-        check=False, capture_output=True, text=True, timeout=60, cwd="/",
+        check=False, capture_output=True, text=True, timeout=HANGS, cwd="/",
     )  # fmt: skip
     assert_that(done.stdout, Contains("set HOME or XDG_DATA_HOME"), done.stderr)
     assert_that(done.stdout, Contains("ConfigError"))

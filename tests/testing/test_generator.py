@@ -21,6 +21,7 @@ from testtools.matchers import Contains, Equals, LessThan, MatchesAll, Not, Star
 
 from imagebroker.exceptions import InvalidImageRef
 from imagebroker.testing.skeleton import skeleton
+from tests.bounds import HANGS
 
 
 class Workshop:
@@ -37,7 +38,7 @@ class Workshop:
     def python(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *arguments], cwd=cwd or self.folder, env=self.environment,
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:

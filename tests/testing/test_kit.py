@@ -21,6 +21,7 @@ from imagebroker.testing import BackendContract, MemoryBackend
 from imagebroker.testing.harness.audit import NETWORK, guarded, record_events
 from imagebroker.testing.harness.resources import ResourceSnapshot, leaked_since
 from imagebroker.testing.report import FAILED, PASSED, SKIPPED, run
+from tests.bounds import HANGS
 from tests.testing import hookups
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,6 @@ def test_without_testtools_the_message_says_what_to_install() -> None:
         "except ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=HANGS
     )
     assert_that(done.stdout, Contains("pip install 'imagebroker[testing]'"))

@@ -18,6 +18,7 @@ from testtools.matchers import Contains, Equals, HasLength, Is
 import imagebroker
 from imagebroker.exceptions import UploadFailed
 from tests import distributions
+from tests.bounds import HANGS
 from tests.cli.conftest import Shell
 from tests.servers.openstack import OpenStack
 from tests.servers.sshd import Sshd
@@ -165,7 +166,7 @@ def test_the_command_reads_standard_input_to_its_end(
             for _ in range(200):
                 pipe.write(b"\0" * 1000)
                 pipe.flush()
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=HANGS)
     assert_that(stderr, Equals(b""))
     assert_that(stdout, Contains(b'"size": 200000'))
 
@@ -184,7 +185,7 @@ def test_a_terminal_is_no_data(shell: Shell, tmp_path: Path) -> None:
     os.set_blocking(theirs, False)
     try:
         with shell.start("create", "--file", "-", stdin=theirs) as process:
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=HANGS)
     finally:
         os.close(ours), os.close(theirs)
     assert_that(process.returncode, Equals(2))

@@ -19,6 +19,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, Is, StartsWith
 
 from imagebroker.exceptions import DestinationError, PolicyViolation
+from tests.bounds import HANGS
 from tests.conftest import Scripted
 from tests.core.download.destination import DATA, Destination
 
@@ -307,7 +308,7 @@ def test_after_kill_9_dest_is_as_it_was_and_the_next_call_sweeps(
     program = KILLED.format(
         path=[str(on_path), os.getcwd()], at=at, config=str(config), dest=str(dest.path)
     )
-    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=HANGS)
     assert_that(ended.returncode, Equals(-signal.SIGKILL))
     if dest.existing:
         assert_that(dest.path.read_bytes(), Equals(b"what was there"))

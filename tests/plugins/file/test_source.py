@@ -19,6 +19,7 @@ from testtools.matchers import EndsWith, Equals, Is, StartsWith
 
 from imagebroker.exceptions import ImageChanged, TransferError
 from imagebroker.plugin import BackendHost, Options
+from tests.bounds import HANGS
 from tests.plugins.file.paths import DATA, open_files, open_ref, uri
 
 
@@ -203,7 +204,7 @@ def test_a_device_error_in_the_middle_is_a_transfer_error(allowed: Path) -> None
              "-e", "inject=pread64:error=EIO:when=4"]  # fmt: skip
     done = subprocess.run(
         [*fault, sys.executable, "-c", READ_ONE_FILE, str(allowed), uri(allowed / "image.raw")],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=HANGS, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert_that(lines[:-1], Equals(["1048576", "1048576"]))

@@ -11,6 +11,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
 from imagebroker.testing.hooks import random_bytes
+from tests.bounds import HANGS
 from tests.plugins.oci.conftest import Library
 from tests.servers.fixtures import require
 from tests.servers.images import make_qcow2
@@ -41,7 +42,7 @@ def python() -> Path:
 def oras(python: Path, script: str, folder: Path, *words: object) -> list[str]:
     done = subprocess.run(
         [python, "-c", script, *map(str, words)], cwd=folder, env={"HOME": str(folder)},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(0), done.stderr)
     return done.stdout.splitlines()

@@ -24,6 +24,7 @@ from imagebroker.exceptions import (
     UploadFailed,
 )
 from imagebroker.testing.hooks import random_bytes
+from tests.bounds import HANGS
 from tests.plugins.oci.conftest import Library
 from tests.servers.process import HOST
 from tests.servers.tcp import NO_FAULT, Fault, TcpProxy
@@ -35,7 +36,7 @@ needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs 
 
 
 def skopeo(*words: str) -> str:
-    done = subprocess.run(["skopeo", *words], capture_output=True, check=False, timeout=120)
+    done = subprocess.run(["skopeo", *words], capture_output=True, check=False, timeout=HANGS)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 

@@ -15,7 +15,7 @@ from testtools.matchers import Contains, Equals
 
 import imagebroker
 from imagebroker.exceptions import ImageBrokerError
-from tests.bounds import in_time
+from tests.bounds import HANGS, in_time
 from tests.plugins.rbd.conftest import Images
 from tests.servers.ceph import modules
 
@@ -88,7 +88,7 @@ def test_a_process_that_ends_with_an_open_image_ends_quietly(
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(config), images.ref(name)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=HANGS,
         env={**os.environ, "PYTHONPATH": modules() or ""},
     )  # fmt: skip
     assert_that((done.returncode, done.stderr), Equals((0, "")))

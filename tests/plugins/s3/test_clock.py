@@ -13,6 +13,7 @@ import pytest
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, LessThan, MatchesAll
 
+from tests.bounds import HANGS
 from tests.plugins.s3.conftest import Bucket, OtherBucket
 from tests.servers.fixtures import require
 
@@ -32,7 +33,7 @@ def stderr_of(config: str, late: list[str], when: str, ref: str, folder: Path, s
     done = subprocess.run(
         [*late, when, sys.executable, "-m", "imagebroker", "--config-file", folder / "conf",
          "download", ref, folder / "disk"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=HANGS,
         env={**os.environ, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_COLOR": "1"},
     )  # fmt: skip
     assert_that(done.returncode, Equals(status), done.stderr)

@@ -14,6 +14,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, HasLength, LessThan
 
 from imagebroker.exceptions import Conflict, InvalidImageRef, NotAuthorized, UploadFailed
+from tests.bounds import HANGS
 from tests.plugins.s3.conftest import Bucket
 from tests.servers.tcp import TcpProxy
 
@@ -125,7 +126,7 @@ def test_a_killed_upload_goes_on_with_the_parts_that_are_there(
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(config)],
-        env=environment, capture_output=True, text=True, timeout=120,
+        env=environment, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(-9), done.stderr)
     assert_that(bucket.uploads(), HasLength(1))

@@ -16,7 +16,7 @@ from testtools.matchers import Equals, GreaterThan, HasLength, Is, LessThan
 
 from imagebroker.exceptions import BackendError, ImageNotFound
 from imagebroker.plugin import Image, ImageQuery
-from tests.bounds import in_time
+from tests.bounds import HANGS, in_time
 from tests.plugins.store.store import DATA, ID, Store, open_files, python
 
 CREATE = """
@@ -43,7 +43,7 @@ store.backend.close()
 
 def test_processes_and_threads_that_create_at_once_lose_nothing(store: Store) -> None:
     workers = [python(CREATE, store.directory, name, 25) for name in ("a", "b")]
-    won = [int(worker.communicate(timeout=60)[0]) for worker in workers]
+    won = [int(worker.communicate(timeout=HANGS)[0]) for worker in workers]
     assert_that(sum(won), Equals(25))  # each chosen id went to one of them
     images = store.list()
     assert_that(images, HasLength(75))

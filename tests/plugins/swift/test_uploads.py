@@ -15,6 +15,7 @@ from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals, GreaterThan, HasLength, LessThan
 
 from imagebroker.exceptions import Conflict, InvalidImageRef, UploadFailed
+from tests.bounds import HANGS
 from tests.plugins.swift.conftest import Container
 from tests.servers.tcp import TcpProxy
 
@@ -108,7 +109,7 @@ def kill_an_upload(container: Container, tmp_path: Path, **options: object) -> N
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(config)],
-        env=environment, capture_output=True, text=True, timeout=120,
+        env=environment, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert_that(done.returncode, Equals(-9), done.stderr)
     assert_that(container.segment_names(), HasLength(3))

@@ -181,7 +181,7 @@ class TestFetch:
         path = random_file(tmp_path / "original", 3 << 20)
         image = openstack.create_image(path.read_bytes())
         with proxy_of(openstack.endpoint)(Fault(stall_after=2 << 20)) as proxy:
-            fetching.use(f"http://{proxy.host}:{proxy.port}", stall_timeout=1)
+            fetching.use(f"http://{proxy.host}:{proxy.port}", stall_timeout=3)
             fetching.do("fetch", image=image, path=str(tmp_path / "disk"))
         assert_that((tmp_path / "disk").read_bytes() == path.read_bytes(), Is(True))
 

@@ -24,6 +24,7 @@ from imagebroker.plugin import (
     Options,
 )
 from tests.backends.boundary.probe import ORIGIN, Probe
+from tests.bounds import HANGS
 
 pytestmark = pytest.mark.promise("C38")
 
@@ -82,10 +83,10 @@ def test_a_check_that_hangs_is_given_up() -> None:
 
     def check(self: Probe, context: Context) -> Iterator[Finding]:
         yield Finding("the server answers")
-        stop.wait(60)
+        stop.wait(HANGS)
         yield Finding("never said")
 
-    found = list(boundary(check).check(None, timeout=0.3))
+    found = list(boundary(check).check(None, timeout=1.0))
     stop.set()
     assert_that(found, HasLength(2))
     assert_that(found[1].what, Contains("did not answer check within"))

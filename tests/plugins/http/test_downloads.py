@@ -18,7 +18,7 @@ CONFIG = """
 [imagebroker]
 enabled_schemes = http, https
 retry_backoff = 0
-stall_timeout = 1
+stall_timeout = 10
 [backend:http]
 allowed_networks = 127.0.0.0/8
 {}

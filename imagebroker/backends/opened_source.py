@@ -251,8 +251,11 @@ class Flow(Thread):
                 self._changed.notify_all()
                 return taken
             error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose traceback has this frame
         return None
 
     def stop(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from imagebroker.system.c_library import c_library
 
 _M_ARENA_MAX = -8
 
@@ -14,6 +14,6 @@ def share_arenas() -> None:
     the others: with a thread per range that wastes 20 MiB, and more if connections break. Only the
     command does this: a service decides for itself.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(c_library(), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)

@@ -33,6 +33,11 @@ class Buffers:
                     self._blocks.append(block)
             return memoryview(block)  # before anybody else looks
 
+    def clear(self) -> None:
+        """Free the blocks that are kept; those of which a view is left, with their last view."""
+        with self._lock:
+            self._blocks.clear()
+
 
 def _is_free(block: bytearray) -> bool:
     """Whether no view of it is left: an object that shows its memory refuses to be resized."""

@@ -99,7 +99,11 @@ class _Connection:
         self._patience = 1.0
         self._served = 0
         self.answer: http.client.HTTPResponse | None = None
-        self.response_class: Any = self._answer
+
+    @property
+    def response_class(self) -> Any:
+        """What `http.client` makes its answers with."""
+        return self._answer
 
     @property
     def received(self) -> int:
@@ -141,7 +145,6 @@ class _Connection:
     def _answer(
         self, sock: socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
     ) -> http.client.HTTPResponse:
-        """Of `http.client`, which calls it `response_class`."""
         self._wire = _Owned(
             self, sock, self._dial.peer, self._dial.limits, method=method or "GET",
             handle=self._handle, buffers=self._dial.buffers, patience=self._patience,
@@ -177,18 +180,21 @@ class _Owned(Wire):
 
     def __init__(self, owner: _Connection, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._owner = owner
+        self._owner: _Connection | None = owner
 
     def close(self) -> None:
         super().close()
-        self._owner.let_go()
+        # Each holds the other only until now: they are freed at once, not by the garbage collector.
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.let_go()
 
 
-class _HttpConnection(_Connection, connection.HTTPConnection):
+class _HttpConnection(_Connection, connection.HTTPConnection):  # type: ignore[override]
     pass
 
 
-class _HttpsConnection(_Connection, connection.HTTPSConnection):
+class _HttpsConnection(_Connection, connection.HTTPSConnection):  # type: ignore[override]
     def connect(self) -> None:
         with _tls_errors(self._dial.peer, self._dial.ca_option):
             sock = self._new_conn()

@@ -269,6 +269,7 @@ class Pools:
         for handle in live:
             handle.abort()
         self._forget_idle()
+        self.buffers.clear()  # an error's traceback may hold this for long
 
 
 class _Dial:

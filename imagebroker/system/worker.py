@@ -125,9 +125,15 @@ class Worker(Generic[T]):
             self.failed = None
 
     def close(self) -> None:
-        """End the thread; queued work is dropped."""
+        """End the thread; queued work is dropped. Nothing is added after that."""
         with self.changed:
             self._closing = True
             self._finish(self._waiting)
         if self._thread is not None:
             self._thread.join()
+        # They may hold what holds this, which would wait for the garbage collector then.
+        self._work, self._done = _refuse, None
+
+
+def _refuse(item: object) -> None:
+    raise RuntimeError("it was added after close")

@@ -38,3 +38,12 @@ def test_two_threads_never_have_the_same_block() -> None:
     for thread in threads:
         thread.join()
     assert_that(mixed, Equals([]))
+
+
+def test_blocks_that_were_cleared_are_freed_with_their_last_view() -> None:
+    buffers = Buffers(1000)
+    view = buffers.take()
+    view[:4] = b"data"
+    buffers.clear()
+    assert_that(bytes(view[:4]), Equals(b"data"))
+    assert_that(buffers.take().obj is view.obj, Is(False))

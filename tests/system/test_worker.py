@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
+from testtools import ExpectedException
 from testtools.assertions import assert_that
 from testtools.matchers import Equals, Is
 
@@ -100,3 +102,29 @@ def test_closing_drops_what_nobody_works_on_yet() -> None:
     closing.join(30)
     assert_that(sorted(finished), Equals([0, 1, 2, 3, 4]))
     assert_that(worker.pending(), Equals([]))
+
+
+class Owner:
+    """Owns a worker that works for it."""
+
+    def __init__(self) -> None:
+        self.worker = Worker(self.work, "test", done=self.work)
+
+    def work(self, number: int) -> None:
+        pass
+
+
+def test_an_owner_is_freed_after_close() -> None:
+    owner = Owner()
+    owner.worker.add(1)
+    owner.worker.close()
+    freed = weakref.ref(owner)
+    del owner
+    assert_that(freed(), Is(None))
+
+
+def test_what_is_added_after_close_is_refused() -> None:
+    worker = Worker[int](lambda item: None, "test", inline=10)
+    worker.close()
+    with ExpectedException(RuntimeError, "it was added after close"):
+        worker.add(1)

@@ -176,7 +176,8 @@ class Fetch:
             try:
                 self._source = self._opened()
             except ImageBrokerError as error:
-                self._recover(error)
+                if not self._recover(error):
+                    raise
 
     def _opened(self) -> OpenedSource:
         self._connecting()
@@ -256,7 +257,8 @@ class Fetch:
                     self._missing = []  # the digest says whether this was the end
                     return
                 try:
-                    self._recover(error)
+                    if not self._recover(error):
+                        raise
                 except ImageBrokerError:
                     self._look_at_ranges()
                     yield from self._news()
@@ -475,25 +477,25 @@ class Fetch:
 
     # -- errors ----------------------------------------------------------------------------------
 
-    def _recover(self, error: ImageBrokerError) -> None:
+    def _recover(self, error: ImageBrokerError) -> bool:
         """Prepare the next attempt: at the same candidate if that may help, else at the next.
 
-        :raises: `error`, if it is final or there is no other candidate.
+        False if `error` is final or there is no other candidate. Only the caller raises it: a
+        function that raises its own argument is in a cycle with it, and all that both hold would
+        wait for the garbage collector.
         """
         self._attempts += 1
         if not isinstance(error, RangeIgnored):
             self._look_at_ranges()
         if isinstance(error, FINAL) or self._watch.left <= 0:
-            raise error
+            return False
         if isinstance(error, HandedOver):
             self._hand_over()
-            return
+            return True
         if isinstance(error, ImageChanged):
-            self._after_change(error)
-            return
+            return self._after_change(error)
         if not (self._is_a_neighbours(error) or self._retries.allow(error, self._watch.done)):
-            self.give_up(error)
-            return
+            return self.give_up(error)
         self._watch.retries += 1
         source = self._source
         if isinstance(error, RangeIgnored):
@@ -509,6 +511,7 @@ class Fetch:
         LOG.warning("attempt %d failed, trying again%s: %s", self._attempts - 1, when, shown)
         if not isinstance(error, RangeIgnored):
             self._watch.pause(seconds, error)
+        return True
 
     def _circumstances(self) -> Circumstances:
         own = self._known.own_version
@@ -519,16 +522,15 @@ class Fetch:
             resumable=self._ranges and own is not None and not self._spliced,
         )
 
-    def _after_change(self, error: ImageChanged) -> None:
+    def _after_change(self, error: ImageChanged) -> bool:
         """Another version was met: that of another server, or another image.
 
-        :raises: `error`, if there is nothing more to try.
+        False if there is nothing more to try.
         """
         self._count_progress()
         step = self._known.versions.after_change(self._circumstances())
         if step is Step.GIVE_UP:
-            self.give_up(error)
-            return
+            return self.give_up(error)
         LOG.warning("%s; another server may have answered: %s", error, step.name.lower())
         self._watch.retries += 1
         source = self._source
@@ -543,6 +545,7 @@ class Fetch:
             self._changed_at = 0
             self._begin_again()
         self._watch.pause(self._retries.short_pause(error), error)
+        return True
 
     def _is_a_neighbours(self, error: ImageBrokerError) -> bool:
         """Whether a refusal may be that of another server than the one which sent bytes."""
@@ -556,13 +559,13 @@ class Fetch:
             self._known.versions.progressed()
         self._changed_at = self._watch.done
 
-    def give_up(self, error: ImageBrokerError) -> None:
+    def give_up(self, error: ImageBrokerError) -> bool:
         """Continue at the next candidate.
 
-        :raises: `error`, if there is no other, or no other could do better.
+        False if there is no other, or no other could do better.
         """
         if len(self._candidates) == 1 or isinstance(error, FINAL):
-            raise error
+            return False
         LOG.warning(
             "the location %s failed, trying the next: %s", redact(self._candidates[0].ref), error
         )
@@ -575,6 +578,7 @@ class Fetch:
         merely_broke = isinstance(error, (TransferError, BackendError))
         if self._known.image is not None and not (self._proven and merely_broke):
             self._begin_again()
+        return True
 
     def _hand_over(self) -> None:
         """Go on at the next candidate with what is missing, if something proves that it is the

@@ -123,8 +123,6 @@ class SingleFlight:
         self._told = 0.0
         self._beginning = 0
         self._source: _FollowedSource | None = None
-        #: The transfer that is followed.
-        self._followed = Candidate(ref, self._open, secondhand=True)
 
     def candidates(self, own: Sequence[Candidate]) -> list[Candidate]:
         """Wait until it is settled whom to follow; the candidate to begin with, and those after it.
@@ -136,7 +134,9 @@ class SingleFlight:
             self._following = self.next_leader(0, self._wait)
         except OSError as error:
             LOG.info("%s is not shared: %s", redact(self._ref), error)
-        return list(own) if self._following is None else [self._followed, *own]
+        if self._following is None:
+            return list(own)
+        return [Candidate(self._ref, self._open, secondhand=True), *own]
 
     def _wait(self) -> None:
         self._looking()

@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 
+from imagebroker.system.c_library import c_library
+
 _KEEP_SIZE = 1
 #: What reads as zeros from now on, without any being written; of a device only where it can.
 PUNCH_HOLE = 2 | _KEEP_SIZE
@@ -30,7 +32,7 @@ def punch(fd: int, start: int, stop: int) -> bool:
 
 def fallocate(fd: int, mode: int, start: int, size: int) -> int:
     """0, or the error; ENOSYS where there is no such call (Linux 2.6.23)."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = c_library()
     if not hasattr(libc, "fallocate"):
         return errno.ENOSYS
     where = ctypes.c_int64(start), ctypes.c_int64(size)

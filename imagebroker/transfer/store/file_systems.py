@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 
+from imagebroker.system.c_library import c_library
 from imagebroker.system.files import lock
 from imagebroker.system.forks import close
 
@@ -14,12 +15,14 @@ EXT4, XFS, FUSE = 0xEF53, 0x58465342, 0x65735546
 UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _RENAME_NOREPLACE = 1
+#: Room for struct statfs, which begins with the type, a long.
+_STATFS = ctypes.c_char * 256
 
 
 def kind_of(fd: int) -> int | None:
     """The number of the file system's type (statfs(2)); None if unknown."""
-    libc = ctypes.CDLL(None)
-    found = ctypes.create_string_buffer(256)  # struct statfs, which begins with the type, a long
+    libc = c_library()
+    found = _STATFS()
     if not hasattr(libc, "fstatfs") or libc.fstatfs(fd, found) != 0:
         return None
     return ctypes.c_long.from_buffer(found).value
@@ -90,7 +93,7 @@ def can_be_as_large(fd: int, size: int) -> bool:
 
 def rename_exclusively(source: int, old: bytes, target: int, new: bytes) -> None:
     """Rename that fails with FileExistsError instead of replacing (renameat2, Linux 3.15)."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = c_library()
     if libc.renameat2(source, old, target, new, _RENAME_NOREPLACE) == 0:
         return
     code = ctypes.get_errno()

@@ -20,6 +20,7 @@ from imagebroker.exceptions import (
 )
 from imagebroker.model.upload_data import Hasher
 from imagebroker.redaction import redact
+from imagebroker.system.c_library import c_library
 from imagebroker.system.files import is_named, write_all
 from imagebroker.system.forks import Process, close, withhold
 from imagebroker.transfer.ranges import Range
@@ -507,7 +508,7 @@ def _start_write_back(fd: int, start: int, size: int) -> None:
 
     It is a hint: its errors are those that fsync will report.
     """
-    libc = ctypes.CDLL(None)
+    libc = c_library()
     if size > 0 and hasattr(libc, "sync_file_range"):
         where = ctypes.c_int64(start), ctypes.c_int64(size)
         libc.sync_file_range(fd, *where, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))

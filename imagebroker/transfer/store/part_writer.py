@@ -150,7 +150,8 @@ class PartWriter:
         except ChecksumMismatch:
             raise
         except ImageBrokerError as error:
-            fetch.give_up(error)
+            if not fetch.give_up(error):
+                raise
             yield Restart()
             self._begin_again()
             return False

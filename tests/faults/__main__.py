@@ -9,7 +9,8 @@
 The points of a campaign are tried in an order that `--seed` decides. With `--record`, what is tried
 is appended to a file; points that are in it are not tried again, and count in the table. So a long
 campaign can be run in parts, by `--seconds` or by killing it. Take a new file when the code has
-changed. `growth` watches one process from its beginning to its end: run it as a whole.
+changed. `growth` watches one process from its beginning to its end: run it as a whole. `cuts-https`
+has some other points each time, because signatures differ in length: in parts, it tries more.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ _numbers = itertools.count()
 class TestHttp(BackendContract, testtools.TestCase):
     """Over http, where the kit can lie."""
 
+    stall_timeout = 2.0
     nginx: Nginx
 
     @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ _numbers = itertools.count()
 class TestScp(BackendContract, testtools.TestCase):
     """Files over SFTP, in the directory that `endpoint` names."""
 
+    stall_timeout = 3.0
     sshd: Sshd
 
     @pytest.fixture(autouse=True)

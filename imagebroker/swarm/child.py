@@ -1,4 +1,7 @@
-"""The second process of a host: `python -m imagebroker.swarm.child FD`, a socket to the first."""
+"""The second process of a host: `python -m imagebroker.swarm.child FD SPOOL`.
+
+FD is a socket to the first process, SPOOL a directory that this one removes when it ends.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +70,13 @@ class Parent:
 Part = Callable[[Start, Parent, Message], Coroutine[Any, Any, None]]
 
 
-async def _work(sock: socket.socket, limit: int, part: Part) -> str | None:
-    """The spool of what was done; None if the first process is gone already."""
+async def _work(sock: socket.socket, limit: int, part: Part) -> None:
+    """Nothing is done if the first process is gone already."""
     reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
     parent = Parent(reader, writer)
     first = await parent.received()
     if first is None:
-        return None
+        return
     start = Start.of(first.get("start", first))
     fd = os.open(os.path.join(start.spool, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     lock(fd)
@@ -83,7 +86,6 @@ async def _work(sock: socket.socket, limit: int, part: Part) -> str | None:
         parent.send({"t": "leave", "why": str(error)})
         with suppress(OSError):
             await writer.drain()
-    return start.spool
 
 
 def main(part: Part, limit: int = 4 * wire.LIMIT) -> None:
@@ -91,14 +93,13 @@ def main(part: Part, limit: int = 4 * wire.LIMIT) -> None:
     # It ends with the process that started it, not with a key that a person presses there.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
-    spool = None
     try:
-        spool = asyncio.run(_work(sock, limit, part))
+        asyncio.run(_work(sock, limit, part))
     except BaseException:
-        traceback.print_exc()  # the first process looks at the last line
+        traceback.print_exc()  # the first process looks at the last line, and removes the spool
+    else:
+        shutil.rmtree(sys.argv[2], ignore_errors=True)
     finally:
-        if spool is not None:
-            shutil.rmtree(spool, ignore_errors=True)
         # libtorrent's threads would abort the interpreter where it ends by itself.
         sys.stderr.flush()
         os._exit(0)

@@ -41,7 +41,7 @@ class Child:
         errors = os.open(self._errors, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._running = subprocess.Popen(  # noqa: S603 - of our own
-                [sys.executable, "-m", program, str(there.fileno())],
+                [sys.executable, "-m", program, str(there.fileno()), start.spool],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=errors, start_new_session=True, cwd="/",
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},

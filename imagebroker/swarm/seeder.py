@@ -1,10 +1,11 @@
 """The process of `imagebroker swarm serve`: passes on the images of a cache, while hosts want them.
 
-`python -m imagebroker.swarm.seeder FD`: a socket to the process that looks into the cache, which
-says at the beginning who this host is (a `Start` without an image), and then which images there
-are. One port serves all of them: who calls says which image it wants. An image that somebody wants
-is held to its digest, and cut into chunks; when nobody has wanted it for a while, they are removed.
-It needs no backend: it proves with the bytes that it has, and asks others for the same proof.
+`python -m imagebroker.swarm.seeder FD SPOOL`: a socket to the process that looks into the cache,
+which says at the beginning who this host is (a `Start` without an image), and then which images
+there are; and a directory that this one removes when it ends. One port serves all of them: who
+calls says which image it wants. An image that somebody wants is held to its digest, and cut into
+chunks; when nobody has wanted it for a while, they are removed. It needs no backend: it proves with
+the bytes that it has, and asks others for the same proof.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import time
 from typing import BinaryIO
 
 from imagebroker.swarm.certificates import NAME
@@ -19,6 +20,8 @@ from imagebroker.system.forks import Condition
 #: Bytes after which whoever waits for more is woken: each time costs as much as the bytes do. Who
 #: looks by itself sees those that are there.
 _STEP = 256 * 1024
+#: Seconds after which nobody will lock a directory any more that was made for a download.
+_ABANDONED = 3600.0
 
 
 class Spool:
@@ -149,17 +152,25 @@ class Spool:
 
 
 def new_spool(directory: Path) -> str:
-    """A directory for one download; what dead processes have left is removed.
+    """A directory for one download; what dead processes have left is removed: at once where the
+    second process had locked it, else after an hour.
 
     :raises OSError: it cannot be made.
     """
     for each in directory.iterdir():
-        lock = each / "lock"
         with suppress(OSError):
-            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if try_lock(fd):
-                    shutil.rmtree(each, ignore_errors=True)
-            finally:
-                os.close(fd)
+            if _is_abandoned(each):
+                shutil.rmtree(each, ignore_errors=True)
     return tempfile.mkdtemp(prefix="swarm-", dir=directory)
+
+
+def _is_abandoned(spool: Path) -> bool:
+    """:raises OSError: that cannot be told."""
+    try:
+        fd = os.open(spool / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return spool.stat().st_mtime < time() - _ABANDONED
+    try:
+        return try_lock(fd)
+    finally:
+        os.close(fd)

@@ -39,6 +39,7 @@ def check_replaceable(directory: int, name: bytes, shown: str) -> os.stat_result
     """
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        own = os.fstat(directory)
         what = _KINDS.get(stat.S_IFMT(found.st_mode), "")
         if stat.S_ISLNK(found.st_mode):
             what = _behind(directory, name)
@@ -53,7 +54,7 @@ def check_replaceable(directory: int, name: bytes, shown: str) -> os.stat_result
         raise DestinationError.wrap(error, f"cannot write {shown!r}") from error
     if what:
         raise DestinationError(f"{shown!r} {seen}", hint=_HINTS.get(what, OPENED), found=what)
-    if _is_of_another(found, os.fstat(directory)):
+    if _is_of_another(found, own):
         raise DestinationError(
             f"{shown!r} belongs to another user, and its directory is sticky",
             hint="choose another name, or remove it as that user",

@@ -79,7 +79,7 @@ class Request:
         )  # fmt: skip
         limited = rules(settings.core, max_size, limits)
         self.watch = Watch(limited, progress, cancel, settings.tuning)
-        if call.snapshot.fleet is not None:
+        if call.snapshot.fleet is not None and settings.core.swarm_store_root:
             from imagebroker.swarm.root import to_compute  # where a swarm is configured
 
             self._demands = self._demands._replace(extra_digests=to_compute)

@@ -42,6 +42,8 @@ class _Chunk:
     progress: int = 0
     #: That it did not come was held against the host that said so.
     reported: bool = False
+    #: Another host has read it, too: what comes of it says nothing of who told of it first.
+    read_again: bool = False
 
 
 class Chunks:
@@ -134,7 +136,8 @@ class Chunks:
         return self._is_stuck(chunk) and self._clock() - chunk.heard > 2 * SLOW
 
     def silence(self, host: str | None) -> float:
-        """Seconds since something of any chunk came of which a host has told."""
+        """Seconds since something of any chunk came of which a host has told, and which nobody read
+        after it."""
         return self._clock() - self._gave.get(host or "", -LATE)
 
     def bytes_there(self, *, own: bool) -> int:
@@ -174,8 +177,15 @@ class Chunks:
         if chunk is None or progress <= chunk.progress:
             return False
         chunk.progress, chunk.heard = progress, self._clock()
-        self._came = self._gave[chunk.by or ""] = chunk.heard
+        self._came = chunk.heard
+        if not chunk.read_again:
+            self._gave[chunk.by or ""] = chunk.heard
         return True
+
+    def vouched(self, index: int, by: str) -> None:
+        """This host has read it from its own backend."""
+        chunk = self._found[index]
+        chunk.read_again = chunk.read_again or chunk.by != by
 
     def is_due(self, index: int) -> bool:
         """Whether nothing has come for a while, and nobody was called; notes that they are now.

@@ -10,14 +10,14 @@ from imagebroker.swarm import proof, wire
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.picker import ChunkPicker
-from imagebroker.swarm.plan import LATE, gateway, partners
+from imagebroker.swarm.plan import LATE, ahead, gateway
 from imagebroker.swarm.wire import Message
 
 if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
 #: Chunks that a host may say it has, and not send.
-_MOST_STALLED = 2
+_MOST_STALLED = 1
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
 #: one always is.
 _AUDITED = 8
@@ -91,6 +91,8 @@ class Exchange:
         elif known != pieces:
             chunks.doubt(index)  # one of two is wrong: the backend decides
             return
+        if own:
+            chunks.vouched(index, peer.id)
         peer.has.add(index)
         peer.on.add(index)
         self._link(peer, index)
@@ -105,16 +107,18 @@ class Exchange:
             self._announce_to_all(index, pieces)
 
     def _announce(self, peer: Peer, index: int, pieces: list[bytes]) -> None:
-        """Of a chunk that this host has, or that it fetches: to hosts that may have it only."""
+        """Of a chunk that this host has, or that it fetches: to hosts that may have it only, and at
+        once to those that wait for it."""
         if not peer.proven:
             return
         if self._local.chunks.has(index):
             if index in peer.has or index in self._unproven:
                 return  # it needs nothing, or this host would pass on what it has not looked at
             own = self._local.chunks.is_own(index)
-            peer.send({"t": "chunk", "i": index, "pieces": b"".join(pieces).hex(), "own": own})
+            told = {"t": "chunk", "i": index, "pieces": b"".join(pieces).hex(), "own": own}
+            (peer.mention if index in peer.on else peer.send)(told)
         elif self._local.torrents.has(index):
-            peer.send({"t": "on", "i": index})
+            (peer.send if self._is_called(peer, index) else peer.mention)({"t": "on", "i": index})
 
     def wrong(self, index: int) -> None:
         """The backend has other bytes there than the host that announced it."""
@@ -147,13 +151,20 @@ class Exchange:
         """Whether it is this host's turn: within a rack, each connects to a few; between racks,
         the one that its rack has for this chunk."""
         local, rack = self._local, self._local.start.rack
-        near = self._peers.near
-        if not rack or peer.hello.rack in ("", rack):
-            return peer.id in partners(local.id, near, local.start.topic, index)
+        if self._is_near(peer):
+            return peer.id in ahead(local.id, self._peers.ring(index))
         if local.chunks.has(index):
             return False
         mates = [local.id, *(each.id for each in self._peers if each.hello.rack == rack)]
         return gateway(mates, local.start.topic, index) == local.id
+
+    def _is_called(self, peer: Peer, index: int) -> bool:
+        """Whether it may be that host's turn to connect to this one."""
+        return not self._is_near(peer) or self._local.id in ahead(peer.id, self._peers.ring(index))
+
+    def _is_near(self, peer: Peer) -> bool:
+        rack = self._local.start.rack
+        return not rack or peer.hello.rack in ("", rack)
 
     # -- what comes ------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from imagebroker.swarm.wire import BrokenPeer, Message
 VERSION = 3
 #: Bytes that may wait to be sent to one host: it takes nothing any more.
 _MOST_WAITING = 4 * 1024 * 1024
-#: Seconds in which what is to be sent is gathered.
-_TOGETHER = 0.05
+#: Seconds in which what is to be sent is gathered, and for which that waits which nobody waits for.
+#: Each time, both sides have more to do than for what is said.
+_TOGETHER, _LATER = 0.05, 1.0
 #: Characters of a short id.
 SHORT_ID = 8
 #: Challenges that a host answers to one other: each may cost a request to the backend.
@@ -98,9 +99,9 @@ class Peer:
     vouched: dict[int, bytes] = field(default_factory=dict)
     #: Chunks that it said it has, and did not send.
     stalled: int = 0
-    #: What is to be sent, and whether that is due.
+    #: What is to be sent, and when.
     _waiting: bytearray = field(default_factory=bytearray, init=False)
-    _is_due: bool = field(default=False, init=False)
+    _due: asyncio.TimerHandle | None = field(default=None, init=False)
 
     @property
     def id(self) -> str:
@@ -128,6 +129,13 @@ class Peer:
 
     def send(self, message: Message) -> None:
         """Soon. A host that takes nothing is let go."""
+        self._send(message, _TOGETHER)
+
+    def mention(self, message: Message) -> None:
+        """With what is sent next, or a little later: it can wait for that."""
+        self._send(message, _LATER)
+
+    def _send(self, message: Message, seconds: float) -> None:
         transport = self.writer.transport
         if transport.is_closing():
             return
@@ -135,13 +143,16 @@ class Peer:
             transport.abort()
             return
         self._waiting += wire.encoded(message)
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(_TOGETHER, self._flush)
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if self._due is None or when < self._due.when():
+            if self._due is not None:
+                self._due.cancel()
+            self._due = loop.call_at(when, self._flush)
 
     def _flush(self) -> None:
         """What was said in a moment goes in one piece."""
-        self._is_due = False
+        self._due = None
         if not self.writer.transport.is_closing():
             self.writer.write(bytes(self._waiting))
         self._waiting.clear()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from imagebroker.swarm.peer import Peer
-from imagebroker.swarm.plan import MAX_PEERS
+from imagebroker.swarm.plan import MAX_PEERS, ring
 
 if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
@@ -22,8 +22,8 @@ class Peers:
     def __init__(self, local: LocalHost) -> None:
         self._local = local
         self._by_id: dict[str, Peer] = {}
-        #: Ids of those to which chunks go directly; None: they have changed.
-        self._near: tuple[str, ...] | None = None
+        #: For chunks: this host and those near it, as long as none comes or goes.
+        self._rings: dict[int, list[str]] = {}
         #: Hears who has gone.
         self.on_removed: Callable[[Peer], None] = lambda peer: None
         #: Certificates of hosts that have lied, or could not prove anything, and their ids.
@@ -57,20 +57,22 @@ class Peers:
     def addresses(self) -> set[tuple[str, int]]:
         return {each.at for each in self}
 
-    @property
-    def near(self) -> tuple[str, ...]:
-        """Ids of those in this host's rack, or of all where it has none."""
-        if self._near is None:
-            rack = self._local.start.rack
-            self._near = tuple(p.id for p in self if not rack or p.hello.rack in ("", rack))
-        return self._near
+    def ring(self, index: int) -> list[str]:
+        """Ids of this host and of those to which it passes on a chunk directly: those in its rack,
+        or all where it has none. Each connects to a few that come next."""
+        if index not in self._rings:
+            start = self._local.start
+            near = (p.id for p in self if not start.rack or p.hello.rack in ("", start.rack))
+            self._rings[index] = ring([self._local.id, *near], start.topic, index)
+        return self._rings[index]
 
     def get(self, host: str) -> Peer | None:
         return self._by_id.get(host)
 
     def add(self, peer: Peer) -> None:
         before = self._by_id.get(peer.id)
-        self._by_id[peer.id], self._near = peer, None
+        self._by_id[peer.id] = peer
+        self._rings.clear()
         if before is not None:  # two hosts called each other at once
             peer.continues(before)
             before.close()
@@ -85,7 +87,7 @@ class Peers:
 
     def _drop(self, peer: Peer) -> None:
         self._by_id.pop(peer.id, None)
-        self._near = None
+        self._rings.clear()
 
     def is_banned(self, fingerprint: str) -> bool:
         return fingerprint in self._banned

@@ -106,12 +106,9 @@ def gateway(rack: Collection[str], topic: str, index: int) -> str:
     return min(rack, key=lambda member: weight(member, topic, index))
 
 
-@functools.lru_cache(1 << 12)
-def partners(own: str, members: tuple[str, ...], topic: str, index: int) -> Collection[str]:
-    """The members to which `own` connects for a chunk. All stand in a ring, in another order for
-    each chunk."""
-    ring = sorted({own, *members}, key=lambda member: weight(member, topic, index))
-    return ahead(own, ring)
+def ring(hosts: Collection[str], topic: str, index: int) -> list[str]:
+    """All hosts, in another order for each chunk: each connects to those that are `ahead` of it."""
+    return sorted(hosts, key=lambda host: weight(host, topic, index))
 
 
 def ahead(own: T, ring: Sequence[T]) -> list[T]:

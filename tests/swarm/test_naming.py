@@ -34,7 +34,8 @@ class Other:
         self.stalled, self.offers = 0, dict[int, Any]()
         self.on, self.has, self.vouched = set[int](), set[int](), dict[int, bytes]()
         self.sent: list[Any] = []
-        self.send, self.closed = self.sent.append, False
+        self.send = self.mention = self.sent.append
+        self.closed = False
 
     vouch, vouches = cast(Any, Peer.vouch), cast(Any, Peer.vouches)
 
@@ -50,6 +51,8 @@ class Scene:
         self.named: list[tuple[str, str]] = []
         self.said: list[Any] = []
         self.discarded: list[int] = []
+        #: Bytes of each chunk that libtorrent has.
+        self.progress: dict[int, int] = {}
         #: Folders into which libtorrent was told to fetch.
         self.fetched: list[str] = []
         #: Chunks that libtorrent has since it was asked.
@@ -60,13 +63,15 @@ class Scene:
             seed=lambda index, pieces, folder: None,
             fetch=lambda index, pieces, folder: self.fetched.append(folder),
             connect=lambda *at: None, allow=lambda ips: None,
-            unlink=lambda *at: None, finished=self._finished, banned=list,
+            unlink=lambda *at: None, unlink_all=lambda index: None, look_closer=lambda: None,
+            progress=lambda index: self.progress.get(index, 0), finished=self._finished, banned=list,
         )  # fmt: skip
 
         async def bytes_at(places: Any) -> Any:
             return None if answers is None else answers(places)
 
-        self.chunks = Chunks(layout, 0, folder, Clock())
+        self.clock = Clock()
+        self.chunks = Chunks(layout, 0, folder, self.clock)
         self.local = SimpleNamespace(
             start=SimpleNamespace(layout=layout, first=0, topic="image", rack=""), id="own",
             chunks=self.chunks, torrents=torrents, trace=lambda text: None,
@@ -218,3 +223,16 @@ def test_what_was_given_up_and_is_fetched_again_lies_elsewhere(tmp_path: Path) -
     (tmp_path / "own-3").write_bytes(b"\1" * MIB)
     scene.chunks.keep_own(3, scene.chunks.take_in(3))
     assert_that(scene.fetched, Not(Contains(scene.chunks.folder(3))))
+
+
+def test_who_sends_nothing_of_what_it_says_is_named_and_who_is_slow_is_not(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "silent", "slow", "other")
+    for index, name in enumerate(("silent", "silent", "silent", "slow", "slow", "slow")):
+        scene.told(name, index, own=True)
+    scene.told("other", 0, own=True)  # it has waited for long enough, and what comes is its own
+    for now in (5, 15, 40):
+        scene.clock.now = now
+        scene.progress |= {0: now, 5: now}
+        scene.exchange.watch()
+    assert_that(scene.named, Equals([("silent", "does not send what it says it has")]))
+    assert_that(scene.here(), Equals(["other", "slow"]))

@@ -10,7 +10,7 @@ from testtools.matchers import Equals, LessThan
 
 from imagebroker.swarm.chunks import Chunks
 from imagebroker.swarm.clock import Clock
-from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout, partners
+from imagebroker.swarm.plan import FETCHED, LATE, SILENT, SLOW, Layout, ahead, ring
 from tests.swarm.test_claims import Clock as Hand
 
 MIB = 1024 * 1024
@@ -20,7 +20,8 @@ MIB = 1024 * 1024
 def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
     hosts = tuple(f"host{number}" for number in range(count))
     for chunk in range(5):
-        links = {host: set(partners(host, hosts, "image", chunk)) for host in hosts}
+        order = ring(hosts, "image", chunk)
+        links = {host: set(ahead(host, order)) for host in hosts}
         for one, others in list(links.items()):
             for other in others:
                 links[other] = links[other] | {one}
@@ -35,13 +36,14 @@ def test_a_chunk_reaches_everybody_over_few_connections(count: int) -> None:
 @pytest.mark.parametrize("count", [2, 16])
 def test_of_two_that_face_each_other_one_connects(count: int) -> None:
     hosts = tuple(f"host{number}" for number in range(count))
-    links = {host: set(partners(host, hosts, "image", 0)) for host in hosts}
+    order = ring(hosts, "image", 0)
+    links = {host: set(ahead(host, order)) for host in hosts}
     both = [one for one, others in links.items() if any(one in links[each] for each in others)]
     assert_that(both, Equals([]))
 
 
 def test_who_knows_nobody_connects_to_nobody() -> None:
-    assert_that(list(partners("a", (), "image", 0)), Equals([]))
+    assert_that(ahead("a", ring(["a"], "image", 0)), Equals([]))
 
 
 def test_a_process_that_had_no_turn_has_waited_for_nobody() -> None:
@@ -110,6 +112,16 @@ def test_a_host_is_not_blamed_as_soon_as_its_chunk_is_read_elsewhere(tmp_path: P
     assert_that(chunks.newly_stuck(), Equals([]))
     clock.now = 2 * SLOW + 1
     assert_that(chunks.newly_stuck(), Equals([(0, "a"), (1, "a"), (2, "b")]))
+
+
+def test_a_silent_host_is_not_excused_by_who_reads_its_chunk_again(tmp_path: Path) -> None:
+    clock, chunks = waiting(tmp_path)
+    clock.now = 2 * SLOW + 1
+    chunks.vouched(0, "c")
+    chunks.heard(0, 1)
+    chunks.vouched(2, "b")
+    chunks.heard(2, 1)
+    assert_that([chunks.silence(each) > LATE for each in "ab"], Equals([True, False]))
 
 
 def test_a_host_that_comes_late_fetches_the_beginning_first(tmp_path: Path) -> None:

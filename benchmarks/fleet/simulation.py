@@ -231,7 +231,7 @@ class Simulation:
     # -- a host's life ---------------------------------------------------------------------------
 
     def _begin(self, host: _Host) -> None:
-        self._read(host, opening(0, self._layout.count))
+        self._read(host, opening(0, self._layout.count, self._random.randrange))
         self._at(self._now + _STARTS, self._meet, host)
 
     def _meet(self, host: _Host) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import random
 import statistics
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -143,10 +143,10 @@ class Assignment:
         return self._stripes[stripe][place]
 
 
-def opening(first: int, count: int) -> int:
+def opening(first: int, count: int, draw: Callable[[int, int], int] = random.randrange) -> int:
     """Where a host begins to read before it knows of others: at random, so that what each of many
     reads in its first moments is of use to the others."""
-    return random.randrange(first, count)  # noqa: S311 - no secret
+    return draw(first, count)
 
 
 def window(unread: Sequence[int], readers: int) -> Sequence[int]:

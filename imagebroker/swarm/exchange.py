@@ -16,8 +16,8 @@ from imagebroker.swarm.wire import Message
 if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
-#: Chunks that a host may say it has, and not send.
-_MOST_STALLED = 1
+#: Chunks that may not come from a host that says it has them, or not right.
+_MOST_FAILED = 1
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
 #: one always is.
 _AUDITED = 8
@@ -201,9 +201,17 @@ class Exchange:
         torrents = self._local.torrents
         for index in torrents.finished():
             self._take(index, is_flushed=True)
-        for ip in torrents.banned():
+        for index, ip in torrents.banned():
             for each in [n for n in self._peers if n.ip == ip]:
-                self._peers.ban(each, "sent wrong bytes")
+                self._sent_wrong_bytes(each, index)
+
+    def _sent_wrong_bytes(self, peer: Peer, index: int) -> None:
+        """libtorrent says so. Where several send parts of a piece, it has been seen to take one for
+        the other: nobody is named for one chunk."""
+        self._local.trace(f"chunk {index} was wrong as {peer.title} sent it")
+        peer.failed.add(index)
+        if len(peer.failed) > _MOST_FAILED:
+            self._peers.ban(peer, "sent wrong bytes")
 
     def watch(self) -> None:
         """What moves, and what does not."""
@@ -239,10 +247,10 @@ class Exchange:
             each = self._peers.get(announcer)
             if each is None:
                 continue
-            each.stalled += 1
+            each.failed.add(index)
             self._local.trace(f"chunk {index} does not come from {each.title}")
             silent = self._local.chunks.silence(announcer) > LATE
-            if silent and each.stalled > _MOST_STALLED:  # a slow one sends something
+            if silent and len(each.failed) > _MOST_FAILED:  # a slow one sends something
                 self._reassign(each)
                 self._peers.ban(each, "does not send what it says it has")
 

@@ -107,7 +107,7 @@ class Torrents:
         self._done: dict[int, int] = {}
         self._linked: set[tuple[int, str, int]] = set()
         self._finished: set[int] = set()
-        self._banned: list[str] = []
+        self._banned: list[tuple[int, str]] = []
         #: Pieces of each chunk that were wrong.
         self._failed: dict[int, int] = {}
         self.port = port or int(self._session.ssl_listen_port())
@@ -209,8 +209,8 @@ class Torrents:
         found, self._finished = sorted(self._finished), set()
         return found
 
-    def banned(self) -> list[str]:
-        """Addresses that sent wrong bytes, each of them alone."""
+    def banned(self) -> list[tuple[int, str]]:
+        """Chunks of which an address sent wrong bytes, it alone as far as libtorrent can tell."""
         found, self._banned = self._banned, []
         return found
 
@@ -230,7 +230,7 @@ class Torrents:
             elif isinstance(alert, lt.peer_ban_alert):
                 index = self._index(alert)
                 if index is not None and self._failed.get(index, 0) < _SUSPECT:
-                    self._banned.append(alert.ip[0])
+                    self._banned.append((index, alert.ip[0]))
 
     def _note(self, news: Sequence[Any]) -> None:
         for each in news:

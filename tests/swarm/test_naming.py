@@ -31,7 +31,7 @@ class Other:
         self.id = self.fingerprint = self.title = self.ip = name
         self.hello = SimpleNamespace(rack="", libtorrent=1)
         self.proven, self.accepts, self.is_mutual = True, True, True
-        self.stalled, self.offers = 0, dict[int, Any]()
+        self.offers, self.failed = dict[int, Any](), set[int]()
         self.on, self.has, self.vouched = set[int](), set[int](), dict[int, bytes]()
         self.sent: list[Any] = []
         self.send = self.mention = self.sent.append
@@ -51,6 +51,8 @@ class Scene:
         self.named: list[tuple[str, str]] = []
         self.said: list[Any] = []
         self.discarded: list[int] = []
+        #: Chunks, and the addresses from which libtorrent takes nothing more of them.
+        self.banned: list[tuple[int, str]] = []
         #: Bytes of each chunk that libtorrent has.
         self.progress: dict[int, int] = {}
         #: Folders into which libtorrent was told to fetch.
@@ -64,7 +66,7 @@ class Scene:
             fetch=lambda index, pieces, folder: self.fetched.append(folder),
             connect=lambda *at: None, allow=lambda ips: None,
             unlink=lambda *at: None, unlink_all=lambda index: None, look_closer=lambda: None,
-            progress=lambda index: self.progress.get(index, 0), finished=self._finished, banned=list,
+            progress=lambda index: self.progress.get(index, 0), finished=self._finished, banned=self._banned,
         )  # fmt: skip
 
         async def bytes_at(places: Any) -> Any:
@@ -87,6 +89,10 @@ class Scene:
             finished=lambda index: None,
         )  # fmt: skip
         self.exchange = Exchange(cast(Any, self.local), self.peers, cast(Any, picker))
+
+    def _banned(self) -> list[tuple[int, str]]:
+        banned, self.banned = self.banned, []
+        return banned
 
     def _finished(self) -> list[int]:
         finished, self.finished = self.finished, []
@@ -236,3 +242,14 @@ def test_who_sends_nothing_of_what_it_says_is_named_and_who_is_slow_is_not(tmp_p
         scene.exchange.watch()
     assert_that(scene.named, Equals([("silent", "does not send what it says it has")]))
     assert_that(scene.here(), Equals(["other", "slow"]))
+
+
+def test_who_sends_wrong_bytes_of_two_chunks_is_named_and_of_one_is_not(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "liar", "honest")
+    scene.banned = [(0, "honest"), (0, "liar"), (0, "honest")]
+    scene.exchange.collect()
+    assert_that(scene.named, Equals([]))
+    scene.banned = [(2, "liar")]
+    scene.exchange.collect()
+    assert_that(scene.named, Equals([("liar", "sent wrong bytes")]))
+    assert_that(scene.here(), Equals(["honest"]))

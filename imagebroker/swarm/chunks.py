@@ -22,6 +22,15 @@ def own_folder(index: int) -> str:
     return f"{index}-own"
 
 
+@dataclass(frozen=True)
+class Told:
+    """A chunk as a host has told of it, and where it lies: another one each time it is fetched."""
+
+    index: int
+    pieces: list[bytes]
+    folder: str
+
+
 @dataclass
 class _Chunk:
     """One that somebody has."""
@@ -77,6 +86,10 @@ class Chunks:
     def pieces(self, index: int) -> list[bytes] | None:
         found = self._found.get(index)
         return None if found is None else found.pieces
+
+    def told(self, index: int) -> Told | None:
+        found = self._found.get(index)
+        return None if found is None else Told(index, found.pieces, found.folder)
 
     def has(self, index: int) -> bool:
         found = self._found.get(index)
@@ -275,13 +288,10 @@ class Chunks:
         os.replace(read, folder / NAME)
         return pieces
 
-    def is_intact(self, index: int) -> bool:
+    def is_intact(self, told: Told) -> bool:
         """Whether what libtorrent has put there consists of the pieces that were told."""
-        found = self._found.get(index)
-        if found is None:
-            return False
         try:
-            return self._hashed(self._spool / found.folder / NAME) == found.pieces
+            return self._hashed(self._spool / told.folder / NAME) == told.pieces
         except OSError:  # it was given up meanwhile
             return False
 
@@ -321,17 +331,18 @@ class Chunks:
             found.append(bytes(data))
         return found
 
-    def in_folder(self, index: int, places: Places) -> list[bytes]:
+    def in_folder(self, told: Told, places: Places) -> list[bytes]:
         """What lies at these places of a chunk that may not be trusted yet."""
-        start = self._layout.span(index)[0]
-        return [self._piece(index, offset - start, length) for offset, length in places]
+        start = self._layout.span(told.index)[0]
+        return [self._read(told.folder, offset - start, length) for offset, length in places]
 
     def _piece(self, index: int, offset: int, length: int) -> bytes:
         found = self._found.get(index)
-        if found is None:
-            return b""
+        return b"" if found is None else self._read(found.folder, offset, length)
+
+    def _read(self, folder: str, offset: int, length: int) -> bytes:
         try:
-            with open(self._spool / found.folder / NAME, "rb", buffering=0) as file:
+            with open(self._spool / folder / NAME, "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except OSError:
             return b""

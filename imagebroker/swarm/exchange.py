@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 from imagebroker.swarm import proof, wire
+from imagebroker.swarm.chunks import Told
 from imagebroker.swarm.peer import Peer
 from imagebroker.swarm.peers import Peers
 from imagebroker.swarm.picker import ChunkPicker
@@ -120,13 +121,14 @@ class Exchange:
         elif self._local.torrents.has(index):
             (peer.send if self._is_called(peer, index) else peer.mention)({"t": "on", "i": index})
 
-    def wrong(self, index: int) -> None:
-        """The backend has other bytes there than the host that announced it."""
+    def wrong(self, index: int, root: bytes) -> None:
+        """The backend has other bytes there than the host that announced it, with this root."""
         chunks = self._local.chunks
-        pieces = chunks.pieces(index) or []
-        self._peers.disprove(index, pieces, chunks.announcer(index), "the backend")
-        self._local.torrents.remove(index)
-        self._local.chunks.forget(index)
+        told = chunks.told(index)
+        if told is not None and chunks.root(index) == root:
+            self._peers.disprove(index, told.pieces, chunks.announcer(index), "the backend")
+            self._local.torrents.remove(index)
+            chunks.forget(index)
 
     def _announce_to_all(self, index: int, pieces: list[bytes]) -> None:
         for each in self._peers:
@@ -275,37 +277,39 @@ class Exchange:
     async def _arrived(self, index: int, *, is_flushed: bool) -> None:
         """libtorrent has all of a chunk, and has verified it: look at it, and pass it on."""
         local, chunks = self._local, self._local.chunks
-        announcer = chunks.announcer(index)
-        if announcer is None or chunks.has(index):
+        told, announcer = chunks.told(index), chunks.announcer(index)
+        if told is None or announcer is None or chunks.has(index):
             return
-        if not (is_flushed or await asyncio.to_thread(chunks.is_intact, index)):
-            local.torrents.discard(index)  # not on the disk as it was in memory: begin again
-            chunks.forget(index)
+        if not (is_flushed or await asyncio.to_thread(chunks.is_intact, told)):
+            self._give_up(told)  # not on the disk as it was in memory
             return
-        is_right = await self._audited(index, announcer)
-        if chunks.announcer(index) != announcer:
-            return  # it was read here meanwhile, or is not believed any more
+        is_right = await self._audited(told, announcer)
         if is_right is False:
-            local.torrents.discard(index)
-            chunks.forget(index)
+            self._give_up(told)
             return
-        if not chunks.arrived(index):
-            return
+        if chunks.told(index) != told or not chunks.arrived(index):
+            return  # it was read here meanwhile, or is not believed any more
         if is_right is None:
             self._unproven.add(index)
         local.progressed()
         local.trace(f"chunk {index} came from others")
-        told = self._peers.get(announcer)
-        by = announcer if told is None else told.title
-        own = told is not None and told.vouches(index, chunks.pieces(index) or [])
+        teller = self._peers.get(announcer)
+        by = announcer if teller is None else teller.title
+        own = teller is not None and teller.vouches(index, told.pieces)
         local.parent.send({
-            "t": "got", "i": index, "by": by, "own": own, "folder": chunks.folder(index),
+            "t": "got", "i": index, "by": by, "own": own, "folder": told.folder,
             "root": chunks.root(index).hex(),
         })  # fmt: skip
         self._fetch()
-        self._announce_to_all(index, chunks.pieces(index) or [])
+        self._announce_to_all(index, told.pieces)
 
-    async def _audited(self, index: int, announcer: str) -> bool | None:
+    def _give_up(self, told: Told) -> None:
+        """Begin again, unless it was read here meanwhile, or is fetched anew."""
+        if self._local.chunks.told(told.index) == told:
+            self._local.torrents.discard(told.index)
+            self._local.chunks.forget(told.index)
+
+    async def _audited(self, told: Told, announcer: str) -> bool | None:
         """Compare a little of it with the backend, now and then: who lies is found out early.
         None: the backend did not answer, and nothing of this host was compared before."""
         while (first := self._audits.get(announcer)) is not None:
@@ -318,29 +322,27 @@ class Exchange:
             if self._audits.get(announcer) is first:  # it was misled: look at the next one, too
                 del self._audits[announcer]
         else:
-            first = asyncio.ensure_future(self._is_right(index, announcer))
+            first = asyncio.ensure_future(self._is_right(told, announcer))
             self._audits[announcer] = first
             if (is_right := await first) is None:
                 self._audits.pop(announcer, None)
             return is_right
         if random.randrange(_AUDITED):  # noqa: S311 - no secret
             return True
-        return await self._is_right(index, announcer) is not False
+        return await self._is_right(told, announcer) is not False
 
-    async def _is_right(self, index: int, announcer: str) -> bool | None:
+    async def _is_right(self, told: Told, announcer: str) -> bool | None:
         """Compare two places of it with the backend; None if that does not answer."""
-        local = self._local
+        local, index = self._local, told.index
         places = proof.candidates(*local.start.layout.span(index))[: proof.PLACES]
         expected = await local.parent.bytes_at(places)
-        found = await asyncio.to_thread(local.chunks.in_folder, index, places)
+        found = await asyncio.to_thread(local.chunks.in_folder, told, places)
         if expected is None:
             return None
         if found == expected:
             return True
-        if not await asyncio.to_thread(local.chunks.is_intact, index):
+        if not await asyncio.to_thread(local.chunks.is_intact, told):
             local.trace(f"chunk {index} is not on the disk as it was sent")
             return False
-        pieces = local.chunks.pieces(index)
-        if pieces is not None:
-            self._peers.disprove(index, pieces, announcer, "the backend")
+        self._peers.disprove(index, told.pieces, announcer, "the backend")
         return False

@@ -100,7 +100,8 @@ class Host:
                 case "left":
                     self._picker.stop()
                 case "wrong":
-                    self._exchange.wrong(wire.whole(message, "i", self._start.layout.count))
+                    index = wire.whole(message, "i", self._start.layout.count)
+                    self._exchange.wrong(index, bytes.fromhex(message["root"]))
                 case "confirmed":
                     self._admission.confirmed = True
                     self._layer.confirmed()

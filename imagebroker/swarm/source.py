@@ -102,7 +102,7 @@ class SwarmSource(ImageSource):
             else:
                 who = redact(told.by)
                 LOG.info("swarm: chunk %d is wrong, and %s has passed it on", index, who)
-            self._child.send({"t": "wrong", "i": index})
+            self._child.send({"t": "wrong", "i": index, "root": told.root.hex()})
 
         idle_timeout = self._child.start.idle_timeout
         return RepairedSource(own, self._spool, self._announced, digest, lied, idle_timeout)

@@ -115,7 +115,7 @@ def test_who_passes_on_what_a_liar_said_is_not_named_for_it(tmp_path: Path, firs
     scene = Scene(tmp_path, "liar", "misled")
     for name in (first, *({"liar", "misled"} - {first})):
         scene.told(name, 3, own=name == "liar")
-    scene.exchange.wrong(3)
+    scene.exchange.wrong(3, scene.chunks.root(3))
     assert_that([who for who, _ in scene.named], Equals(["liar"]))
     assert_that(scene.here(), Equals(["misled"]))
 
@@ -158,7 +158,7 @@ def test_who_told_a_host_something_else_before_is_not_taken_for_who_told_it_this
     scene = Scene(tmp_path, "honest", "liar")
     scene.told("liar", 3, byte=1, own=True)
     scene.told("honest", 3, byte=2, own=True)
-    scene.exchange.wrong(3)
+    scene.exchange.wrong(3, scene.chunks.root(3))
     assert_that([who for who, _ in scene.named], Equals(["liar"]))
 
 
@@ -253,3 +253,32 @@ def test_who_sends_wrong_bytes_of_two_chunks_is_named_and_of_one_is_not(tmp_path
     scene.exchange.collect()
     assert_that(scene.named, Equals([("liar", "sent wrong bytes")]))
     assert_that(scene.here(), Equals(["honest"]))
+
+
+def test_what_was_read_here_meanwhile_is_not_held_against_who_says_the_same(tmp_path: Path) -> None:
+    """A chunk of a liar is compared with the backend, while this host reads it."""
+    scene = Scene(tmp_path, "liar", "honest", answers=lambda at: [b"\1" * size for _, size in at])
+    scene.told("liar", 3, byte=2, own=True)
+    compared = scene.chunks.in_folder
+
+    def then_read(*what: Any) -> list[bytes]:
+        found = compared(*what)
+        (tmp_path / "own-3").write_bytes(b"\1" * MIB)
+        scene.chunks.keep_own(3, scene.chunks.take_in(3))
+        scene.told("honest", 3, own=True)
+        return found
+
+    scene.chunks.in_folder = then_read  # type: ignore[method-assign]
+    arrived(scene, 3, data=b"\2" * MIB)
+    assert_that([who for who, _ in scene.named], Equals(["liar"]))
+    assert_that((scene.chunks.is_own(3), scene.discarded), Equals((True, [])))
+
+
+def test_a_chunk_that_is_told_anew_is_not_wrong_because_the_one_before_was(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "liar", "honest")
+    scene.told("liar", 3, byte=2, own=True)
+    wrong = scene.chunks.root(3)
+    scene.chunks.forget(3)
+    scene.told("honest", 3, own=True)
+    scene.exchange.wrong(3, wrong)
+    assert_that((scene.named, scene.here()), Equals(([], ["honest", "liar"])))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from imagebroker.backends.backend import Options
 from imagebroker.backends.boundary import Boundary
+from imagebroker.config.misspelt import misspelt
 from imagebroker.config.options import GROUP
 from imagebroker.config.settings import Settings
 from imagebroker.exceptions import ConfigError, ImageBrokerError
 from imagebroker.model.reference import ImageRef
-from imagebroker.registry import Registry
+from imagebroker.registry import Registry, find_entry_points
 from imagebroker.routing import Routes
 from imagebroker.system.forks import Process
 from imagebroker.telemetry.calls import RecordedCall, Telemetry
@@ -64,6 +65,8 @@ class Snapshot:
             signatures = SignaturePolicy.configured(core, settings.limits)
             keyring = Keyring.configured(core)
             registry = backends(settings)
+            for found in misspelt(settings, find_entry_points()):
+                LOG.warning("%s", found)
             registry.check_schemes()
             fleet = _fleet(core)
         except ConfigError as error:

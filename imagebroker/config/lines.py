@@ -47,6 +47,14 @@ class Lines:
             elif match := _OPTION.match(content):
                 self._places[section, _dest(match[1])] = Line(file, number)
 
+    def titles(self) -> dict[str, Line]:
+        """The sections, in small letters, as oslo.config takes them."""
+        return {section: line for (section, name), line in self._places.items() if not name}
+
+    def options(self, section: str) -> dict[str, Line]:
+        """The options that are written in a section."""
+        return {name: at for (title, name), at in self._places.items() if name and title == section}
+
     def find(self, section: str, option: str = "") -> Line | None:
         """The line of an option, or of the title of a section; None if it is in no file."""
         return self._places.get((section.lower(), _dest(option)))

@@ -171,6 +171,14 @@ class Settings:
         """The line of an option, or of the title of a section; None if it is not in a file."""
         return self._lines.find(group, option)
 
+    def titles(self) -> Iterable[tuple[str, Line]]:
+        """The sections of the files, whoever reads them."""
+        return self._lines.titles().items()
+
+    def written(self, group: str) -> Iterable[tuple[str, Line]]:
+        """What the files have in a section, options or not."""
+        return self._lines.options(group).items()
+
     def _check_titles(self) -> None:
         """:raises ConfigError: a section of ours has blanks in its title, and so another one."""
         for title, line in self._lines.padded.items():

@@ -9,6 +9,7 @@ from oslo_config import cfg
 from imagebroker.cli.check.configuration import Configuration, Instance
 from imagebroker.cli.check.problem import WARNING, Problem
 from imagebroker.cli.check.suggestion import similar, suggestion
+from imagebroker.config.misspelt import names_of
 from imagebroker.config.options import CORE_OPTIONS, GROUP
 
 
@@ -23,10 +24,7 @@ def check_instance(instance: Instance) -> Iterator[Problem]:
 def _unknown(
     configuration: Configuration, group: str, options: Iterable[cfg.Opt]
 ) -> Iterator[Problem]:
-    known: set[str] = set()
-    for option in options:
-        known |= {option.dest}
-        known |= {old.name.replace("-", "_") for old in option.deprecated_opts if old.name}
+    known = names_of(options)
     for name in configuration.written.get(group, {}):
         if name not in known:
             yield Problem(

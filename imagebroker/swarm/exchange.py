@@ -208,8 +208,8 @@ class Exchange:
                 self._sent_wrong_bytes(each, index)
 
     def _sent_wrong_bytes(self, peer: Peer, index: int) -> None:
-        """libtorrent says so. Where several send parts of a piece, it has been seen to take one for
-        the other: nobody is named for one chunk."""
+        """libtorrent says so. Now and then it says so of a host that had the right ones: nobody is
+        named for one chunk."""
         self._local.trace(f"chunk {index} was wrong as {peer.title} sent it")
         peer.failed.add(index)
         if len(peer.failed) > _MOST_FAILED:

@@ -153,7 +153,7 @@ class Exchange:
         """Whether it is this host's turn: within a rack, each connects to a few; between racks,
         the one that its rack has for this chunk."""
         local, rack = self._local, self._local.start.rack
-        if self._is_near(peer):
+        if not rack or peer.hello.rack in ("", rack):
             return peer.id in ahead(local.id, self._peers.ring(index))
         if local.chunks.has(index):
             return False
@@ -162,11 +162,8 @@ class Exchange:
 
     def _is_called(self, peer: Peer, index: int) -> bool:
         """Whether it may be that host's turn to connect to this one."""
-        return not self._is_near(peer) or self._local.id in ahead(peer.id, self._peers.ring(index))
-
-    def _is_near(self, peer: Peer) -> bool:
-        rack = self._local.start.rack
-        return not rack or peer.hello.rack in ("", rack)
+        ring = self._peers.ring(index)
+        return peer.id not in ring or self._local.id in ahead(peer.id, ring)
 
     # -- what comes ------------------------------------------------------------------------------
 

@@ -282,3 +282,12 @@ def test_a_chunk_that_is_told_anew_is_not_wrong_because_the_one_before_was(tmp_p
     scene.told("honest", 3, own=True)
     scene.exchange.wrong(3, wrong)
     assert_that((scene.named, scene.here()), Equals(([], ["honest", "liar"])))
+
+
+def test_what_a_host_has_said_before_it_was_left_out_does_no_harm(tmp_path: Path) -> None:
+    """Its answer to a challenge is read from a buffer after its connection has ended."""
+    scene = Scene(tmp_path, "honest", "liar")
+    scene.told("honest", 3, own=True)
+    scene.peers.ban(cast(Any, scene.others["liar"]), "lies")
+    scene.exchange.introduce(cast(Any, scene.others["liar"]))
+    assert_that(scene.here(), Equals(["honest"]))

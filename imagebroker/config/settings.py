@@ -162,7 +162,8 @@ class Settings:
     @property
     def files(self) -> list[Path]:
         """The config files that were read, those of a `--config-dir` too."""
-        found = [Path(name) for name in self.conf.config_file or []]
+        # A service's object has neither before it has read its files.
+        found = [Path(name) for name in getattr(self.conf, "config_file", None) or []]
         for folder in getattr(self.conf, "config_dir", None) or []:
             found += sorted(Path(folder).glob("*.conf"))
         return found

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from oslo_config import cfg
 from testtools.assertions import assert_that
 from testtools.matchers import Contains, Equals
 
@@ -69,3 +70,8 @@ def test_a_broker_logs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING), Broker.from_config(path):
         pass
     assert_that(caplog.text, Contains("did you mean [backend:file]?"))
+
+
+def test_a_service_that_has_read_no_file_yet_has_a_broker(caplog: pytest.LogCaptureFixture) -> None:
+    with Broker(Settings(cfg.ConfigOpts())):
+        assert_that(caplog.text, Equals(""))

@@ -29,7 +29,9 @@ def misspelt(settings: Settings, backends: Iterable[str]) -> Iterator[str]:
     titles = {GROUP, *(PREFIX + name for name in backends)}
     for title, line in settings.titles():
         base = _without_instance(title)
-        if base not in titles and (near := nearest(base, titles)):
+        # Cinder's deployers have sections such as [backend_rbd].
+        like = titles if ":" in title else {GROUP}
+        if base not in titles and (near := nearest(base, like)):
             meant = near[0] + title.removeprefix(base)
             yield f"{line}: nothing reads the section [{title}]; did you mean [{meant}]?"
     known = names_of(CORE_OPTIONS)

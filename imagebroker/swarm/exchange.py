@@ -17,7 +17,7 @@ from imagebroker.swarm.wire import Message
 if TYPE_CHECKING:
     from imagebroker.swarm.local_host import LocalHost  # it has libtorrent
 
-#: Chunks that may not come from a host that says it has them, or not right.
+#: Chunks that may go wrong with a host before it is named.
 _MOST_FAILED = 1
 #: Of so many chunks that came from another host, one is compared with the backend; a host's first
 #: one always is.
@@ -208,9 +208,16 @@ class Exchange:
         """libtorrent says so. Now and then it says so of a host that had the right ones: nobody is
         named for one chunk."""
         self._local.trace(f"chunk {index} was wrong as {peer.title} sent it")
-        peer.failed.add(index)
-        if len(peer.failed) > _MOST_FAILED:
-            self._peers.ban(peer, "sent wrong bytes")
+        peer.spoiled.add(index)
+        self._name_if_proven(peer, "sent wrong bytes")
+
+    def _name_if_proven(self, peer: Peer, why: str) -> None:
+        """That chunks do not come counts only where nothing does: a slow host sends something."""
+        silent = self._local.chunks.silence(peer.id) > LATE
+        failed = peer.spoiled | peer.stalled if silent else peer.spoiled
+        if len(failed) > _MOST_FAILED:
+            self._reassign(peer)
+            self._peers.ban(peer, why)
 
     def watch(self) -> None:
         """What moves, and what does not."""
@@ -246,12 +253,9 @@ class Exchange:
             each = self._peers.get(announcer)
             if each is None:
                 continue
-            each.failed.add(index)
+            each.stalled.add(index)
             self._local.trace(f"chunk {index} does not come from {each.title}")
-            silent = self._local.chunks.silence(announcer) > LATE
-            if silent and len(each.failed) > _MOST_FAILED:  # a slow one sends something
-                self._reassign(each)
-                self._peers.ban(each, "does not send what it says it has")
+            self._name_if_proven(each, "does not send what it says it has")
 
     def _reassign(self, peer: Peer) -> None:
         """What others have too does not depend on its word."""

@@ -97,8 +97,10 @@ class Peer:
     offers: dict[int, tuple[list[bytes], bool]] = field(default_factory=dict)
     #: Digests of what it has said of chunks that it knows at first hand.
     vouched: dict[int, bytes] = field(default_factory=dict)
-    #: Chunks that it said it has, and did not send, or not right.
-    failed: set[int] = field(default_factory=set)
+    #: Chunks that it said it has, and did not send; chunks of which it sent wrong bytes, as
+    #: libtorrent says.
+    stalled: set[int] = field(default_factory=set)
+    spoiled: set[int] = field(default_factory=set)
     #: What is to be sent, and when.
     _waiting: bytearray = field(default_factory=bytearray, init=False)
     _due: asyncio.TimerHandle | None = field(default=None, init=False)
@@ -166,8 +168,8 @@ class Peer:
                 before.answered,
             )
             self.on, self.has, self.offers = before.on, before.has, before.offers
-            self.failed, self.unanswered = before.failed, before.unanswered
-            self.vouched = before.vouched
+            self.stalled, self.spoiled = before.stalled, before.spoiled
+            self.vouched, self.unanswered = before.vouched, before.unanswered
 
     def vouch(self, index: int, pieces: list[bytes]) -> None:
         """It says that it has read a chunk of these pieces from its own backend."""

@@ -81,7 +81,7 @@ class ChunkPicker:
 
     def _assigned(self) -> Assignment:
         """Among those that are here; who says that it has chunks, and sends none, is not."""
-        members = sorted([self._local.id, *(each.id for each in self._peers if not each.failed)])
+        members = sorted([self._local.id, *(each.id for each in self._peers if not each.stalled)])
         if members != self._assignment.members:
             self._assignment = Assignment(members, self._local.start.topic)
         return self._assignment

@@ -58,7 +58,7 @@ def test_nothing_is_said_of_what_has_its_name(tmp_path: Path) -> None:
 
 
 def test_nor_of_the_sections_and_options_of_a_service(tmp_path: Path) -> None:
-    service = "[DEFAULT]\nstate_path = /x\n[database]\n[api]\n[glance]\n[libvirt]\nx = 1\n"
+    service = "[DEFAULT]\nstate_path = /x\n[database]\n[api]\n[glance]\n[libvirt]\nx = 1\n[backend_file]\n"
     assert_that(told(tmp_path, service + "[imagebroker]\nfrom_a_later_version = 1\n"), Equals([]))
 
 

@@ -65,7 +65,7 @@ class Scene:
         self.banned: set[str] = set()
         self.peers = [
             SimpleNamespace(
-                id=f"host-{n:08x}", short_id=f"{n:08x}", sent=[], proven=True, failed=set()
+                id=f"host-{n:08x}", short_id=f"{n:08x}", sent=[], proven=True, stalled=set()
             )
             for n in range(4)
         ]

@@ -31,7 +31,8 @@ class Other:
         self.id = self.fingerprint = self.title = self.ip = name
         self.hello = SimpleNamespace(rack="", libtorrent=1)
         self.proven, self.accepts, self.is_mutual = True, True, True
-        self.offers, self.failed = dict[int, Any](), set[int]()
+        self.offers = dict[int, Any]()
+        self.stalled, self.spoiled = set[int](), set[int]()
         self.on, self.has, self.vouched = set[int](), set[int](), dict[int, bytes]()
         self.sent: list[Any] = []
         self.send = self.mention = self.sent.append
@@ -253,6 +254,21 @@ def test_who_sends_wrong_bytes_of_two_chunks_is_named_and_of_one_is_not(tmp_path
     scene.exchange.collect()
     assert_that(scene.named, Equals([("liar", "sent wrong bytes")]))
     assert_that(scene.here(), Equals(["honest"]))
+
+
+def test_who_is_slow_is_not_named_for_one_chunk_of_wrong_bytes(tmp_path: Path) -> None:
+    """Two of its chunks are late, and libtorrent says once that it sent wrong bytes."""
+    scene = Scene(tmp_path, "slow")
+    for index in range(3):
+        scene.told("slow", index, own=True)
+    for now in (5, 15, 40):
+        scene.clock.now = now
+        scene.progress |= {2: now}
+        scene.exchange.watch()
+    assert_that(len(scene.others["slow"].stalled), Equals(2))
+    scene.banned = [(2, "slow")]
+    scene.exchange.collect()
+    assert_that((scene.named, scene.here()), Equals(([], ["slow"])))
 
 
 def test_what_was_read_here_meanwhile_is_not_held_against_who_says_the_same(tmp_path: Path) -> None:
